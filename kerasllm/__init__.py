@@ -1,0 +1,35 @@
+"""kerasllm: the whole training process of a language model in Keras 3.
+
+Importing it loads Keras and the one chosen backend (`KERAS_BACKEND`), nothing heavier.
+"""
+
+import kerasllm.checkpoints  # gives the models from_pretrained and save_pretrained
+from kerasllm.losses import MaskedLanguageModelLoss, NextSentenceLoss
+from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy, Perplexity
+from kerasllm.models import (
+    BERT_SIZES,
+    BertBackbone,
+    BertClassifier,
+    BertConfig,
+    BertMaskedLM,
+    BertPretraining,
+    BertRegressor,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BERT_SIZES",
+    "BertBackbone",
+    "BertClassifier",
+    "BertConfig",
+    "BertMaskedLM",
+    "BertPretraining",
+    "BertRegressor",
+    "MaskedLanguageModelAccuracy",
+    "MaskedLanguageModelLoss",
+    "NextSentenceAccuracy",
+    "NextSentenceLoss",
+    "Perplexity",
+    "__version__",
+]

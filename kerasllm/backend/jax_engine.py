@@ -1,0 +1,74 @@
+"""JAX: plain operations that XLA fuses; training state is functional, so nothing is mutated here."""
+
+import jax
+import jax.numpy as jnp
+
+jit_compile = "auto"
+
+
+def version() -> str:
+    """The backend's version."""
+    return jax.__version__
+
+
+def attention(query, key, value, mask=None, is_causal: bool = False):
+    """Scaled dot-product attention, (batch, heads, length, head_dim) in and out.
+
+    Args:
+        query, key, value: the same floating type; the scores and the softmax are in float32.
+        mask: boolean, broadcastable to (batch, heads, queries, keys), True where attention is allowed.
+        is_causal: a query sees no later key.
+
+    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
+    """
+    probabilities = attention_probabilities(query, key, mask, is_causal)
+    return jnp.einsum("bhqk,bhkd->bhqd", probabilities.astype(value.dtype), value)
+
+
+def attention_probabilities(query, key, mask=None, is_causal: bool = False):
+    """The softmax of the masked scores, float32 (batch, heads, queries, keys)."""
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
+    lowest = jnp.finfo(jnp.float32).min
+    if is_causal:
+        allowed = jnp.tril(jnp.ones(scores.shape[-2:], bool), scores.shape[-1] - scores.shape[-2])
+        scores = jnp.where(allowed, scores, lowest)
+    if mask is not None:
+        scores = jnp.where(mask, scores, lowest)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def layer_norm(inputs, scale, bias, epsilon: float):
+    """Layer normalisation over the last axis, computed in float32.
+
+    Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
+    """
+    hidden = inputs.astype(jnp.float32)
+    mean = jnp.mean(hidden, axis=-1, keepdims=True)
+    centred = hidden - mean
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    normal = centred * jax.lax.rsqrt(variance + epsilon)
+    return (normal * jnp.asarray(scale, jnp.float32) + jnp.asarray(bias, jnp.float32)).astype(inputs.dtype)
+
+
+def per_step_metrics(model, train_step, state, data):
+    """Runs `train_step` with every metric reset first: the logs are this batch's, not a running mean."""
+    trainable, non_trainable, optimizer, _ = state
+    fresh = [value for metric in model.metrics for value in metric.stateless_reset_state()]
+    return train_step((trainable, non_trainable, optimizer, fresh), data)
+
+
+def get_random_state() -> bytes | None:
+    """JAX has no global generator: its keys live in the model's seed generators."""
+    return None
+
+
+def set_random_state(state: bytes | None) -> None:
+    """Nothing to restore, see `get_random_state`."""
+
+
+def remember_losses(labels, logits, losses) -> None:
+    """Nothing to do: within a compiled step XLA merges equal expressions."""
+
+
+def recall_losses(labels, logits) -> None:
+    """Nothing is kept, see `remember_losses`."""

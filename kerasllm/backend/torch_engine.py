@@ -1,0 +1,88 @@
+"""PyTorch: its own fused kernels, called directly; Keras' wrappers cost more than the kernels of a small model."""
+
+import weakref
+
+import keras
+import torch
+from torch.nn import functional
+
+jit_compile = "auto"
+
+
+def version() -> str:
+    """The backend's version."""
+    return torch.__version__
+
+
+def attention(query, key, value, mask=None, is_causal: bool = False):
+    """Scaled dot-product attention, (batch, heads, length, head_dim) in and out.
+
+    Args:
+        query, key, value: the same floating type.
+        mask: boolean, broadcastable to (batch, heads, queries, keys), True where attention is allowed.
+        is_causal: a query sees no later key.
+
+    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
+    """
+    if mask is not None and is_causal:
+        mask, is_causal = mask & _causal(query, key), False
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal)
+
+
+def attention_probabilities(query, key, mask=None, is_causal: bool = False):
+    """The softmax of the masked scores, float32 (batch, heads, queries, keys)."""
+    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)).float()
+    lowest = torch.finfo(torch.float32).min
+    if is_causal:
+        scores = scores.masked_fill(~_causal(query, key), lowest)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, lowest)
+    return torch.softmax(scores, dim=-1)
+
+
+def _causal(query, key):
+    shape = (query.shape[-2], key.shape[-2])
+    return torch.ones(shape, dtype=torch.bool, device=query.device).tril(shape[1] - shape[0])
+
+
+def layer_norm(inputs, scale, bias, epsilon: float):
+    """Layer normalisation over the last axis, computed in float32.
+
+    Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
+    """
+    scale, bias = (keras.ops.convert_to_tensor(value).float() for value in (scale, bias))
+    return functional.layer_norm(inputs.float(), scale.shape, scale, bias, epsilon).to(inputs.dtype)
+
+
+def per_step_metrics(model, train_step, data):
+    """Runs `train_step` with every metric reset first: the logs are this batch's, not a running mean."""
+    model.reset_metrics()
+    return train_step(data)
+
+
+def get_random_state() -> bytes | None:
+    """The state of torch's global CPU generator."""
+    return torch.get_rng_state().numpy().tobytes()
+
+
+def set_random_state(state: bytes | None) -> None:
+    """Restores what `get_random_state` returned; a state from another backend is None and is left out."""
+    if state is not None:
+        torch.set_rng_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+
+
+_last_losses = None
+
+
+def remember_losses(labels, logits, losses) -> None:
+    """Keeps the last cross-entropies for a metric of the same step, without keeping the logits alive."""
+    global _last_losses
+    _last_losses = (weakref.ref(labels), weakref.ref(logits), losses.detach())
+
+
+def recall_losses(labels, logits):
+    """What `remember_losses` was given for these very tensors, cut off from the gradient; else None."""
+    if _last_losses is None:
+        return None
+    known_labels, known_logits, losses = _last_losses
+    return losses if known_labels() is labels and known_logits() is logits else None

@@ -1,0 +1,8 @@
+"""One exception for everything a user can put right: the message alone must be enough to do so."""
+
+
+class InputError(ValueError):
+    """Wrong input: a file, a value or a setting. The message names the place, the value and the mend.
+
+    The command line prints it as one line and exits with code 2.
+    """

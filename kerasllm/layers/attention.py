@@ -1,0 +1,49 @@
+"""Self-attention as a function of its weights, so that a block can hold raw weights and stay one layer."""
+
+from keras import ops
+
+from kerasllm import backend
+from kerasllm.layers.dropout import dropout
+
+
+def split_heads(projected, num_parts: int, num_heads: int):
+    """(batch, length, parts * hidden_dim) → (parts, batch, heads, length, head_dim)."""
+    batch, length, width = ops.shape(projected)
+    head_dim = width // (num_parts * num_heads)
+    parts = ops.reshape(projected, (batch, length, num_parts, num_heads, head_dim))
+    return ops.transpose(parts, (2, 0, 3, 1, 4))
+
+
+def merge_heads(heads):
+    """(batch, heads, length, head_dim) → (batch, length, heads * head_dim)."""
+    batch, num_heads, length, head_dim = ops.shape(heads)
+    return ops.reshape(ops.transpose(heads, (0, 2, 1, 3)), (batch, length, num_heads * head_dim))
+
+
+def self_attention(
+    query_key_value, *, num_heads: int, mask=None, is_causal=False, dropout_rate=0.0, seed_generator=None
+):
+    """Multi-head attention of a sequence to itself.
+
+    With no dropout this is the backend's fused kernel. With dropout the probabilities are made, since the
+    published model drops them; pass a rate of 0 at inference.
+
+    Args:
+        query_key_value: (batch, length, 3 * hidden_dim), the three projections side by side.
+        num_heads: hidden_dim must divide by it.
+        mask: boolean, broadcastable to (batch, heads, length, length), True where attention is allowed.
+        is_causal: a position sees no later one.
+        dropout_rate: of the attention probabilities.
+        seed_generator: for the dropout.
+
+    Returns:
+        (batch, length, hidden_dim), before the output projection.
+
+    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.2.
+    """
+    query, key, value = ops.unstack(split_heads(query_key_value, 3, num_heads), 3)
+    if dropout_rate == 0:
+        return merge_heads(backend.attention(query, key, value, mask, is_causal))
+    probabilities = backend.attention_probabilities(query, key, mask, is_causal)
+    probabilities = ops.cast(dropout(probabilities, dropout_rate, seed_generator), value.dtype)
+    return merge_heads(ops.matmul(probabilities, value))

@@ -1,0 +1,61 @@
+"""Dropout whose mask is a hash of (seed, call number, element number): the same on every backend.
+
+The backends' generators give three different masks for one seed, and JAX's threefry costs more on a CPU than
+the layer it serves. A mask needs no cryptography: a 32-bit integer finaliser mixes well enough for a Bernoulli
+draw, fuses into the surrounding arithmetic under XLA, and makes training curves agree across backends with
+dropout switched on.
+"""
+
+import keras
+from keras import ops
+
+# Odd multipliers of a 32-bit finaliser of low bias (C. Wellons, "Prospecting for hash functions", 2018).
+_MULTIPLIER_1 = 0x7FEB352D
+_MULTIPLIER_2 = 0x846CA68B - 2**32
+_GOLDEN = 0x9E3779B9 - 2**32
+
+
+def _shift_right(value, bits: int):
+    """Logical shift of int32, which all backends have; unsigned integers they have not."""
+    return ops.bitwise_and(ops.right_shift(value, bits), (1 << (32 - bits)) - 1)
+
+
+def _mix(value):
+    """Permutes the 32-bit integers so that every bit of the input changes about half of the output's."""
+    value = ops.bitwise_xor(value, _shift_right(value, 16)) * _MULTIPLIER_1
+    value = ops.bitwise_xor(value, _shift_right(value, 15)) * _MULTIPLIER_2
+    return ops.bitwise_xor(value, _shift_right(value, 16))
+
+
+def keep_mask(shape: tuple[int, ...], rate: float, seed):
+    """A boolean mask of `shape`, True with probability 1 - rate.
+
+    Args:
+        shape: of the mask.
+        rate: share of False, in [0, 1).
+        seed: integer tensor (2,): the seed and the number of the call, as `SeedGenerator.next()` gives it.
+    """
+    size = 1
+    for dimension in shape:
+        size *= dimension
+    seed = ops.cast(seed, "int32")
+    key = _mix(_mix(seed[0]) + seed[1] * _GOLDEN)
+    bits = _mix(_mix(ops.arange(size, dtype="int32") + key) + key)
+    uniform = _shift_right(bits, 1)  # [0, 2**31)
+    return ops.reshape(uniform >= int(rate * 2**31), shape)
+
+
+def dropout(inputs, rate: float, seed_generator: keras.random.SeedGenerator):
+    """Zeroes elements of `inputs` with probability `rate` and scales the others by 1 / (1 - rate).
+
+    Args:
+        inputs: floating, any shape.
+        rate: share of elements zeroed, in [0, 1).
+        seed_generator: each call takes its next number, so that no two masks are alike.
+
+    Reference: Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html.
+    """
+    if rate == 0:
+        return inputs
+    keep = keep_mask(ops.shape(inputs), rate, seed_generator.next())
+    return ops.where(keep, inputs / (1 - rate), ops.zeros_like(inputs))

@@ -1,0 +1,157 @@
+"""What stands on top of a backbone: pooling, masked-LM and next-sentence prediction, classification."""
+
+import keras
+from keras import ops
+
+from kerasllm import backend
+from kerasllm.layers.dropout import dropout
+from kerasllm.layers.initializers import KeyedTruncatedNormal, default_seed
+from kerasllm.layers.transformer import activate
+
+
+class _Head(keras.layers.Layer):
+    """What the heads share: a seeded dense projection."""
+
+    def __init__(self, *, standard_deviation: float = 0.02, seed: int | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.standard_deviation = standard_deviation
+        self.seed = default_seed() if seed is None else seed
+
+    def _dense(self, inputs: int, outputs: int):
+        initializer = KeyedTruncatedNormal(self.standard_deviation, self.seed, f"{self.name}/kernel")
+        kernel = self.add_weight(name="kernel", shape=(inputs, outputs), initializer=initializer)
+        return kernel, self.add_weight(name="bias", shape=(outputs,), initializer="zeros")
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return super().get_config() | {"standard_deviation": self.standard_deviation, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class Pooler(_Head):
+    """A tanh projection of the first token, [CLS]: (batch, length, hidden_dim) → (batch, hidden_dim).
+
+    Args:
+        standard_deviation: of the initial values.
+        seed: of the initial values.
+
+    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805 (released code).
+    """
+
+    def build(self, input_shape):
+        """Creates the weights."""
+        if not self.built:
+            self.kernel, self.bias = self._dense(input_shape[-1], input_shape[-1])
+            self.built = True
+
+    def call(self, hidden):
+        """See the class."""
+        return ops.tanh(ops.matmul(hidden[:, 0, :], self.kernel) + self.bias)
+
+    def compute_output_shape(self, input_shape):
+        """(batch, hidden_dim)."""
+        return (input_shape[0], input_shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class MaskedLanguageModelHead(_Head):
+    """Scores of every token of the vocabulary, at the masked positions only.
+
+    The positions are gathered *before* the projection to the vocabulary: at 15 % masking that projection,
+    the largest matrix product of a small BERT, costs a sixth of the dense one. The projection is the token
+    embedding's transpose, with a bias of its own.
+
+    Args:
+        vocabulary_size: number of scores.
+        activation: between the dense projection and the layer normalisation.
+        layer_norm_epsilon: added to the variance.
+        standard_deviation: of the initial values.
+        seed: of the initial values.
+
+    Call with `hidden` (batch, length, hidden_dim), `token_table` (vocabulary_size, hidden_dim) and, optionally,
+    `masked_positions` int (batch, slots). Returns (batch, slots, vocabulary_size), or
+    (batch, length, vocabulary_size) without positions.
+
+    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1.
+    """
+
+    def __init__(
+        self, *, vocabulary_size: int, activation: str = "gelu", layer_norm_epsilon: float = 1e-12, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.activation = activation
+        self.layer_norm_epsilon = layer_norm_epsilon
+
+    def build(self, hidden_shape, token_table_shape=None, masked_positions_shape=None):
+        """Creates the weights."""
+        if self.built:
+            return
+        width = hidden_shape[-1]
+        self.kernel, self.bias = self._dense(width, width)
+        self.norm_scale = self.add_weight(name="norm_scale", shape=(width,), initializer="ones")
+        self.norm_bias = self.add_weight(name="norm_bias", shape=(width,), initializer="zeros")
+        self.vocabulary_bias = self.add_weight(
+            name="vocabulary_bias", shape=(self.vocabulary_size,), initializer="zeros"
+        )
+        self.built = True
+
+    def call(self, hidden, token_table, masked_positions=None):
+        """See the class."""
+        if masked_positions is not None:
+            hidden = ops.take_along_axis(hidden, ops.cast(masked_positions, "int32")[:, :, None], axis=1)
+        hidden = activate(self.activation, ops.matmul(hidden, self.kernel) + self.bias)
+        hidden = backend.layer_norm(hidden, self.norm_scale, self.norm_bias, self.layer_norm_epsilon)
+        table = ops.cast(token_table, hidden.dtype)
+        return ops.matmul(hidden, ops.transpose(table)) + self.vocabulary_bias
+
+    def compute_output_shape(self, hidden_shape, token_table_shape=None, masked_positions_shape=None):
+        """(batch, slots or length, vocabulary_size)."""
+        return (*(masked_positions_shape or hidden_shape[:2]), self.vocabulary_size)
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return super().get_config() | {
+            "vocabulary_size": self.vocabulary_size,
+            "activation": self.activation,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class ClassificationHead(_Head):
+    """Dropout, then a projection of a pooled output to scores: (batch, hidden_dim) → (batch, num_outputs).
+
+    Args:
+        num_outputs: number of scores; 2 for next-sentence prediction, 1 for regression.
+        dropout: of the input.
+        standard_deviation: of the initial values.
+        seed: of the initial values and the dropout.
+
+    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 4.1.
+    """
+
+    def __init__(self, *, num_outputs: int, dropout: float = 0.0, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.num_outputs = num_outputs
+        self.dropout = dropout
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
+
+    def build(self, input_shape):
+        """Creates the weights."""
+        if not self.built:
+            self.kernel, self.bias = self._dense(input_shape[-1], self.num_outputs)
+            self.built = True
+
+    def call(self, pooled, training=False):
+        """See the class."""
+        pooled = dropout(pooled, self.dropout if training else 0.0, self.seed_generator)
+        return ops.matmul(pooled, self.kernel) + self.bias
+
+    def compute_output_shape(self, input_shape):
+        """(batch, num_outputs)."""
+        return (input_shape[0], self.num_outputs)
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return super().get_config() | {"num_outputs": self.num_outputs, "dropout": self.dropout}

@@ -1,0 +1,54 @@
+"""Initial values drawn with NumPy, keyed by a seed and the variable's name.
+
+Keras' own initializers draw with the backend's generator, so the same seed gives three different models.
+Philox (Salmon et al. 2011) is counter-based: a key of (seed, name) gives every variable its own stream,
+whatever the order of construction and whatever the backend.
+"""
+
+import hashlib
+import random
+
+import keras
+import numpy as np
+
+
+def default_seed() -> int:
+    """A seed from Python's generator, which `keras.utils.set_random_seed` sets alike on every backend."""
+    return random.randrange(2**31)
+
+
+def name_key(seed: int, name: str) -> int:
+    """A 128-bit key for the stream of `name` under `seed`."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class KeyedTruncatedNormal(keras.initializers.Initializer):
+    """Normal values cut at two standard deviations, the same on every backend.
+
+    Args:
+        standard_deviation: of the normal before it is cut.
+        seed: the model's seed.
+        key: the variable's name within the model; (seed, key) names the stream.
+
+    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805 (released code, `initializer_range`).
+    """
+
+    def __init__(self, standard_deviation: float = 0.02, seed: int = 0, key: str = "") -> None:
+        self.standard_deviation = standard_deviation
+        self.seed = seed
+        self.key = key
+
+    def __call__(self, shape, dtype=None):
+        """Values of `shape`, drawn in float32 and cast to `dtype`."""
+        generator = np.random.Generator(np.random.Philox(key=name_key(self.seed, self.key)))
+        values = generator.standard_normal(shape, dtype=np.float32)
+        outside = np.abs(values) > 2
+        while outside.any():
+            values[outside] = generator.standard_normal(int(outside.sum()), dtype=np.float32)
+            outside = np.abs(values) > 2
+        return keras.ops.convert_to_tensor(values * np.float32(self.standard_deviation), dtype=dtype)
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return {"standard_deviation": self.standard_deviation, "seed": self.seed, "key": self.key}

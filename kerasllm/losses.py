@@ -1,0 +1,102 @@
+"""Losses from logits, in float32, without a one-hot of the vocabulary, divided by the sum of the weights.
+
+Keras' default reduction divides by the number of *slots*: 19 masked tokens in 96 slots would shrink loss and
+gradient five times. A sum of the weights is right for one batch; where one update is made from several
+batches (gradient accumulation, data parallelism), a mean of their means is not the mean of the whole. There,
+build the loss with `reduction="sum"` and let the data carry the weights: `w * K / W`, W the sum of all K
+batches' weights, as `kerasllm.data`'s batches do. The average of the K gradients is then that of the big batch.
+"""
+
+import keras
+from keras import ops
+
+from kerasllm import backend
+
+
+def token_cross_entropy(labels, logits):
+    """Cross-entropy of each label, float32 in nats: labels int (...), logits (..., classes) → (...).
+
+    The largest logit is subtracted first, and `logsumexp - logit[label]` needs no one-hot. What it finds is
+    remembered for a metric of the same step (see `kerasllm.metrics.Perplexity`).
+    """
+    scores = ops.cast(logits, "float32")
+    chosen = ops.take_along_axis(scores, ops.cast(labels, "int32")[..., None], axis=-1)[..., 0]
+    losses = ops.logsumexp(scores, axis=-1) - chosen
+    backend.remember_losses(labels, logits, losses)
+    return losses
+
+
+class _CrossEntropy(keras.losses.Loss):
+    """Weighted cross-entropy from logits, for the classes below."""
+
+    def __init__(
+        self, label_smoothing: float = 0.0, reduction: str = "mean_with_sample_weight", name: str | None = None
+    ) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {label_smoothing}, it must lie in [0, 1)")
+        super().__init__(name=name, reduction=reduction)
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """A scalar, or the unreduced losses with `reduction=None`."""
+        # Keras' own would first make a float32 copy of the logits under mixed precision.
+        losses = self.call(y_true, y_pred)
+        weights = ops.ones_like(losses) if sample_weight is None else ops.cast(sample_weight, "float32")
+        # A padded slot may hold anything, a NaN too: it is left out, not multiplied by zero.
+        losses = ops.where(weights == 0, 0.0, losses * weights)
+        if self.reduction in (None, "none"):
+            return losses
+        total = ops.sum(losses)
+        if self.reduction == "sum":
+            return total
+        if self.reduction == "mean_with_sample_weight":
+            return total / ops.maximum(ops.sum(weights), 1e-7)
+        return total / ops.cast(ops.size(losses), "float32")
+
+    def call(self, y_true, y_pred):
+        """The loss of each label, in nats, of the shape of the labels."""
+        losses = token_cross_entropy(y_true, y_pred)
+        if self.label_smoothing == 0:
+            return losses
+        logits = ops.cast(y_pred, "float32")
+        uniform = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
+        return (1 - self.label_smoothing) * losses + self.label_smoothing * uniform
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return {"label_smoothing": self.label_smoothing, "reduction": self.reduction, "name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class MaskedLanguageModelLoss(_CrossEntropy):
+    """Mean cross-entropy over the masked tokens of a batch.
+
+    Divides by the sum of the weights, so empty prediction slots dilute nothing.
+
+    Args:
+        label_smoothing: probability mass spread over the vocabulary, in [0, 1).
+        reduction: "mean_with_sample_weight", or "sum" where the weights are normalised already (see the
+            module's text on gradient accumulation and data parallelism).
+        name: of the loss.
+
+    Call with `labels` int (batch, slots), `logits` float (batch, slots, vocabulary) and `sample_weight`
+    (batch, slots), 1 for a real slot, 0 for padding. Returns a scalar in nats; 0 where all weights are 0.
+
+    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1.
+    """
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class NextSentenceLoss(_CrossEntropy):
+    """Mean cross-entropy of "B follows A" (class 0) against "B is from elsewhere" (class 1).
+
+    Args:
+        label_smoothing: probability mass spread over both classes, in [0, 1).
+        reduction: "mean_with_sample_weight", or "sum" where the weights are normalised already.
+        name: of the loss.
+
+    Call with `labels` int (batch,), `logits` float (batch, 2) and, optionally, `sample_weight` (batch,).
+    Returns a scalar in nats.
+
+    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1.
+    """

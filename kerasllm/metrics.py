@@ -1,0 +1,110 @@
+"""Accuracy and perplexity from logits, without a softmax of their own."""
+
+import keras
+from keras import ops
+
+from kerasllm import backend
+from kerasllm.losses import token_cross_entropy
+
+
+class _WeightedMean(keras.metrics.Metric):
+    """A sum of values over a sum of weights, for the classes below."""
+
+    def __init__(self, name: str | None = None, **kwargs) -> None:
+        super().__init__(name=name, **kwargs)
+        self.total = self.add_variable(shape=(), initializer="zeros", name="total", dtype="float32")
+        self.weight = self.add_variable(shape=(), initializer="zeros", name="weight", dtype="float32")
+
+    def values(self, y_true, y_pred):
+        """One value a label."""
+        raise NotImplementedError
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch: labels int (...), logits (..., classes), weights (...)."""
+        values = ops.cast(self.values(y_true, y_pred), "float32")
+        weights = ops.ones_like(values) if sample_weight is None else ops.cast(sample_weight, "float32")
+        self.total.assign_add(ops.sum(ops.where(weights == 0, 0.0, values * weights)))
+        self.weight.assign_add(ops.sum(weights))
+
+    def result(self):
+        """The weighted mean so far, 0 before the first batch."""
+        return self.total / ops.maximum(self.weight, 1e-7)
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return {"name": self.name, "dtype": self.dtype}
+
+
+def _is_highest(labels, logits):
+    """1 where the label's logit is the highest of all, 1/n where it shares that with n - 1 others.
+
+    A maximum and a gather take one pass each; an argmax is several times as slow under XLA on a CPU. Ties,
+    common in bfloat16, count as a fair draw among them would.
+    """
+    chosen = ops.take_along_axis(logits, ops.cast(labels, "int32")[..., None], axis=-1)
+    highest = ops.max(logits, axis=-1, keepdims=True)
+    ties = ops.sum(ops.cast(logits == highest, "float32"), axis=-1)
+    return ops.cast((chosen == highest)[..., 0], "float32") / ops.maximum(ties, 1.0)
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class MaskedLanguageModelAccuracy(_WeightedMean):
+    """Share of the masked tokens whose highest-scored token is the right one.
+
+    Args:
+        name: of the metric.
+
+    Call `update_state` with labels int (batch, slots), logits (batch, slots, vocabulary) and `sample_weight`
+    (batch, slots).
+    """
+
+    def __init__(self, name: str = "accuracy", **kwargs) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def values(self, y_true, y_pred):
+        """1 for a hit, 0 for a miss, a fraction for a tie."""
+        return _is_highest(y_true, y_pred)
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class NextSentenceAccuracy(_WeightedMean):
+    """Share of the pairs whose class is predicted rightly.
+
+    Args:
+        name: of the metric.
+
+    Call `update_state` with labels int (batch,), logits (batch, 2) and, optionally, `sample_weight` (batch,).
+    """
+
+    def __init__(self, name: str = "accuracy", **kwargs) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def values(self, y_true, y_pred):
+        """1 for a hit, 0 for a miss, a half for a tie."""
+        return _is_highest(y_true, y_pred)
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class Perplexity(_WeightedMean):
+    """exp of the mean cross-entropy of the tokens.
+
+    The cross-entropy is the one that the loss has computed for the same labels and logits, not a second one:
+    in a compiled step XLA merges equal expressions, and on torch the loss's is remembered.
+
+    Args:
+        name: of the metric.
+
+    Call `update_state` with labels int (...), logits (..., vocabulary) and, optionally, `sample_weight`.
+    """
+
+    def __init__(self, name: str = "perplexity", **kwargs) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def values(self, y_true, y_pred):
+        """The cross-entropy of each token, in nats."""
+        known = backend.recall_losses(y_true, y_pred)
+        return token_cross_entropy(y_true, y_pred) if known is None else known
+
+    def result(self):
+        """exp of the mean so far."""
+        return ops.exp(super().result())

@@ -1,0 +1,365 @@
+"""BERT as published and as `transformers` computes it: post-layer-norm, exact GELU, epsilon 1e-12 everywhere.
+
+Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805; the small sizes: Turc et al. 2019,
+https://arxiv.org/abs/1908.08962.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from kerasllm.layers import (
+    ClassificationHead,
+    MaskedLanguageModelHead,
+    Pooler,
+    TransformerEmbeddings,
+    TransformerEncoderBlock,
+)
+from kerasllm.models.language_model import LanguageModel
+
+BERT_SIZES = {
+    "tiny": {"num_layers": 2, "num_heads": 2, "hidden_dim": 128},
+    "mini": {"num_layers": 4, "num_heads": 4, "hidden_dim": 256},
+    "small": {"num_layers": 4, "num_heads": 8, "hidden_dim": 512},
+    "medium": {"num_layers": 8, "num_heads": 8, "hidden_dim": 512},
+    "base": {"num_layers": 12, "num_heads": 12, "hidden_dim": 768},
+    "large": {"num_layers": 24, "num_heads": 16, "hidden_dim": 1024},
+}
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The shape of a BERT.
+
+    Args:
+        vocabulary_size: number of tokens.
+        num_layers: number of encoder blocks.
+        num_heads: attention heads a block.
+        hidden_dim: width; divisible by `num_heads`.
+        intermediate_dim: width inside the feed-forward network; 4 * hidden_dim where left out.
+        max_sequence_length: number of learned positions.
+        num_segments: number of segment embeddings.
+        dropout: of embeddings, residual branches and pooled outputs.
+        attention_dropout: of the attention probabilities; that of `dropout` where left out.
+        activation: "gelu" (exact), "gelu_tanh", or another Keras activation.
+        layer_norm_epsilon: added to every variance.
+        initializer_range: standard deviation of the initial values.
+        pad_token_id: token of the padding; only recorded.
+
+    Raises:
+        ValueError: a size below 1, or `hidden_dim` not divisible by `num_heads`.
+    """
+
+    vocabulary_size: int = 30522
+    num_layers: int = 12
+    num_heads: int = 12
+    hidden_dim: int = 768
+    intermediate_dim: int | None = None
+    max_sequence_length: int = 512
+    num_segments: int = 2
+    dropout: float = 0.1
+    attention_dropout: float | None = None
+    activation: str = "gelu"
+    layer_norm_epsilon: float = 1e-12
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        if self.intermediate_dim is None:
+            object.__setattr__(self, "intermediate_dim", 4 * self.hidden_dim)
+        if self.attention_dropout is None:
+            object.__setattr__(self, "attention_dropout", self.dropout)
+        for name in ("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must lie in [0, 1)")
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(f"hidden_dim {self.hidden_dim} does not divide by num_heads {self.num_heads}")
+
+    @classmethod
+    def from_size(cls, size: str, **changes: Any) -> BertConfig:
+        """A named size (`BERT_SIZES`), with changes.
+
+        Raises:
+            ValueError: there is no such size.
+        """
+        if size not in BERT_SIZES:
+            raise ValueError(f"there is no size {size!r}: choose one of {', '.join(BERT_SIZES)}")
+        return cls(**(BERT_SIZES[size] | changes))
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class BertBackbone(LanguageModel):
+    """The encoder.
+
+    Args:
+        config: the shape.
+        pooler: whether there is a pooled output.
+        seed: of the initial values and of dropout.
+
+    Call with a dict of `token_ids` int (batch, length) and, optionally, `segment_ids` (batch, length) and
+    `padding_mask` (batch, length), 1 for real tokens. Returns a dict of `sequence_output`
+    (batch, length, hidden_dim) and `pooled_output` (batch, hidden_dim).
+    """
+
+    config_class = BertConfig
+
+    def __init__(self, config: BertConfig, *, pooler: bool = True, seed: int | None = None, name: str | None = None):
+        super().__init__(config, seed=seed, name=name)
+        shared = {
+            "dropout": config.dropout,
+            "layer_norm_epsilon": config.layer_norm_epsilon,
+            "standard_deviation": config.initializer_range,
+            "seed": self.seed,
+        }
+        self.embeddings = TransformerEmbeddings(
+            vocabulary_size=config.vocabulary_size,
+            max_sequence_length=config.max_sequence_length,
+            hidden_dim=config.hidden_dim,
+            num_segments=config.num_segments,
+            name="embeddings",
+            **shared,
+        )
+        self.blocks = [
+            TransformerEncoderBlock(
+                num_heads=config.num_heads,
+                intermediate_dim=config.intermediate_dim,
+                activation=config.activation,
+                attention_dropout=config.attention_dropout,
+                name=f"block_{index}",
+                **shared,
+            )
+            for index in range(config.num_layers)
+        ]
+        self.pooler = None
+        if pooler:
+            self.pooler = Pooler(standard_deviation=config.initializer_range, seed=self.seed, name="pooler")
+
+        self.embeddings.build()
+        for block in self.blocks:
+            block.build((None, None, config.hidden_dim))
+        if self.pooler is not None:
+            self.pooler.build((None, None, config.hidden_dim))
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        padding_mask = inputs.get("padding_mask")
+        hidden = self.embeddings(inputs["token_ids"], inputs.get("segment_ids"), training=training)
+        for block in self.blocks:
+            hidden = block(hidden, padding_mask, training=training)  # (batch, length, hidden_dim)
+        outputs = {"sequence_output": hidden}
+        if self.pooler is not None:
+            outputs["pooled_output"] = self.pooler(hidden)
+        return outputs
+
+    def get_config(self):
+        """The fields of the config, and `pooler`."""
+        return super().get_config() | {"pooler": self.pooler is not None}
+
+
+def _backbone(config: BertConfig, backbone: BertBackbone | None, seed: int, pooler: bool) -> BertBackbone:
+    """The backbone handed in, to put new heads on a trained one, or a new one."""
+    if backbone is None:
+        return BertBackbone(config, pooler=pooler, seed=seed)
+    if backbone.config != config:
+        raise ValueError(f"the backbone was made with another config: {backbone.config} instead of {config}")
+    if pooler and backbone.pooler is None:
+        raise ValueError("this task reads the pooled output, and the backbone was made without a pooler")
+    return backbone
+
+
+def _masked_lm_head(config: BertConfig, seed: int) -> MaskedLanguageModelHead:
+    head = MaskedLanguageModelHead(
+        vocabulary_size=config.vocabulary_size,
+        activation=config.activation,
+        layer_norm_epsilon=config.layer_norm_epsilon,
+        standard_deviation=config.initializer_range,
+        seed=seed,
+        name="masked_lm_head",
+    )
+    head.build((None, None, config.hidden_dim))
+    return head
+
+
+def _classification_head(
+    config: BertConfig, seed: int, name: str, num_outputs: int, dropout: float
+) -> ClassificationHead:
+    head = ClassificationHead(
+        num_outputs=num_outputs,
+        dropout=dropout,
+        standard_deviation=config.initializer_range,
+        seed=seed,
+        name=name,
+    )
+    head.build((None, config.hidden_dim))
+    return head
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class BertPretraining(LanguageModel):
+    """Masked-LM and next-sentence prediction, or one of them.
+
+    Args:
+        config: the shape.
+        objectives: "masked_lm", "next_sentence", or both.
+        backbone: an existing one; a new one where left out.
+        seed: of the initial values and of dropout.
+
+    Call with the backbone's dict, and `masked_positions` int (batch, slots) for scores at those positions
+    only. Returns a dict of `masked_lm` (batch, slots or length, vocabulary_size) and `next_sentence`
+    (batch, 2), logits; class 0 means that the second segment follows the first, as in the released checkpoints.
+    """
+
+    config_class = BertConfig
+
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        objectives: Sequence[str] = ("masked_lm", "next_sentence"),
+        backbone: BertBackbone | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(config, seed=seed, name=name)
+        self.objectives = tuple(objectives)
+        if not objectives or set(objectives) - {"masked_lm", "next_sentence"}:
+            raise ValueError(f"objectives {list(objectives)}: choose masked_lm, next_sentence or both")
+        self.backbone = _backbone(config, backbone, self.seed, pooler="next_sentence" in objectives)
+        self.masked_lm_head = self.next_sentence_head = None
+        if "masked_lm" in objectives:
+            self.masked_lm_head = _masked_lm_head(config, self.seed)
+        if "next_sentence" in objectives:
+            self.next_sentence_head = _classification_head(config, self.seed, "next_sentence_head", 2, dropout=0.0)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        encoded = self.backbone(inputs, training=training)
+        outputs = {}
+        if self.masked_lm_head is not None:
+            outputs["masked_lm"] = self.masked_lm_head(
+                encoded["sequence_output"], self.backbone.embeddings.token, inputs.get("masked_positions")
+            )
+        if self.next_sentence_head is not None:
+            outputs["next_sentence"] = self.next_sentence_head(encoded["pooled_output"], training=training)
+        return outputs
+
+    def get_config(self):
+        """The fields of the config, and `objectives`."""
+        return super().get_config() | {"objectives": list(self.objectives)}
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class BertMaskedLM(LanguageModel):
+    """Masked-LM prediction alone; the backbone has no pooler.
+
+    Args:
+        config: the shape.
+        backbone: an existing one; a new one where left out.
+        seed: of the initial values and of dropout.
+
+    Call as `BertPretraining`. Returns a dict of `masked_lm` (batch, slots or length, vocabulary_size), logits.
+    """
+
+    config_class = BertConfig
+
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        backbone: BertBackbone | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(config, seed=seed, name=name)
+        self.backbone = _backbone(config, backbone, self.seed, pooler=False)
+        self.masked_lm_head = _masked_lm_head(config, self.seed)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        hidden = self.backbone(inputs, training=training)["sequence_output"]
+        token_table = self.backbone.embeddings.token
+        return {"masked_lm": self.masked_lm_head(hidden, token_table, inputs.get("masked_positions"))}
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class BertClassifier(LanguageModel):
+    """Classes of a text or a pair of texts, from the pooled output.
+
+    Args:
+        config: the shape.
+        num_classes: number of classes, at least 2.
+        backbone: an existing one; a new one where left out.
+        seed: of the initial values and of dropout.
+
+    Call with the backbone's dict. Returns logits (batch, num_classes), for a
+    `SparseCategoricalCrossentropy(from_logits=True)`.
+    """
+
+    config_class = BertConfig
+
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        num_classes: int = 2,
+        backbone: BertBackbone | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(config, seed=seed, name=name)
+        if num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}: a classifier has at least 2, BertRegressor predicts a number")
+        self.num_classes = num_classes
+        self.backbone = _backbone(config, backbone, self.seed, pooler=True)
+        self.classifier = _classification_head(config, self.seed, "classifier", num_classes, config.dropout)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        return self.classifier(self.backbone(inputs, training=training)["pooled_output"], training=training)
+
+    def get_config(self):
+        """The fields of the config, and `num_classes`."""
+        return super().get_config() | {"num_classes": self.num_classes}
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class BertRegressor(LanguageModel):
+    """A number for a text or a pair of texts, from the pooled output.
+
+    Args:
+        config: the shape.
+        backbone: an existing one; a new one where left out.
+        seed: of the initial values and of dropout.
+
+    Call with the backbone's dict. Returns (batch,), for a `MeanSquaredError`.
+    """
+
+    config_class = BertConfig
+
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        backbone: BertBackbone | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(config, seed=seed, name=name)
+        self.backbone = _backbone(config, backbone, self.seed, pooler=True)
+        self.regressor = _classification_head(config, self.seed, "classifier", 1, config.dropout)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        return self.regressor(self.backbone(inputs, training=training)["pooled_output"], training=training)[:, 0]

@@ -1,0 +1,106 @@
+"""What all models share: a frozen config, weights that exist from construction, names that do not change.
+
+Reading and writing checkpoints lies above the models (`kerasllm.checkpoints`), which installs itself here, so
+that `from_pretrained` can be asked of the class without an import that points upwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+
+from kerasllm import backend
+from kerasllm.layers.initializers import default_seed
+
+_reader: Callable[..., Any] | None = None
+_writer: Callable[..., Any] | None = None
+
+
+def install_checkpoints(reader: Callable[..., Any], writer: Callable[..., Any]) -> None:
+    """Sets what `from_pretrained` and `save_pretrained` call; done once by `kerasllm.checkpoints`."""
+    global _reader, _writer
+    _reader, _writer = reader, writer
+
+
+class LanguageModel(keras.Model):
+    """Base class of every backbone and task model.
+
+    Args:
+        config: the family's frozen dataclass.
+        seed: of the initial values and of dropout; drawn from Python's generator, which
+            `keras.utils.set_random_seed` sets, where left out.
+
+    The attribute `per_step_metrics`, set before `fit`, makes the logs of each batch that batch's own values
+    instead of Keras' running means over the epoch.
+    """
+
+    config_class: ClassVar[type]
+
+    def __init__(self, config: Any, *, seed: int | None = None, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.config = config
+        self.seed = default_seed() if seed is None else seed
+        self.per_step_metrics = False
+
+    def get_config(self) -> dict[str, Any]:
+        """The fields of the config; the task models add their own settings."""
+        return asdict(self.config)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LanguageModel:
+        """The inverse of `get_config`; the weights are initial ones."""
+        names = {field.name for field in fields(cls.config_class)}
+        own = {key: value for key, value in config.items() if key in names}
+        settings = {key: value for key, value in config.items() if key not in names | {"name", "trainable", "dtype"}}
+        return cls(cls.config_class(**own), **settings)
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Nothing is left to build: a model has its weights from construction."""
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing is left to build: a model has its weights from construction."""
+        self.built = True
+
+    def named_variables(self) -> dict[str, keras.Variable]:
+        """Every weight by a name that is the same on all backends: `layer/weight`, without the dropouts' counters."""
+        found: dict[str, keras.Variable] = {}
+        for layer in self.layers:
+            inner = layer.named_variables() if isinstance(layer, LanguageModel) else None
+            for variable in layer.weights if inner is None else ():
+                found[f"{layer.name}/{variable.name}"] = variable
+            found.update(inner or {})
+        return found
+
+    def train_step(self, *args: Any) -> Any:
+        """Keras' own step; with `per_step_metrics` the metrics are reset before it."""
+        if self.per_step_metrics:
+            return backend.per_step_metrics(self, super().train_step, *args)
+        return super().train_step(*args)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **settings: Any) -> LanguageModel:
+        """Reads a model in Hugging Face's format; no tokenizer files are needed.
+
+        Args:
+            source: a directory, a run directory (its `model/` is taken), or a hub id.
+            settings: of the task, where the checkpoint has none (e.g. `num_classes`), and `seed` for the
+                heads that the checkpoint lacks; `dropout` overrides the checkpoint's.
+
+        Raises:
+            kerasllm.errors.InputError: what is missing, damaged or cannot be represented.
+        """
+        assert _reader is not None
+        return _reader(cls, source, **settings)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes config.json and model.safetensors in Hugging Face's format, which `transformers` loads.
+
+        Raises:
+            kerasllm.errors.InputError: the directory cannot be written.
+        """
+        assert _writer is not None
+        _writer(self, directory)

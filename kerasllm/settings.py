@@ -1,0 +1,328 @@
+"""A config dataclass as a list of options: documentation, values from text, and YAML in both directions.
+
+Every value, from the command line or from YAML, arrives here as text and the *field's type* decides what it
+means. That is why YAML is read without its own guesses: `text_columns: 3` stays `"3"`, `version: 1.10`
+stays `"1.10"`, `learning_rate: 1e-4` is a number (plain YAML 1.1 makes it a string), and both sources are
+converted, and complained about, by the same code.
+"""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import math
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from kerasllm.errors import InputError
+
+Config = TypeVar("Config")
+
+RECORDED_KEYS = ("versions", "resolved")
+"""What a run directory adds to config.yaml; passed over, so that `--config RUN/config.yaml` repeats it."""
+
+BOOLEANS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One leaf of a config dataclass.
+
+    Args:
+        name: dotted, as on the command line: `model.num_layers`.
+        type: the annotation.
+        default: `dataclasses.MISSING` where the user must give it.
+        documentation: the doc line, on one line.
+        section: what stands before the last dot, or "".
+    """
+
+    name: str
+    type: Any
+    default: Any
+    documentation: str
+    section: str
+
+
+def options(config_class: type, prefix: str = "", default: Any = dataclasses.MISSING) -> Iterator[Option]:
+    """The leaves of a dataclass, depth first; `default` is the instance a nested field starts from."""
+    hints = typing.get_type_hints(config_class)
+    documentation = _documentation(config_class)
+    for field in dataclasses.fields(config_class):
+        if not field.init:
+            continue
+        value = _default(field) if default is dataclasses.MISSING else getattr(default, field.name)
+        name, hint = prefix + field.name, hints[field.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from options(hint, name + ".", value)
+        else:
+            yield Option(name, hint, value, documentation.get(field.name, ""), prefix.rstrip("."))
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _documentation(config_class: type) -> dict[str, str]:
+    """The doc line of each field: the string under it, else its entry under `Args:` of the class."""
+    found: dict[str, str] = {}
+    for base in reversed(config_class.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        arguments = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(base.__doc__ or ""), re.M | re.S)
+        if arguments:
+            for entry in re.split(r"\n(?=\S)", textwrap.dedent(arguments[1])):
+                name, _, text = entry.partition(":")
+                found[re.split(r"\W", name.strip())[0]] = " ".join(text.split())
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
+        except (OSError, TypeError):  # no source: typed at a prompt
+            continue
+        for field, text in itertools.pairwise(body):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+            ):
+                value = getattr(text.value, "value", None)
+                if isinstance(value, str):
+                    found[field.target.id] = " ".join(value.split())
+    return found
+
+
+def build(
+    config_class: type[Config], values: Mapping[str, Any], prefix: str = "", default: Any = None
+) -> Config:
+    """Instances from the inside out; what a `__post_init__` finds wrong is the user's to put right."""
+    hints = typing.get_type_hints(config_class)
+    arguments = {}
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        name, hint = prefix + field.name, hints[field.name]
+        if not field.init:
+            continue
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            nested = _default(field) if default is None else getattr(default, field.name)
+            nested = None if nested is dataclasses.MISSING else nested
+            arguments[field.name] = build(hint, values, name + ".", nested)
+        elif name in values:
+            arguments[field.name] = values[name]
+        elif default is not None:
+            arguments[field.name] = getattr(default, field.name)
+    try:
+        return config_class(**arguments)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+class _TextLoader(yaml.BaseLoader):
+    """YAML whose scalars stay text, but for null, and whose repeated keys are mistakes."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        mapping: dict = {}
+        for key_node, value_node in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str) or key in mapping:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key!r} twice", problem_mark=key_node.start_mark
+                )
+            mapping[key] = self.construct_object(value_node, deep=True)
+        return mapping
+
+
+_TextLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
+)
+_TextLoader.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
+_TextLoader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node))
+
+
+def read_file(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
+    """The settings in a YAML file, converted; keys may be nested or dotted."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
+    except FileNotFoundError as error:
+        raise InputError(f"--config {path}: no such file") from error
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not a YAML text file") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise InputError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    if content is None or content == "":
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected `option: value` lines, not a {type(content).__name__}")
+    sections = {option.section for option in options.values()}
+    values: dict[str, Any] = {}
+
+    def visit(mapping: dict, prefix: str) -> None:
+        for key, value in mapping.items():
+            name = prefix + key
+            if name in options:
+                values[name] = convert(options[name].type, value, f"{path}: {name}")
+            elif isinstance(value, dict) and name in sections:
+                visit(value, name + ".")
+            elif name in sections and value is None:
+                continue
+            elif name in sections:
+                raise InputError(f"{path}: {name}: {value!r} is not a group of settings")
+            elif name not in RECORDED_KEYS:
+                raise InputError(unknown(f"key {name!r}", name, list(options), "", f"{path}: "))
+
+    visit(content, "")
+    return values
+
+
+def unknown(what: str, name: str, known: Sequence[str], dashes: str, place: str = "") -> str:
+    """Nearest by the whole name or by what follows its last dot: `num_layer` finds `model.num_layers`."""
+    candidates: dict[str, str] = {}
+    for option in known:
+        candidates.setdefault(option.rsplit(".", 1)[-1], option)
+    candidates.update({option: option for option in known})
+    for wanted in (name, name.rsplit(".", 1)[-1]):
+        nearest = difflib.get_close_matches(wanted.replace("-", "_").lower(), candidates, n=1, cutoff=0.6)
+        if nearest:
+            return f"{place}unknown {what}: did you mean {dashes}{candidates[nearest[0]]}?"
+    return f"{place}unknown {what} (--help lists all options)"
+
+
+def _members(hint: Any) -> tuple:
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def bare(hint: Any) -> Any:
+    """The type without None."""
+    members = [member for member in _members(hint) if member is not type(None)]
+    return members[0] if len(members) == 1 else hint
+
+
+def is_sequence(hint: Any) -> bool:
+    return (typing.get_origin(hint) or hint) in (list, tuple, Sequence)
+
+
+def convert(hint: Any, value: Any, place: str) -> Any:
+    """Text, or lists of text, or None, into a value of the type; `place` begins the complaint."""
+    members = _members(hint)
+    if value is None or (isinstance(value, str) and value.lower() in ("null", "none")):
+        if type(None) in members:
+            return None
+        if value is None:
+            raise InputError(f"{place}: null is not {expected(hint)}")
+    for member in members:
+        try:
+            return _convert_member(member, value)
+        except (TypeError, LookupError, ArithmeticError, ValueError):
+            continue
+    raise InputError(f"{place}: {value!r} is not {expected(hint)}")
+
+
+def _convert_member(hint: Any, value: Any) -> Any:
+    origin = typing.get_origin(hint) or hint
+    if is_sequence(hint):
+        inner = [member for member in typing.get_args(hint) if member is not Ellipsis] or [str]
+        values = list(value) if isinstance(value, list) else [value]
+        if origin is tuple and Ellipsis not in typing.get_args(hint) and len(values) != len(inner):
+            raise ValueError("length")
+        inner = inner * len(values) if len(inner) == 1 else inner
+        return (tuple if origin is tuple else list)(
+            convert(kind, v, "") for kind, v in zip(inner, values, strict=True)
+        )
+    if not isinstance(value, str):
+        raise TypeError("not a single value")
+    if origin is Literal:
+        return {str(choice): choice for choice in typing.get_args(hint)}[value.strip()]
+    if hint is bool:
+        return BOOLEANS[value.strip().lower()]
+    if hint is int:
+        try:
+            return int(value)
+        except ValueError:
+            number = float(value)  # 1e6 steps
+            if number != int(number):
+                raise
+            return int(number)
+    if hint is float:
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError("not finite")
+        return number
+    if hint in (str, Path, Any):
+        return Path(value) if hint is Path else value
+    raise TypeError(f"options of type {hint} are not supported")
+
+
+def expected(hint: Any) -> str:
+    """The type in the user's words, to follow "is not"."""
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    words = []
+    for member in _members(hint):
+        if member is type(None):
+            words.append("null")
+        elif typing.get_origin(member) is Literal:
+            words += ["one of " + ", ".join(str(choice) for choice in typing.get_args(member))]
+        elif is_sequence(member):
+            inner = [kind for kind in typing.get_args(member) if kind is not Ellipsis] or [str]
+            fixed = typing.get_origin(member) is tuple and Ellipsis not in typing.get_args(member)
+            words.append((f"{len(inner)} values, each " if fixed else "a list, each ") + expected(inner[0]))
+        else:
+            words.append(names.get(member, getattr(member, "__name__", str(member))))
+    return " or ".join(words)
+
+
+def to_yaml(options_of: Iterable[Option], values: Mapping[str, Any]) -> str:
+    """All settings as YAML, each under its doc line; `values` by dotted name replace the defaults.
+
+    A setting that must be given and was not stands there as null.
+    """
+    lines: list[str] = []
+    section = ""
+    for option in options_of:
+        if option.section != section:
+            parts = option.section.split(".") if option.section else []
+            for depth, part in enumerate(parts):
+                if section.split(".")[: depth + 1] != parts[: depth + 1]:
+                    lines.append("  " * depth + part + ":")
+            section = option.section
+        indent = "  " * (section.count(".") + 1) if section else ""
+        for line in textwrap.wrap(option.documentation, 100):
+            lines.append(f"{indent}# {line}")
+        value = values.get(option.name, option.default)
+        value = plain(None if value is dataclasses.MISSING else value)
+        text = yaml.safe_dump({option.name.rsplit(".", 1)[-1]: value}, allow_unicode=True, width=10_000)
+        lines.append(textwrap.indent(text.rstrip("\n"), indent))
+    return "\n".join(lines) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, paths, tuples and NumPy scalars as what YAML and JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and hasattr(value, "dtype"):
+        return value.item() if not getattr(value, "ndim", 0) else value.tolist()
+    return value
