@@ -151,15 +151,14 @@ def _help(config_class: type, options: Iterable[settings.Option]) -> str:
     if not documentation.startswith(f"{config_class.__name__}("):  # what dataclass itself writes
         first = inspect.cleandoc(documentation).split("\n\n")[0]
         lines += [*textwrap.wrap(" ".join(first.split()), width), ""]
-    lines.append("options:")
     rows = [(f"--{name}", text) for name, text in _BUILT_IN.items()]
-    section = ""
+    sections = {"": rows}
     for option in options:
-        if option.section != section:
-            lines += [*_rows(rows, width), "", f"{option.section}:"]
-            rows, section = [], option.section
-        rows.append((f"--{option.name}", f"{option.documentation} ({_kind(option)})".strip()))
-    return "\n".join(lines + _rows(rows, width))
+        row = (f"--{option.name}", f"{option.documentation} ({_kind(option)})".strip())
+        sections.setdefault(option.section, []).append(row)
+    for section, rows in sections.items():
+        lines += [f"{section or 'options'}:", *_rows(rows, width), ""]
+    return "\n".join(lines).rstrip()
 
 
 def _rows(rows: Iterable[tuple[str, str]], width: int) -> list[str]:

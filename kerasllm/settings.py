@@ -93,10 +93,10 @@ def _documentation(config_class: type) -> dict[str, str]:
                 name, _, text = entry.partition(":")
                 found[re.split(r"\W", name.strip())[0]] = " ".join(text.split())
         try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
         except (OSError, TypeError):  # no source: typed at a prompt
             continue
-        for field, text in itertools.pairwise(body):
+        for field, text in itertools.pairwise(tree.body[0].body):  # type: ignore[attr-defined]
             if (
                 isinstance(field, ast.AnnAssign)
                 and isinstance(field.target, ast.Name)
@@ -165,9 +165,10 @@ def read_file(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
     except (IsADirectoryError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: not a YAML text file") from error
     except yaml.YAMLError as error:
+        problem = str(getattr(error, "problem", None) or error)
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InputError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+        raise InputError(f"{place}: not valid YAML: {' '.join(problem.split())}") from error
     if content is None or content == "":
         return {}
     if not isinstance(content, dict):

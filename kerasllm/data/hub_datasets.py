@@ -1,0 +1,146 @@
+"""Datasets of the Hugging Face hub, or of a local directory of data files, streamed by the `datasets` library.
+
+An id of two parts may be `owner/name` or, for the oldest datasets, `name/config`: only the hub knows, so both are
+tried, in this order.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kerasllm.data.text_pieces import Piece, cut
+from kerasllm.errors import InputError
+
+_ID = re.compile(r"[\w.-]+(/[\w.-]+){1,2}(@[\w./-]+)?(#[\w.\[\]:%+-]+)?")
+_FILE_SUFFIX = re.compile(r"\.(txt|md|jsonl|ndjson|json|parquet|csv|tsv|gz|zip|xml|html)([@#]|$)", re.IGNORECASE)
+
+
+def looks_like_hub_id(source: str) -> bool:
+    """Whether a word that is no existing path may be a dataset's id: `owner/name`, without a file's suffix."""
+    return (
+        _ID.fullmatch(source) is not None
+        and not source.startswith((".", "~", "/"))
+        and _FILE_SUFFIX.search(source) is None
+    )
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """One split of a dataset.
+
+    Args:
+        candidates: (path or id, configuration) to try in turn.
+        revision: branch, tag or commit; None for the newest.
+        split: its name.
+        text_column: the column that holds the text.
+    """
+
+    candidates: tuple[tuple[str, str | None], ...]
+    revision: str | None
+    split: str
+    text_column: str
+
+    @classmethod
+    def parse(cls, description: str, text_column: str) -> "HubDataset":
+        """Reads `ID[/CONFIG][@REVISION][#SPLIT]`, where ID may also be a local directory.
+
+        Raises:
+            InputError: the description has another form.
+        """
+        rest, _, split = description.partition("#")
+        if Path(rest).expanduser().is_dir():
+            return cls(((str(Path(rest).expanduser()), None),), None, split or "train", text_column)
+        rest, _, revision = rest.partition("@")
+        if Path(rest).expanduser().is_dir():
+            return cls(((str(Path(rest).expanduser()), None),), None, split or "train", text_column)
+        parts = rest.split("/")
+        if not 1 <= len(parts) <= 3 or not all(re.fullmatch(r"[\w.-]+", part) for part in parts):
+            raise InputError(
+                f"hub:{description}: not a dataset; write hub:OWNER/NAME[/CONFIG][@REVISION][#SPLIT] "
+                "or hub:DIRECTORY of an existing directory"
+            )
+        if len(parts) == 1:
+            candidates: tuple[tuple[str, str | None], ...] = ((parts[0], None),)
+        elif len(parts) == 2:
+            candidates = ((rest, None), (parts[0], parts[1]))
+        else:
+            candidates = (("/".join(parts[:2]), parts[2]),)
+        return cls(candidates, revision or None, split or "train", text_column)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Streams the text, each row a document.
+
+        Raises:
+            InputError: the dataset, its split or its column is not there, or the hub cannot be reached.
+        """
+        rows, identifier = self._open()
+        for row in _guarded(rows, identifier):
+            if self.text_column not in row:
+                raise InputError(
+                    f"{identifier}: no column {self.text_column!r}; the columns are {sorted(row)}; set text_column"
+                )
+            text = row[self.text_column]
+            if text is not None and not isinstance(text, str):
+                raise InputError(f"{identifier}: column {self.text_column!r} holds {type(text).__name__}, not text")
+            if text:
+                yield from cut(text)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of a local directory's files, or of the id, configuration, split and commit on the hub."""
+        path = Path(self.candidates[0][0])
+        digest = hashlib.sha256(repr((self.split, self.text_column)).encode())
+        if path.is_dir():
+            for file in sorted(file for file in path.rglob("*") if file.is_file()):
+                with file.open("rb") as opened:
+                    content = hashlib.file_digest(opened, "sha256").hexdigest()
+                digest.update(f"{file.relative_to(path).as_posix()}\0{content}\0".encode())
+        else:
+            digest.update(repr((self.candidates, self.revision, self._commit())).encode())
+        return digest.hexdigest()
+
+    def _open(self) -> tuple[Any, str]:
+        """The streamed rows of the first candidate that loads, and its name for messages."""
+        import datasets
+
+        failures = []
+        for identifier, configuration in self.candidates:
+            shown = f"hub:{identifier}" + (f" ({configuration})" if configuration else "")
+            try:
+                rows = datasets.load_dataset(
+                    identifier, configuration, split=self.split, revision=self.revision, streaming=True
+                )
+            except Exception as error:  # the library raises a dozen kinds, builtin ones among them
+                reason = str(error).strip().split("\n")[0] or type(error).__name__
+                if isinstance(error, ValueError) and "split" in reason.lower():
+                    raise InputError(f"{shown}: {reason}; name a split with #SPLIT") from error
+                failures.append(f"{shown}: {reason}")
+            else:
+                return rows, shown
+        raise InputError("; ".join(failures) + " (a dataset id, or a path that does not exist?)")
+
+    def _commit(self) -> str | None:
+        """The commit on the hub; None where it does not answer."""
+        import huggingface_hub
+
+        for identifier, _ in self.candidates:
+            try:
+                return huggingface_hub.HfApi().dataset_info(identifier, revision=self.revision, timeout=10).sha
+            except Exception:  # offline, private, renamed: the revision asked for has to do
+                continue
+        return None
+
+
+def _guarded(rows: Any, identifier: str) -> Iterator[dict[str, Any]]:
+    """The rows; a failure of the network or of a data file becomes an error of one line."""
+    iterator = iter(rows)
+    while True:
+        try:
+            row = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:  # of the library, of pyarrow, of the network
+            raise InputError(f"{identifier}: reading stopped: {type(error).__name__}: {error}") from error
+        yield row

@@ -1,0 +1,117 @@
+"""Sentences by rule: one regular expression proposes the boundaries, a few lines of Python turn some down.
+
+A trained splitter would have to be shipped or downloaded, and would not keep up with the tokenizer. Next-sentence
+prediction needs boundaries that are right nearly always, not always, so where English is undecidable ("in the
+U.S. Government", "in the U.S. He left") the word that follows decides: only a word that commonly opens a sentence
+makes a new one.
+"""
+
+import re
+
+_IDEOGRAPHIC_STOPS = "。！？｡"
+_STOPS = ".!?…؟।॥" + _IDEOGRAPHIC_STOPS
+_CLOSERS = "\"'”’»›)\\]}_*」』）】》〉"
+_OPENERS = "\"'“‘«‹(\\[{_*¿¡„「『（【《〈–—-"
+_LOWER_CASE = "".join(letter for letter in map(chr, range(0x80, 0x600)) if letter.islower())
+
+# The first element is a plain set, since the engine then skips to the next stop without trying a match at every
+# character; the look-behind lets a run of stops match from its first one only, which keeps "......" linear.
+_BOUNDARY = re.compile(
+    rf"[{_STOPS}](?<![{_STOPS}][{_STOPS}])[{_STOPS}]*+"
+    rf"(?:(?<=[{_IDEOGRAPHIC_STOPS}])[{_CLOSERS}]*+\s*+"
+    rf"|(?:[{_CLOSERS}]|\[\d{{1,3}}\])*+\s++(?=[{_OPENERS}]{{0,4}}+[^a-z{_LOWER_CASE}{_STOPS},;:)\]}}%&\s]))"
+)
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+_WORD_BEFORE = re.compile(r"[^\W_](?:[\w.&]*[^\W_])?\Z")
+_WORD_AFTER = re.compile(r"\W*(\w+(?:[’']\w+)?)")
+_LONGEST_ABBREVIATION = 12
+
+_TITLES = frozenset(
+    "mr mrs ms dr prof rev hon gen col maj capt cpt cmdr lt sgt cpl messrs mme mlle gov sen rep pres supt insp".split()
+)
+_NEVER_LAST = frozenset("e.g i.e eg ie cf viz vs ca approx esp incl resp".split())
+_BEFORE_NUMBERS = frozenset(
+    "no nos nr fig figs eq eqs eqn vol vols pp ch chap sec sect art ex ref refs tab par pt bk ver app "
+    "jan feb mar apr jun jul aug sept sep oct nov dec".split()
+)
+_SELDOM_LAST = frozenset(
+    "st mt ft jr sr inc ltd co corp bros dept univ assn est ave blvd rd sq etc al eds ph.d b.sc m.sc".split()
+)
+_ABBREVIATIONS = _TITLES | _NEVER_LAST | _BEFORE_NUMBERS | _SELDOM_LAST
+_OPENING_WORDS = frozenset(
+    "the a an this that these those there here it he she we they you i his her its our their my your but and or so "
+    "yet if when while where who what why how which whose as at in on by for from with without after before since "
+    "although though because however moreover therefore thus then now still also another each every all some many "
+    "most few several no not yes once until unless under over during despite both neither one two for instance "
+    "it's that's there's he's she's we're they're you're i'm i'll don't let let's do does did is are was were can "
+    "could should would may might must use note see return returns only just even such".split()
+)
+
+
+def split_sentences(text: str) -> list[str]:
+    """Splits text into its sentences; nothing but white space at the boundaries is lost.
+
+    A boundary is a full stop, question mark, exclamation mark or ellipsis, with the quotes and brackets that
+    close after it, followed by white space and by something other than a lower-case letter; or an ideographic stop
+    (。！？), which needs no white space; or a blank line. Abbreviations, initials and a list's numbers ("1. ") do
+    not end a sentence, unless (for those which may) the next word commonly opens one.
+
+    Args:
+        text: a paragraph, of any length; line breaks within it count as spaces.
+
+    Returns:
+        The sentences, in order, without surrounding white space; none is empty.
+    """
+    if "\n" in text and _BLANK_LINE.search(text):
+        return [
+            sentence for paragraph in _BLANK_LINE.split(text) for sentence in split_sentences(paragraph.strip("\n"))
+        ]
+    sentences = []
+    text = text.strip()
+    start = 0
+    for boundary in _BOUNDARY.finditer(text):
+        stop = boundary.start()
+        if text[stop] == "." and text[stop + 1] not in _STOPS and _is_abbreviation(text, start, stop, boundary):
+            continue
+        end = boundary.end()
+        sentences.append(text[start:end].rstrip())
+        start = end
+    if start < len(text):
+        sentences.append(text[start:])
+    return sentences
+
+
+def split_paragraphs(text: str) -> list[str]:
+    """The sentences of a document in which each line is a paragraph.
+
+    Args:
+        text: paragraphs separated by line breaks.
+
+    Returns:
+        The sentences of all paragraphs, in order; none crosses a line break.
+    """
+    return [sentence for paragraph in text.split("\n") if paragraph for sentence in split_sentences(paragraph)]
+
+
+def _is_abbreviation(text: str, start: int, stop: int, boundary: re.Match[str]) -> bool:
+    """Whether the full stop at `stop`, in a sentence from `start`, belongs to its word and ends nothing."""
+    window = max(start, stop - _LONGEST_ABBREVIATION)
+    word = text[max(window, text.rfind(" ", window, stop) + 1) : stop]
+    if len(word) > 1 and word.isalpha() and word.lower() not in _ABBREVIATIONS:
+        return False  # nearly always
+    found = _WORD_BEFORE.search(text, window, stop)
+    if found is None:
+        return False
+    word = found.group()
+    if word.isdigit():  # "1. Introduction": the number of a list's item or a heading
+        return found.start() == start
+    key = word.lower()
+    if key in _NEVER_LAST or (key in _TITLES and word[0].isupper()):
+        return True
+    after = _WORD_AFTER.match(text, boundary.end())
+    following = after.group(1).replace("’", "'") if after else ""
+    if key in _BEFORE_NUMBERS:
+        return following[:1].isdigit() or (len(following) == 1 and following not in "AI")
+    if key in _SELDOM_LAST or key in _TITLES or (word[0].isalpha() and word[1::2] == "." * (len(word) // 2)):
+        return following.lower() not in _OPENING_WORDS  # "U.S. Government", but "the U.S. He"
+    return False

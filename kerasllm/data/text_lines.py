@@ -1,0 +1,84 @@
+"""Lines of a text file with their numbers, so that whatever is wrong with one can be named by its place.
+
+Lines end at a line feed and nowhere else: Python's own text mode also splits at a lone carriage return, and
+`str.splitlines` at a dozen other characters, which do occur inside of the texts of data sets.
+"""
+
+import difflib
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from kerasllm.errors import InputError
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_GZIP_MARK = b"\x1f\x8b"
+
+
+def require_file(source: str) -> Path:
+    """The path of an existing file.
+
+    Raises:
+        InputError: there is none, or it is a directory or a pipe.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        files = sorted(file.name for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        inside = f" ({', '.join(files[:5])})" if files else ""
+        raise InputError(f"{source}: is a directory; name one of its files{inside}")
+    if path.exists():
+        raise InputError(f"{source}: is not a file")
+    beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    nearest = difflib.get_close_matches(path.name, beside, n=1)
+    meant = f"; did you mean {path.with_name(nearest[0])}?" if nearest else ""
+    raise InputError(f"{source}: no such file{meant}")
+
+
+def text_lines(source: str) -> Iterator[tuple[int, str]]:
+    """Yields (number, line), numbers from 1, each line with its line break; a byte order mark is dropped.
+
+    Args:
+        source: a file in UTF-8, compressed with gzip if its name ends in `.gz`.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or it is not text in UTF-8.
+    """
+    path = require_file(source)
+    offset = 0
+    try:
+        opened = gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
+        with opened as file:
+            _require_text(source, cast(io.BufferedReader, file).peek(4096)[:4096])
+            for number, raw in enumerate(file, 1):
+                if b"\0" in raw:
+                    raise InputError(f"{source}:{number}: holds a NUL byte, so this is a binary file or damaged")
+                try:
+                    line = raw.removeprefix(_BYTE_ORDER_MARK if number == 1 else b"").decode("utf-8")
+                except UnicodeDecodeError as error:
+                    start = error.start + (len(raw) - len(error.object))
+                    raise InputError(
+                        f"{source}:{number}: byte {start + 1} of the line (byte {offset + start + 1} of the file), "
+                        f"{raw[start]:#04x}, is not UTF-8; convert the file, e.g. with iconv -f WINDOWS-1252 -t UTF-8"
+                    ) from error
+                offset += len(raw)
+                yield number, line
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{source}: broken gzip file: {error}; fetch or compress it again") from error
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read: {error.strerror or error}") from error
+
+
+def _require_text(source: str, beginning: bytes) -> None:
+    """Tells a binary file before a reader looks for its first line break."""
+    if beginning.startswith(_UTF16_MARKS):
+        raise InputError(f"{source}: is UTF-16; convert it with iconv -f UTF-16 -t UTF-8")
+    if beginning.startswith(_GZIP_MARK):
+        raise InputError(f"{source}: is compressed with gzip; add .gz to its name")
+    if b"\0" in beginning:
+        raise InputError(f"{source}: holds NUL bytes, so this is a binary file, not text")

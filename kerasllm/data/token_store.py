@@ -1,0 +1,203 @@
+"""A corpus as token ids on the disk, made once and mapped into memory ever after.
+
+Tokenising dear text in every run, or holding it in memory, is what makes small machines slow. The store is three
+flat files (tokens, where sentences begin, where documents begin) in a directory named after the content of the
+corpus and of the tokenizer, so that a change in either makes a new store and nothing is ever out of date. It is
+built under another name and renamed when complete; a lock lets processes started together build it once.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from kerasllm.data import sentences, token_worker
+from kerasllm.data.corpora import Corpus
+from kerasllm.data.store_files import TOKEN_FILE, build_lock, remove_stale_builds, sync_directory
+from kerasllm.data.token_builder import build_store
+from kerasllm.errors import InputError
+
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStore:
+    """Sentences as slices of one array of token ids, in documents.
+
+    Sentence i is `tokens[sentence_starts[i]:sentence_ends[i]]`; document j holds the sentences
+    `document_offsets[j]` to `document_offsets[j + 1]` (exclusive), which are contiguous in `tokens`.
+
+    Args:
+        tokens: uint16 or uint32, mapped from the disk; without special tokens.
+        sentence_starts: int64 (sentences,), positions in `tokens`.
+        sentence_ends: int64 (sentences,).
+        document_offsets: int64 (documents + 1,), positions among the sentences.
+        vocabulary_size: one more than the greatest id that the tokenizer knows.
+    """
+
+    tokens: np.ndarray
+    sentence_starts: np.ndarray
+    sentence_ends: np.ndarray
+    document_offsets: np.ndarray
+    vocabulary_size: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the sentences of this store, which after `select` are fewer than `len(tokens)`."""
+        return int((self.sentence_ends - self.sentence_starts).sum())
+
+    @property
+    def num_sentences(self) -> int:
+        """Sentences in all documents."""
+        return len(self.sentence_starts)
+
+    @property
+    def num_documents(self) -> int:
+        """Documents, none of which is empty."""
+        return len(self.document_offsets) - 1
+
+    def sentence(self, index: int) -> np.ndarray:
+        """The tokens of one sentence, a view (length,)."""
+        return self.tokens[self.sentence_starts[index] : self.sentence_ends[index]]
+
+    def select(self, document_indices: Sequence[int] | np.ndarray) -> "TokenStore":
+        """A store of these documents, in this order, over the same tokens.
+
+        Args:
+            document_indices: from 0 to num_documents - 1.
+        """
+        chosen = np.asarray(document_indices, dtype=np.int64)
+        starts, ends = self.document_offsets[chosen], self.document_offsets[chosen + 1]
+        counts = ends - starts
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        # Counts on within each document, from its own first sentence.
+        sentence_indices = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+        return TokenStore(
+            self.tokens,
+            self.sentence_starts[sentence_indices],
+            self.sentence_ends[sentence_indices],
+            offsets,
+            self.vocabulary_size,
+        )
+
+    def split(self, validation_fraction: float, seed: int) -> tuple["TokenStore", "TokenStore"]:
+        """Parts the documents into training and validation, at random; each document goes to one side.
+
+        The validation part gets the number of documents that comes nearest to the fraction of *tokens*, at least
+        one; the documents of either part keep their order.
+
+        Args:
+            validation_fraction: of the tokens, between 0 and 1 (exclusive).
+            seed: the same seed gives the same parts.
+
+        Raises:
+            InputError: the fraction is out of range, or there is only one document.
+        """
+        if not 0 < validation_fraction < 1:
+            raise InputError(f"validation_fraction {validation_fraction} is not between 0 and 1")
+        if self.num_documents < 2:
+            raise InputError(
+                "the corpus is a single document and cannot be split; separate documents by blank lines, "
+                "or name a validation corpus of its own"
+            )
+        order = np.random.Generator(np.random.Philox(seed)).permutation(self.num_documents)
+        through = np.concatenate([[0], np.cumsum(self.sentence_ends - self.sentence_starts)])[self.document_offsets]
+        taken = np.cumsum(np.diff(through)[order])
+        nearest = int(np.argmin(np.abs(taken[:-1] - validation_fraction * taken[-1]))) + 1
+        return self.select(np.sort(order[nearest:])), self.select(np.sort(order[:nearest]))
+
+
+def default_cache_directory() -> Path:
+    """`$KERASLLM_CACHE`, or `~/.cache/kerasllm`."""
+    return Path(os.environ.get("KERASLLM_CACHE") or Path.home() / ".cache" / "kerasllm")
+
+
+def tokenize_corpus(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    cache_directory: str | os.PathLike[str] | None = None,
+    *,
+    processes: int | None = None,
+    progress: bool = True,
+) -> TokenStore:
+    """Opens the token store of a corpus, building it first where the cache does not hold it.
+
+    Args:
+        corpus: split into sentences, each tokenised without special tokens.
+        tokenizer: its truncation and padding are set aside; "[MASK]" and the like in the text are plain text.
+        cache_directory: of all stores; made if it is missing; `default_cache_directory()` unless given.
+        processes: that tokenise; as many as there are processors unless given. Small corpora need none.
+        progress: whether to draw a progress bar, if standard error is a terminal.
+
+    Raises:
+        InputError: the corpus cannot be read or holds no tokens, or the cache cannot be written.
+        RuntimeError: a worker process died.
+    """
+    if processes is not None and processes < 1:
+        raise InputError(f"processes {processes} is not a positive number")
+    cache = Path(cache_directory) if cache_directory is not None else default_cache_directory()
+    description = token_worker.plain_tokenizer(tokenizer.to_str()).to_str()
+    digest = hashlib.sha256(f"{_FORMAT_VERSION}\0{corpus.fingerprint()}\0{description}\0".encode())
+    for module in (sentences, token_worker):  # the rules by which the text became tokens
+        digest.update(inspect.getsource(module).encode())
+    key = digest.hexdigest()[:32]
+    place = cache / key
+    store = open_store(place)
+    if store is not None:
+        return store
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with build_lock(cache, key):
+            remove_stale_builds(cache, key)
+            store = open_store(place)  # another process may have built it while this one waited
+            if store is None:
+                with build_store(corpus, description, cache, key, processes, progress) as built:
+                    _put_in_place(built, place)
+                store = open_store(place)
+    except OSError as error:
+        raise InputError(
+            f"{cache}: the token cache cannot be written: {error.strerror or error}; "
+            "free space or set KERASLLM_CACHE to another directory"
+        ) from error
+    if store is None:
+        raise InputError(f"{place}: the token cache was damaged while it was written; remove it and run again")
+    return store
+
+
+def open_store(directory: Path) -> TokenStore | None:
+    """The store in a directory; None where there is none, or a damaged one."""
+    try:
+        meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+        if meta["format_version"] != _FORMAT_VERSION:
+            return None
+        for name, size in meta["sizes"].items():
+            if (directory / name).stat().st_size != size:
+                return None
+        tokens = np.memmap(directory / TOKEN_FILE, dtype=meta["dtype"], mode="r")
+        sentence_offsets = np.memmap(directory / "sentence_offsets.int64", dtype=np.int64, mode="r")
+        document_offsets = np.memmap(directory / "document_offsets.int64", dtype=np.int64, mode="r")
+        vocabulary_size = int(meta["vocabulary_size"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if sentence_offsets[-1] != len(tokens) or document_offsets[-1] != len(sentence_offsets) - 1:
+        return None
+    return TokenStore(tokens, sentence_offsets[:-1], sentence_offsets[1:], document_offsets, vocabulary_size)
+
+
+def _put_in_place(built: Path, place: Path) -> None:
+    """Renames a complete store; where another process came first, with a whole one, that one stays."""
+    try:
+        built.rename(place)
+    except OSError:
+        if open_store(place) is not None:
+            return
+        shutil.rmtree(place)  # a damaged store
+        built.rename(place)
+    sync_directory(place.parent)

@@ -1,0 +1,75 @@
+"""Files that are either whole or not there: written beside their place, synced to the disk, then renamed.
+
+A rename within a directory is atomic, and the sync before it means that a power cut leaves the old file or
+the new one, never half of one.
+"""
+
+import errno
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kerasllm.errors import InputError
+from kerasllm.settings import plain
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes a whole file, or leaves what was there.
+
+    Args:
+        path: the file; its directory must exist.
+        content: text is written as UTF-8.
+
+    Raises:
+        InputError: the disk is full.
+        OSError: any other failure to write.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"{path}: the disk is full; free some space or choose another --output"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes the names in a directory, and so a rename, survive a power cut, where that can be asked."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
+    """JSON that every reader takes: NumPy scalars as numbers, NaN and infinities as null."""
+    return json.dumps(_finite(plain(value)), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

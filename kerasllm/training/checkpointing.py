@@ -1,0 +1,254 @@
+"""Saving the full state of a run in the midst of `fit`, so that an interrupted run goes on as if nothing had
+been.
+
+Keras' own `BackupAndRestore` leaves out seed generators and random states, restarts the epoch on weights that
+have already seen it, and a write that is cut off destroys the last good state. What is saved, and how it is
+read again, is in `training_state`; here is when.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from kerasllm import __version__
+from kerasllm.errors import InputError
+from kerasllm.training.atomic_files import sync_directory, write_atomically
+from kerasllm.training.interruption import Interruption
+from kerasllm.training.random_state import get_random_states, set_random_states
+from kerasllm.training.state_file import Entry, write_state_file
+from kerasllm.training.step_callback import StepCallback
+from kerasllm.training.training_state import (
+    RestoredState,
+    checkpoint_name,
+    checksum,
+    list_checkpoints,
+    restore,
+    variable_entries,
+)
+
+__all__ = ["Checkpoint", "RestoredState", "Stateful", "restore"]
+
+_BEST = "best"
+
+
+class Stateful(Protocol):
+    """What a callback needs for its state to be part of a checkpoint.
+
+    It may also have `get_arrays() -> dict[str, np.ndarray]` and `set_arrays(arrays)`.
+    """
+
+    def get_state(self) -> dict[str, Any]:
+        """The state, as JSON can hold it."""
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores what `get_state` returned, after a way through JSON."""
+
+
+class Checkpoint(StepCallback):
+    """Saves the training state after every so many optimizer steps or minutes, and when the run is told to
+    stop.
+
+    Comes last among the callbacks: what it saves is the state after all others have seen the step. SIGTERM
+    and SIGINT let the step finish, save and stop; the recipe then reads `interrupted`. A second one exits at
+    once. If saving fails, the disk is full say, training goes on and the last good checkpoint stays.
+
+    Args:
+        directory: `RunDirectory.checkpoints`; made when needed.
+        steps: optimizer steps between checkpoints; None for no such rule.
+        minutes: minutes between checkpoints; None for no such rule.
+        keep: how many of the newest stay, beside that marked by `mark_best`.
+        total_steps: the last step, which is always saved; so is one at which another callback stops training.
+        callbacks: those with `get_state`; the same, in the same order, when resumed.
+        gradient_accumulation: batches an optimizer step takes.
+        restored: what `restore` returned: its step, its callbacks' states and its random states are put in
+            place.
+        handle_signals: install handlers for the time of `fit` (only ever in the main thread).
+
+    Attributes:
+        interrupted: None, or the exit code of a run that was told to stop: 130 for SIGINT, 143 for SIGTERM.
+        seconds: training time so far, over all sessions.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        steps: int | None = None,
+        minutes: float | None = None,
+        keep: int = 2,
+        total_steps: int | None = None,
+        callbacks: Sequence[Stateful] = (),
+        gradient_accumulation: int = 1,
+        restored: RestoredState | None = None,
+        handle_signals: bool = True,
+    ) -> None:
+        super().__init__(
+            gradient_accumulation=gradient_accumulation, start_step=restored.step if restored else 0
+        )
+        if keep < 1:
+            raise InputError(f"--keep must be at least 1, not {keep}")
+        self.directory = Path(directory)
+        self.steps = steps
+        self.minutes = minutes
+        self.keep = keep
+        self.total_steps = total_steps
+        self.callbacks = {_name(index, callback): callback for index, callback in enumerate(callbacks)}
+        self._interruption = Interruption() if handle_signals else None
+        self._best_next = False
+        self._random_states = restored.random_states if restored else None
+        self._earlier_seconds = restored.seconds if restored else 0.0
+        self._began = self._saved_at = time.monotonic()
+        self._saved_step = self.step if restored else -1
+        if restored:
+            self._hand_out(restored)
+
+    @property
+    def interrupted(self) -> int | None:
+        """The exit code if a signal has stopped the run."""
+        return self._interruption.exit_code if self._interruption else None
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all sessions, in seconds."""
+        return self._earlier_seconds + time.monotonic() - self._began
+
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        """Listens for signals from here on."""
+        self._began = self._saved_at = time.monotonic()
+        if self._interruption:
+            self._interruption.listen()
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Restores the random states: only now, as on torch `fit` itself has drawn from them."""
+        if self._random_states is not None:
+            set_random_states(self._random_states)
+            self._random_states = None
+
+    def on_step_end(self, step: int, values: dict[str, float]) -> None:
+        """Saves if it is time, or the last chance."""
+        stopping = self.interrupted is not None
+        due = bool(self.steps) and step % self.steps == 0  # type: ignore[operator]
+        if self.minutes and time.monotonic() - self._saved_at >= self.minutes * 60:
+            due = True
+        if due or self._best_next or stopping or step == self.total_steps or self.trainer.stop_training:
+            saved = self.save()
+            if stopping:
+                state = f"saved step {step}" if saved else f"step {step} is not saved"
+                print(f"stopped: {state}, --resume goes on from there", file=sys.stderr)
+        if stopping:
+            self.trainer.stop_training = True
+
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        """Gives the signals back to whoever had them."""
+        self.close()
+
+    def close(self) -> None:
+        """Gives the signals back, for a recipe whose training failed; safe to call twice."""
+        if self._interruption:
+            self._interruption.restore()
+
+    def mark_best(self) -> None:
+        """The step that is ending is saved, and kept until another is marked. For callbacks before this."""
+        self._best_next = True
+
+    def save(self) -> bool:
+        """Saves the state after the current step, if that is not done yet.
+
+        Returns:
+            Whether the state is on the disk. If not, a line on standard error has said why.
+        """
+        if self._saved_step == self.step:
+            return True
+        began = time.monotonic()
+        place = self.directory / checkpoint_name(self.step)
+        temporary = self.directory / f".{place.name}.tmp"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for leftover in self.directory.glob(".step-*.tmp"):
+                shutil.rmtree(leftover)
+            temporary.mkdir()
+            self._write(temporary)
+            if place.exists():  # a broken one that `restore` has passed over
+                shutil.rmtree(place)
+            temporary.replace(place)
+            sync_directory(self.directory)
+            self._saved_step = self.step
+            if self._best_next:
+                write_atomically(self.directory / _BEST, place.name + "\n")
+                self._best_next = False
+            self._prune()
+        except (OSError, InputError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or error
+            print(f"checkpoint of step {self.step} not saved ({reason}); training goes on", file=sys.stderr)
+            return False
+        finally:
+            self._saved_at = time.monotonic()
+            for callback in self.callbacks.values():
+                if hasattr(callback, "exclude"):  # no part of the speed of training
+                    callback.exclude(self._saved_at - began)
+        return True
+
+    def _write(self, directory: Path) -> None:
+        model = self.model  # on JAX this brings the state of this very step into the variables
+        entries = variable_entries(model)
+        states = {}
+        for name, callback in self.callbacks.items():
+            states[name] = callback.get_state()
+            if hasattr(callback, "get_arrays"):
+                for key, array in callback.get_arrays().items():
+                    entries.append(_array_entry(f"callback/{name}/{key}", array))
+        digest = write_state_file(directory / "state.safetensors", entries)
+        state = {
+            "step": self.step,
+            "seconds": round(self.seconds, 3),
+            "callbacks": states,
+            "random_states": get_random_states(),
+            "versions": {
+                "kerasllm": __version__,
+                "keras": keras.__version__,
+                "backend": keras.backend.backend(),
+            },
+            "sha256": digest,
+        }
+        state["checksum"] = checksum(state)
+        write_atomically(directory / "state.json", json.dumps(state) + "\n")
+
+    def _prune(self) -> None:
+        best = self.directory / _BEST
+        marked = best.read_text().strip() if best.exists() else ""
+        kept = 0
+        for step, path in list_checkpoints(self.directory):
+            # What lies beyond this step was passed over as damaged when the run was resumed.
+            if step <= self.step and (kept < self.keep or path.name == marked):
+                kept += 1
+            else:
+                shutil.rmtree(path)
+
+    def _hand_out(self, restored: RestoredState) -> None:
+        for name, callback in self.callbacks.items():
+            if name not in restored.callbacks:
+                print(f"{restored.path} holds no state of {name}: it starts afresh", file=sys.stderr)
+                continue
+            callback.set_state(restored.callbacks[name])
+            if hasattr(callback, "set_arrays"):
+                prefix = f"callback/{name}/"
+                arrays = {
+                    k.removeprefix(prefix): v for k, v in restored.arrays.items() if k.startswith(prefix)
+                }
+                callback.set_arrays(arrays)
+
+
+def _array_entry(name: str, array: np.ndarray) -> Entry:
+    return Entry(name, array.shape, array.dtype.name, lambda: array)
+
+
+def _name(index: int, callback: Stateful) -> str:
+    return f"{index}-{type(callback).__name__}"

@@ -1,0 +1,85 @@
+"""The picture of a run: loss against step above, everything else that was measured below."""
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_COLOURS = ("#1f5fa8", "#d1601f", "#2f8f5b", "#8a4fa3", "#b8323f", "#6b6b6b")
+_NOT_SHOWN = {"step", "learning_rate", "tokens_per_second"}
+_PREFIX = "validation_"
+
+
+def plot_curves(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Draws training and validation loss in nats against the step, other metrics in a panel below.
+
+    Args:
+        lines: what `read_metrics` returns. Nothing is drawn from none.
+        path: the PNG, replaced whole.
+        title: the run's name.
+    """
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    figures = [
+        n
+        for n in names
+        if n not in _NOT_SHOWN and any(isinstance(line.get(n), int | float) for line in lines)
+    ]
+    if not figures:
+        return
+    # The object interface: no global state, no window system, whatever the user's own matplotlib settings.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    losses = [name for name in figures if name.removeprefix(_PREFIX) == "loss"]
+    panels = [(losses, "loss (nats)"), *_other_panels([name for name in figures if name not in losses])]
+    panels = [(shown, label) for shown, label in panels if shown]
+    figure = Figure(figsize=(8, 1.2 + 3.4 * len(panels)), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (shown, label) in zip(axes, panels, strict=True):
+        bases = list(dict.fromkeys(name.removeprefix(_PREFIX) for name in shown))
+        for name in shown:
+            points = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
+            validation = name.startswith(_PREFIX)
+            axis.plot(
+                *zip(*points, strict=True),
+                color=_COLOURS[
+                    (1 if validation and len(bases) == 1 else bases.index(name.removeprefix(_PREFIX))) % 6
+                ],
+                linestyle="--" if validation and len(bases) > 1 else "-",
+                linewidth=1.5,
+                marker="o" if validation or len(points) == 1 else "",
+                markersize=3.5,
+                label=_label(name, loss=label.startswith("loss")),
+            )
+        axis.set_ylabel(label)
+        axis.grid(color="#e4e4e4", linewidth=0.7)
+        axis.set_axisbelow(True)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+        axis.margins(x=0.02)
+        axis.legend(frameon=False, fontsize=9)
+    axes[-1].set_xlabel("optimizer step")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title, fontsize=12)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        figure.savefig(temporary, format="png")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _other_panels(names: list[str]) -> list[tuple[list[str], str]]:
+    """Further losses share an axis, and so do fractions; a perplexity needs one of its own."""
+    losses = [name for name in names if name.endswith("loss")]
+    perplexities = [name for name in names if name.endswith("perplexity")]
+    rest = [name for name in names if name not in losses and name not in perplexities]
+    return [(rest, "metric"), (losses, "loss (nats), by part"), (perplexities, "perplexity")]
+
+
+def _label(name: str, loss: bool) -> str:
+    words = name.removeprefix(_PREFIX).replace("_", " ")
+    if loss:
+        words = words.removesuffix("loss").strip()
+    return f"{words} {'validation' if name.startswith(_PREFIX) else 'training'}".strip()

@@ -1,0 +1,126 @@
+"""`model.fit` with everything a recipe's run wants around it: log, progress, validation, checkpoints, resume.
+
+All steps of a run are one call of `fit` over one long data set: evaluation and checkpoints are callbacks, so
+they may come at any step, and a resumed run is the same call over what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from kerasllm.training.checkpointing import Checkpoint, restore
+from kerasllm.training.evaluation_callback import Evaluation
+from kerasllm.training.metrics_log import MetricsLog
+from kerasllm.training.progress import Progress
+from kerasllm.training.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What came of `fit_run`.
+
+    Args:
+        seconds: training time, over all sessions of the run.
+        figures: of the last validation, or of the best one where that was restored.
+        best_step: step of the best validation, 0 without any.
+        interrupted: None, or the exit code of a run that was told to stop.
+        last_step: the last optimizer step that was made.
+    """
+
+    seconds: float
+    figures: dict[str, float]
+    best_step: int
+    interrupted: int | None
+    last_step: int
+
+
+def fit_run(
+    model: keras.Model,
+    make_batches: Callable[[int], keras.utils.PyDataset],
+    run: RunDirectory,
+    *,
+    steps: int,
+    tokens_per_step: float | Callable[[int], float],
+    gradient_accumulation: int = 1,
+    evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+    eval_interval: int | None = None,
+    restore_best: bool = False,
+    patience: int | None = None,
+    monitor: str = "loss",
+    log_interval: int | None = None,
+    checkpoint_steps: int | None = None,
+    checkpoint_minutes: float | None = None,
+    keep: int = 2,
+    resume: bool = False,
+) -> FitResult:
+    """Trains a compiled model up to step `steps`, in the run directory `run`.
+
+    Args:
+        model: compiled, with `per_step_metrics` set.
+        make_batches: from the number of steps done to the batches of all others.
+        run: where log, checkpoints and pictures go.
+        steps: the last optimizer step, counted from 1.
+        tokens_per_step: real tokens a step trains on, or a function of the step.
+        gradient_accumulation: batches an optimizer step takes.
+        evaluate: from the model to validation figures; None for no validation.
+        eval_interval: steps between validations; only at the end if None.
+        restore_best: end with the weights of the best validation.
+        patience: validations without a better one after which training stops; None for never.
+        monitor: the figure that says what is better.
+        log_interval: steps between lines of metrics.jsonl; by the length of the run if None.
+        checkpoint_steps: steps between checkpoints.
+        checkpoint_minutes: minutes between checkpoints.
+        keep: number of the newest checkpoints that stay.
+        resume: go on from the newest whole checkpoint, if there is one.
+    """
+    restored = restore(model, run.checkpoints) if resume else None
+    start = restored.step if restored else 0
+    if resume:
+        print(f"resuming from step {start}" if restored else "no checkpoint yet: starting from step 0", flush=True)
+    common: dict[str, Any] = {"gradient_accumulation": gradient_accumulation, "start_step": start}
+    log = MetricsLog(
+        run.path, total_steps=steps, log_interval=log_interval, tokens_per_step=tokens_per_step, **common
+    )
+    progress = Progress(steps, tokens_per_step=tokens_per_step, **common)
+    callbacks: list[keras.callbacks.Callback] = [log, progress]
+    evaluation = None
+    if evaluate is not None:
+        evaluation = Evaluation(
+            evaluate=evaluate,
+            interval=eval_interval,
+            total_steps=steps,
+            restore_best=restore_best,
+            patience=patience,
+            monitor=monitor,
+            metrics_log=log,
+            **common,
+        )
+        callbacks.append(evaluation)
+    checkpoint = Checkpoint(
+        run.checkpoints,
+        steps=checkpoint_steps,
+        minutes=checkpoint_minutes,
+        keep=keep,
+        total_steps=steps,
+        callbacks=[log, evaluation] if evaluation else [log],
+        gradient_accumulation=gradient_accumulation,
+        restored=restored,
+    )
+    callbacks.append(checkpoint)
+    try:
+        if start < steps:
+            model.fit(make_batches(start), epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
+    finally:
+        progress.close()
+        checkpoint.close()
+    return FitResult(
+        seconds=checkpoint.seconds,
+        figures=dict(evaluation.figures) if evaluation else {},
+        best_step=evaluation.best_step if evaluation else 0,
+        interrupted=checkpoint.interrupted,
+        last_step=checkpoint.step,
+    )

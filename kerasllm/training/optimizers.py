@@ -1,0 +1,39 @@
+"""The optimizer of the recipes: plain Keras AdamW, set up as language models are trained."""
+
+import keras
+
+
+def adamw(
+    learning_rate,
+    *,
+    weight_decay: float = 0.01,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-6,
+    clip_norm: float | None = 1.0,
+    gradient_accumulation: int = 1,
+) -> keras.optimizers.AdamW:
+    """AdamW without decay on biases and layer normalisation, with clipping by the global norm.
+
+    Args:
+        learning_rate: a number or a schedule.
+        weight_decay: decoupled, times the learning rate.
+        beta_1: decay of the first moment.
+        beta_2: decay of the second moment.
+        epsilon: added to the root of the second moment; BERT's 1e-6.
+        clip_norm: the gradient of all weights together is scaled down to this norm; None for never.
+        gradient_accumulation: batches whose gradients are averaged for one update.
+
+    Reference: Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101.
+    """
+    optimizer = keras.optimizers.AdamW(
+        learning_rate,
+        weight_decay=weight_decay,
+        beta_1=beta_1,
+        beta_2=beta_2,
+        epsilon=epsilon,
+        global_clipnorm=clip_norm,
+        gradient_accumulation_steps=gradient_accumulation if gradient_accumulation > 1 else None,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "scale"])
+    return optimizer

@@ -1,0 +1,38 @@
+"""The global random generators: Python's, NumPy's and the backend's.
+
+kerasllm draws what matters from seed and step, but a user's own data set or an unseeded Dropout on torch may
+not. What Keras layers draw from seed generators of their own is state of the model and no concern here.
+"""
+
+import base64
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasllm import backend
+
+
+def get_random_states() -> dict[str, Any]:
+    """The states of all global generators, as JSON can hold them."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state = backend.get_random_state()
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [name, [int(key) for key in keys], position, has_gauss, cached],
+        keras.backend.backend(): None if state is None else base64.b64encode(state).decode(),
+    }
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Restores what `get_random_states` returned; the state of another backend's generator is passed over."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    state = states.get(keras.backend.backend())
+    if state is not None:
+        backend.set_random_state(base64.b64decode(state))

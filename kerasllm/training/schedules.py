@@ -1,0 +1,57 @@
+"""Learning rates as functions of the optimizer's step, also under gradient accumulation."""
+
+import keras
+from keras import ops
+
+from kerasllm.errors import InputError
+
+
+def warmup_steps(warmup: float, steps: int) -> int:
+    """`warmup` as a number of steps: below 1 it is a share of all `steps`.
+
+    Raises:
+        InputError: it is negative or leaves no step after it.
+    """
+    count = round(warmup * steps) if warmup < 1 else int(warmup)
+    if warmup < 0 or (warmup >= 1 and count != warmup):
+        raise InputError(f"warmup is {warmup}: give a whole number of steps, or a share of all steps below 1")
+    if count >= steps > 1:
+        raise InputError(f"warmup takes {count} of {steps} steps: it must leave some")
+    return min(count, steps - 1)
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly to the peak, then falls linearly to zero, one step after the last.
+
+    Args:
+        peak: the learning rate after warm-up.
+        steps: all optimizer steps.
+        warmup: steps of the rise; the first has peak / warmup, not zero.
+        gradient_accumulation: batches an optimizer step. Keras hands a schedule the number of *batches*.
+
+    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, appendix A.2.
+    """
+
+    def __init__(self, peak: float, *, steps: int, warmup: int = 0, gradient_accumulation: int = 1) -> None:
+        self.peak = peak
+        self.steps = steps
+        self.warmup = warmup
+        self.gradient_accumulation = gradient_accumulation
+
+    def __call__(self, step):
+        """The learning rate of the optimizer step to which batch number `step` (from 0) belongs."""
+        step = ops.cast(ops.floor_divide(step, self.gradient_accumulation), "float32")
+        rise = (step + 1) / max(self.warmup, 1)
+        fall = (self.steps - step) / max(self.steps - self.warmup, 1)
+        factor = ops.where(step < self.warmup, rise, ops.clip(fall, 0.0, 1.0))
+        return ops.cast(self.peak, "float32") * factor
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return {
+            "peak": self.peak,
+            "steps": self.steps,
+            "warmup": self.warmup,
+            "gradient_accumulation": self.gradient_accumulation,
+        }

@@ -1,0 +1,325 @@
+"""Pretrains a BERT with masked-LM and next-sentence prediction on text of your own.
+
+KERAS_BACKEND=jax python recipes/pretrain_bert.py --corpus my.txt --size mini --steps 10000 --output runs/mine
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kerasllm import BertConfig, BertPretraining, cli
+from kerasllm.checkpoints import write_model
+from kerasllm.data.corpora import Corpus
+from kerasllm.data.pretraining_batches import BertPretrainingBatches
+from kerasllm.data.token_store import TokenStore, tokenize_corpus
+from kerasllm.data.tokenizers import (
+    continuation_mask,
+    load_tokenizer,
+    save_tokenizer,
+    special_token_ids,
+    train_wordpiece,
+)
+from kerasllm.errors import InputError
+from kerasllm.training.fit_run import fit_run
+from kerasllm.training.model_options import ModelOptions
+from kerasllm.training.objectives import compile_pretraining, evaluate_pretraining
+from kerasllm.training.optimizers import adamw
+from kerasllm.training.precision import choose_precision
+from kerasllm.training.run_directory import RunDirectory
+from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
+
+
+@dataclass
+class Config:
+    """Pretrains a BERT with masked-LM and next-sentence prediction and writes a run directory."""
+
+    output: str
+    """Directory of the run: settings, log, checkpoints, model, results."""
+
+    corpus: list[str]
+    """Text files or directories, .jsonl, .parquet, hub:ID of a data set, or python-docs; several allowed."""
+
+    validation_corpus: list[str] = field(default_factory=list)
+    """As --corpus; without it, documents are set aside by --validation_fraction."""
+
+    validation_fraction: float = 0.05
+    """Share of the documents set aside for validation where there is no --validation_corpus; 0 for none."""
+
+    text_column: str = "text"
+    """Field of the text in .jsonl, .parquet and hub data sets."""
+
+    tokenizer: str | None = None
+    """A tokenizer.json, vocab.txt, or directory or run with one; without it, WordPiece is trained on --corpus."""
+
+    vocabulary_size: int = 30522
+    """Size of the WordPiece vocabulary that is trained."""
+
+    lowercase: bool = True
+    """Whether the trained tokenizer lowers case and strips accents."""
+
+    init: str | None = None
+    """A run, model directory or hub id to go on from; its tokenizer is taken too."""
+
+    size: Literal["tiny", "mini", "small", "medium", "base", "large"] = "mini"
+    """Named size; --model.* override it."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+
+    objectives: list[Literal["masked_lm", "next_sentence", "sentence_order"]] = field(
+        default_factory=lambda: ["masked_lm", "next_sentence"]
+    )
+    """masked_lm alone (RoBERTa's full sequences), or with next_sentence (BERT) or sentence_order (ALBERT)."""
+
+    masking: Literal["token", "whole_word", "span"] = "token"
+    """What is masked together: single tokens, words, or spans of words (SpanBERT)."""
+
+    masking_probability: float = 0.15
+    """Share of the tokens to predict."""
+
+    sequence_length: int = 128
+    """Tokens of a training example, special tokens included."""
+
+    batch_size: int = 32
+    """Examples of a batch; an optimizer step sees batch_size * gradient_accumulation."""
+
+    gradient_accumulation: int = 1
+    """Batches whose gradients make one optimizer step."""
+
+    steps: int = 10_000
+    """Optimizer steps."""
+
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+
+    warmup: float = 0.1
+    """Steps of linear warm-up; below 1, a share of all steps."""
+
+    weight_decay: float = 0.01
+    """Decoupled weight decay, not on biases and layer normalisation."""
+
+    beta_2: float = 0.999
+    """Decay of AdamW's second moment."""
+
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient."""
+
+    precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
+    """auto measures both, takes the faster and records it."""
+
+    eval_interval: int | None = None
+    """Steps between validations; a tenth of all steps if null."""
+
+    eval_batches: int = 50
+    """Batches of a validation at most."""
+
+    restore_best: bool = False
+    """End with the weights of the best validation."""
+
+    patience: int | None = None
+    """Validations without a better one after which training stops; null for never."""
+
+    log_interval: int | None = None
+    """Steps between lines of metrics.jsonl; 1 up to 100 steps, else 10, if null."""
+
+    checkpoint_steps: int | None = None
+    """Steps between checkpoints."""
+
+    checkpoint_minutes: float | None = 10.0
+    """Minutes between checkpoints."""
+
+    keep: int = 2
+    """Checkpoints that stay."""
+
+    processes: int | None = None
+    """Processes that tokenize; as many as there are cores if null."""
+
+    seed: int = 0
+    """Of initial values, dropout, order, pairs and masks."""
+
+    resume: bool = False
+    """Go on with an interrupted run."""
+
+
+def main(config: Config) -> int:
+    """Data → model → compile → fit → save."""
+    if RunDirectory.check(config.output, config, resume=config.resume):
+        print(f"{config.output} is finished: nothing to resume")
+        return 0
+    check(config)
+    corpus = Corpus(config.corpus, text_column=config.text_column)
+    tokenizer = find_tokenizer(config, corpus)
+    store = tokenize_corpus(corpus, tokenizer, processes=config.processes)
+    if config.validation_corpus:
+        held_out = Corpus(config.validation_corpus, text_column=config.text_column)
+        train, validation = store, tokenize_corpus(held_out, tokenizer, processes=config.processes)
+    else:
+        train, validation = split(store, config)
+    fingerprint = corpus.fingerprint()
+    print(
+        f"corpus {fingerprint[:16]}: {train.num_documents:,} documents, {train.num_sentences:,} sentences, "
+        f"{train.num_tokens:,} tokens to train on",
+        flush=True,
+    )
+
+    batch_settings: dict[str, Any] = {
+        "special": special_token_ids(tokenizer),
+        "sequence_length": config.sequence_length,
+        "batch_size": config.batch_size,
+        "objectives": config.objectives,
+        "masking": config.masking,
+        "masking_probability": config.masking_probability,
+        "continuation": continuation_mask(tokenizer),
+    }
+
+    def make_batches(start_step: int) -> BertPretrainingBatches:
+        return BertPretrainingBatches(
+            train,
+            steps=config.steps,
+            start_step=start_step,
+            seed=config.seed,
+            gradient_accumulation=config.gradient_accumulation,
+            **batch_settings,
+        )
+
+    batches = make_batches(0)
+    validation_batches = None
+    if validation is not None:
+        validation_batches = BertPretrainingBatches(
+            validation, steps=config.eval_batches, seed=config.seed + 1, pad_last=True, prefetch=0, **batch_settings
+        )
+
+    schedule = LinearWarmupDecay(
+        config.learning_rate,
+        steps=config.steps,
+        warmup=warmup_steps(config.warmup, config.steps),
+        gradient_accumulation=config.gradient_accumulation,
+    )
+
+    def make_model() -> BertPretraining:
+        model = initial_model(config, tokenizer.get_vocab_size())
+        optimizer = adamw(
+            schedule,
+            weight_decay=config.weight_decay,
+            beta_2=config.beta_2,
+            clip_norm=config.clip_norm,
+            gradient_accumulation=config.gradient_accumulation,
+        )
+        compile_pretraining(model, optimizer, normalized_weights=config.gradient_accumulation > 1)
+        return model
+
+    with RunDirectory.create(config.output, config, resume=config.resume) as run:
+        asked = run.resolved.get("precision", config.precision)
+        precision = choose_precision(asked, make_model, batches[0])
+        model = make_model()
+        run.record(
+            precision=precision,
+            corpus_sha256=fingerprint,
+            model=dataclasses.asdict(model.config),
+            parameters=model.count_params(),
+            mean_fill=round(batches.mean_fill, 4),
+        )
+        print(f"{model.count_params():,} parameters, {batches.steps_per_epoch:,} steps an epoch", flush=True)
+        result = fit_run(
+            model,
+            make_batches,
+            run,
+            steps=config.steps,
+            tokens_per_step=batches.mean_fill
+            * config.sequence_length
+            * config.batch_size
+            * config.gradient_accumulation,
+            gradient_accumulation=config.gradient_accumulation,
+            evaluate=validation_batches and (lambda model: evaluate_pretraining(model, validation_batches)),
+            eval_interval=config.eval_interval or max(config.steps // 10, 1),
+            restore_best=config.restore_best,
+            patience=config.patience,
+            log_interval=config.log_interval,
+            checkpoint_steps=config.checkpoint_steps,
+            checkpoint_minutes=config.checkpoint_minutes,
+            keep=config.keep,
+            resume=config.resume,
+        )
+        if result.interrupted:
+            return result.interrupted
+        write_model(model, run.model)
+        save_tokenizer(tokenizer, run.model, max_length=model.config.max_sequence_length)
+        figures = evaluate_pretraining(model, validation_batches) if validation_batches else None
+        run.write_results(
+            {
+                "validation": figures,
+                "steps": result.last_step,
+                "best_step": result.best_step,
+                "parameters": model.count_params(),
+                "precision": precision,
+                "corpus_sha256": fingerprint,
+            },
+            seconds=result.seconds,
+        )
+        for name, value in (figures or {}).items():
+            print(f"validation {name.replace('_', ' ')}: {value:.4f}")
+        print(f"written to {run.path}")
+    return 0
+
+
+def check(config: Config) -> None:
+    """Settings that no later part would refuse in words."""
+    for name in ("steps", "batch_size", "gradient_accumulation", "eval_batches"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name} is {getattr(config, name)}, it must be at least 1")
+    if not 0 <= config.validation_fraction < 1:
+        raise InputError(f"--validation_fraction is {config.validation_fraction}, it must lie in [0, 1)")
+    positions = config.model.max_sequence_length
+    if not config.init and positions is not None and config.sequence_length > positions:
+        raise InputError(
+            f"--sequence_length {config.sequence_length} is above --model.max_sequence_length {positions}"
+        )
+
+
+def find_tokenizer(config: Config, corpus: Corpus) -> Any:
+    """The one asked for, that of `--init`, or one trained on the corpus."""
+    if config.tokenizer or config.init:
+        return load_tokenizer(config.tokenizer or config.init)
+    sentences = (sentence for document in corpus.documents() for sentence in document)
+    return train_wordpiece(sentences, config.vocabulary_size, lowercase=config.lowercase)
+
+
+def split(store: TokenStore, config: Config) -> tuple[TokenStore, TokenStore | None]:
+    """Documents to train on and to validate with."""
+    if config.validation_fraction == 0 or store.num_documents < 2:
+        return store, None
+    return store.split(config.validation_fraction, config.seed)
+
+
+def initial_model(config: Config, vocabulary_size: int) -> BertPretraining:
+    """From a checkpoint or from scratch."""
+    objectives = ["next_sentence" if name == "sentence_order" else name for name in config.objectives]
+    if config.init:
+        settings = {} if config.model.dropout is None else {"dropout": config.model.dropout}
+        model = BertPretraining.from_pretrained(
+            config.init, objectives=objectives, seed=config.seed, **settings
+        )
+        fits(model.config, config, vocabulary_size)
+        return model
+    shape = config.model.chosen() | {"vocabulary_size": vocabulary_size}
+    shape.setdefault("max_sequence_length", max(config.sequence_length, 512))
+    return BertPretraining(BertConfig.from_size(config.size, **shape), objectives=objectives, seed=config.seed)
+
+
+def fits(shape: BertConfig, config: Config, vocabulary_size: int) -> None:
+    """Refuses a checkpoint whose tables do not fit the tokenizer or the sequences."""
+    if shape.vocabulary_size < vocabulary_size:
+        raise InputError(
+            f"the tokenizer has {vocabulary_size} tokens, {config.init} has {shape.vocabulary_size}: "
+            "they do not belong together; leave --tokenizer out to take the checkpoint's own"
+        )
+    if config.sequence_length > shape.max_sequence_length:
+        raise InputError(
+            f"--sequence_length {config.sequence_length} is above the {shape.max_sequence_length} "
+            f"positions of {config.init}"
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

@@ -1,0 +1,50 @@
+"""Items made ahead: the same ones, once, and no thread that stays."""
+
+import threading
+import time
+
+import pytest
+
+from kerasllm.data.prefetch import Prefetcher
+
+
+def left_after_a_while():
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        threads = [thread for thread in threading.enumerate() if thread.name == "kerasllm-prefetch"]
+        if not threads:
+            break
+        time.sleep(0.01)
+    return threads
+
+
+def test_a_failure_is_raised_where_the_item_is_asked_for_and_may_pass():
+    fails = [True]
+
+    def make(number):
+        if number == 2 and fails:
+            raise OSError("the disk is gone")
+        return number * number
+
+    ahead = Prefetcher(make, depth=3, stop=5)
+    assert [ahead.get(0), ahead.get(1)] == [0, 1]
+    assert not left_after_a_while()
+    with pytest.raises(OSError, match="disk"):
+        ahead.get(2)
+    fails.clear()
+    assert [ahead.get(number) for number in (2, 3, 4, 0)] == [4, 9, 16, 0]
+    assert not left_after_a_while()
+
+
+def test_items_are_made_once_and_none_behind_the_end():
+    made, main = [], threading.get_ident()
+
+    def make(number):
+        made.append((number, threading.get_ident() == main))
+        return number
+
+    ahead = Prefetcher(make, depth=2, stop=6)
+    for number in range(6):
+        assert ahead.get(number) == number
+    assert sorted(number for number, _ in made) == list(range(6))
+    assert [number for number, here in made if here] == [0]

@@ -1,0 +1,133 @@
+"""Losses and metrics against NumPy in float64, and accumulation against the big batch."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kerasllm import (
+    MaskedLanguageModelAccuracy,
+    MaskedLanguageModelLoss,
+    NextSentenceAccuracy,
+    NextSentenceLoss,
+    Perplexity,
+)
+
+
+def example(rows=6, slots=4, classes=11, scale=3.0):
+    draw = np.random.default_rng(0)
+    logits = draw.normal(0, scale, (rows, slots, classes)).astype("float32")
+    labels = draw.integers(0, classes, (rows, slots)).astype("int32")
+    weights = (draw.random((rows, slots)) < 0.6).astype("float32")
+    return labels, logits, weights
+
+
+def numpy_losses(labels, logits, smoothing=0.0):
+    logits = logits.astype("float64")
+    log_probabilities = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    log_probabilities -= logits.max(-1, keepdims=True)
+    target = np.eye(logits.shape[-1])[labels] * (1 - smoothing) + smoothing / logits.shape[-1]
+    return -(target * log_probabilities).sum(-1)
+
+
+def value(tensor):
+    return float(ops.convert_to_numpy(tensor))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_masked_lm_loss_is_the_mean_over_the_real_slots(smoothing):
+    labels, logits, weights = example()
+    expected = (numpy_losses(labels, logits, smoothing) * weights).sum() / weights.sum()
+    loss = MaskedLanguageModelLoss(label_smoothing=smoothing)
+    assert value(loss(labels, logits, weights)) == pytest.approx(expected, rel=1e-5)
+    again = MaskedLanguageModelLoss.from_config(loss.get_config())
+    assert value(again(labels, logits, weights)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_next_sentence_loss_with_and_without_weights():
+    labels, logits, _ = example(classes=2)
+    labels, logits = labels[:, 0], logits[:, 0]
+    losses = numpy_losses(labels, logits)
+    assert value(NextSentenceLoss()(labels, logits)) == pytest.approx(losses.mean(), rel=1e-5)
+    weights = np.array([1, 1, 0, 0, 0, 1], "float32")
+    assert value(NextSentenceLoss()(labels, logits, weights)) == pytest.approx(losses[[0, 1, 5]].mean(), rel=1e-5)
+
+
+def test_nothing_in_an_unused_slot_matters():
+    labels, logits, weights = example()
+    expected = value(MaskedLanguageModelLoss()(labels, logits, weights))
+    logits[weights == 0] = np.nan
+    assert value(MaskedLanguageModelLoss()(labels, logits, weights)) == expected
+    assert value(MaskedLanguageModelLoss()(labels, logits, np.zeros_like(weights))) == 0
+
+
+def test_large_logits_and_bfloat16_are_safe():
+    labels = np.array([[0, 1]], "int32")
+    logits = np.array([[[3e4, -3e4, 0], [3e4, -3e4, 0]]], "float32")
+    assert value(MaskedLanguageModelLoss()(labels, logits)) == pytest.approx(3e4, rel=1e-3)
+    labels, logits, weights = example(classes=4000, scale=1.0)
+    half = ops.cast(ops.convert_to_tensor(logits), "bfloat16")
+    exact = (numpy_losses(labels, ops.convert_to_numpy(ops.cast(half, "float32"))) * weights).sum() / weights.sum()
+    assert value(MaskedLanguageModelLoss()(labels, half, weights)) == pytest.approx(exact, rel=1e-5)
+
+
+def test_bad_label_smoothing_is_refused():
+    with pytest.raises(ValueError, match="label_smoothing is 1.5"):
+        MaskedLanguageModelLoss(label_smoothing=1.5)
+
+
+def linear_model(reduction, accumulation):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4, 3)), keras.layers.Dense(11, kernel_initializer="zeros")])
+    model.compile(
+        keras.optimizers.SGD(1.0, gradient_accumulation_steps=accumulation if accumulation > 1 else None),
+        loss=MaskedLanguageModelLoss(reduction=reduction),
+    )
+    return model
+
+
+def test_accumulation_equals_the_big_batch():
+    """Micro-batches with very unequal numbers of real slots; weights scaled as the module's text says."""
+    labels, _, weights = example(rows=8)
+    weights[:2], weights[2:4] = 0, 1
+    weights[1, 0] = 1
+    inputs = np.random.default_rng(1).normal(size=(8, 4, 3)).astype("float32")
+    big = linear_model("mean_with_sample_weight", 1)
+    big.fit(inputs, labels, sample_weight=weights, batch_size=8, shuffle=False, verbose=0)
+    small = linear_model("sum", 4)
+    scaled = weights * 4 / weights.sum()
+    small.fit(inputs, labels, sample_weight=scaled, batch_size=2, shuffle=False, verbose=0)
+    naive = linear_model("mean_with_sample_weight", 4)
+    naive.fit(inputs, labels, sample_weight=weights, batch_size=2, shuffle=False, verbose=0)
+    kernels = [ops.convert_to_numpy(model.weights[0]) for model in (big, small, naive)]
+    np.testing.assert_allclose(kernels[0], kernels[1], atol=1e-6)
+    assert np.abs(kernels[0] - kernels[2]).max() > 0.05  # the trap is real
+
+
+def test_metrics_against_numpy_over_two_batches():
+    labels, logits, weights = example()
+    hits = logits.argmax(-1) == labels
+    accuracy, perplexity = MaskedLanguageModelAccuracy(), Perplexity()
+    for rows in (slice(0, 2), slice(2, 6)):
+        accuracy.update_state(labels[rows], logits[rows], weights[rows])
+        perplexity.update_state(labels[rows], logits[rows], weights[rows])
+    assert value(accuracy.result()) == pytest.approx((hits * weights).sum() / weights.sum(), rel=1e-6)
+    losses = (numpy_losses(labels, logits) * weights).sum() / weights.sum()
+    assert value(perplexity.result()) == pytest.approx(np.exp(losses), rel=1e-5)
+    accuracy.reset_state()
+    assert value(accuracy.result()) == 0
+
+
+def test_a_tie_counts_as_a_fair_draw():
+    metric = NextSentenceAccuracy()
+    metric.update_state(np.array([0, 1, 1]), np.array([[1.0, 1.0], [0.0, 2.0], [2.0, 0.0]], "float32"))
+    assert value(metric.result()) == pytest.approx(0.5)
+
+
+def test_perplexity_in_a_compiled_model_is_exp_of_the_loss():
+    labels, _, weights = example(rows=8)
+    inputs = np.random.default_rng(1).normal(size=(8, 4, 3)).astype("float32")
+    model = keras.Sequential([keras.Input((4, 3)), keras.layers.Dense(11)])
+    model.compile("sgd", loss=MaskedLanguageModelLoss(), weighted_metrics=[Perplexity()])
+    history = model.fit(inputs, labels, sample_weight=weights, batch_size=8, verbose=0).history
+    assert history["perplexity"][0] == pytest.approx(np.exp(history["loss"][0]), rel=1e-5)
