@@ -218,6 +218,7 @@ def bare(hint: Any) -> Any:
 
 
 def is_sequence(hint: Any) -> bool:
+    """Whether the type is a list or tuple."""
     return (typing.get_origin(hint) or hint) in (list, tuple, Sequence)
 
 

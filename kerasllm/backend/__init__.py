@@ -18,6 +18,7 @@ engine = import_module(f"kerasllm.backend.{_MODULES[name]}")
 
 attention = engine.attention
 attention_probabilities = engine.attention_probabilities
+fence = engine.fence
 layer_norm = engine.layer_norm
 per_step_metrics = engine.per_step_metrics
 recall_losses = engine.recall_losses
@@ -30,6 +31,7 @@ jit_compile = engine.jit_compile
 __all__ = [
     "attention",
     "attention_probabilities",
+    "fence",
     "get_random_state",
     "jit_compile",
     "layer_norm",

@@ -49,6 +49,11 @@ def layer_norm(inputs, scale, bias, epsilon: float):
     return tf.cast(centred * tf.math.rsqrt(variance + epsilon) * scale + bias, inputs.dtype)
 
 
+def fence(inputs):
+    """Nothing: only XLA on JAX's CPU needs it."""
+    return inputs
+
+
 def per_step_metrics(model, train_step, data):
     """Runs `train_step` with every metric reset first: the logs are this batch's, not a running mean."""
     model.reset_metrics()

@@ -56,7 +56,7 @@ def resolve_directory(source: str | Path) -> Path:
         raise InputError(f"{source}: no such directory, and the hub gave no such model ({reason})") from error
 
 
-def read_config(directory: Path) -> tuple[BertConfig, dict[str, Any]]:
+def read_settings(directory: Path) -> tuple[BertConfig, dict[str, Any]]:
     """Our config and the whole of config.json.
 
     Raises:
@@ -97,7 +97,7 @@ def entries_of(model: LanguageModel) -> list[Entry]:
 def read_model(cls: type[LanguageModel], source: str | Path, **settings: Any) -> LanguageModel:
     """`cls.from_pretrained`: see there."""
     directory = resolve_directory(source)
-    config, theirs = read_config(directory)
+    config, theirs = read_settings(directory)
     if "dropout" in settings:
         rate = settings.pop("dropout")
         config = BertConfig(**vars(config) | {"dropout": rate, "attention_dropout": rate})

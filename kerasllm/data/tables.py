@@ -90,10 +90,12 @@ class Table:
         if nearest:
             mend = f"; did you mean {lowered[nearest[0]]!r}?"
         elif self.can_lack_header:
-            mend = "; if the file has no header, give all columns by index, from 0"
+            mend = "; if the file has no header, give all columns by index, from 0."
         else:
-            mend = ""
-        raise InputError(f"{self.source}: no column {column.name!r} ({column.purpose}){mend} Its columns: {there}")
+            mend = "."
+        raise InputError(
+            f"{self.source}: no column {column.name!r} ({column.purpose}){mend} Its columns: {there}"
+        )
 
 
 def open_table(source: str, *, by_index: bool, split: str = "train") -> Table:
@@ -122,7 +124,9 @@ def open_table(source: str, *, by_index: bool, split: str = "train") -> Table:
     if not name.endswith(".tsv"):
         first = next(records, None)
         if first is not None and len(first[1]) < 2:
-            raise InputError(f"{source}: no tab in its first line; tables are .tsv, .csv, .jsonl, .parquet or hub:ID")
+            raise InputError(
+                f"{source}: no tab in its first line; tables are .tsv, .csv, .jsonl, .parquet or hub:ID"
+            )
         records = itertools.chain([first] if first else [], records)
     return _open_delimited(source, records, by_index)
 
@@ -144,7 +148,9 @@ def _csv_records(source: str) -> Iterator[tuple[int, list[str]]]:
                 yield start, fields
             start = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{source}:{start}: not valid CSV: {error} (a quotation mark not closed or doubled?)") from error
+        raise InputError(
+            f"{source}:{start}: not valid CSV: {error} (a quotation mark not closed or doubled?)"
+        ) from error
     finally:
         csv.field_size_limit(before)
 
@@ -157,7 +163,9 @@ def _open_delimited(source: str, records: Iterator[tuple[int, list[str]]], by_in
     if by_index:
         records = itertools.chain([first], records)
     elif len(names) == 1 and (other := next((sign for sign in ";|\t" if sign in names[0]), None)):
-        raise InputError(f"{source}:{first_line}: one column only; is {other!r} the separator? .csv has ',', .tsv tabs")
+        raise InputError(
+            f"{source}:{first_line}: one column only; is {other!r} the separator? .csv has ',', .tsv tabs"
+        )
     width = len(names)
 
     def read_rows(columns: Sequence[Column]) -> Iterator[Row]:
@@ -171,8 +179,10 @@ def _open_delimited(source: str, records: Iterator[tuple[int, list[str]]], by_in
             for column, index in zip(columns, indexes, strict=True):
                 if index >= len(fields):
                     number = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
-                    shown = f"column {column.name} ({column.purpose})" if by_index else f"column {column.name!r}"
-                    raise InputError(f"{source}:{line}: has {number}, {shown} needs at least {index + 1}")
+                    shown = f"{column.name if by_index else repr(column.name)} ({column.purpose})"
+                    raise InputError(
+                        f"{source}:{line}: has {number}, column {shown} needs at least {index + 1}"
+                    )
             yield Row(line, tuple(fields[index] for index in indexes))
 
     return Table(
@@ -191,11 +201,15 @@ def _json_records(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = str(error).split(": line 1")[0]
-            raise InputError(f"{source}:{number}: not JSON: {reason}; each line must be one JSON object") from error
+            reason = getattr(error, "msg", error)
+            raise InputError(
+                f"{source}:{number}: not JSON: {reason}; each line must be one JSON object"
+            ) from error
         if not isinstance(record, dict):
             kind = type(record).__name__
-            raise InputError(f"{source}:{number}: holds a {kind}; each line must be one JSON object, like {{\"text\": …}}")
+            raise InputError(
+                f'{source}:{number}: holds a {kind}; each line must be one JSON object, like {{"text": …}}'
+            )
         yield number, record
 
 
@@ -210,7 +224,9 @@ def _open_json(source: str) -> Table:
             for column in columns:
                 if column.name not in record:
                     there = ", ".join(map(repr, record))
-                    raise InputError(f"{source}:{line}: no {column.name!r} ({column.purpose}), only {there or 'nothing'}")
+                    raise InputError(
+                        f"{source}:{line}: no {column.name!r} ({column.purpose}), only {there or 'nothing'}"
+                    )
             yield Row(line, tuple(record[column.name] for column in columns))
 
     return Table(source, header=tuple(first[1]), read_rows=read_rows)
@@ -233,7 +249,8 @@ def _open_parquet(source: str) -> Table:
             with pyarrow.parquet.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=1024, columns=names, use_threads=False):
                     values = [batch.column(name).to_pylist() for name in names]
-                    for number, row in enumerate(zip(*values, strict=True), number + 1):
+                    for row in zip(*values, strict=True):
+                        number += 1
                         yield Row(number, row)
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{source}: broken behind row {number}: {error}") from error
@@ -258,7 +275,9 @@ def _open_hub(source: str, split: str) -> Table:
     for identifier, configuration in wanted.candidates:
         shown = identifier + (f" ({configuration})" if configuration else "")
         try:
-            rows = datasets.load_dataset(identifier, configuration, split=wanted.split, revision=wanted.revision)
+            rows = datasets.load_dataset(
+                identifier, configuration, split=wanted.split, revision=wanted.revision
+            )
             break
         except Exception as error:  # the library raises a dozen kinds, builtin ones among them
             reason = str(error).strip().split("\n")[0] or type(error).__name__

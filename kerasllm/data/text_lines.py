@@ -29,7 +29,9 @@ def require_file(source: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        files = sorted(file.name for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        files = sorted(
+            file.name for file in path.iterdir() if file.is_file() and not file.name.startswith(".")
+        )
         inside = f" ({', '.join(files[:5])})" if files else ""
         raise InputError(f"{source}: is a directory; name one of its files{inside}")
     if path.exists():
@@ -52,19 +54,21 @@ def text_lines(source: str) -> Iterator[tuple[int, str]]:
     path = require_file(source)
     offset = 0
     try:
-        opened = gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
-        with opened as file:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
             _require_text(source, cast(io.BufferedReader, file).peek(4096)[:4096])
             for number, raw in enumerate(file, 1):
                 if b"\0" in raw:
-                    raise InputError(f"{source}:{number}: holds a NUL byte, so this is a binary file or damaged")
+                    raise InputError(
+                        f"{source}:{number}: holds a NUL byte, so this is a binary file or damaged"
+                    )
                 try:
                     line = raw.removeprefix(_BYTE_ORDER_MARK if number == 1 else b"").decode("utf-8")
                 except UnicodeDecodeError as error:
                     start = error.start + (len(raw) - len(error.object))
                     raise InputError(
-                        f"{source}:{number}: byte {start + 1} of the line (byte {offset + start + 1} of the file), "
-                        f"{raw[start]:#04x}, is not UTF-8; convert the file, e.g. with iconv -f WINDOWS-1252 -t UTF-8"
+                        f"{source}:{number}: byte {start + 1} of the line (byte {offset + start + 1} of the "
+                        f"file), {raw[start]:#04x}, is not UTF-8; convert the file, e.g. with "
+                        "iconv -f WINDOWS-1252 -t UTF-8"
                     ) from error
                 offset += len(raw)
                 yield number, line

@@ -5,8 +5,8 @@ from keras import ops
 
 from kerasllm import backend
 from kerasllm.layers.dropout import dropout
+from kerasllm.layers.feed_forward import activate, dense
 from kerasllm.layers.initializers import KeyedTruncatedNormal, default_seed
-from kerasllm.layers.transformer import activate
 
 
 class _Head(keras.layers.Layer):
@@ -100,10 +100,10 @@ class MaskedLanguageModelHead(_Head):
         """See the class."""
         if masked_positions is not None:
             hidden = ops.take_along_axis(hidden, ops.cast(masked_positions, "int32")[:, :, None], axis=1)
-        hidden = activate(self.activation, ops.matmul(hidden, self.kernel) + self.bias)
+        hidden = activate(self.activation, dense(hidden, self.kernel, self.bias))
         hidden = backend.layer_norm(hidden, self.norm_scale, self.norm_bias, self.layer_norm_epsilon)
         table = ops.cast(token_table, hidden.dtype)
-        return ops.matmul(hidden, ops.transpose(table)) + self.vocabulary_bias
+        return dense(hidden, ops.transpose(table), self.vocabulary_bias)
 
     def compute_output_shape(self, hidden_shape, token_table_shape=None, masked_positions_shape=None):
         """(batch, slots or length, vocabulary_size)."""

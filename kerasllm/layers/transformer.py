@@ -7,6 +7,7 @@ from keras import ops
 from kerasllm import backend
 from kerasllm.layers.attention import self_attention
 from kerasllm.layers.dropout import dropout
+from kerasllm.layers.feed_forward import activate, dense
 from kerasllm.layers.initializers import KeyedTruncatedNormal, default_seed
 
 
@@ -85,19 +86,19 @@ class TransformerEncoderBlock(keras.layers.Layer):
         rate, attention_rate = (self.dropout, self.attention_dropout) if training else (0.0, 0.0)
         epsilon = self.layer_norm_epsilon
         attended = self_attention(
-            ops.matmul(hidden, self.query_key_value_kernel) + self.query_key_value_bias,
+            dense(hidden, self.query_key_value_kernel, self.query_key_value_bias),
             num_heads=self.num_heads,
             mask=attention_mask(padding_mask),
             dropout_rate=attention_rate,
             seed_generator=self.seed_generator,
         )
-        attended = ops.matmul(attended, self.attention_output_kernel) + self.attention_output_bias
+        attended = dense(attended, self.attention_output_kernel, self.attention_output_bias)
         hidden = hidden + dropout(attended, rate, self.seed_generator)
         hidden = backend.layer_norm(hidden, self.attention_norm_scale, self.attention_norm_bias, epsilon)
 
-        wide = ops.matmul(hidden, self.intermediate_kernel) + self.intermediate_bias
+        wide = dense(hidden, self.intermediate_kernel, self.intermediate_bias)
         wide = activate(self.activation, wide)  # (batch, length, intermediate_dim)
-        narrow = ops.matmul(wide, self.output_kernel) + self.output_bias
+        narrow = dense(wide, self.output_kernel, self.output_bias)
         hidden = hidden + dropout(narrow, rate, self.seed_generator)
         return backend.layer_norm(hidden, self.output_norm_scale, self.output_norm_bias, epsilon)
 
@@ -125,10 +126,3 @@ def attention_mask(padding_mask):
         return None
     allowed = ops.cast(padding_mask, "bool")
     return allowed[:, None, None, :] if len(allowed.shape) == 2 else allowed[:, None, :, :]
-
-
-def activate(name: str, inputs):
-    """Applies the activation `name`; Keras' "gelu" here is the exact one, "gelu_tanh" its approximation."""
-    if name.startswith("gelu"):
-        return ops.gelu(inputs, approximate=name == "gelu_tanh")
-    return keras.activations.get(name)(inputs)

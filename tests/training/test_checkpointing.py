@@ -262,8 +262,7 @@ def test_second_signal_exits_at_once():
     """With the code of the second."""
     code = textwrap.dedent("""
         import os, signal, time
-        from kerasllm.training.evaluation_callback import Evaluation
-from kerasllm.training.interruption import Interruption
+        from kerasllm.training.interruption import Interruption
         interruption = Interruption()
         interruption.listen()
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,240 @@
+"""Batches for fine-tuning on texts, padded to one of a few lengths, each a pure function of (seed, step).
+
+Most texts are far shorter than the longest: padding all to one length multiplies the work. But each length
+is a compilation of its own on JAX and TensorFlow. So there are a handful of lengths, chosen for the data; an
+epoch is a random permutation of the examples, stably sorted by which of these lengths they need and cut into
+batches, which are then shuffled. Within a length, what meets in a batch is left to chance.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Literal
+
+import keras
+import numpy as np
+
+from kerasllm.data.encoded_texts import EncodedTexts
+from kerasllm.data.sentence_pairs import random_stream
+from kerasllm.errors import InputError
+
+Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
+
+_ORDER = 17  # purpose of the random stream; those of pretraining count from 0
+_GRANULE = 16  # lengths are multiples of it, which matrix units like
+_WORTHWHILE = 0.95  # one more length must save a twentieth of the work, for it costs a compilation
+
+
+class ClassificationBatches(keras.utils.PyDataset):
+    """Batches of texts with a class or a number each; every text exactly once an epoch.
+
+    A step uses `batch_size * gradient_accumulation` examples, drawn as one batch and handed out in
+    `gradient_accumulation` micro-batches. The last step of an epoch is filled up with rows of weight 0, so
+    that the number of rows never changes. Give `fit` these batches with `shuffle=False`.
+
+    With accumulation weights are w * K / W instead of w, K being `gradient_accumulation` and W the sum of
+    the weights over the step. Build the loss with `reduction="sum"` then: the K sums, averaged, are the mean
+    over the whole step, also where some micro-batches hold less than others.
+
+    Args:
+        encoded: the texts.
+        labels: integers or floats (texts,); None for prediction, all 0 then.
+        batch_size: examples of a micro-batch.
+        seed: of the order.
+        epochs: passes over all texts.
+        gradient_accumulation: micro-batches of a step.
+        start_step: the first step to be handed out, counted from 0; those before it are done already.
+        shuffle: False for evaluation: texts are sorted by needed length only, `order` tells which is where.
+        buckets: lengths to pad to; "auto" chooses up to four for these texts; None for always
+            `encoded.sequence_length`.
+        normalize_weights: see above; None: when `gradient_accumulation` is above 1.
+
+    An item is (inputs, labels, weights): a dict of `token_ids`, `segment_ids` and `padding_mask` (1 for real
+    tokens), int32 (batch, length), with one of the lengths in `buckets`; int32 or float32 (batch,); float32
+    (batch,).
+
+    Raises:
+        InputError: a setting is out of range, or there are no texts.
+    """
+
+    def __init__(
+        self,
+        encoded: EncodedTexts,
+        labels: np.ndarray | None,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        epochs: int = 1,
+        gradient_accumulation: int = 1,
+        start_step: int = 0,
+        shuffle: bool = True,
+        buckets: Sequence[int] | Literal["auto"] | None = "auto",
+        normalize_weights: bool | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("batch_size", batch_size),
+            ("gradient_accumulation", gradient_accumulation),
+            ("epochs", epochs),
+        ):
+            if value < 1:
+                raise InputError(f"{name} is {value}, it must be at least 1")
+        if len(encoded) == 0:
+            raise InputError("there are no texts to make batches of")
+        if labels is None:
+            labels = np.zeros(len(encoded), np.int32)
+        if labels.shape != (len(encoded),):
+            raise ValueError(f"labels of shape {labels.shape} for {len(encoded)} texts")
+        self.encoded = encoded
+        self.labels = labels.astype(np.int32 if np.issubdtype(labels.dtype, np.integer) else np.float32)
+        self.batch_size, self.gradient_accumulation = batch_size, gradient_accumulation
+        self.seed, self.epochs, self.shuffle = seed, epochs, shuffle
+        self.normalize_weights = gradient_accumulation > 1 if normalize_weights is None else normalize_weights
+        if buckets is None:
+            self.buckets: tuple[int, ...] = (encoded.sequence_length,)
+        elif isinstance(buckets, str):
+            self.buckets = choose_buckets(encoded.lengths, encoded.sequence_length)
+        else:
+            self.buckets = tuple(sorted(buckets))
+        if not self.buckets or self.buckets[-1] < encoded.lengths.max():
+            raise InputError(f"buckets {self.buckets}: the longest text has {encoded.lengths.max()} tokens")
+        self._bucket_of = np.searchsorted(self.buckets, encoded.lengths)
+        self.steps_per_epoch = -(-len(encoded) // (batch_size * gradient_accumulation))
+        self.steps = epochs * self.steps_per_epoch
+        if not 0 <= start_step <= self.steps:
+            raise InputError(f"start_step is {start_step}, it must lie in [0, {self.steps}], the run's steps")
+        self.start_step = start_step
+        self._orders: dict[int, np.ndarray] = {}
+        self._orders_lock = threading.Lock()
+        self._in_epoch = False
+        self._order_of_epoch(0)  # so that a wrong seed is told now
+
+    def __len__(self) -> int:
+        """The micro-batches left from `start_step` on."""
+        return (self.steps - self.start_step) * self.gradient_accumulation
+
+    def __getitem__(self, index: int) -> Batch:
+        """Micro-batch `index`, counted from `start_step`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"micro-batch {index} of {len(self)}")
+        step, part = divmod(index, self.gradient_accumulation)
+        inputs, labels, weights = self.batch(
+            self.start_step + step, extra_columns=self._columns_to_show(index)
+        )
+        rows = slice(part * self.batch_size, (part + 1) * self.batch_size)
+        return {name: array[rows] for name, array in inputs.items()}, labels[rows], weights[rows]
+
+    def batch(self, step: int, extra_columns: int = 0) -> Batch:
+        """All `batch_size * gradient_accumulation` examples of optimizer step `step`, counted from 0.
+
+        Args:
+            step: below `steps`.
+            extra_columns: padding beyond the batch's length.
+        """
+        encoded, chosen = self.encoded, self._texts_of(step)  # (rows,), -1 for a row to be filled
+        real = chosen >= 0
+        chosen = np.where(real, chosen, chosen[0])  # padding only would leave no token to attend to
+        places = encoded.offsets[chosen, None] + np.arange(self._length(chosen) + extra_columns)
+        mask = places < encoded.offsets[chosen + 1, None]  # (rows, length)
+        places = places[mask]
+        token_ids = np.full(mask.shape, encoded.pad_id, np.int32)
+        segment_ids = np.zeros(mask.shape, np.int32)
+        token_ids[mask], segment_ids[mask] = encoded.token_ids[places], encoded.segment_ids[places]
+        inputs = {"token_ids": token_ids, "segment_ids": segment_ids, "padding_mask": mask.astype(np.int32)}
+        weights = real.astype(np.float32)
+        if self.normalize_weights:
+            weights *= np.float32(self.gradient_accumulation / real.sum())
+        return inputs, self.labels[chosen], weights
+
+    def real_tokens(self, step: int) -> int:
+        """Tokens of the texts of a step, padding not counted."""
+        chosen = self._texts_of(step)
+        chosen = chosen[chosen >= 0]
+        return int((self.encoded.offsets[chosen + 1] - self.encoded.offsets[chosen]).sum())
+
+    @property
+    def order(self) -> np.ndarray:
+        """Which text is in which row of the first epoch, int64 (micro-batches, batch_size), -1 for none."""
+        return self._order_of_epoch(0).reshape(-1, self.batch_size)
+
+    def on_epoch_begin(self) -> None:
+        """Called by Keras; see `_columns_to_show`."""
+        self._in_epoch = True
+
+    def on_epoch_end(self) -> None:
+        """Called by Keras; see `_columns_to_show`."""
+        self._in_epoch = False
+
+    def _columns_to_show(self, index: int) -> int:
+        """A column of padding more in item 1, outside of an epoch, on TensorFlow.
+
+        Before an epoch Keras compares the shapes of items 0 and 1 there, and takes what is the same in both
+        for fixed: a later item of another length would be an error.
+        """
+        if index != 1 or self._in_epoch or len(self.buckets) == 1 or keras.backend.backend() != "tensorflow":
+            return 0
+        steps = (self.start_step, self.start_step + 1 // self.gradient_accumulation)
+        return int(self._length(self._texts_of(steps[0])) == self._length(self._texts_of(steps[1])))
+
+    def _texts_of(self, step: int) -> np.ndarray:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self._order_of_epoch(epoch)[position]
+
+    def _length(self, texts: np.ndarray) -> int:
+        return self.buckets[self._bucket_of[texts[texts >= 0]].max()]
+
+    def _order_of_epoch(self, epoch: int) -> np.ndarray:
+        """The texts of each step, int64 (steps, rows); -1, at the end, where a row is to be filled."""
+        epoch = epoch if self.shuffle else 0
+        with self._orders_lock:
+            if epoch not in self._orders:
+                self._orders = {
+                    other: order for other, order in self._orders.items() if abs(other - epoch) == 1
+                }
+                self._orders[epoch] = self._make_order(epoch)
+            return self._orders[epoch]
+
+    def _make_order(self, epoch: int) -> np.ndarray:
+        count, size = len(self.encoded), self.batch_size * self.gradient_accumulation
+        order = np.arange(count)
+        sizes = np.full(self.steps_per_epoch, size)
+        sizes[-1] = count - size * (self.steps_per_epoch - 1)
+        rng = random_stream(self.seed, _ORDER, epoch)
+        if self.shuffle:
+            order = rng.permutation(count)
+            sizes = rng.permutation(sizes)  # or it would be the longest texts that are in the small batch
+        order = order[np.argsort(self._bucket_of[order], kind="stable")]
+        rows = np.full((self.steps_per_epoch, size), -1, np.int64)
+        rows[np.arange(size) < sizes[:, None]] = order
+        return rng.permutation(rows) if self.shuffle else rows
+
+
+def choose_buckets(lengths: np.ndarray, sequence_length: int, most: int = 4) -> tuple[int, ...]:
+    """The lengths, as few as reasonable, for which the texts need the least padding.
+
+    Args:
+        lengths: tokens of each text.
+        sequence_length: no bucket is longer.
+        most: number of buckets at most.
+
+    Returns:
+        Ascending; multiples of 16, but for `sequence_length` itself.
+    """
+    longest = int(lengths.max())
+    limits = np.minimum(np.arange(_GRANULE, longest + _GRANULE, _GRANULE), max(sequence_length, longest))
+    below = np.searchsorted(np.sort(lengths), limits, side="right")  # texts that fit each limit
+    # costs[i], plans[i]: columns needed by all texts that fit limits[i], with that limit as the last bucket.
+    costs = below * limits
+    plans: list[tuple[int, ...]] = [(i,) for i in range(len(limits))]
+    best, best_cost = plans[-1], costs[-1]
+    for _ in range(most - 1):
+        table = costs[:, None] + (below[None, :] - below[:, None]) * limits[None, :]  # (before, last)
+        table[np.tril_indices(len(limits))] = np.iinfo(table.dtype).max
+        before = table.argmin(axis=0)
+        plans = [(*plans[before[i]], i) if i else (0,) for i in range(len(limits))]
+        costs = np.minimum(costs, table[before, np.arange(len(limits))])
+        if costs[-1] > _WORTHWHILE * best_cost:
+            break
+        best, best_cost = plans[-1], costs[-1]
+    return tuple(int(limits[i]) for i in best)

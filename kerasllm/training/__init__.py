@@ -1,0 +1,1 @@
+"""Training: the run directory, callbacks, checkpoints, optimizers and schedules."""

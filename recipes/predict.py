@@ -1,0 +1,160 @@
+"""Uses a trained run: classifies lines of text, or fills in [MASK].
+
+KERAS_BACKEND=jax python recipes/predict.py --model runs/mine --text "The capital of France is [MASK]."
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from kerasllm import BertClassifier, BertMaskedLM, BertRegressor, cli
+from kerasllm.checkpoints import read_settings, resolve_directory
+from kerasllm.data.classification_batches import encode_texts, padded_batches
+from kerasllm.data.labelled import read_texts
+from kerasllm.data.tokenizers import load_tokenizer, special_token_ids
+from kerasllm.errors import InputError
+from kerasllm.training.atomic_files import write_atomically
+
+
+@dataclass
+class Config:
+    """Classifies texts with a fine-tuned run, or fills in [MASK] with a pretrained one."""
+
+    model: str
+    """A run, a model directory or a hub id."""
+
+    text: list[str] = field(default_factory=list)
+    """Texts; of a pair, both separated by a tab."""
+
+    file: str | None = None
+    """A file of texts: .txt with one a line, or .tsv, .csv, .jsonl, .parquet with --text_columns."""
+
+    text_columns: str | None = None
+    """Columns of --file, as in fine-tuning."""
+
+    output: str | None = None
+    """File for the predictions, one JSON object a line; standard output if null."""
+
+    top_k: int = 5
+    """Candidates for each [MASK]."""
+
+    batch_size: int = 64
+    """Texts at a time."""
+
+    sequence_length: int | None = None
+    """Longer texts are cut; the model's positions if null."""
+
+
+def main(config: Config) -> int:
+    """Model, texts → predictions."""
+    if bool(config.text) == bool(config.file):
+        raise InputError("give either --text or --file")
+    if config.top_k < 1 or config.batch_size < 1:
+        raise InputError("--top_k and --batch_size must be at least 1")
+    directory = resolve_directory(config.model)
+    shape, settings = read_settings(directory)
+    tokenizer = load_tokenizer(directory)
+    length = min(config.sequence_length or shape.max_sequence_length, shape.max_sequence_length)
+    texts = read_texts(config.file, config.text_columns) if config.file else [tuple(t.split("\t")) for t in config.text]
+    if any(len(text) > 2 for text in texts):
+        raise InputError("a text has more than one tab: give one text, or a pair separated by one tab")
+    architecture = (settings.get("architectures") or ["BertForMaskedLM"])[0]
+    if architecture == "BertForSequenceClassification":
+        rows = classify(config, directory, settings, tokenizer, texts, length)
+    else:
+        rows = fill_masks(config, directory, tokenizer, texts, length)
+    if config.output:
+        write_atomically(Path(config.output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        print(f"{len(rows)} predictions written to {config.output}", file=sys.stderr)
+    else:
+        show(rows, sys.stdout)
+    return 0
+
+
+def classify(
+    config: Config, directory: Path, settings: dict[str, Any], tokenizer: Any, texts: list, length: int
+) -> list[dict[str, Any]]:
+    """The label and its probability, or the number, of each text."""
+    encoded = encode_texts(tokenizer, texts, length)
+    if settings.get("problem_type") == "regression":
+        values = BertRegressor.from_pretrained(directory).predict(padded_batches(encoded, config.batch_size), verbose=0)
+        return [{"text": join(text), "value": float(value)} for text, value in zip(texts, values, strict=False)]
+    model = BertClassifier.from_pretrained(directory)
+    logits = model.predict(padded_batches(encoded, config.batch_size), verbose=0)[: len(texts)].astype("float64")
+    names = settings.get("id2label") or {}
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return [
+        {
+            "text": join(text),
+            "label": names.get(str(row.argmax()), str(row.argmax())),
+            "probability": round(float(row.max()), 4),
+            "probabilities": {names.get(str(i), str(i)): round(float(p), 4) for i, p in enumerate(row)},
+        }
+        for text, row in zip(texts, probabilities, strict=True)
+    ]
+
+
+def fill_masks(config: Config, directory: Path, tokenizer: Any, texts: list, length: int) -> list[dict[str, Any]]:
+    """The likeliest tokens of each [MASK]."""
+    mask = special_token_ids(tokenizer).mask
+    encoded = encode_texts(tokenizer, texts, length)
+    for text, ids in zip(texts, encoded.token_ids, strict=True):
+        if mask not in ids:
+            raise InputError(
+                f"{join(text)[:60]!r} holds no [MASK] within {length} tokens, and {directory} is a pretrained model: "
+                "put [MASK] in the place of a word"
+            )
+    model = BertMaskedLM.from_pretrained(directory)
+    rows: list[dict[str, Any]] = []
+    batches = padded_batches(encoded, config.batch_size)
+    for start, index in zip(range(0, len(texts), config.batch_size), range(len(batches)), strict=True):
+        inputs = batches[index][0]
+        logits = np.asarray(model.predict_on_batch(inputs)["masked_lm"], dtype="float64")
+        for row, text in enumerate(texts[start : start + config.batch_size]):
+            rows.append({"text": join(text), "masks": candidates(config, tokenizer, inputs, logits, row, mask)})
+    return rows
+
+
+def candidates(
+    config: Config, tokenizer: Any, inputs: dict[str, np.ndarray], logits: np.ndarray, row: int, mask: int
+) -> list[list[dict[str, Any]]]:
+    """For each [MASK] of a row, the best tokens and their probabilities."""
+    found = []
+    for position in np.flatnonzero(inputs["token_ids"][row] == mask):
+        scores = logits[row, position]
+        probabilities = np.exp(scores - scores.max())
+        probabilities /= probabilities.sum()
+        best = np.argsort(-probabilities, kind="stable")[: config.top_k]
+        found.append(
+            [{"token": tokenizer.id_to_token(int(i)), "probability": round(float(probabilities[i]), 4)} for i in best]
+        )
+    return found
+
+
+def join(text: tuple[str, ...]) -> str:
+    """A pair as it was given."""
+    return "\t".join(text)
+
+
+def show(rows: list[dict[str, Any]], stream: TextIO) -> None:
+    """Predictions for a person to read."""
+    for row in rows:
+        if "masks" in row:
+            for place in row["masks"]:
+                best = "  ".join(f"{c['token']} {c['probability']:.3f}" for c in place)
+                print(f"{row['text']}\t{best}", file=stream)
+        elif "value" in row:
+            print(f"{row['value']:.4f}\t{row['text']}", file=stream)
+        else:
+            print(f"{row['label']}\t{row['probability']:.4f}\t{row['text']}", file=stream)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)
