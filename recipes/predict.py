@@ -15,11 +15,13 @@ import numpy as np
 
 from kerasllm import BertClassifier, BertMaskedLM, BertRegressor, cli
 from kerasllm.checkpoints import read_settings, resolve_directory
-from kerasllm.data.classification_batches import encode_texts, padded_batches
+from kerasllm.data.classification_batches import ClassificationBatches
+from kerasllm.data.encoded_texts import encode_texts
 from kerasllm.data.labelled import read_texts
 from kerasllm.data.tokenizers import load_tokenizer, special_token_ids
 from kerasllm.errors import InputError
 from kerasllm.training.atomic_files import write_atomically
+from kerasllm.training.evaluation import predict_in_order
 
 
 @dataclass
@@ -61,7 +63,9 @@ def main(config: Config) -> int:
     shape, settings = read_settings(directory)
     tokenizer = load_tokenizer(directory)
     length = min(config.sequence_length or shape.max_sequence_length, shape.max_sequence_length)
-    texts = read_texts(config.file, config.text_columns) if config.file else [tuple(t.split("\t")) for t in config.text]
+    texts = [tuple(text.split("\t")) for text in config.text]
+    if config.file:
+        texts = read_texts(config.file, config.text_columns).texts
     if any(len(text) > 2 for text in texts):
         raise InputError("a text has more than one tab: give one text, or a pair separated by one tab")
     architecture = (settings.get("architectures") or ["BertForMaskedLM"])[0]
@@ -82,11 +86,11 @@ def classify(
 ) -> list[dict[str, Any]]:
     """The label and its probability, or the number, of each text."""
     encoded = encode_texts(tokenizer, texts, length)
+    batches = ClassificationBatches(encoded, None, batch_size=config.batch_size, shuffle=False)
     if settings.get("problem_type") == "regression":
-        values = BertRegressor.from_pretrained(directory).predict(padded_batches(encoded, config.batch_size), verbose=0)
-        return [{"text": join(text), "value": float(value)} for text, value in zip(texts, values, strict=False)]
-    model = BertClassifier.from_pretrained(directory)
-    logits = model.predict(padded_batches(encoded, config.batch_size), verbose=0)[: len(texts)].astype("float64")
+        values = predict_in_order(BertRegressor.from_pretrained(directory), batches)
+        return [{"text": join(text), "value": float(value)} for text, value in zip(texts, values, strict=True)]
+    logits = predict_in_order(BertClassifier.from_pretrained(directory), batches).astype("float64")
     names = settings.get("id2label") or {}
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
@@ -105,21 +109,22 @@ def fill_masks(config: Config, directory: Path, tokenizer: Any, texts: list, len
     """The likeliest tokens of each [MASK]."""
     mask = special_token_ids(tokenizer).mask
     encoded = encode_texts(tokenizer, texts, length)
-    for text, ids in zip(texts, encoded.token_ids, strict=True):
-        if mask not in ids:
+    for text, start, end in zip(texts, encoded.offsets[:-1], encoded.offsets[1:], strict=True):
+        if mask not in encoded.token_ids[start:end]:
             raise InputError(
                 f"{join(text)[:60]!r} holds no [MASK] within {length} tokens, and {directory} is a pretrained model: "
                 "put [MASK] in the place of a word"
             )
     model = BertMaskedLM.from_pretrained(directory)
-    rows: list[dict[str, Any]] = []
-    batches = padded_batches(encoded, config.batch_size)
-    for start, index in zip(range(0, len(texts), config.batch_size), range(len(batches)), strict=True):
-        inputs = batches[index][0]
+    batches = ClassificationBatches(encoded, None, batch_size=config.batch_size, shuffle=False)
+    masks: dict[int, list[list[dict[str, Any]]]] = {}
+    for step in range(batches.steps):
+        inputs = batches.batch(step)[0]
         logits = np.asarray(model.predict_on_batch(inputs)["masked_lm"], dtype="float64")
-        for row, text in enumerate(texts[start : start + config.batch_size]):
-            rows.append({"text": join(text), "masks": candidates(config, tokenizer, inputs, logits, row, mask)})
-    return rows
+        for row, index in enumerate(batches.order[step]):
+            if index >= 0:
+                masks[int(index)] = candidates(config, tokenizer, inputs, logits, row, mask)
+    return [{"text": join(text), "masks": masks[index]} for index, text in enumerate(texts)]
 
 
 def candidates(

@@ -6,6 +6,7 @@ KERAS_BACKEND=jax python recipes/pretrain_bert.py --corpus my.txt --size mini --
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -287,9 +288,13 @@ def find_tokenizer(config: Config, corpus: Corpus) -> Any:
 
 def split(store: TokenStore, config: Config) -> tuple[TokenStore, TokenStore | None]:
     """Documents to train on and to validate with."""
-    if config.validation_fraction == 0 or store.num_documents < 2:
+    if config.validation_fraction == 0:
         return store, None
-    return store.split(config.validation_fraction, config.seed)
+    least = 2 if {"next_sentence", "sentence_order"} & set(config.objectives) else 1
+    if store.num_documents < 2 * least:
+        print(f"{store.num_documents} documents are too few to set some aside: no validation", file=sys.stderr)
+        return store, None
+    return store.split(config.validation_fraction, config.seed, least=least)
 
 
 def initial_model(config: Config, vocabulary_size: int) -> BertPretraining:

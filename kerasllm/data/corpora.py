@@ -1,9 +1,9 @@
 """Corpora as streams: text files, JSON lines, Parquet, the Hugging Face hub and Python's own documentation.
 
-Everything is read piece by piece, so that a corpus of any size needs a few megabytes. A piece is about a megabyte
-at most and mostly a whole document; a longer document comes in several, cut between paragraphs or, where a
-paragraph is that long, at a sentence. Splitting into sentences is left to the reader of the pieces, since that is
-the dear part and the token store does it in parallel.
+Everything is read piece by piece, so that a corpus of any size needs a few megabytes. A piece is about a
+megabyte at most and mostly a whole document; a longer document comes in several, cut between paragraphs or,
+where a paragraph is that long, at a sentence. Splitting into sentences is left to the reader of the pieces,
+since that is the dear part and the token store does it in parallel.
 """
 
 import gzip
@@ -47,12 +47,12 @@ class Source(NamedTuple):
 class Corpus:
     """Documents from one or several sources, as a stream.
 
-    In a text file (`.txt`, `.md`, any other name; `.gz` or not) documents are separated by blank lines, a line is a
-    paragraph, and a file without blank lines is one document. A directory stands for all its `.txt` and `.md` files,
-    sorted, however deep. In `.jsonl` each line is a document, its field `text_column` the text; in `.parquet` each
-    row. `hub:ID[/CONFIG][@REVISION][#SPLIT]`, or an id `owner/name` that is no path, streams a dataset from the
-    Hugging Face hub, or from a local directory of data files; the split is `train` unless given. `python-docs` is
-    the prose of Python's documentation, which every installation holds.
+    In a text file (`.txt`, `.md`, any other name; `.gz` or not) documents are separated by blank lines, a
+    line is a paragraph, and a file without blank lines is one document. A directory stands for all its `.txt`
+    and `.md` files, sorted, however deep. In `.jsonl` each line is a document, its field `text_column` the
+    text; in `.parquet` each row. `hub:ID[/CONFIG][@REVISION][#SPLIT]`, or an id `owner/name` that is no path,
+    streams a dataset from the Hugging Face hub, or from a local directory of data files; the split is `train`
+    unless given. `python-docs` is the prose of Python's documentation, which every installation holds.
 
     Args:
         sources: paths, ids and the word `python-docs`, mixed at will; read in this order.
@@ -66,7 +66,9 @@ class Corpus:
         if isinstance(sources, str | os.PathLike):
             sources = [sources]
         if not sources:
-            raise InputError("the corpus has no source; name a text file, a directory, a dataset or python-docs")
+            raise InputError(
+                "the corpus has no source; name a text file, a directory, a dataset or python-docs"
+            )
         self.text_column = text_column
         self._sources = [
             resolved for source in sources for resolved in _resolve(os.fspath(source), text_column)
@@ -87,7 +89,7 @@ class Corpus:
         found = False
         for source in self._sources:
             for piece in source.pieces():
-                found = found or not piece.text.isspace() and bool(piece.text)
+                found = found or (not piece.text.isspace() and bool(piece.text))
                 yield piece
         if not found:
             names = ", ".join(source.name for source in self._sources[:5])
@@ -128,7 +130,8 @@ def _resolve(source: str, text_column: str) -> list[Source]:
         files = sorted(
             file
             for file in path.rglob("*")
-            if file.name.lower().removesuffix(".gz").endswith(_TEXT_SUFFIXES) and file.is_file()
+            if file.name.lower().removesuffix(".gz").endswith(_TEXT_SUFFIXES)
+            and file.is_file()
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
         )
         if not files:
@@ -141,7 +144,9 @@ def _resolve(source: str, text_column: str) -> list[Source]:
             raise InputError(f"{path}: all its {len(files)} text files are empty; a corpus needs text")
         return resolved
     if not path.exists():
-        raise InputError(f"{source}: no such file or directory (a dataset of the hub is written hub:{source})")
+        raise InputError(
+            f"{source}: no such file or directory (a dataset of the hub is written hub:{source})"
+        )
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty; a corpus needs text")
     return [_file(path, text_column)]
@@ -202,9 +207,13 @@ def _json_pieces(path: Path, text_column: str) -> Iterator[Piece]:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{place}: not JSON: {error}; each line must be one JSON object") from error
         if not isinstance(record, dict):
-            raise InputError(f"{place}: {type(record).__name__} where a JSON object with a field {text_column!r} belongs")
+            raise InputError(
+                f"{place}: {type(record).__name__} where a JSON object with a field {text_column!r} belongs"
+            )
         if text_column not in record:
-            raise InputError(f"{place}: no field {text_column!r}; the fields are {sorted(record)}; set text_column")
+            raise InputError(
+                f"{place}: no field {text_column!r}; the fields are {sorted(record)}; set text_column"
+            )
         text = record[text_column]
         if text is None:
             continue
@@ -232,7 +241,8 @@ def _parquet_pieces(path: Path, text_column: str) -> Iterator[Piece]:
         with pyarrow.parquet.ParquetFile(path) as file:
             if text_column not in file.schema_arrow.names:
                 raise InputError(
-                    f"{path}: no column {text_column!r}; the columns are {file.schema_arrow.names}; set text_column"
+                    f"{path}: no column {text_column!r}; the columns are {file.schema_arrow.names}; "
+                    "set text_column"
                 )
             kind: Any = file.schema_arrow.field(text_column).type
             if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):

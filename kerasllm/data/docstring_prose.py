@@ -1,28 +1,43 @@
 """Prose out of docstrings: what is left when code, doctests, tables, headings and markup are taken away.
 
 Docstrings mix English with three markups (reStructuredText, numpydoc, Google's sections) and with anything an
-author drew in ASCII. Blocks that are certainly not prose go by their form; whatever slips through is caught sentence
-by sentence, since a test on a sentence needs no knowledge of the markup that produced it.
+author drew in ASCII. Blocks that are certainly not prose go by their form; whatever slips through is caught
+sentence by sentence, since a test on a sentence needs no knowledge of the markup that produced it.
 """
 
 import re
 
 from kerasllm.data.sentences import split_sentences
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _FENCE = re.compile(r"^([ \t]*)(```|~~~).*?(?:^[ \t]*\2[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _UNDERLINE = re.compile(r"([=\-~^*+#\"'`.:_])\1{2,}$")
 _TABLE_ROW = re.compile(r"\S[ ]{3,}\S|\||\+-{2,}|={2,}[ ]+={2,}|-{2,}[ ]+-{2,}|\t\S")
 _ITEM = re.compile(r"(?:[*\-+•o]|\(?(?:\d{1,2}|[a-z]|[ivx]{1,4})[.)]|#\.)\s+(?=\S)")
-_FIELD = re.compile(r"[:@](?:param|parameter|arg|keyword|kwarg|raises?|returns?|rtype|type|ivar|cvar|var)\b[^:]*:\s*")
+_FIELD = re.compile(
+    r"[:@](?:param|parameter|arg|keyword|kwarg|raises?|returns?|rtype|type|ivar|cvar|var)\b[^:]*:\s*"
+)
 _PARAMETER = re.compile(r"[`*]*[\w.\[\]]+[`*]*(?:,\s*[`*]*\w+[`*]*)*\s*(?:\([^()]*\))?\s*:\s+(?=\S)")
 _NUMPY_PARAMETER = re.compile(r"[*`]*\w[\w.]*[*`]*(?:, ?[*`.\w]+)*\s+:(?:\s|$).*$|\w+ : .*$")
 _SECTION = re.compile(r"[A-Z][\w ]{2,30}:$")
-_ARGUMENT_SECTION = re.compile(r"(?:Args|Arguments|Call arguments|Attributes|Raises|Keyword arguments|Parameters):$", re.I)
+_ARGUMENT_SECTION = re.compile(
+    r"(?:Args|Arguments|Call arguments|Attributes|Raises|Keyword arguments|Parameters):$", re.I
+)
 _DIRECTIVE = re.compile(r"\.\.(?:\s|$)")
-_PROSE_DIRECTIVE = re.compile(r"\.\.\s+(?:note|warning|tip|important|seealso|caution|hint|attention)::\s*", re.I)
-_SIGNATURE = re.compile(r"(?:(?:class|exception|async|def|classmethod|static\w*|property)\s+)*[\w.*]+\s?\(.*\)?(?:\s*->.*)?$")
+_PROSE_DIRECTIVE = re.compile(
+    r"\.\.\s+(?:note|warning|tip|important|seealso|caution|hint|attention)::\s*", re.I
+)
+_SIGNATURE = re.compile(
+    r"(?:(?:class|exception|async|def|classmethod|static\w*|property)\s+)*[\w.*]+\s?"
+    r"\((?:[^()]*(?:\([^()]*\)[^()]*)*\)(?:\s*->.*)?|[^()]*,)$"
+)
 _SIGNATURE_PREFIX = re.compile(
-    r"(?:[\w.]+\([^()]*\)\s*(?:->\s*[\w.\[\], ]+?)?\s*(?:--|:)|'?[\w.]+'?(?:, '?[\w.]+'?)* --?|[A-Z]\w+(?:Error|Warning))\s+(?=\S)"
+    r"(?:[\w.]+\([^()]*\)\s*(?:->\s*[\w.\[\], ]+?)?\s*(?:--|:)"
+    r"|'?[\w.]+'?(?:, '?[\w.]+'?)* --?|[A-Z]\w+(?:Error|Warning))\s+(?=\S)"
 )
 _OWNED_BY_NEXT_BLOCK = re.compile(r"See Also|References|Examples?|Usage|Authors?|Copyright", re.I)
 
@@ -33,7 +48,11 @@ _INLINE = [
     ("`", re.compile(r":(?:py:|c:)?[a-z]+(?::[a-z]+)?:`[~!]?([^`]+)`"), r"\1"),  # :func:`name`
     ("``", re.compile(r"``([^`]+)``"), r"\1"),
     ("`", re.compile(r"`([^`']+)[`']_{0,2}"), r"\1"),
-    ("*", re.compile(r"(?<![\w*])(\*{1,2})(?=\S)([^*\n]+?)(?<=\S)\1(?![\w*])"), r"\2"),  # *emphasis*, **strength**
+    (
+        "*",
+        re.compile(r"(?<![\w*])(\*{1,2})(?=\S)([^*\n]+?)(?<=\S)\1(?![\w*])"),
+        r"\2",
+    ),  # *emphasis*, **strength**
     ("|", re.compile(r"(?<!\w)\|([\w.-]+)\|(?!\w)"), r"\1"),
     ("]_", re.compile(r"\s*\[(?:\d+|[A-Z]\w+)\]_"), ""),  # a reference's mark
     ("_", re.compile(r"(?<=\w)_{1,2}(?=[\s.,;)]|$)(?<![a-z]_[a-z]_)(?<!__)"), ""),  # a reference_
@@ -42,13 +61,14 @@ _INLINE = [
     ("::", re.compile(r"::(?=\s|$)"), ":"),
 ]
 _NOT_PROSE = re.compile(
-    r"[{}|\\^~@#$©=]|://|www\.|>>>|<[-=<]|[-=]>|::|\.\.\s|\s[-+*/%<>]\s|\+\+|\(\)\.|\w\(\w+,\s*\w+[,)]|[\"'`]\w*[\"'`],|__\w+__,"
-    r"|\[\[|\]\]|\[-?\d|-{2,}\w|\d,\s*\d+,|\.{4}|\(\s|\s\)|\s:\s|_\s|\s_\w|\bTODO\b|\bXXX\b|\bnoqa\b|\bCopyright\b|[\x00-\x08\x0b-\x1f]"
+    r"[{}|\\^~@#$©=]|://|www\.|>>>|<[-=<]|[-=]>|::|\.\.\s|\s[-+*/%<>]\s|\+\+|\(\)\.|\w\(\w+,\s*\w+[,)]"
+    r"|[\"'`]\w*[\"'`],|__\w+__,|\[\[|\]\]|\[-?\d|-{2,}\w|\d,\s*\d+,|\.{4}|\(\s|\s\)|\s:\s|_\s|\s_\w"
+    r"|\bTODO\b|\bXXX\b|\bnoqa\b|\bCopyright\b|[\x00-\x08\x0b-\x1f]"
 )
 _WORD = re.compile(r"[(\[\"'“‘]*[A-Za-z]+(?:['’-][A-Za-z]+)*[)\]\"'”’]*[.,;:!?]*[)\"'”’]*\Z")
-_FUNCTION_WORDS = frozenset(
-    "the a an of to is are in for and or if this that these be by with not as it its from on will can was has have "
-    "you when which any all at into no only than there".split()
+_FUNCTION_WORDS = _words(
+    "the a an of to is are in for and or if this that these be by with not as it its from on will can was "
+    "has have you when which any all at into no only than there"
 )
 _VERB_ENDING = re.compile(r"[.!?][)\]\"'”’]*\Z")
 
@@ -76,7 +96,7 @@ def _blocks(text: str) -> list[str]:
     lines: list[str] = []  # of the paragraph under way
     skip_deeper_than: int | None = None  # indentation of what introduced a literal block
     in_doctest = in_arguments = skip_section = False
-    argument_indent = 0
+    argument_indent = previous_indent = 0
     source = text.split("\n")
 
     def finish() -> None:
@@ -150,9 +170,10 @@ def _blocks(text: str) -> list[str]:
 
 def _join(lines: list[str]) -> str:
     """One line of a paragraph's lines; a word broken at its hyphen is mended."""
-    return re.sub(r"(?<=[a-z])- (?=[a-z])", "-", " ".join(lines)) if any(
-        line.endswith("-") for line in lines
-    ) else " ".join(lines)
+    joined = " ".join(lines)
+    return (
+        re.sub(r"(?<=[a-z])- (?=[a-z])", "-", joined) if any(line.endswith("-") for line in lines) else joined
+    )
 
 
 def _plain(block: str) -> str:
@@ -173,7 +194,7 @@ def _is_prose(sentence: str) -> bool:
         return False
     if sentence.count("(") != sentence.count(")") or sentence.count("[") != sentence.count("]"):
         return False
-    if sentence.count('"') % 2:
+    if sentence.count('"') % 2 or sum(map(str.isalpha, sentence)) < 0.7 * (len(sentence) - len(words)):
         return False
     functional = sum(word.lower().strip(".,;:()\"'") in _FUNCTION_WORDS for word in words)
     if functional < 1 or (functional < 2 and _VERB_ENDING.search(sentence) is None):

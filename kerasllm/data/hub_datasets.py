@@ -1,7 +1,7 @@
-"""Datasets of the Hugging Face hub, or of a local directory of data files, streamed by the `datasets` library.
+"""Datasets of the Hugging Face hub, or of a local directory of data files, streamed by `datasets`.
 
-An id of two parts may be `owner/name` or, for the oldest datasets, `name/config`: only the hub knows, so both are
-tried, in this order.
+An id of two parts may be `owner/name` or, for the oldest datasets, `name/config`: only the hub knows, so both
+are tried, in this order.
 """
 
 import hashlib
@@ -15,11 +15,13 @@ from kerasllm.data.text_pieces import Piece, cut
 from kerasllm.errors import InputError
 
 _ID = re.compile(r"[\w.-]+(/[\w.-]+){1,2}(@[\w./-]+)?(#[\w.\[\]:%+-]+)?")
-_FILE_SUFFIX = re.compile(r"\.(txt|md|jsonl|ndjson|json|parquet|csv|tsv|gz|zip|xml|html)([@#]|$)", re.IGNORECASE)
+_FILE_SUFFIX = re.compile(
+    r"\.(txt|md|jsonl|ndjson|json|parquet|csv|tsv|gz|zip|xml|html)([@#]|$)", re.IGNORECASE
+)
 
 
 def looks_like_hub_id(source: str) -> bool:
-    """Whether a word that is no existing path may be a dataset's id: `owner/name`, without a file's suffix."""
+    """Whether a word that is no existing path may be a dataset's id: `owner/name`, no file's suffix."""
     return (
         _ID.fullmatch(source) is not None
         and not source.startswith((".", "~", "/"))
@@ -54,8 +56,6 @@ class HubDataset:
         if Path(rest).expanduser().is_dir():
             return cls(((str(Path(rest).expanduser()), None),), None, split or "train", text_column)
         rest, _, revision = rest.partition("@")
-        if Path(rest).expanduser().is_dir():
-            return cls(((str(Path(rest).expanduser()), None),), None, split or "train", text_column)
         parts = rest.split("/")
         if not 1 <= len(parts) <= 3 or not all(re.fullmatch(r"[\w.-]+", part) for part in parts):
             raise InputError(
@@ -80,16 +80,19 @@ class HubDataset:
         for row in _guarded(rows, identifier):
             if self.text_column not in row:
                 raise InputError(
-                    f"{identifier}: no column {self.text_column!r}; the columns are {sorted(row)}; set text_column"
+                    f"{identifier}: no column {self.text_column!r}; the columns are {sorted(row)}; "
+                    "set text_column"
                 )
             text = row[self.text_column]
             if text is not None and not isinstance(text, str):
-                raise InputError(f"{identifier}: column {self.text_column!r} holds {type(text).__name__}, not text")
+                raise InputError(
+                    f"{identifier}: column {self.text_column!r} holds {type(text).__name__}, not text"
+                )
             if text:
                 yield from cut(text)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of a local directory's files, or of the id, configuration, split and commit on the hub."""
+        """SHA-256 (hex) of a local directory's files, or of id, configuration, split and commit."""
         path = Path(self.candidates[0][0])
         digest = hashlib.sha256(repr((self.split, self.text_column)).encode())
         if path.is_dir():
@@ -127,7 +130,9 @@ class HubDataset:
 
         for identifier, _ in self.candidates:
             try:
-                return huggingface_hub.HfApi().dataset_info(identifier, revision=self.revision, timeout=10).sha
+                return (
+                    huggingface_hub.HfApi().dataset_info(identifier, revision=self.revision, timeout=10).sha
+                )
             except Exception:  # offline, private, renamed: the revision asked for has to do
                 continue
         return None

@@ -21,10 +21,16 @@ from kerasllm.data import docstring_prose, sentences
 from kerasllm.data.docstring_prose import prose_sentences
 from kerasllm.errors import InputError
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 STANDARD_LIBRARY, TOPICS, KERAS, NUMPY = "standard library", "topics", "keras", "numpy"
 
-_EXCLUDED_DIRECTORIES = frozenset(
-    "site-packages dist-packages test tests idle_test turtledemo ensurepip pydoc_data __pycache__ lib-dynload".split()
+_EXCLUDED_DIRECTORIES = _words(
+    "site-packages dist-packages test tests idle_test turtledemo ensurepip pydoc_data __pycache__ lib- "
+    "dynload"
 )
 _EXCLUDED_PREFIXES = ("_sysconfigdata", "__phello__", "_generated")
 _BLOCKS = ("body", "handlers", "orelse", "finalbody")  # the fields of a statement that hold statements
@@ -58,8 +64,10 @@ def python_docs() -> Iterator[Document]:
 
 
 def standard_library_sentences() -> dict[str, tuple[str, ...]]:
-    """Sentences of each standard-library module, by dotted name: labels for telling modules apart by their prose."""
-    return {document.name: document.sentences for document in _documents() if document.origin == STANDARD_LIBRARY}
+    """Sentences of each standard-library module, by dotted name, for telling modules by their prose."""
+    return {
+        document.name: document.sentences for document in _documents() if document.origin == STANDARD_LIBRARY
+    }
 
 
 @lru_cache(maxsize=1)
@@ -113,7 +121,9 @@ def _sources() -> Iterator[tuple[str, str, Path]]:
     yield from ((STANDARD_LIBRARY, name, path) for name, path in _modules(library, ""))
     topics = library / "pydoc_data" / "topics.py"
     if not topics.is_file():
-        raise InputError(f"python-docs: {topics} is not there: this Python came without its documentation's sources")
+        raise InputError(
+            f"python-docs: {topics} is not there: this Python came without its documentation's sources"
+        )
     yield TOPICS, "topics", topics
     for package in (KERAS, NUMPY):
         found = importlib.util.find_spec(package)  # of a top-level package: finds it, loads nothing

@@ -1,12 +1,17 @@
 """Sentences by rule: one regular expression proposes the boundaries, a few lines of Python turn some down.
 
-A trained splitter would have to be shipped or downloaded, and would not keep up with the tokenizer. Next-sentence
-prediction needs boundaries that are right nearly always, not always, so where English is undecidable ("in the
-U.S. Government", "in the U.S. He left") the word that follows decides: only a word that commonly opens a sentence
-makes a new one.
+A trained splitter would have to be shipped or downloaded, and would not keep up with the tokenizer.
+Next-sentence prediction needs boundaries that are right nearly always, not always, so where English is
+undecidable ("in the U.S. Government", "in the U.S. He left") the word that follows decides: only a word that
+commonly opens a sentence makes a new one.
 """
 
 import re
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 _IDEOGRAPHIC_STOPS = "。！？｡"
 _STOPS = ".!?…؟।॥" + _IDEOGRAPHIC_STOPS
@@ -14,8 +19,9 @@ _CLOSERS = "\"'”’»›)\\]}_*」』）】》〉"
 _OPENERS = "\"'“‘«‹(\\[{_*¿¡„「『（【《〈–—-"
 _LOWER_CASE = "".join(letter for letter in map(chr, range(0x80, 0x600)) if letter.islower())
 
-# The first element is a plain set, since the engine then skips to the next stop without trying a match at every
-# character; the look-behind lets a run of stops match from its first one only, which keeps "......" linear.
+# The first element is a plain set, since the engine then skips to the next stop without trying a match at
+# every character; the look-behind lets a run of stops match from its first one only, which keeps "......"
+# linear.
 _BOUNDARY = re.compile(
     rf"[{_STOPS}](?<![{_STOPS}][{_STOPS}])[{_STOPS}]*+"
     rf"(?:(?<=[{_IDEOGRAPHIC_STOPS}])[{_CLOSERS}]*+\s*+"
@@ -26,25 +32,27 @@ _WORD_BEFORE = re.compile(r"[^\W_](?:[\w.&]*[^\W_])?\Z")
 _WORD_AFTER = re.compile(r"\W*(\w+(?:[’']\w+)?)")
 _LONGEST_ABBREVIATION = 12
 
-_TITLES = frozenset(
-    "mr mrs ms dr prof rev hon gen col maj capt cpt cmdr lt sgt cpl messrs mme mlle gov sen rep pres supt insp".split()
+_TITLES = _words(
+    "mr mrs ms dr prof rev hon gen col maj capt cpt cmdr lt sgt cpl messrs mme mlle gov sen rep pres supt "
+    "insp"
 )
-_NEVER_LAST = frozenset("e.g i.e eg ie cf viz vs ca approx esp incl resp".split())
-_BEFORE_NUMBERS = frozenset(
-    "no nos nr fig figs eq eqs eqn vol vols pp ch chap sec sect art ex ref refs tab par pt bk ver app "
-    "jan feb mar apr jun jul aug sept sep oct nov dec".split()
+_NEVER_LAST = _words("e.g i.e eg ie cf viz vs ca approx esp incl resp")
+_BEFORE_NUMBERS = _words(
+    "no nos nr fig figs eq eqs eqn vol vols pp ch chap sec sect art ex ref refs tab par pt bk ver app jan "
+    "feb mar apr jun jul aug sept sep oct nov dec"
 )
-_SELDOM_LAST = frozenset(
-    "st mt ft jr sr inc ltd co corp bros dept univ assn est ave blvd rd sq etc al eds ph.d b.sc m.sc".split()
+_SELDOM_LAST = _words(
+    "st mt ft jr sr inc ltd co corp bros dept univ assn est ave blvd rd sq etc al eds ph.d b.sc m.sc"
 )
 _ABBREVIATIONS = _TITLES | _NEVER_LAST | _BEFORE_NUMBERS | _SELDOM_LAST
-_OPENING_WORDS = frozenset(
-    "the a an this that these those there here it he she we they you i his her its our their my your but and or so "
-    "yet if when while where who what why how which whose as at in on by for from with without after before since "
-    "although though because however moreover therefore thus then now still also another each every all some many "
-    "most few several no not yes once until unless under over during despite both neither one two for instance "
-    "it's that's there's he's she's we're they're you're i'm i'll don't let let's do does did is are was were can "
-    "could should would may might must use note see return returns only just even such".split()
+_OPENING_WORDS = _words(
+    "the a an this that these those there here it he she we they you i his her its our their my your but "
+    "and or so yet if when while where who what why how which whose as at in on by for from with without "
+    "after before since although though because however moreover therefore thus then now still also "
+    "another each every all some many most few several no not yes once until unless under over during "
+    "despite both neither one two for instance it's that's there's he's she's we're they're you're i'm "
+    "i'll don't let let's do does did is are was were can could should would may might must use note see "
+    "return returns only just even such"
 )
 
 
@@ -52,9 +60,9 @@ def split_sentences(text: str) -> list[str]:
     """Splits text into its sentences; nothing but white space at the boundaries is lost.
 
     A boundary is a full stop, question mark, exclamation mark or ellipsis, with the quotes and brackets that
-    close after it, followed by white space and by something other than a lower-case letter; or an ideographic stop
-    (。！？), which needs no white space; or a blank line. Abbreviations, initials and a list's numbers ("1. ") do
-    not end a sentence, unless (for those which may) the next word commonly opens one.
+    close after it, followed by white space and by something other than a lower-case letter; or an ideographic
+    stop (。！？), which needs no white space; or a blank line. Abbreviations, initials and a list's numbers
+    do not end a sentence, unless (for those which may) the next word commonly opens one.
 
     Args:
         text: a paragraph, of any length; line breaks within it count as spaces.
@@ -64,14 +72,20 @@ def split_sentences(text: str) -> list[str]:
     """
     if "\n" in text and _BLANK_LINE.search(text):
         return [
-            sentence for paragraph in _BLANK_LINE.split(text) for sentence in split_sentences(paragraph.strip("\n"))
+            sentence
+            for paragraph in _BLANK_LINE.split(text)
+            for sentence in split_sentences(paragraph.strip("\n"))
         ]
     sentences = []
     text = text.strip()
     start = 0
     for boundary in _BOUNDARY.finditer(text):
         stop = boundary.start()
-        if text[stop] == "." and text[stop + 1] not in _STOPS and _is_abbreviation(text, start, stop, boundary):
+        if (
+            text[stop] == "."
+            and text[stop + 1] not in _STOPS
+            and _is_abbreviation(text, start, stop, boundary)
+        ):
             continue
         end = boundary.end()
         sentences.append(text[start:end].rstrip())
@@ -90,7 +104,9 @@ def split_paragraphs(text: str) -> list[str]:
     Returns:
         The sentences of all paragraphs, in order; none crosses a line break.
     """
-    return [sentence for paragraph in text.split("\n") if paragraph for sentence in split_sentences(paragraph)]
+    return [
+        sentence for paragraph in text.split("\n") if paragraph for sentence in split_sentences(paragraph)
+    ]
 
 
 def _is_abbreviation(text: str, start: int, stop: int, boundary: re.Match[str]) -> bool:

@@ -1,8 +1,8 @@
 """The token cache as others may see it at any moment: locks, builds under way, builds left by the dead.
 
-The lock is the operating system's, which releases it when its process dies, however it dies: no process number and
-no time stamp has to be believed. Where files cannot be locked, two processes at once build the same store twice and
-the first rename wins.
+The lock is the operating system's, which releases it when its process dies, however it dies: no process
+number and no time stamp has to be believed. Where files cannot be locked, two processes at once build the
+same store twice and the first rename wins.
 """
 
 import os
@@ -28,7 +28,8 @@ def build_lock(cache: Path, key: str, *, wait: bool = True) -> Iterator[bool]:
         key: the store's name.
         wait: whether to wait for another process that holds it.
 
-    Yields whether the lock is held: False where another process has it (`wait=False`) or files cannot be locked.
+    Yields whether the lock is held: False where another process has it (`wait=False`) or files cannot be
+    locked.
     """
     try:
         import fcntl

@@ -1,7 +1,7 @@
 """Plain text as a stream of pieces: blank lines end documents, and nothing is ever held whole.
 
-Bytes are cut before they are decoded, always after a line or at a space, so that a character is never torn and a
-fault can be named by its line and byte.
+Bytes are cut before they are decoded, always after a line or at a space, so that a character is never torn
+and a fault can be named by its line and byte.
 """
 
 import re
@@ -65,7 +65,8 @@ def read_text(blocks: Iterable[bytes], name: str) -> Iterator[Piece]:
             if b"\0" in block:
                 at = offset + len(pending) + block.index(b"\0")
                 raise InputError(
-                    f"{name}: byte {at} is NUL: a binary file, or UTF-16 (iconv -f UTF-16 -t UTF-8 makes text of it)"
+                    f"{name}: byte {at} is NUL: a binary file, or UTF-16 "
+                    "(iconv -f UTF-16 -t UTF-8 makes text of it)"
                 )
             pending += block
             if offset == 0 and len(pending) < 3 and _BYTE_ORDER_MARK.startswith(bytes(pending)):
@@ -85,10 +86,10 @@ def read_text(blocks: Iterable[bytes], name: str) -> Iterator[Piece]:
         *ended, last = _BLANK_LINES.split("\n" + text if at_line_start else text)
         for document in ended:
             if open_document or document.strip():
-                yield Piece(document, True)
+                yield Piece(document.lstrip("\n"), True)
             open_document = False
         if last.strip():
-            yield Piece(last, False)
+            yield Piece(last.lstrip("\n"), False)
             open_document = True
         offset += end
         line += taken.count(b"\n")
@@ -134,8 +135,8 @@ def _decode(content: bytes, name: str, line: int, offset: int) -> str:
     except UnicodeDecodeError as error:
         number = line + content.count(b"\n", 0, error.start)
         raise InputError(
-            f"{name}:{number}: byte {offset + error.start} of the file (0x{content[error.start]:02x}) is not UTF-8; "
-            f"convert the file, e.g. iconv -f WINDOWS-1252 -t UTF-8"
+            f"{name}:{number}: byte {offset + error.start} of the file (0x{content[error.start]:02x}) "
+            "is not UTF-8; convert the file, e.g. iconv -f WINDOWS-1252 -t UTF-8"
         ) from error
 
 

@@ -112,7 +112,7 @@ def _processors() -> int:
 
 
 class _Writer:
-    """Appends tokens and offsets to the files of a store; the files are complete after `finish`."""
+    """Appends tokens and offsets to the files of a store; they are complete after `finish`."""
 
     def __init__(self, directory: Path, dtype: str, vocabulary_size: int) -> None:
         self._directory = directory
@@ -151,7 +151,9 @@ class _Writer:
     def finish(self) -> None:
         """Ends the last document, brings everything onto the disk and writes the sizes down."""
         if self._num_tokens == 0:
-            raise InputError("the tokenizer finds no token in the corpus; is it of another script or language?")
+            raise InputError(
+                "the tokenizer finds no token in the corpus; is it of another script or language?"
+            )
         if self._num_sentences > self._document_start:
             self._documents.write(np.array([self._num_sentences], dtype=np.int64).tobytes())
         sizes = {}

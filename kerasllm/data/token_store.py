@@ -1,9 +1,10 @@
 """A corpus as token ids on the disk, made once and mapped into memory ever after.
 
-Tokenising dear text in every run, or holding it in memory, is what makes small machines slow. The store is three
-flat files (tokens, where sentences begin, where documents begin) in a directory named after the content of the
-corpus and of the tokenizer, so that a change in either makes a new store and nothing is ever out of date. It is
-built under another name and renamed when complete; a lock lets processes started together build it once.
+Tokenising dear text in every run, or holding it in memory, is what makes small machines slow. The store is
+three flat files (tokens, where sentences begin, where documents begin) in a directory named after the content
+of the corpus and of the tokenizer, so that a change in either makes a new store and nothing is ever out of
+date. It is built under another name and renamed when complete; a lock lets processes started together build
+it once.
 """
 
 import hashlib
@@ -87,31 +88,61 @@ class TokenStore:
             self.vocabulary_size,
         )
 
-    def split(self, validation_fraction: float, seed: int) -> tuple["TokenStore", "TokenStore"]:
+    def split(
+        self, validation_fraction: float, seed: int, *, least: int = 1
+    ) -> tuple["TokenStore", "TokenStore"]:
         """Parts the documents into training and validation, at random; each document goes to one side.
 
-        The validation part gets the number of documents that comes nearest to the fraction of *tokens*, at least
-        one; the documents of either part keep their order.
+        The validation part gets the number of documents that comes nearest to the fraction of *tokens*; the
+        documents of either part keep their order.
 
         Args:
             validation_fraction: of the tokens, between 0 and 1 (exclusive).
             seed: the same seed gives the same parts.
+            least: documents that either part has at least; next-sentence prediction needs two.
 
         Raises:
-            InputError: the fraction is out of range, or there is only one document.
+            InputError: the fraction is out of range, or there are fewer than 2 * `least` documents.
         """
         if not 0 < validation_fraction < 1:
             raise InputError(f"validation_fraction {validation_fraction} is not between 0 and 1")
-        if self.num_documents < 2:
+        if self.num_documents < 2 * least:
             raise InputError(
-                "the corpus is a single document and cannot be split; separate documents by blank lines, "
-                "or name a validation corpus of its own"
+                f"the corpus has {self.num_documents} document(s) and cannot be split into parts of at least "
+                f"{least}; separate documents by blank lines, or name a validation corpus of its own"
             )
         order = np.random.Generator(np.random.Philox(seed)).permutation(self.num_documents)
-        through = np.concatenate([[0], np.cumsum(self.sentence_ends - self.sentence_starts)])[self.document_offsets]
+        through = np.concatenate([[0], np.cumsum(self.sentence_ends - self.sentence_starts)])[
+            self.document_offsets
+        ]
         taken = np.cumsum(np.diff(through)[order])
         nearest = int(np.argmin(np.abs(taken[:-1] - validation_fraction * taken[-1]))) + 1
+        nearest = min(max(nearest, least), self.num_documents - least)
         return self.select(np.sort(order[nearest:])), self.select(np.sort(order[:nearest]))
+
+
+def store_of_sentences(documents: Sequence[Sequence[str]], tokenizer: Tokenizer) -> TokenStore:
+    """A store in memory, of documents that are small and split into sentences already.
+
+    Args:
+        documents: the sentences of each; what has no tokens is left out.
+        tokenizer: whose ids they become.
+    """
+    tokens: list[int] = []
+    ends: list[int] = []
+    offsets = [0]
+    for sentences in documents:
+        for encoding in tokenizer.encode_batch(list(sentences), add_special_tokens=False):
+            if encoding.ids:
+                tokens += encoding.ids
+                ends.append(len(tokens))
+        if len(ends) > offsets[-1]:
+            offsets.append(len(ends))
+    stops = np.array(ends, np.int64)
+    starts = np.concatenate([[0], stops[:-1]]).astype(np.int64) if ends else stops
+    size = max(tokenizer.get_vocab().values()) + 1
+    kind = np.uint16 if size <= 2**16 else np.uint32
+    return TokenStore(np.array(tokens, kind), starts, stops, np.array(offsets, np.int64), size)
 
 
 def default_cache_directory() -> Path:
@@ -167,7 +198,9 @@ def tokenize_corpus(
             "free space or set KERASLLM_CACHE to another directory"
         ) from error
     if store is None:
-        raise InputError(f"{place}: the token cache was damaged while it was written; remove it and run again")
+        raise InputError(
+            f"{place}: the token cache was damaged while it was written; remove it and run again"
+        )
     return store
 
 

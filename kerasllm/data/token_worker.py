@@ -1,8 +1,8 @@
 """Splitting and tokenising pieces of text; also the whole of what a worker process runs.
 
-A worker is a fresh interpreter that imports this module, NumPy and `tokenizers` and nothing else: it starts in a
-tenth of a second, holds no backend, and never runs the user's script again, as `multiprocessing` would. Frames of
-a JSON header and raw arrays go over its standard input and output; nothing is unpickled.
+A worker is a fresh interpreter that imports this module, NumPy and `tokenizers` and nothing else: it starts
+in a tenth of a second, holds no backend, and never runs the user's script again, as `multiprocessing` would.
+Frames of a JSON header and raw arrays go over its standard input and output; nothing is unpickled.
 """
 
 import json
@@ -13,7 +13,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -23,7 +23,7 @@ from kerasllm.data.sentences import split_paragraphs
 _ENCODED_AT_A_TIME = 2048  # an encoding takes some 50 times the memory of its ids
 _CHARACTERS_KEPT = 1 << 21  # of known words, which take some 30 bytes more each
 _PUNCTUATION = ",.;:!?'\"-()"
-_SEPARATORS = re.compile("[\x1c-\x1f]")
+_SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
 
 
 class TokenizedPieces(NamedTuple):
@@ -43,9 +43,10 @@ class TokenizedPieces(NamedTuple):
 class PieceTokenizer:
     """Splits texts into sentences and these into tokens, without special tokens.
 
-    BERT's pipeline treats every word between white space by itself, and a few thousand words make up most of any
-    text: each is tokenised once and looked up ever after, which gives the same ids several times as fast. Other
-    pipelines go through the library sentence by sentence.
+    BERT's pipeline treats every word between white space by itself, and a few thousand words make up most of
+    any
+    text: each is tokenised once and looked up ever after, which gives the same ids several times as fast.
+        Other pipelines go through the library sentence by sentence.
 
     Args:
         description: the tokenizer's JSON.
@@ -74,7 +75,7 @@ class PieceTokenizer:
         """
         sentences_by_piece = [split_paragraphs(text) for text in texts]
         sentences = list(chain.from_iterable(sentences_by_piece))
-        # Python splits at four separators (0x1c to 0x1f) which BERT deletes: they are too rare to be fast.
+        # Python splits at these control characters where BERT deletes them: they are too rare to be fast.
         if self._by_word and not any(_SEPARATORS.search(text) for text in texts):
             tokens, lengths = self._look_up(sentences)
         else:
@@ -96,7 +97,9 @@ class PieceTokenizer:
         new = list(set(words).difference(self._numbers))
         if new:
             ids, lengths = self._encode(new)
-            self._numbers.update(zip(new, range(len(self._numbers), len(self._numbers) + len(new)), strict=True))
+            self._numbers.update(
+                zip(new, range(len(self._numbers), len(self._numbers) + len(new)), strict=True)
+            )
             self._starts = np.concatenate([self._starts, len(self._ids) + np.cumsum(lengths) - lengths])
             self._lengths = np.concatenate([self._lengths, lengths])
             self._ids = np.concatenate([self._ids, ids])
@@ -148,18 +151,18 @@ def _is_word_by_word(description: dict[str, Any]) -> bool:
     )
 
 
-def write_frame(stream: BinaryIO, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
-    """Writes a JSON header and one-dimensional arrays, of which the header's `arrays` tells kind and length."""
+def write_frame(stream: IO[bytes], header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
+    """Writes a JSON header and one-dimensional arrays, whose kind and length the header tells."""
     header = {**header, "arrays": [(array.dtype.str, len(array)) for array in arrays]}
     encoded = json.dumps(header).encode()
     stream.write(struct.pack("<I", len(encoded)))
     stream.write(encoded)
     for array in arrays:
-        stream.write(memoryview(np.ascontiguousarray(array)).cast("B"))
+        stream.write(array.tobytes())
     stream.flush()
 
 
-def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], list[np.ndarray]] | None:
+def read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], list[np.ndarray]] | None:
     """Reads what `write_frame` wrote; None at the end of the stream.
 
     Raises:
@@ -176,7 +179,7 @@ def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], list[np.ndarray]] | No
     return header, arrays
 
 
-def _read_exactly(stream: BinaryIO, size: int) -> bytes:
+def _read_exactly(stream: IO[bytes], size: int) -> bytes:
     content = stream.read(size)
     if len(content) != size:
         raise EOFError(f"the stream ended {size - len(content)} bytes early")
@@ -184,7 +187,7 @@ def _read_exactly(stream: BinaryIO, size: int) -> bytes:
 
 
 def main() -> None:
-    """Serves one parent: a frame with the tokenizer, then a frame of texts for each answer, until the input ends."""
+    """Serves one parent: a frame with the tokenizer, then frames of texts, each answered."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which closes the input
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
@@ -197,7 +200,9 @@ def main() -> None:
         content, lengths = frame[1]
         ends = np.cumsum(lengths).tolist()
         encoded = content.tobytes()
-        texts = [encoded[end - length : end].decode() for end, length in zip(ends, lengths.tolist(), strict=True)]
+        texts = [
+            encoded[end - length : end].decode() for end, length in zip(ends, lengths.tolist(), strict=True)
+        ]
         try:
             tokenized = tokenizer.tokenize(texts)
         except Exception as error:

@@ -1,9 +1,9 @@
 """WordPiece as BERT has it, trained so that the same text always gives the same vocabulary.
 
 The trainer of the `tokenizers` library numbers the pieces of one character in the order of a hash map, which
-changes from run to run, and breaks ties between merges by these numbers: two runs on one text differ in order and
-even in content. Here the alphabet is collected first and handed to the trainer in a fixed order, and the tokenizer
-is then built anew from the vocabulary alone.
+changes from run to run, and breaks ties between merges by these numbers: two runs on one text differ in order
+and even in content. Here the alphabet is collected first and handed to the trainer in a fixed order, and the
+tokenizer is then built anew from the vocabulary alone.
 """
 
 import json
@@ -51,9 +51,10 @@ def train_wordpiece(
 ) -> Tokenizer:
     """Trains a WordPiece tokenizer with BERT's normalisation; deterministic.
 
-    Text is cleaned, optionally lower-cased and stripped of accents, split at white space, punctuation and around
-    every Chinese character. The vocabulary holds `[PAD] [UNK] [CLS] [SEP] [MASK]` as ids 0 to 4, then the 1,000 most
-    frequent characters, each letter or digit also as a continuation (`##a`), then merges in order of frequency.
+    Text is cleaned, optionally lower-cased and stripped of accents, split at white space, punctuation and
+    around every Chinese character. The vocabulary holds `[PAD] [UNK] [CLS] [SEP] [MASK]` as ids 0 to 4, then
+    the 1,000 most frequent characters, each letter or digit also as a continuation (`##a`), then merges in
+    order of frequency.
 
     Args:
         texts: read once; kept in a temporary file, not in memory.
@@ -67,7 +68,8 @@ def train_wordpiece(
     Raises:
         InputError: the vocabulary cannot hold the alphabet, or the texts hold no words.
 
-    Reference: Wu et al. 2016, https://arxiv.org/abs/1609.08144; Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
+    Reference: Wu et al. 2016, https://arxiv.org/abs/1609.08144; Devlin et al. 2019,
+        https://arxiv.org/abs/1810.04805.
     """
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     counts: Counter[str] = Counter()
@@ -80,7 +82,11 @@ def train_wordpiece(
         alphabet, rare = _alphabet(counts)
         if not alphabet:
             raise InputError("the tokenizer's training text holds no words; give it a corpus with text")
-        first_pieces = [*SPECIAL_TOKENS, *alphabet, *(f"##{letter}" for letter in alphabet if _continues(letter))]
+        first_pieces = [
+            *SPECIAL_TOKENS,
+            *alphabet,
+            *(f"##{letter}" for letter in alphabet if _continues(letter)),
+        ]
         if vocabulary_size < len(first_pieces):
             raise InputError(
                 f"vocabulary_size {vocabulary_size} is too small: the special tokens and the {len(alphabet)} "
@@ -89,7 +95,7 @@ def train_wordpiece(
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocabulary_size,
             min_frequency=2,
-            special_tokens=first_pieces,  # the only way to fix their ids; none is special in the tokenizer returned
+            special_tokens=first_pieces,  # the only way to fix their ids; the result is built anew
             limit_alphabet=len(alphabet),
             continuing_subword_prefix=_CONTINUATION,
             show_progress=show_progress,
@@ -100,7 +106,9 @@ def train_wordpiece(
         untrained.train_from_iterator((line.translate(rare) for line in normalised), trainer)
     vocabulary = untrained.get_vocab(with_added_tokens=True)
     if len(vocabulary) > vocabulary_size:
-        raise RuntimeError(f"the trainer made {len(vocabulary)} pieces where {vocabulary_size} were asked for")
+        raise RuntimeError(
+            f"the trainer made {len(vocabulary)} pieces where {vocabulary_size} were asked for"
+        )
     return _bert_tokenizer(vocabulary, {"do_lower_case": lowercase})
 
 
@@ -108,8 +116,9 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """Loads a tokenizer that has BERT's special tokens.
 
     Args:
-        path: a `tokenizer.json`, a `vocab.txt` (one piece a line), or a directory that holds one of them; beside a
-            `vocab.txt`, `tokenizer_config.json` may set `do_lower_case`, `strip_accents`, `tokenize_chinese_chars`.
+        path: a `tokenizer.json`, a `vocab.txt` (one piece a line), or a directory that holds one of them;
+            beside a `vocab.txt`, `tokenizer_config.json` may set `do_lower_case`, `strip_accents`,
+            `tokenize_chinese_chars`.
 
     Raises:
         InputError: nothing there, not a tokenizer, or a special token is missing.
@@ -119,12 +128,18 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         candidates = [path / "tokenizer.json", path / "vocab.txt"]
         found = next((candidate for candidate in candidates if candidate.is_file()), None)
         if found is None:
-            raise InputError(f"{path}: holds neither tokenizer.json nor vocab.txt; give a tokenizer's directory")
+            raise InputError(
+                f"{path}: holds neither tokenizer.json nor vocab.txt; give a tokenizer's directory"
+            )
         path = found
     if not path.is_file():
-        raise InputError(f"{path}: no such tokenizer; give a tokenizer.json, a vocab.txt or a directory with one")
+        raise InputError(
+            f"{path}: no such tokenizer; give a tokenizer.json, a vocab.txt or a directory with one"
+        )
     if path.suffix == ".txt":
-        tokenizer = _bert_tokenizer(_read_vocabulary(path), _read_settings(path.with_name("tokenizer_config.json")))
+        tokenizer = _bert_tokenizer(
+            _read_vocabulary(path), _read_settings(path.with_name("tokenizer_config.json"))
+        )
     else:
         try:
             tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
@@ -156,7 +171,13 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | os.PathLike[str], *, m
         "tokenizer_class": "BertTokenizer" if wordpiece else "PreTrainedTokenizerFast",
         "model_max_length": max_length,
         "clean_up_tokenization_spaces": False,
-        **dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True)),
+        **dict(
+            zip(
+                ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"),
+                SPECIAL_TOKENS,
+                strict=True,
+            )
+        ),
     }
     normalizer = description.get("normalizer") or {}
     if normalizer.get("type") == "BertNormalizer":
@@ -176,8 +197,10 @@ def special_token_ids(tokenizer: Tokenizer) -> SpecialTokens:
     ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
     missing = [token for token, number in zip(SPECIAL_TOKENS, ids, strict=True) if number is None]
     if missing:
-        raise InputError(f"the vocabulary lacks {', '.join(missing)}; a BERT tokenizer has all of these special tokens")
-    return SpecialTokens(*ids)
+        raise InputError(
+            f"the vocabulary lacks {', '.join(missing)}; a BERT tokenizer has all of these special tokens"
+        )
+    return SpecialTokens(*(number for number in ids if number is not None))
 
 
 def continuation_mask(tokenizer: Tokenizer) -> np.ndarray:
@@ -205,9 +228,11 @@ def _alphabet(counts: Counter[str]) -> tuple[list[str], dict[int, str]]:
 
 
 def _continues(letter: str) -> bool:
-    """Whether a character may stand within a word: punctuation and Chinese characters are words by themselves."""
+    """Whether a character may stand within a word: punctuation and Chinese are words by themselves."""
     words = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(
-        normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=False).normalize_str(f"a{letter}")
+        normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=False).normalize_str(
+            f"a{letter}"
+        )
     )
     return len(words) == 1
 
@@ -215,7 +240,7 @@ def _continues(letter: str) -> bool:
 def _bert_tokenizer(vocabulary: dict[str, int], settings: dict[str, Any]) -> Tokenizer:
     """BERT's pipeline around a vocabulary."""
     tokenizer = Tokenizer(
-        models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_CONTINUATION)  # type: ignore[call-arg]
+        models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_CONTINUATION)
     )
     tokenizer.normalizer = normalizers.BertNormalizer(
         lowercase=settings.get("do_lower_case", True),
@@ -239,7 +264,9 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
     try:
         pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}; convert it with iconv -t UTF-8") from error
+        raise InputError(
+            f"{path}: not UTF-8 at byte {error.start}; convert it with iconv -t UTF-8"
+        ) from error
     vocabulary: dict[str, int] = {}
     for number, piece in enumerate(pieces):
         piece = piece.rstrip("\r")
@@ -272,6 +299,8 @@ def _write(path: Path, content: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}; free space or choose another place") from error
+        raise InputError(
+            f"{path}: cannot be written: {error.strerror}; free space or choose another place"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

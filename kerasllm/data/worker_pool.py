@@ -1,4 +1,4 @@
-"""Worker processes that tokenise: each served by a thread of the parent, so that neither side's pipe fills up."""
+"""Worker processes that tokenise: each served by a thread, so that neither side's pipe fills up."""
 
 import os
 import subprocess
@@ -14,8 +14,8 @@ import numpy as np
 
 from kerasllm.data.token_worker import TokenizedPieces, read_frame, write_frame
 
-# `kerasllm` itself would load Keras and a backend: an empty package of that name, with the same files below it,
-# takes its place in the worker.
+# `kerasllm` itself would load Keras and a backend: an empty package of that name, with the same files below
+# it, takes its place in the worker.
 _BOOTSTRAP = """
 import sys, types
 package = types.ModuleType("kerasllm")

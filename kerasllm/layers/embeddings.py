@@ -77,7 +77,7 @@ class TransformerEmbeddings(keras.layers.Layer):
                 "shorten it or build the model with a larger max_sequence_length"
             )
         hidden = ops.take(self.token, token_ids, axis=0)  # (batch, length, hidden_dim)
-        hidden = hidden + ops.convert_to_tensor(self.position)[:length]
+        hidden = hidden + ops.convert_to_tensor(self.position)[: ops.shape(token_ids)[1]]
         if self.segment is not None:
             if segment_ids is None:
                 hidden = hidden + ops.convert_to_tensor(self.segment)[0]

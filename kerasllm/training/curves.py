@@ -1,7 +1,7 @@
 """The picture of a run: loss against step above, everything else that was measured below."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,47 @@ def plot_curves(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None
     axes[-1].set_xlabel("optimizer step")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title, fontsize=12)
+    _save(figure, path)
+
+
+def plot_comparison(tasks: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
+    """Draws, for each task, the accuracies of each arm as points and their mean as a bar.
+
+    Args:
+        tasks: accuracies by task and arm.
+        path: the PNG, replaced whole.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.5 + 2.2 * len(tasks), 4.2), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    arms = list(next(iter(tasks.values())))
+    width = 0.8 / len(arms)
+    for number, arm in enumerate(arms):
+        for place, accuracies in enumerate(task[arm] for task in tasks.values()):
+            at = place + (number - (len(arms) - 1) / 2) * width
+            mean = sum(accuracies) / len(accuracies)
+            label = arm if place == 0 else None
+            axis.bar(at, mean, 0.92 * width, color=_COLOURS[number], alpha=0.75, label=label)
+            spread = [at + width * 0.18 * (i - (len(accuracies) - 1) / 2) for i in range(len(accuracies))]
+            axis.plot(spread, accuracies, "o", color="#222222", markersize=3.5)
+            top = max(*accuracies, mean)
+            axis.annotate(f"{mean:.3f}", (at, top), (0, 5), textcoords="offset points", ha="center", fontsize=9)
+    axis.set_xticks(range(len(tasks)), [name.replace("_", " ") for name in tasks])
+    axis.set_ylabel("test accuracy")
+    axis.set_ylim(0, 1)
+    axis.grid(axis="y", color="#e4e4e4", linewidth=0.7)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    axis.legend(frameon=False, fontsize=9, loc="upper left", ncols=len(arms))
+    figure.suptitle("The same fine-tuning, pretrained and from scratch", fontsize=12)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         figure.savefig(temporary, format="png")

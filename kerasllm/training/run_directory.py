@@ -31,7 +31,7 @@ except ImportError:  # Windows: no lock there
 
 MAY_CHANGE = frozenset(
     {
-        *("output", "resume", "keep", "log_interval", "validation_interval"),
+        *("output", "resume", "keep", "log_interval", "eval_interval"),
         *("checkpoint_steps", "checkpoint_minutes", "processes"),
     }
 )
@@ -78,6 +78,11 @@ class RunDirectory:
     def metrics(self) -> Path:
         """The metrics.jsonl file; may not exist yet."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What `record` has been given, in this session or before."""
+        return dict(self._resolved)
 
     @property
     def seconds(self) -> float:
@@ -171,6 +176,8 @@ class RunDirectory:
                 # The directory may have changed hands between the check and the lock.
                 cls.check(path, config, resume=resume, may_change=may_change, may_grow=may_grow)
                 run._wrote_config = not (path / "config.yaml").exists()
+                if _has_checkpoint(path):  # what was found out then holds for the rest of the run
+                    run._resolved = dict(_read_config(path).get("resolved") or {})
                 run._write_config()
             except BaseException:
                 run.discard_if_empty()
@@ -278,6 +285,10 @@ def _versions() -> dict[str, str]:
 
 
 def _recorded(path: Path) -> dict[str, Any]:
+    return {key: value for key, value in _read_config(path).items() if key not in RECORDED_KEYS}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     file = path / "config.yaml"
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -285,7 +296,7 @@ def _recorded(path: Path) -> dict[str, Any]:
         raise InputError(f"{file} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} holds no settings")
-    return {key: value for key, value in content.items() if key not in RECORDED_KEYS}
+    return content
 
 
 def _compare(path: Path, before: dict, now: Any, may_change: set[str], may_grow: set[str]) -> None:

@@ -7,7 +7,12 @@ from kerasllm.data.tokenizers import save_tokenizer, train_wordpiece
 transformers = pytest.importorskip("transformers", reason="transformers is not installed in this environment")
 
 TEXTS = ["The quick brown fox jumped over the lazy dogs.", "Naïve résumés, 漢字 and such: don't!"] * 5
-PAIRS = [("The naïve dogs!", "Quick, 漢字?"), ("don't", "RÉSUMÉS  and\tsuch."), ("zzz ж", "[MASK] fox [SEP]"), ("", "a")]
+PAIRS = [
+    ("The naïve dogs!", "Quick, 漢字?"),
+    ("don't", "RÉSUMÉS  and\tsuch."),
+    ("zzz ж", "[MASK] fox [SEP]"),
+    ("", "a"),
+]
 
 
 @pytest.mark.parametrize("lowercase", [True, False])

@@ -1,0 +1,333 @@
+"""Fine-tunes a BERT to classify texts or pairs of texts, or to predict a number for them.
+
+KERAS_BACKEND=jax python recipes/finetune_bert.py --init runs/mine --train train.tsv --validation dev.tsv \
+    --text_columns 0 --label_column 1 --output runs/classifier
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import keras
+
+from kerasllm import BertClassifier, BertConfig, BertRegressor, backend, cli
+from kerasllm.checkpoints import read_settings, resolve_directory, write_model
+from kerasllm.data.classification_batches import ClassificationBatches
+from kerasllm.data.encoded_texts import encode_texts
+from kerasllm.data.labelled import LabelledTexts, read_labelled
+from kerasllm.data.tokenizers import load_tokenizer, save_tokenizer, train_wordpiece
+from kerasllm.errors import InputError
+from kerasllm.training.evaluation import evaluate_classifier, evaluate_regressor, monitored
+from kerasllm.training.fit_run import fit_run
+from kerasllm.training.model_options import ModelOptions
+from kerasllm.training.optimizers import adamw
+from kerasllm.training.precision import choose_precision
+from kerasllm.training.run_directory import RunDirectory
+from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
+
+
+@dataclass
+class Config:
+    """Fine-tunes a BERT on labelled texts or pairs and writes a run directory."""
+
+    output: str
+    """Directory of the run: settings, log, checkpoints, model, results."""
+
+    train: str
+    """Labelled texts: .tsv, .csv, .jsonl, .parquet, or hub:ID (hub:glue/mrpc)."""
+
+    validation: str | None = None
+    """As --train; figures are written after each epoch."""
+
+    test: str | None = None
+    """As --train; judged once, at the end."""
+
+    text_columns: str | None = None
+    """One column or two, separated by a comma: names, or numbers from 0 where the file has no header."""
+
+    label_column: str | None = None
+    """Name, or number from 0, of the label's column."""
+
+    task: Literal["auto", "classification", "regression"] = "auto"
+    """auto: regression where every label is a number and one is not whole."""
+
+    init: str | None = None
+    """A run, model directory or hub id to start from; from scratch if null."""
+
+    tokenizer: str | None = None
+    """From scratch: a tokenizer.json, vocab.txt or directory; without it, WordPiece is trained on --train."""
+
+    vocabulary_size: int = 8192
+    """From scratch: size of the WordPiece vocabulary that is trained."""
+
+    lowercase: bool = True
+    """From scratch: whether the trained tokenizer lowers case and strips accents."""
+
+    size: Literal["tiny", "mini", "small", "medium", "base", "large"] = "mini"
+    """From scratch: named size; --model.* override it."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+
+    sequence_length: int = 128
+    """Longer texts are cut, the longer of a pair first."""
+
+    batch_size: int = 32
+    """Texts of a batch; an optimizer step sees batch_size * gradient_accumulation."""
+
+    gradient_accumulation: int = 1
+    """Batches whose gradients make one optimizer step."""
+
+    epochs: int = 3
+    """Passes over --train."""
+
+    learning_rate: float = 5e-5
+    """Peak learning rate."""
+
+    warmup: float = 0.1
+    """Steps of linear warm-up; below 1, a share of all steps."""
+
+    weight_decay: float = 0.01
+    """Decoupled weight decay, not on biases and layer normalisation."""
+
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient."""
+
+    precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
+    """auto measures both, takes the faster and records it."""
+
+    eval_interval: int | None = None
+    """Steps between validations; once an epoch if null."""
+
+    monitor: Literal["loss", "accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman"] = "loss"
+    """The validation figure that --restore_best and --patience go by."""
+
+    restore_best: bool = False
+    """End with the weights of the best validation."""
+
+    patience: int | None = None
+    """Validations without a better one after which training stops; null for never."""
+
+    log_interval: int | None = None
+    """Steps between lines of metrics.jsonl; 1 up to 100 steps, else 10, if null."""
+
+    checkpoint_steps: int | None = None
+    """Steps between checkpoints."""
+
+    checkpoint_minutes: float | None = 10.0
+    """Minutes between checkpoints."""
+
+    keep: int = 2
+    """Checkpoints that stay."""
+
+    seed: int = 0
+    """Of the new weights, dropout and order."""
+
+    resume: bool = False
+    """Go on with an interrupted run."""
+
+
+def main(config: Config) -> int:
+    """Data → model → compile → fit → save."""
+    if RunDirectory.check(config.output, config, resume=config.resume):
+        print(f"{config.output} is finished: nothing to resume")
+        return 0
+    check(config)
+    train = read(config, config.train, "train")
+    parts = {"train": train}
+    for name, source in (("validation", config.validation), ("test", config.test)):
+        if source:
+            parts[name] = read(config, source, name, like=train)
+    regression = train.task == "regression"
+    if config.monitor not in (("loss", "pearson", "spearman") if regression else ("loss", "accuracy", "f1", "f1_macro", "matthews")):
+        raise InputError(f"--monitor {config.monitor} is no figure of {train.task}")
+    if config.monitor == "f1" and len(train.label_names or ()) != 2:
+        raise InputError("--monitor f1 is for two classes; with more it is f1_macro")
+    tokenizer = find_tokenizer(config, train)
+    vocabulary_size = tokenizer.get_vocab_size()
+    if config.init:
+        check_checkpoint(config, vocabulary_size)
+    encoded = {name: encode_texts(tokenizer, part.texts, config.sequence_length) for name, part in parts.items()}
+    report(parts, encoded)
+
+    def make_batches(start_step: int) -> ClassificationBatches:
+        return ClassificationBatches(
+            encoded["train"],
+            train.labels,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epochs=config.epochs,
+            gradient_accumulation=config.gradient_accumulation,
+            start_step=start_step,
+        )
+
+    batches = make_batches(0)
+    held_out = {
+        name: ClassificationBatches(encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False)
+        for name in parts
+        if name != "train"
+    }
+    schedule = LinearWarmupDecay(
+        config.learning_rate,
+        steps=batches.steps,
+        warmup=warmup_steps(config.warmup, batches.steps),
+        gradient_accumulation=config.gradient_accumulation,
+    )
+
+    def make_model() -> BertClassifier | BertRegressor:
+        model = initial_model(config, train, vocabulary_size)
+        reduction = "sum" if config.gradient_accumulation > 1 else "mean_with_sample_weight"
+        loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+        if regression:
+            loss = keras.losses.MeanSquaredError(reduction=reduction)
+        model.compile(
+            optimizer=adamw(
+                schedule,
+                weight_decay=config.weight_decay,
+                clip_norm=config.clip_norm,
+                gradient_accumulation=config.gradient_accumulation,
+            ),
+            loss=loss,
+            weighted_metrics=[] if regression else [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            jit_compile=backend.jit_compile,
+        )
+        model.per_step_metrics = True
+        return model
+
+    def figures(model: Any, name: str) -> dict[str, Any]:
+        if regression:
+            return evaluate_regressor(model, held_out[name])
+        return evaluate_classifier(model, held_out[name], train.label_names or ())
+
+    with RunDirectory.create(config.output, config, resume=config.resume, may_grow=()) as run:
+        asked = run.resolved.get("precision", config.precision)
+        precision = choose_precision(asked, make_model, batches.batch(0))
+        model = make_model()
+        run.record(
+            precision=precision,
+            task=train.task,
+            labels=list(train.label_names or ()),
+            steps=batches.steps,
+            model=dataclasses.asdict(model.config),
+            parameters=model.count_params(),
+        )
+        result = fit_run(
+            model,
+            make_batches,
+            run,
+            steps=batches.steps,
+            tokens_per_step=lambda step: batches.real_tokens(step - 1),
+            gradient_accumulation=config.gradient_accumulation,
+            evaluate=(lambda model: monitored(figures(model, "validation"))) if config.validation else None,
+            eval_interval=config.eval_interval or batches.steps_per_epoch,
+            restore_best=config.restore_best and config.validation is not None,
+            patience=config.patience,
+            monitor=config.monitor,
+            log_interval=config.log_interval,
+            checkpoint_steps=config.checkpoint_steps,
+            checkpoint_minutes=config.checkpoint_minutes,
+            keep=config.keep,
+            resume=config.resume,
+        )
+        if result.interrupted:
+            return result.interrupted
+        write_model(model, run.model, label_names=train.label_names)
+        save_tokenizer(tokenizer, run.model, max_length=model.config.max_sequence_length)
+        results = {name: figures(model, name) for name in held_out}
+        run.write_results(
+            {**results, "task": train.task, "steps": result.last_step, "best_step": result.best_step}
+            | {"precision": precision, "parameters": model.count_params()},
+            seconds=result.seconds,
+        )
+        for name, values in results.items():
+            shown = [f"{key} {value:.4f}" for key, value in values.items() if isinstance(value, float)]
+            print(f"{name}: {', '.join(shown)}")
+        print(f"written to {run.path}")
+    return 0
+
+
+def check(config: Config) -> None:
+    """Settings that no later part would refuse in words."""
+    for name in ("epochs", "batch_size", "gradient_accumulation"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name} is {getattr(config, name)}, it must be at least 1")
+    if config.sequence_length < 4:
+        raise InputError(f"--sequence_length is {config.sequence_length}, it must be at least 4")
+    for name in ("patience", "restore_best"):
+        if getattr(config, name) and not config.validation:
+            raise InputError(f"--{name} needs --validation")
+    if config.init and config.tokenizer:
+        raise InputError("--tokenizer is for training from scratch: with --init the checkpoint's own is taken")
+
+
+def read(config: Config, source: str, split: str, like: LabelledTexts | None = None) -> LabelledTexts:
+    """A part of the data; validation and test are read as the training part was."""
+    return read_labelled(
+        source,
+        config.text_columns,
+        config.label_column,
+        task=like.task if like else config.task,
+        label_names=like.label_names if like else None,
+        split=split,
+    )
+
+
+def find_tokenizer(config: Config, train: LabelledTexts) -> Any:
+    """The checkpoint's, the one asked for, or one trained on the training texts."""
+    if config.init:
+        return load_tokenizer(resolve_directory(config.init))
+    if config.tokenizer:
+        return load_tokenizer(config.tokenizer)
+    texts = (text for pair in train.texts for text in pair)
+    return train_wordpiece(texts, config.vocabulary_size, lowercase=config.lowercase)
+
+
+def check_checkpoint(config: Config, vocabulary_size: int) -> None:
+    """Refuses a checkpoint that does not fit its tokenizer or the sequences, before anything is built."""
+    shape, _ = read_settings(resolve_directory(str(config.init)))
+    if vocabulary_size > shape.vocabulary_size:
+        raise InputError(
+            f"{config.init}: its tokenizer has {vocabulary_size} tokens, its model {shape.vocabulary_size}: "
+            "they do not belong together"
+        )
+    if config.sequence_length > shape.max_sequence_length:
+        raise InputError(
+            f"--sequence_length {config.sequence_length} is above the {shape.max_sequence_length} positions "
+            f"of {config.init}"
+        )
+    changed = [name for name in config.model.chosen() if name != "dropout"]
+    if changed:
+        raise InputError(f"--model.{changed[0]} cannot change a checkpoint: leave it out, or leave --init out")
+
+
+def initial_model(config: Config, train: LabelledTexts, vocabulary_size: int) -> BertClassifier | BertRegressor:
+    """From a checkpoint or from scratch."""
+    task: dict[str, Any] = {"seed": config.seed}
+    cls: type[BertClassifier] | type[BertRegressor] = BertRegressor
+    if train.task == "classification":
+        cls, task = BertClassifier, task | {"num_classes": len(train.label_names or ())}
+    if config.init:
+        if config.model.dropout is not None:
+            task["dropout"] = config.model.dropout
+        return cls.from_pretrained(config.init, **task)
+    shape = config.model.chosen() | {"vocabulary_size": vocabulary_size}
+    shape.setdefault("max_sequence_length", max(config.sequence_length, 128))
+    if config.sequence_length > shape["max_sequence_length"]:
+        raise InputError(
+            f"--sequence_length {config.sequence_length} is above --model.max_sequence_length "
+            f"{shape['max_sequence_length']}"
+        )
+    return cls(BertConfig.from_size(config.size, **shape), **task)
+
+
+def report(parts: dict[str, LabelledTexts], encoded: dict[str, Any]) -> None:
+    """One line a part."""
+    for name, part in parts.items():
+        cut = encoded[name].num_truncated
+        also = f", {cut:,} of them cut to {encoded[name].sequence_length} tokens" if cut else ""
+        print(f"{name}: {len(part):,} examples{also}", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)
