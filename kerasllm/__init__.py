@@ -3,6 +3,7 @@
 Importing it loads Keras and the one chosen backend (`KERAS_BACKEND`), nothing heavier.
 """
 
+import kerasllm.backend  # first: says in a line if the chosen backend is not installed
 import kerasllm.checkpoints  # gives the models from_pretrained and save_pretrained
 from kerasllm.losses import MaskedLanguageModelLoss, NextSentenceLoss
 from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy, Perplexity

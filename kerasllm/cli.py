@@ -5,6 +5,7 @@ report a bad value in five lines, so none is used: what a value means is `kerasl
 `--name value` takes a page.
 """
 
+import contextlib
 import dataclasses
 import errno
 import inspect
@@ -13,12 +14,13 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kerasllm import settings
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, InputWarning
 
 Config = TypeVar("Config")
 
@@ -27,7 +29,10 @@ _BUILT_IN = {
     "print_config": "print all settings as YAML and exit",
     "help": "show this help and exit",
 }
-_ONE_LINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_ONE_LINE_ERRORS = {*_DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "can't allocate memory", "Unable to allocate")
 
 
 def run(main: Callable[[Any], int | None], config_class: type, argv: Sequence[str] | None = None) -> None:
@@ -44,7 +49,8 @@ def run(main: Callable[[Any], int | None], config_class: type, argv: Sequence[st
         SystemExit: with 2 for wrong input, 130 for Ctrl-C, else with what `main` returned, unless that is 0.
     """
     try:
-        code = main(parse(config_class, sys.argv[1:] if argv is None else argv))
+        with _plain_warnings():
+            code = main(parse(config_class, sys.argv[1:] if argv is None else argv))
     except InputError as error:
         code = _complain(str(error))
     except KeyboardInterrupt:
@@ -56,9 +62,45 @@ def run(main: Callable[[Any], int | None], config_class: type, argv: Sequence[st
     except OSError as error:
         if error.errno not in _ONE_LINE_ERRORS:
             raise
-        code = _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
+        place = f"{error.filename}: " if error.filename else ""
+        full = "; free some space, or choose another --output" if error.errno in _DISK_FULL else ""
+        code = _complain(f"{place}{error.strerror}{full}")
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        code = _complain(
+            "out of memory: lower --batch_size (and raise --gradient_accumulation), --sequence_length or the "
+            "size of the model"
+        )
     if code:
         sys.exit(code)
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Prints an `InputWarning` as one line; Python itself adds a line of source code."""
+    before = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, InputWarning):
+            print("note:", _one_line(str(message)), file=sys.stderr)
+        else:
+            before(message, category, *place, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory was short, of whatever device: each backend has an exception of its own for that."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ in ("OutOfMemoryError", "ResourceExhaustedError")
+        or any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    )
 
 
 def parse(config_class: type[Config], argv: Sequence[str]) -> Config:
@@ -191,5 +233,9 @@ def _kind(option: settings.Option) -> str:
 
 def _complain(message: str) -> int:
     """One line on stderr, whatever the message held."""
-    print("error:", " ".join(message.split("\n")), file=sys.stderr)
+    print("error:", _one_line(message), file=sys.stderr)
     return 2
+
+
+def _one_line(message: str) -> str:
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())

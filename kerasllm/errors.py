@@ -6,3 +6,10 @@ class InputError(ValueError):
 
     The command line prints it as one line and exits with code 2.
     """
+
+
+class InputWarning(UserWarning):
+    """Something about the input that is worth knowing and no mistake.
+
+    In Python an ordinary warning; the command line prints it as one line, without the line of source code.
+    """

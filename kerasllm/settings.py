@@ -233,6 +233,9 @@ def convert(hint: Any, value: Any, place: str) -> Any:
     for member in members:
         try:
             return _convert_member(member, value)
+        except InputError as error:  # of one element
+            if is_sequence(bare(hint)):
+                raise InputError(f"{place}{error}") from error
         except (TypeError, LookupError, ArithmeticError, ValueError):
             continue
     raise InputError(f"{place}: {value!r} is not {expected(hint)}")

@@ -10,14 +10,16 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kerasllm import BertClassifier, BertRegressor, backend, cli  # tells if Keras lacks its backend
+
+# isort: split
 import keras
 
-from kerasllm import BertClassifier, BertConfig, BertRegressor, backend, cli
-from kerasllm.checkpoints import read_settings, resolve_directory, write_model
+from kerasllm.checkpoints import resolve_directory, write_model
 from kerasllm.data.classification_batches import ClassificationBatches
 from kerasllm.data.encoded_texts import encode_texts
 from kerasllm.data.labelled import LabelledTexts, read_labelled
-from kerasllm.data.tokenizers import load_tokenizer, save_tokenizer, train_wordpiece
+from kerasllm.data.tokenizers import load_tokenizer, save_tokenizer, train_wordpiece, vocabulary_size
 from kerasllm.errors import InputError
 from kerasllm.training.evaluation import evaluate_classifier, evaluate_regressor, monitored
 from kerasllm.training.fit_run import fit_run
@@ -26,6 +28,9 @@ from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
 from kerasllm.training.run_directory import RunDirectory
 from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
+from kerasllm.training.setting_ranges import check_ranges
+
+POSITIONS = 128  # learned positions of a new model, unless --model.max_sequence_length says
 
 
 @dataclass
@@ -92,7 +97,7 @@ class Config:
     """Decoupled weight decay, not on biases and layer normalisation."""
 
     clip_norm: float = 1.0
-    """Largest global norm of the gradient."""
+    """Largest global norm of the gradient; 0 for no clipping."""
 
     precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
     """auto measures both, takes the faster and records it."""
@@ -145,9 +150,6 @@ def main(config: Config) -> int:
     if config.monitor == "f1" and len(train.label_names or ()) != 2:
         raise InputError("--monitor f1 is for two classes; with more it is f1_macro")
     tokenizer = find_tokenizer(config, train)
-    vocabulary_size = tokenizer.get_vocab_size()
-    if config.init:
-        check_checkpoint(config, vocabulary_size)
     encoded = {name: encode_texts(tokenizer, part.texts, config.sequence_length) for name, part in parts.items()}
     report(parts, encoded)
 
@@ -176,7 +178,7 @@ def main(config: Config) -> int:
     )
 
     def make_model() -> BertClassifier | BertRegressor:
-        model = initial_model(config, train, vocabulary_size)
+        model = initial_model(config, train, vocabulary_size(tokenizer))
         reduction = "sum" if config.gradient_accumulation > 1 else "mean_with_sample_weight"
         loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
         if regression:
@@ -248,17 +250,24 @@ def main(config: Config) -> int:
 
 
 def check(config: Config) -> None:
-    """Settings that no later part would refuse in words."""
-    for name in ("epochs", "batch_size", "gradient_accumulation"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name} is {getattr(config, name)}, it must be at least 1")
+    """The settings, before anything is read."""
+    check_ranges(config)
     if config.sequence_length < 4:
         raise InputError(f"--sequence_length is {config.sequence_length}, it must be at least 4")
     for name in ("patience", "restore_best"):
         if getattr(config, name) and not config.validation:
             raise InputError(f"--{name} needs --validation")
+    if config.monitor != "loss" and not config.validation:
+        raise InputError(f"--monitor {config.monitor} needs --validation")
     if config.init and config.tokenizer:
         raise InputError("--tokenizer is for training from scratch: with --init the checkpoint's own is taken")
+    if not config.init:
+        config.model.shape(
+            config.size,
+            vocabulary_size=config.vocabulary_size,
+            sequence_length=config.sequence_length,
+            positions=POSITIONS,
+        )
 
 
 def read(config: Config, source: str, split: str, like: LabelledTexts | None = None) -> LabelledTexts:
@@ -276,32 +285,17 @@ def read(config: Config, source: str, split: str, like: LabelledTexts | None = N
 def find_tokenizer(config: Config, train: LabelledTexts) -> Any:
     """The checkpoint's, the one asked for, or one trained on the training texts."""
     if config.init:
-        return load_tokenizer(resolve_directory(config.init))
+        tokenizer = load_tokenizer(resolve_directory(config.init))
+        size = vocabulary_size(tokenizer)
+        config.model.check_with(config.init, vocabulary_size=size, sequence_length=config.sequence_length)
+        return tokenizer
     if config.tokenizer:
         return load_tokenizer(config.tokenizer)
     texts = (text for pair in train.texts for text in pair)
     return train_wordpiece(texts, config.vocabulary_size, lowercase=config.lowercase)
 
 
-def check_checkpoint(config: Config, vocabulary_size: int) -> None:
-    """Refuses a checkpoint that does not fit its tokenizer or the sequences, before anything is built."""
-    shape, _ = read_settings(resolve_directory(str(config.init)))
-    if vocabulary_size > shape.vocabulary_size:
-        raise InputError(
-            f"{config.init}: its tokenizer has {vocabulary_size} tokens, its model {shape.vocabulary_size}: "
-            "they do not belong together"
-        )
-    if config.sequence_length > shape.max_sequence_length:
-        raise InputError(
-            f"--sequence_length {config.sequence_length} is above the {shape.max_sequence_length} positions "
-            f"of {config.init}"
-        )
-    changed = [name for name in config.model.chosen() if name != "dropout"]
-    if changed:
-        raise InputError(f"--model.{changed[0]} cannot change a checkpoint: leave it out, or leave --init out")
-
-
-def initial_model(config: Config, train: LabelledTexts, vocabulary_size: int) -> BertClassifier | BertRegressor:
+def initial_model(config: Config, train: LabelledTexts, num_tokens: int) -> BertClassifier | BertRegressor:
     """From a checkpoint or from scratch."""
     task: dict[str, Any] = {"seed": config.seed}
     cls: type[BertClassifier] | type[BertRegressor] = BertRegressor
@@ -311,14 +305,10 @@ def initial_model(config: Config, train: LabelledTexts, vocabulary_size: int) ->
         if config.model.dropout is not None:
             task["dropout"] = config.model.dropout
         return cls.from_pretrained(config.init, **task)
-    shape = config.model.chosen() | {"vocabulary_size": vocabulary_size}
-    shape.setdefault("max_sequence_length", max(config.sequence_length, 128))
-    if config.sequence_length > shape["max_sequence_length"]:
-        raise InputError(
-            f"--sequence_length {config.sequence_length} is above --model.max_sequence_length "
-            f"{shape['max_sequence_length']}"
-        )
-    return cls(BertConfig.from_size(config.size, **shape), **task)
+    shape = config.model.shape(
+        config.size, vocabulary_size=num_tokens, sequence_length=config.sequence_length, positions=POSITIONS
+    )
+    return cls(shape, **task)
 
 
 def report(parts: dict[str, LabelledTexts], encoded: dict[str, Any]) -> None:

@@ -18,10 +18,11 @@ from kerasllm.checkpoints import read_settings, resolve_directory
 from kerasllm.data.classification_batches import ClassificationBatches
 from kerasllm.data.encoded_texts import encode_texts
 from kerasllm.data.labelled import read_texts
-from kerasllm.data.tokenizers import load_tokenizer, special_token_ids
+from kerasllm.data.tokenizers import load_tokenizer, special_token_ids, vocabulary_size
 from kerasllm.errors import InputError
-from kerasllm.training.atomic_files import write_atomically
+from kerasllm.training.atomic_files import check_writable, write_atomically
 from kerasllm.training.evaluation import predict_in_order
+from kerasllm.training.setting_ranges import check_ranges
 
 
 @dataclass
@@ -57,13 +58,27 @@ def main(config: Config) -> int:
     """Model, texts → predictions."""
     if bool(config.text) == bool(config.file):
         raise InputError("give either --text or --file")
-    if config.top_k < 1 or config.batch_size < 1:
-        raise InputError("--top_k and --batch_size must be at least 1")
+    if config.text_columns and not config.file:
+        raise InputError("--text_columns is for --file; of a pair in --text, separate both by a tab")
+    check_ranges(config)
+    if config.output:
+        check_writable(Path(config.output))
     directory = resolve_directory(config.model)
     shape, settings = read_settings(directory)
     tokenizer = load_tokenizer(directory)
-    length = min(config.sequence_length or shape.max_sequence_length, shape.max_sequence_length)
+    if vocabulary_size(tokenizer) > shape.vocabulary_size:
+        raise InputError(
+            f"{directory}: the tokenizer has {vocabulary_size(tokenizer)} tokens, the model "
+            f"{shape.vocabulary_size}: they do not belong together; copy the model anew"
+        )
+    length = shape.max_sequence_length if config.sequence_length is None else config.sequence_length
+    if length > shape.max_sequence_length:
+        raise InputError(
+            f"--sequence_length {length} is above the {shape.max_sequence_length} positions of {directory}"
+        )
     texts = [tuple(text.split("\t")) for text in config.text]
+    if not all(map(str.strip, config.text)):
+        raise InputError("--text: a text is empty; leave it out")
     if config.file:
         texts = read_texts(config.file, config.text_columns).texts
     if any(len(text) > 2 for text in texts):

@@ -10,10 +10,11 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kerasllm import BertConfig, BertPretraining, cli
-from kerasllm.checkpoints import write_model
+from kerasllm import BertPretraining, cli
+from kerasllm.checkpoints import resolve_directory, write_model
 from kerasllm.data.corpora import Corpus
-from kerasllm.data.pretraining_batches import BertPretrainingBatches
+from kerasllm.data.pretraining_batches import BertPretrainingBatches, read_objectives
+from kerasllm.data.sentence_pairs import SHORTEST_SEQUENCE
 from kerasllm.data.token_store import TokenStore, tokenize_corpus
 from kerasllm.data.tokenizers import (
     continuation_mask,
@@ -21,6 +22,7 @@ from kerasllm.data.tokenizers import (
     save_tokenizer,
     special_token_ids,
     train_wordpiece,
+    vocabulary_size,
 )
 from kerasllm.errors import InputError
 from kerasllm.training.fit_run import fit_run
@@ -30,6 +32,9 @@ from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
 from kerasllm.training.run_directory import RunDirectory
 from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
+from kerasllm.training.setting_ranges import check_ranges
+
+POSITIONS = 512  # learned positions of a new model, unless --model.max_sequence_length says
 
 
 @dataclass
@@ -104,7 +109,7 @@ class Config:
     """Decay of AdamW's second moment."""
 
     clip_norm: float = 1.0
-    """Largest global norm of the gradient."""
+    """Largest global norm of the gradient; 0 for no clipping."""
 
     precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
     """auto measures both, takes the faster and records it."""
@@ -150,10 +155,10 @@ def main(config: Config) -> int:
         return 0
     check(config)
     corpus = Corpus(config.corpus, text_column=config.text_column)
+    held_out = Corpus(config.validation_corpus, config.text_column) if config.validation_corpus else None
     tokenizer = find_tokenizer(config, corpus)
     store = tokenize_corpus(corpus, tokenizer, processes=config.processes)
-    if config.validation_corpus:
-        held_out = Corpus(config.validation_corpus, text_column=config.text_column)
+    if held_out:
         train, validation = store, tokenize_corpus(held_out, tokenizer, processes=config.processes)
     else:
         train, validation = split(store, config)
@@ -186,10 +191,15 @@ def main(config: Config) -> int:
 
     batches = make_batches(0)
     validation_batches = None
-    if validation is not None:
-        validation_batches = BertPretrainingBatches(
-            validation, steps=config.eval_batches, seed=config.seed + 1, pad_last=True, prefetch=0, **batch_settings
-        )
+    if validation is None and config.validation_fraction > 0:
+        print("too few documents to set some aside: no validation", file=sys.stderr)
+    elif validation is not None:
+        try:
+            validation_batches = BertPretrainingBatches(
+                validation, steps=config.eval_batches, seed=config.seed + 1, pad_last=True, prefetch=0, **batch_settings
+            )
+        except InputError as error:
+            raise InputError(f"validation: {error}") from error
 
     schedule = LinearWarmupDecay(
         config.learning_rate,
@@ -199,7 +209,7 @@ def main(config: Config) -> int:
     )
 
     def make_model() -> BertPretraining:
-        model = initial_model(config, tokenizer.get_vocab_size())
+        model = initial_model(config, vocabulary_size(tokenizer))
         optimizer = adamw(
             schedule,
             weight_decay=config.weight_decay,
@@ -265,23 +275,33 @@ def main(config: Config) -> int:
 
 
 def check(config: Config) -> None:
-    """Settings that no later part would refuse in words."""
-    for name in ("steps", "batch_size", "gradient_accumulation", "eval_batches"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name} is {getattr(config, name)}, it must be at least 1")
-    if not 0 <= config.validation_fraction < 1:
-        raise InputError(f"--validation_fraction is {config.validation_fraction}, it must lie in [0, 1)")
-    positions = config.model.max_sequence_length
-    if not config.init and positions is not None and config.sequence_length > positions:
-        raise InputError(
-            f"--sequence_length {config.sequence_length} is above --model.max_sequence_length {positions}"
+    """The settings, before anything is read."""
+    check_ranges(config)
+    if config.sequence_length < SHORTEST_SEQUENCE:
+        raise InputError(f"--sequence_length is {config.sequence_length}, it must be at least {SHORTEST_SEQUENCE}")
+    read_objectives(config.objectives)
+    warmup_steps(config.warmup, config.steps)
+    for name in ("patience", "restore_best"):
+        if getattr(config, name) and not config.validation_corpus and config.validation_fraction == 0:
+            raise InputError(f"--{name} needs --validation_corpus or a --validation_fraction above 0")
+    if not config.init:
+        config.model.shape(
+            config.size,
+            vocabulary_size=config.vocabulary_size,
+            sequence_length=config.sequence_length,
+            positions=POSITIONS,
         )
 
 
 def find_tokenizer(config: Config, corpus: Corpus) -> Any:
     """The one asked for, that of `--init`, or one trained on the corpus."""
-    if config.tokenizer or config.init:
-        return load_tokenizer(config.tokenizer or config.init)
+    if config.init:
+        tokenizer = load_tokenizer(config.tokenizer or resolve_directory(config.init))
+        size = vocabulary_size(tokenizer)
+        config.model.check_with(config.init, vocabulary_size=size, sequence_length=config.sequence_length)
+        return tokenizer
+    if config.tokenizer:
+        return load_tokenizer(config.tokenizer)
     sentences = (sentence for document in corpus.documents() for sentence in document)
     return train_wordpiece(sentences, config.vocabulary_size, lowercase=config.lowercase)
 
@@ -292,38 +312,20 @@ def split(store: TokenStore, config: Config) -> tuple[TokenStore, TokenStore | N
         return store, None
     least = 2 if {"next_sentence", "sentence_order"} & set(config.objectives) else 1
     if store.num_documents < 2 * least:
-        print(f"{store.num_documents} documents are too few to set some aside: no validation", file=sys.stderr)
         return store, None
     return store.split(config.validation_fraction, config.seed, least=least)
 
 
-def initial_model(config: Config, vocabulary_size: int) -> BertPretraining:
+def initial_model(config: Config, num_tokens: int) -> BertPretraining:
     """From a checkpoint or from scratch."""
     objectives = ["next_sentence" if name == "sentence_order" else name for name in config.objectives]
     if config.init:
         settings = {} if config.model.dropout is None else {"dropout": config.model.dropout}
-        model = BertPretraining.from_pretrained(
-            config.init, objectives=objectives, seed=config.seed, **settings
-        )
-        fits(model.config, config, vocabulary_size)
-        return model
-    shape = config.model.chosen() | {"vocabulary_size": vocabulary_size}
-    shape.setdefault("max_sequence_length", max(config.sequence_length, 512))
-    return BertPretraining(BertConfig.from_size(config.size, **shape), objectives=objectives, seed=config.seed)
-
-
-def fits(shape: BertConfig, config: Config, vocabulary_size: int) -> None:
-    """Refuses a checkpoint whose tables do not fit the tokenizer or the sequences."""
-    if shape.vocabulary_size < vocabulary_size:
-        raise InputError(
-            f"the tokenizer has {vocabulary_size} tokens, {config.init} has {shape.vocabulary_size}: "
-            "they do not belong together; leave --tokenizer out to take the checkpoint's own"
-        )
-    if config.sequence_length > shape.max_sequence_length:
-        raise InputError(
-            f"--sequence_length {config.sequence_length} is above the {shape.max_sequence_length} "
-            f"positions of {config.init}"
-        )
+        return BertPretraining.from_pretrained(config.init, objectives=objectives, seed=config.seed, **settings)
+    shape = config.model.shape(
+        config.size, vocabulary_size=num_tokens, sequence_length=config.sequence_length, positions=POSITIONS
+    )
+    return BertPretraining(shape, objectives=objectives, seed=config.seed)
 
 
 if __name__ == "__main__":

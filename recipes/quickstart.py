@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kerasllm import BertBackbone, BertClassifier, BertConfig, BertPretraining, cli  # tells if Keras lacks its backend
+
+# isort: split
 import keras
 import numpy as np
 
-from kerasllm import BertBackbone, BertClassifier, BertConfig, BertPretraining, cli
 from kerasllm.checkpoints import write_model
 from kerasllm.data.classification_batches import ClassificationBatches
 from kerasllm.data.encoded_texts import encode_texts
@@ -49,10 +51,10 @@ class Config:
     output: str = "runs/quickstart"
     """Directory of the results; the pretraining's run directory is pretraining/ in it."""
 
-    steps: int = 2800
+    steps: int = 1400
     """Steps of pretraining."""
 
-    batch_size: int = 32
+    batch_size: int = 64
     """Examples of a pretraining step."""
 
     sequence_length: int = 64
@@ -67,8 +69,11 @@ class Config:
     hidden_dim: int = 128
     """Width; heads are 64 wide."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """Peak learning rate of the pretraining."""
+
+    initializer_range: float = 0.08
+    """Standard deviation of initial values, about 1 / sqrt(hidden_dim): a narrow model learns sooner than with 0.02."""
 
     masking_probability: float = 0.2
     """Share of the tokens to predict."""
@@ -77,12 +82,12 @@ class Config:
     """Tasks to fine-tune on."""
 
     train_examples: int = 1000
-    """Labelled training examples of belong_together; the single-sentence tasks have four times as many."""
+    """Labelled training examples of belong_together; the single-sentence tasks have twice as many."""
 
-    epochs: int = 6
+    epochs: int = 4
     """Epochs of fine-tuning on belong_together; half as many on the single-sentence tasks."""
 
-    finetune_learning_rates: list[float] = field(default_factory=lambda: [3e-4, 1e-3, 3e-3])
+    finetune_learning_rates: list[float] = field(default_factory=lambda: [1e-4, 3e-4, 1e-3])
     """Each arm takes its own best of these, by validation accuracy."""
 
     seeds: int = 3
@@ -160,11 +165,12 @@ def pretrain(
         hidden_dim=config.hidden_dim,
         max_sequence_length=config.sequence_length,
         dropout=0.0,
+        initializer_range=config.initializer_range,
     )
     model = BertPretraining(shape, seed=0)
     say(f"pretraining {model.count_params():,} parameters for {config.steps} steps")
     schedule = LinearWarmupDecay(config.learning_rate, steps=config.steps, warmup=config.steps // 10)
-    compile_pretraining(model, adamw(schedule))
+    compile_pretraining(model, adamw(schedule, beta_2=0.98))
     result = fit_run(
         model,
         make_batches,
@@ -184,8 +190,8 @@ def pretrain(
 
 def make_tasks(config: Config, documents: list) -> list[Task]:
     """The tasks asked for."""
-    few = {"train": config.train_examples, "validation": 500, "test": 2000, "seed": 0}
-    many = few | {"train": 4 * config.train_examples}
+    few = {"train": config.train_examples, "validation": 500, "test": 1000, "seed": 0}
+    many = few | {"train": 2 * config.train_examples}
     makers: dict[str, Callable[[], Task]] = {
         "belong_together": lambda: belong_together(documents, **few),
         "swapped_words": lambda: swapped_words(documents, **many),

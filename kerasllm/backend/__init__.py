@@ -5,16 +5,10 @@
 
 from importlib import import_module
 
-import keras
+from kerasllm.backend.choice import choose
 
-_MODULES = {"jax": "jax_engine", "torch": "torch_engine", "tensorflow": "tensorflow_engine"}
-
-name = keras.backend.backend()
-if name not in _MODULES:
-    raise ImportError(
-        f"kerasllm runs on the backends {', '.join(_MODULES)}; KERAS_BACKEND (or ~/.keras/keras.json) says {name!r}"
-    )
-engine = import_module(f"kerasllm.backend.{_MODULES[name]}")
+name = choose()
+engine = import_module(f"kerasllm.backend.{name}_engine")
 
 attention = engine.attention
 attention_probabilities = engine.attention_probabilities

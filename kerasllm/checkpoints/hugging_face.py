@@ -11,15 +11,15 @@ import numpy as np
 from kerasllm.checkpoints import bert_names
 from kerasllm.checkpoints.bert_names import ACTIVATIONS, CONFIG_NAMES, Entry
 from kerasllm.checkpoints.weights import WeightFiles, read_json, write_json, write_weights
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, InputWarning
 from kerasllm.models.bert import (
     BertBackbone,
     BertClassifier,
-    BertConfig,
     BertMaskedLM,
     BertPretraining,
     BertRegressor,
 )
+from kerasllm.models.bert_config import BertConfig
 from kerasllm.models.language_model import LanguageModel
 
 ARCHITECTURES = {
@@ -69,9 +69,11 @@ def read_settings(directory: Path) -> tuple[BertConfig, dict[str, Any]]:
     for name, only in (("position_embedding_type", "absolute"), ("is_decoder", False), ("add_cross_attention", False)):
         if theirs.get(name, only) != only:
             raise InputError(f"{path}: {name} is {theirs[name]!r}, only {only!r} can be represented")
+    if not isinstance(theirs.get("id2label") or {}, dict):
+        raise InputError(f"{path}: id2label is {theirs['id2label']!r}, it must be an object of ids and names")
     missing = [name for name in ("vocab_size", "hidden_size", "num_hidden_layers") if name not in theirs]
     if missing:
-        raise InputError(f"{path}: lacks {', '.join(missing)}")
+        raise InputError(f"{path}: lacks {', '.join(missing)}; copy the model anew")
     settings = {ours: theirs[name] for ours, name in CONFIG_NAMES.items() if theirs.get(name) is not None}
     activation = settings.get("activation", "gelu")
     known = [ours for ours, names in ACTIVATIONS.items() if activation in names]
@@ -79,8 +81,25 @@ def read_settings(directory: Path) -> tuple[BertConfig, dict[str, Any]]:
         raise InputError(f"{path}: hidden_act is {activation!r}, known are {', '.join(ACTIVATIONS)}")
     try:
         return BertConfig(**settings | {"activation": known[0]}), theirs
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
+    except ValueError as error:  # begins with our name of the setting, the file has theirs
+        ours, _, fault = str(error).partition(" ")
+        raise InputError(f"{path}: {CONFIG_NAMES.get(ours, ours)} {fault}") from error
+
+
+def check_checkpoint(source: str | Path) -> BertConfig:
+    """Looks a checkpoint over without reading weights: its settings, and the sizes that its files declare.
+
+    Args:
+        source: as in `resolve_directory`.
+
+    Raises:
+        InputError: there is none, or it is damaged or no BERT.
+    """
+    directory = resolve_directory(source)
+    config, _ = read_settings(directory)
+    files = WeightFiles(directory)
+    _check_sizes(directory, files, {_modern(name): name for name in files.names()}, config)
+    return config
 
 
 def entries_of(model: LanguageModel) -> list[Entry]:
@@ -108,7 +127,7 @@ def read_model(cls: type[LanguageModel], source: str | Path, **settings: Any) ->
         settings["num_classes"] = len(labels) if labels else theirs.get("num_labels", 2)
     if cls is BertBackbone and "pooler" not in settings:
         settings["pooler"] = any(name.endswith("pooler.dense.weight") for name in names)
-    _check_vocabulary(directory, files, names, config)
+    _check_sizes(directory, files, names, config)
     model = cls(config, **settings)
     missing, used = [], set()
     variables = model.named_variables()
@@ -125,7 +144,10 @@ def read_model(cls: type[LanguageModel], source: str | Path, **settings: Any) ->
             if entry.ours.startswith("classifier/"):
                 missing.append(entry.ours)
                 continue
-            raise InputError(f"{directory}: {entry.theirs[0]} has shape {value.shape}, expected {tuple(variable.shape)}")
+            raise InputError(
+                f"{directory}: {entry.theirs[0]} has shape {value.shape}, config.json says {tuple(variable.shape)}: "
+                "the two do not belong together; copy the model anew"
+            )
         variable.assign(value)
     _report(directory, missing, sorted(set(names) - used))
     return model
@@ -144,14 +166,27 @@ def _find(name: str, names: dict[str, str]) -> str | None:
     return None
 
 
-def _check_vocabulary(directory: Path, files: WeightFiles, names: dict[str, str], config: BertConfig) -> None:
-    """Refuses absurd sizes before memory is taken: the token table must be as large as the config says."""
-    table = _find("embeddings.word_embeddings.weight", names)
-    if table is None:
-        raise InputError(f"{directory}: the weights hold no embeddings.word_embeddings.weight: this is no BERT")
-    expected = (config.vocabulary_size, config.hidden_dim)
-    if files.shape(names[table]) != expected:
-        raise InputError(f"{directory}: {table} has shape {files.shape(names[table])}, config.json says {expected}")
+def _check_sizes(directory: Path, files: WeightFiles, names: dict[str, str], config: BertConfig) -> None:
+    """Refuses absurd sizes before memory is taken: the weights must be as large as the config says."""
+    embeddings, layer = "embeddings.{}_embeddings.weight", f"encoder.layer.{config.num_layers - 1}."
+    expected = {
+        embeddings.format("word"): (config.vocabulary_size, config.hidden_dim),
+        embeddings.format("position"): (config.max_sequence_length, config.hidden_dim),
+        embeddings.format("token_type"): (config.num_segments, config.hidden_dim),
+        f"{layer}intermediate.dense.weight": (config.intermediate_dim, config.hidden_dim),
+    }
+    for name, shape in expected.items():
+        found = _find(name, names)
+        if found is None:
+            raise InputError(
+                f"{directory}: the weights hold no {name}, which the model of config.json has: "
+                "the two do not belong together; copy the model anew"
+            )
+        if files.shape(names[found]) != shape:
+            raise InputError(
+                f"{directory}: {found} has shape {files.shape(names[found])}, config.json says {shape}: "
+                "the two do not belong together; copy the model anew"
+            )
 
 
 def _report(directory: Path, missing: list[str], surplus: list[str]) -> None:
@@ -164,7 +199,8 @@ def _report(directory: Path, missing: list[str], surplus: list[str]) -> None:
     if heads:
         unused = sorted({name.removeprefix("bert.").rsplit(".", 1)[0] for name in surplus})
         also = f"; not used of the checkpoint: {', '.join(unused)}" if unused else ""
-        warnings.warn(f"{directory}: new, with initial values: {', '.join(heads)}{also}", stacklevel=4)
+        notice = f"{directory}: new, with initial values: {', '.join(heads)}{also}"
+        warnings.warn(notice, InputWarning, stacklevel=4)
 
 
 def write_model(

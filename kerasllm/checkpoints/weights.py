@@ -97,7 +97,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())  # safetensors makes its files private
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another place"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -123,4 +125,6 @@ def write_weights(directory: Path, tensors: dict[str, np.ndarray]) -> None:
         try:
             save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary, {"format": "pt"})
         except SafetensorError as error:
-            raise InputError(f"{directory / WEIGHTS_FILE}: cannot be written ({error})") from error
+            raise InputError(
+                f"{directory / WEIGHTS_FILE}: cannot be written ({error}); free some space or choose another place"
+            ) from error

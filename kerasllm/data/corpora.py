@@ -120,6 +120,10 @@ class Corpus:
 
 def _resolve(source: str, text_column: str) -> list[Source]:
     """The sources that one word of the command line stands for."""
+    if not source.strip():
+        raise InputError(
+            "the corpus has an empty name among its sources; name a text file, a directory or a dataset"
+        )
     if source == PYTHON_DOCS:
         return [Source(PYTHON_DOCS, PYTHON_DOCS, _python_docs_pieces, python_docs_fingerprint, None)]
     path = Path(source).expanduser()

@@ -53,7 +53,7 @@ class HubDataset:
             InputError: the description has another form.
         """
         rest, _, split = description.partition("#")
-        if Path(rest).expanduser().is_dir():
+        if rest and Path(rest).expanduser().is_dir():
             return cls(((str(Path(rest).expanduser()), None),), None, split or "train", text_column)
         rest, _, revision = rest.partition("@")
         parts = rest.split("/")

@@ -200,6 +200,8 @@ def _open(source: str, text_columns: Columns, label: str | None, split: str) -> 
         raise InputError(
             f"text_columns names {len(texts)} columns, a model takes one text or a pair: {texts}"
         )
+    if len(set(texts)) < len(texts):
+        raise InputError(f"text_columns names {texts[0]!r} twice; a pair is two columns")
     if label in texts:
         raise InputError(f"column {label!r} is both label_column and one of text_columns")
     columns = [Column(name, "text") for name in texts]

@@ -111,7 +111,7 @@ class BertPretrainingBatches(keras.utils.PyDataset):
         self.store, self.special = store, special
         self.sequence_length, self.batch_size = sequence_length, batch_size
         self.gradient_accumulation, self.seed, self.pad_last = gradient_accumulation, seed, pad_last
-        self.predicts_tokens, self.pairs = _read_objectives(objectives)
+        self.predicts_tokens, self.pairs = read_objectives(objectives)
         self.masking, self.masking_probability, self.continuation = masking, masking_probability, continuation
         self.short_sequence_probability = short_sequence_probability
         self.normalize_weights = gradient_accumulation > 1 if normalize_weights is None else normalize_weights
@@ -249,16 +249,20 @@ def assemble_rows(
     }
 
 
-def _read_objectives(objectives: Sequence[str]) -> tuple[bool, NextSentence]:
-    """Whether tokens are predicted, and what kind of pairs there are."""
+def read_objectives(objectives: Sequence[str]) -> tuple[bool, NextSentence]:
+    """Whether tokens are predicted, and what kind of pairs there are.
+
+    Raises:
+        InputError: an objective is unknown or occurs twice, or they cannot go together.
+    """
     known = ["masked_lm", *_PAIRS]
     for objective in objectives:
         if objective not in known:
             raise InputError(f"objective {objective!r} is not one of {known}")
     pairs = [_PAIRS[objective] for objective in set(objectives) if objective in _PAIRS]
-    if not objectives or len(pairs) > 1:
+    if not objectives or len(pairs) > 1 or len(set(objectives)) < len(objectives):
         raise InputError(
-            f"objectives are {list(objectives)}: give 'masked_lm', or one of {[*_PAIRS]}, or both"
+            f"objectives are {list(objectives)}: give 'masked_lm', or one of {[*_PAIRS]}, or both, each once"
         )
     return "masked_lm" in objectives, pairs[0] if pairs else None
 

@@ -76,13 +76,14 @@ def swapped_words(
     """Are the words of the sentence in their order, or have neighbours changed places (`swaps` times)?"""
 
     def examples(part: list[Document], count: int, generator: np.random.Generator) -> list[Example]:
-        sentences = [text for document in part for text in document.sentences if 8 <= len(text.split()) <= 24]
+        texts = (text for document in part for text in document.sentences)
+        sentences = [text for text in texts if _can_be_swapped(text.split())]
         chosen = generator.choice(len(sentences), min(count, len(sentences)), replace=False)
         found = []
         for number, index in enumerate(chosen):
             words = sentences[index].split()
-            if number % 2:
-                for _ in range(swaps):
+            while number % 2 and " ".join(words) == " ".join(sentences[index].split()):
+                for _ in range(swaps):  # the second may undo the first: then once more
                     _swap(words, generator)
             found.append(((" ".join(words),), number % 2))
         return found
@@ -92,10 +93,16 @@ def swapped_words(
 
 def _swap(words: list[str], generator: np.random.Generator) -> None:
     """Exchanges two neighbours that differ, the last word, with its full stop, left where it is."""
-    places = [at for at in range(len(words) - 2) if words[at].lower() != words[at + 1].lower()]
-    if places:
-        at = int(generator.choice(places))
-        words[at], words[at + 1] = words[at + 1], words[at]
+    at = int(generator.choice(_places(words)))
+    words[at], words[at + 1] = words[at + 1], words[at]
+
+
+def _places(words: list[str]) -> list[int]:
+    return [at for at in range(len(words) - 2) if words[at].lower() != words[at + 1].lower()]
+
+
+def _can_be_swapped(words: list[str]) -> bool:
+    return 8 <= len(words) <= 24 and bool(_places(words))
 
 
 def _split(name, label_names, documents, examples, train, validation, test, seed) -> Task:

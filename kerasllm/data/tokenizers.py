@@ -116,8 +116,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """Loads a tokenizer that has BERT's special tokens.
 
     Args:
-        path: a `tokenizer.json`, a `vocab.txt` (one piece a line), or a directory that holds one of them;
-            beside a `vocab.txt`, `tokenizer_config.json` may set `do_lower_case`, `strip_accents`,
+        path: a `tokenizer.json`, a `vocab.txt` (one piece a line), or a directory that holds one of them,
+            or whose `model/` does (a run); beside a `vocab.txt`, `tokenizer_config.json` may set `do_lower_case`, `strip_accents`,
             `tokenize_chinese_chars`.
 
     Raises:
@@ -125,7 +125,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """
     path = Path(path)
     if path.is_dir():
-        candidates = [path / "tokenizer.json", path / "vocab.txt"]
+        names = ("tokenizer.json", "vocab.txt")
+        candidates = [place / name for place in (path, path / "model") for name in names]
         found = next((candidate for candidate in candidates if candidate.is_file()), None)
         if found is None:
             raise InputError(
@@ -203,6 +204,11 @@ def special_token_ids(tokenizer: Tokenizer) -> SpecialTokens:
     return SpecialTokens(*(number for number in ids if number is not None))
 
 
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """One more than the greatest id, which is what a model's table needs: ids may have gaps."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
 def continuation_mask(tokenizer: Tokenizer) -> np.ndarray:
     """Which pieces continue a word, for masking whole words.
 
@@ -210,7 +216,7 @@ def continuation_mask(tokenizer: Tokenizer) -> np.ndarray:
         Boolean (vocabulary,): True where the piece begins with `##`.
     """
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    mask = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
+    mask = np.zeros(vocabulary_size(tokenizer), dtype=bool)
     mask[[number for piece, number in vocabulary.items() if _is_continuation(piece)]] = True
     return mask
 

@@ -23,6 +23,6 @@ def activate(name: str, inputs):
     Reference: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415.
     """
     inputs = backend.fence(inputs)
-    if name.startswith("gelu"):
+    if name in ("gelu", "gelu_tanh"):
         return backend.fence(ops.gelu(inputs, approximate=name == "gelu_tanh"))
     return backend.fence(keras.activations.get(name)(inputs))

@@ -1,14 +1,11 @@
 """BERT as published and as `transformers` computes it: post-layer-norm, exact GELU, epsilon 1e-12 everywhere.
 
-Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805; the small sizes: Turc et al. 2019,
-https://arxiv.org/abs/1908.08962.
+Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import keras
 
@@ -19,79 +16,8 @@ from kerasllm.layers import (
     TransformerEmbeddings,
     TransformerEncoderBlock,
 )
+from kerasllm.models.bert_config import BertConfig
 from kerasllm.models.language_model import LanguageModel
-
-BERT_SIZES = {
-    "tiny": {"num_layers": 2, "num_heads": 2, "hidden_dim": 128},
-    "mini": {"num_layers": 4, "num_heads": 4, "hidden_dim": 256},
-    "small": {"num_layers": 4, "num_heads": 8, "hidden_dim": 512},
-    "medium": {"num_layers": 8, "num_heads": 8, "hidden_dim": 512},
-    "base": {"num_layers": 12, "num_heads": 12, "hidden_dim": 768},
-    "large": {"num_layers": 24, "num_heads": 16, "hidden_dim": 1024},
-}
-
-
-@dataclass(frozen=True)
-class BertConfig:
-    """The shape of a BERT.
-
-    Args:
-        vocabulary_size: number of tokens.
-        num_layers: number of encoder blocks.
-        num_heads: attention heads a block.
-        hidden_dim: width; divisible by `num_heads`.
-        intermediate_dim: width inside the feed-forward network; 4 * hidden_dim where left out.
-        max_sequence_length: number of learned positions.
-        num_segments: number of segment embeddings.
-        dropout: of embeddings, residual branches and pooled outputs.
-        attention_dropout: of the attention probabilities; that of `dropout` where left out.
-        activation: "gelu" (exact), "gelu_tanh", or another Keras activation.
-        layer_norm_epsilon: added to every variance.
-        initializer_range: standard deviation of the initial values.
-        pad_token_id: token of the padding; only recorded.
-
-    Raises:
-        ValueError: a size below 1, or `hidden_dim` not divisible by `num_heads`.
-    """
-
-    vocabulary_size: int = 30522
-    num_layers: int = 12
-    num_heads: int = 12
-    hidden_dim: int = 768
-    intermediate_dim: int | None = None
-    max_sequence_length: int = 512
-    num_segments: int = 2
-    dropout: float = 0.1
-    attention_dropout: float | None = None
-    activation: str = "gelu"
-    layer_norm_epsilon: float = 1e-12
-    initializer_range: float = 0.02
-    pad_token_id: int = 0
-
-    def __post_init__(self) -> None:
-        if self.intermediate_dim is None:
-            object.__setattr__(self, "intermediate_dim", 4 * self.hidden_dim)
-        if self.attention_dropout is None:
-            object.__setattr__(self, "attention_dropout", self.dropout)
-        for name in ("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must lie in [0, 1)")
-        if self.hidden_dim % self.num_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} does not divide by num_heads {self.num_heads}")
-
-    @classmethod
-    def from_size(cls, size: str, **changes: Any) -> BertConfig:
-        """A named size (`BERT_SIZES`), with changes.
-
-        Raises:
-            ValueError: there is no such size.
-        """
-        if size not in BERT_SIZES:
-            raise ValueError(f"there is no size {size!r}: choose one of {', '.join(BERT_SIZES)}")
-        return cls(**(BERT_SIZES[size] | changes))
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")

@@ -46,6 +46,20 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Whether `write_atomically` could write a file, asked before the work whose result it is to hold.
+
+    Raises:
+        InputError: its directory is missing or may not be written, or the path is a directory.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a directory; give a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no directory {path.parent}; make it, or give another path")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: no permission to write in {path.parent}; give another path")
+
+
 def sync_directory(directory: Path) -> None:
     """Makes the names in a directory, and so a rename, survive a power cut, where that can be asked."""
     try:

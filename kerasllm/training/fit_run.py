@@ -115,6 +115,7 @@ def fit_run(
         if start < steps:
             model.fit(make_batches(start), epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
     finally:
+        log.close()
         progress.close()
         checkpoint.close()
     return FitResult(

@@ -151,9 +151,13 @@ class MetricsLog(StepCallback):
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         """Draws curves.png."""
+        self.close()
+        plot_curves(read_metrics(self.path), self.directory / "curves.png", self.title)
+
+    def close(self) -> None:
+        """Closes TensorBoard's file, for a recipe whose training failed; safe to call twice."""
         if self._events:
             self._events.close()
-        plot_curves(read_metrics(self.path), self.directory / "curves.png", self.title)
 
     def get_state(self) -> dict[str, Any]:
         """The sums in progress, for a checkpoint; what is written so far is synced to the disk with it."""

@@ -7,45 +7,34 @@ goes again if the recipe fails before the first step: a mistake leaves no litter
 """
 
 import contextlib
+import errno
 import os
-import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import yaml
 
-from kerasllm import __version__
 from kerasllm.errors import InputError
-from kerasllm.settings import RECORDED_KEYS, plain
+from kerasllm.settings import plain
 from kerasllm.training.atomic_files import to_json, write_atomically
+from kerasllm.training.run_settings import MAY_CHANGE, MAY_GROW, compare, read_config, recorded, versions
 
 try:
     import fcntl
 except ImportError:  # Windows: no lock there
     fcntl = None  # type: ignore[assignment]
 
-MAY_CHANGE = frozenset(
-    {
-        *("output", "resume", "keep", "log_interval", "eval_interval"),
-        *("checkpoint_steps", "checkpoint_minutes", "processes"),
-    }
-)
-"""Settings that a resumed run may be given anew: they change nothing about what is learnt."""
-
-MAY_GROW = frozenset({"steps", "epochs"})
-"""Settings that a resumed run may raise."""
-
 
 class RunDirectory:
     """A directory with config.yaml, metrics.jsonl, curves.png, checkpoints/, model/ and results.json.
 
     Made by `RunDirectory.create`; a context manager that gives the lock back and, if the body failed before
-    anything was learnt, removes what `create` made.
+    anything was learnt, removes what `create` made. A full disk leaves it as an `InputError`.
 
     Attributes:
         path: the directory.
@@ -110,6 +99,8 @@ class RunDirectory:
             InputError: see `create`.
         """
         path = Path(output)
+        if not str(output).strip():
+            raise InputError("--output is empty; give a directory")
         with _in_words(path):
             if path.is_symlink() and not path.exists():
                 raise InputError(f"--output {path} is a link to {path.readlink()}, which does not exist")
@@ -132,7 +123,7 @@ class RunDirectory:
                     f"--output {path} holds an interrupted run; add --resume, or give a new directory"
                 )
             if not finished and _has_checkpoint(path):
-                _compare(path, _recorded(path), plain(config), {*MAY_CHANGE, *may_change}, set(may_grow))
+                compare(path, recorded(path), plain(config), {*MAY_CHANGE, *may_change}, set(may_grow))
             return finished
 
     @classmethod
@@ -165,7 +156,7 @@ class RunDirectory:
         run = cls(path, plain(config), finished)
         with _in_words(path):
             if finished:
-                run.settings = _recorded(path)
+                run.settings = recorded(path)
                 return run
             missing = [p for p in (path, *path.parents) if not p.exists()]
             try:
@@ -177,7 +168,7 @@ class RunDirectory:
                 cls.check(path, config, resume=resume, may_change=may_change, may_grow=may_grow)
                 run._wrote_config = not (path / "config.yaml").exists()
                 if _has_checkpoint(path):  # what was found out then holds for the rest of the run
-                    run._resolved = dict(_read_config(path).get("resolved") or {})
+                    run._resolved = dict(read_config(path).get("resolved") or {})
                 run._write_config()
             except BaseException:
                 run.discard_if_empty()
@@ -203,9 +194,19 @@ class RunDirectory:
         with _in_words(self.path):
             write_atomically(self.path / "results.json", to_json(figures, indent=2) + "\n")
 
-    def discard_if_empty(self) -> None:
-        """Removes what `create` made if nothing has been learnt since, and gives the lock back."""
-        learnt = any(_has_content(p) for p in (self.metrics, self.path / "results.json", self.model))
+    def discard_if_empty(self, *, keep_log: bool = True) -> None:
+        """Removes what `create` made if nothing has been learnt since, and gives the lock back.
+
+        Args:
+            keep_log: whether a log of steps counts even where no checkpoint lets the run go on.
+        """
+        results = self.path / "results.json"
+        if not keep_log and self._wrote_config and not results.exists() and not _has_checkpoint(self.path):
+            for directory in (self.model, self.path / "tensorboard"):
+                shutil.rmtree(directory, ignore_errors=True)
+            for file in (self.metrics, self.path / "curves.png"):
+                file.unlink(missing_ok=True)
+        learnt = any(_has_content(p) for p in (self.metrics, results, self.model))
         if self._lock is not None and not learnt and not _has_checkpoint(self.path):
             if self._wrote_config:
                 (self.path / "config.yaml").unlink(missing_ok=True)
@@ -234,8 +235,15 @@ class RunDirectory:
     ) -> None:
         if kind is None:
             self.close()
-        else:
-            self.discard_if_empty()
+            return
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # The log of a run that failed is worth keeping; after a mistake of the user's nothing stays behind.
+        self.discard_if_empty(keep_log=not full and not isinstance(error, InputError))
+        if full:
+            later = " and --resume" if _has_checkpoint(self.path) else ""
+            raise InputError(
+                f"{self.path}: the disk is full; free some space{later}, or choose another --output"
+            ) from error
 
     def _acquire(self) -> None:
         lock = self.path / ".lock"
@@ -261,69 +269,11 @@ class RunDirectory:
             os.close(descriptor)
 
     def _write_config(self) -> None:
-        content: dict[str, Any] = {**self.settings, "versions": _versions()}
+        content: dict[str, Any] = {**self.settings, "versions": versions()}
         if self._resolved:
             content["resolved"] = self._resolved
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
         write_atomically(self.path / "config.yaml", text)
-
-
-def _versions() -> dict[str, str]:
-    """What a run depends on beside its settings."""
-    import keras
-
-    from kerasllm import backend
-
-    name = keras.backend.backend()
-    versions = {"python": platform.python_version(), "kerasllm": __version__, "keras": keras.__version__}
-    versions |= {"backend": name, name: str(backend.version())}
-    for package in ("numpy", "tokenizers"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    versions["platform"] = platform.platform()
-    return versions
-
-
-def _recorded(path: Path) -> dict[str, Any]:
-    return {key: value for key, value in _read_config(path).items() if key not in RECORDED_KEYS}
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / "config.yaml"
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read as YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} holds no settings")
-    return content
-
-
-def _compare(path: Path, before: dict, now: Any, may_change: set[str], may_grow: set[str]) -> None:
-    old, new = dict(_flat(before)), dict(_flat(now))
-    differences = []
-    for name in dict.fromkeys([*old, *new]):
-        was, given = old.get(name), new.get(name)
-        if was == given or name in may_change or name.rsplit(".", 1)[-1] in may_change:
-            continue
-        if name in may_grow and isinstance(was, int | float) and isinstance(given, int | float):
-            if given > was:
-                continue
-            differences.append(f"{name} {was}, which can only grow, not {given}")
-        else:
-            differences.append(f"{name} {was!r}, not {given!r}")
-    if differences:
-        raise InputError(
-            f"{path} was started with {'; '.join(differences)}: give the same settings, or a new --output"
-        )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _has_checkpoint(path: Path) -> bool:

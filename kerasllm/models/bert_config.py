@@ -1,0 +1,95 @@
+"""The shape of a BERT: the settings that its checkpoints record, and the named sizes.
+
+Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805; the small sizes: Turc et al. 2019,
+https://arxiv.org/abs/1908.08962.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+BERT_SIZES = {
+    "tiny": {"num_layers": 2, "num_heads": 2, "hidden_dim": 128},
+    "mini": {"num_layers": 4, "num_heads": 4, "hidden_dim": 256},
+    "small": {"num_layers": 4, "num_heads": 8, "hidden_dim": 512},
+    "medium": {"num_layers": 8, "num_heads": 8, "hidden_dim": 512},
+    "base": {"num_layers": 12, "num_heads": 12, "hidden_dim": 768},
+    "large": {"num_layers": 24, "num_heads": 16, "hidden_dim": 1024},
+}
+
+
+_SIZES = (
+    *("hidden_dim", "vocabulary_size", "num_layers", "num_heads", "intermediate_dim"),
+    *("max_sequence_length", "num_segments"),
+)
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The shape of a BERT.
+
+    Args:
+        vocabulary_size: number of tokens.
+        num_layers: number of encoder blocks.
+        num_heads: attention heads a block.
+        hidden_dim: width; divisible by `num_heads`.
+        intermediate_dim: width inside the feed-forward network; 4 * hidden_dim where left out.
+        max_sequence_length: number of learned positions.
+        num_segments: number of segment embeddings.
+        dropout: of embeddings, residual branches and pooled outputs.
+        attention_dropout: of the attention probabilities; that of `dropout` where left out.
+        activation: "gelu" (exact), "gelu_tanh", or another Keras activation.
+        layer_norm_epsilon: added to every variance.
+        initializer_range: standard deviation of the initial values.
+        pad_token_id: token of the padding; only recorded.
+
+    Raises:
+        ValueError: a size that is no whole number of at least 1, a rate outside of [0, 1), or `hidden_dim`
+            not divisible by `num_heads`. The message begins with the setting's name.
+    """
+
+    vocabulary_size: int = 30522
+    num_layers: int = 12
+    num_heads: int = 12
+    hidden_dim: int = 768
+    intermediate_dim: int | None = None
+    max_sequence_length: int = 512
+    num_segments: int = 2
+    dropout: float = 0.1
+    attention_dropout: float | None = None
+    activation: str = "gelu"
+    layer_norm_epsilon: float = 1e-12
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        if self.intermediate_dim is None and isinstance(self.hidden_dim, Integral):
+            object.__setattr__(self, "intermediate_dim", 4 * self.hidden_dim)
+        if self.attention_dropout is None:
+            object.__setattr__(self, "attention_dropout", self.dropout)
+        for name in _SIZES:
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} is {value!r}, it must be a whole number of at least 1")
+        for name in ("dropout", "attention_dropout"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 <= value < 1:
+                raise ValueError(f"{name} is {value!r}, it must lie in [0, 1)")
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(
+                f"hidden_dim {self.hidden_dim} does not divide by num_heads {self.num_heads}: "
+                "choose one that is a multiple of the other"
+            )
+
+    @classmethod
+    def from_size(cls, size: str, **changes: Any) -> BertConfig:
+        """A named size (`BERT_SIZES`), with changes.
+
+        Raises:
+            ValueError: there is no such size.
+        """
+        if size not in BERT_SIZES:
+            raise ValueError(f"there is no size {size!r}: choose one of {', '.join(BERT_SIZES)}")
+        return cls(**(BERT_SIZES[size] | changes))

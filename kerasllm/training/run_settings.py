@@ -1,0 +1,101 @@
+"""config.yaml, the settings of a run: what is added to them, and what a resumed run may change."""
+
+import contextlib
+import platform
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kerasllm import __version__
+from kerasllm.errors import InputError
+from kerasllm.settings import RECORDED_KEYS
+
+MAY_CHANGE = frozenset(
+    {
+        *("output", "resume", "keep", "log_interval", "eval_interval"),
+        *("checkpoint_steps", "checkpoint_minutes", "processes"),
+    }
+)
+"""Settings that a resumed run may be given anew: they change nothing about what is learnt."""
+
+MAY_GROW = frozenset({"steps", "epochs"})
+"""Settings that a resumed run may raise."""
+
+
+def versions() -> dict[str, str]:
+    """What a run depends on beside its settings."""
+    import keras
+
+    from kerasllm import backend
+
+    name = keras.backend.backend()
+    versions = {"python": platform.python_version(), "kerasllm": __version__, "keras": keras.__version__}
+    versions |= {"backend": name, name: str(backend.version())}
+    for package in ("numpy", "tokenizers"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    versions["platform"] = platform.platform()
+    return versions
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """The settings that a run directory was started with."""
+    return {key: value for key, value in read_config(path).items() if key not in RECORDED_KEYS}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """All of a run directory's config.yaml.
+
+    Raises:
+        InputError: it is no YAML, or holds no settings.
+    """
+    file = path / "config.yaml"
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} holds no settings")
+    return content
+
+
+def compare(path: Path, before: dict, now: Any, may_change: set[str], may_grow: set[str]) -> None:
+    """Refuses settings that differ from the run's own.
+
+    Args:
+        path: the run directory.
+        before: its settings.
+        now: those given.
+        may_change: names of settings that may differ.
+        may_grow: names of settings that may be greater.
+
+    Raises:
+        InputError: names each difference.
+    """
+    old, new = dict(_flat(before)), dict(_flat(now))
+    differences = []
+    for name in dict.fromkeys([*old, *new]):
+        was, given = old.get(name), new.get(name)
+        if was == given or name in may_change or name.rsplit(".", 1)[-1] in may_change:
+            continue
+        if name in may_grow and isinstance(was, int | float) and isinstance(given, int | float):
+            if given > was:
+                continue
+            differences.append(f"{name} {was}, which can only grow, not {given}")
+        else:
+            differences.append(f"{name} {was!r}, not {given!r}")
+    if differences:
+        raise InputError(
+            f"{path} was started with {'; '.join(differences)}: give the same settings, or a new --output"
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,94 @@
+"""Trains a tiny BERT under one backend, and goes on from the checkpoints of others.
+
+Arguments: `train DIRECTORY` writes DIRECTORY/curves.json and the run DIRECTORY/run;
+`resume DIRECTORY OTHER …` goes on from the step-10 checkpoint of each OTHER/run, and writes
+DIRECTORY/OTHER'S_NAME.json.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+
+from kerasllm import BertConfig, BertPretraining
+from kerasllm.data.pretraining_batches import BertPretrainingBatches
+from kerasllm.data.token_store import TokenStore
+from kerasllm.training.fit_run import fit_run
+from kerasllm.training.metrics_log import read_metrics
+from kerasllm.training.objectives import compile_pretraining
+from kerasllm.training.optimizers import adamw
+from kerasllm.training.run_directory import RunDirectory
+from kerasllm.training.schedules import LinearWarmupDecay
+
+STEPS, VOCABULARY = 50, 80
+SPECIAL = SimpleNamespace(pad=0, unknown=1, cls=2, sep=3, mask=4)
+
+
+def make_batches(start_step: int, steps: int) -> BertPretrainingBatches:
+    """Real pairs and masks over random tokens of unequal frequency."""
+    random = np.random.default_rng(7)
+    sentences = random.integers(2, 12, 30)
+    lengths = random.integers(2, 15, sentences.sum())
+    ends = np.cumsum(lengths)
+    frequencies = 1 / np.arange(1, VOCABULARY - 4)
+    tokens = 5 + random.choice(VOCABULARY - 5, ends[-1], p=frequencies / frequencies.sum())
+    store = TokenStore(
+        tokens=tokens.astype(np.uint16),
+        sentence_starts=ends - lengths,
+        sentence_ends=ends,
+        document_offsets=np.concatenate([[0], np.cumsum(sentences)]),
+        vocabulary_size=VOCABULARY,
+    )
+    settings = {"sequence_length": 32, "batch_size": 8, "seed": 5}
+    return BertPretrainingBatches(store, special=SPECIAL, steps=steps, start_step=start_step, **settings)
+
+
+def make_model(dropout: float) -> BertPretraining:
+    shape = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "max_sequence_length": 32}
+    model = BertPretraining(BertConfig(vocabulary_size=VOCABULARY, dropout=dropout, **shape), seed=11)
+    compile_pretraining(model, adamw(LinearWarmupDecay(3e-3, steps=STEPS, warmup=5)))
+    return model
+
+
+def train(path: Path, dropout: float, *, steps: int = STEPS, resume: bool = False) -> list[float]:
+    """The losses of all steps so far, from metrics.jsonl."""
+    with RunDirectory.create(path, {"dropout": dropout}, resume=resume) as run:
+        fit_run(
+            make_model(dropout),
+            lambda start_step: make_batches(start_step, steps),
+            run,
+            steps=steps,
+            tokens_per_step=256,
+            log_interval=1,
+            checkpoint_steps=10,
+            keep=10,
+            resume=resume,
+        )
+    return [line["loss"] for line in read_metrics(path / "metrics.jsonl")]
+
+
+def main(task: str, directory: Path, others: list[Path]) -> None:
+    if task == "train":
+        weights = {
+            name: hashlib.sha256(keras.ops.convert_to_numpy(variable).tobytes()).hexdigest()
+            for name, variable in make_model(0.1).named_variables().items()
+        }
+        curves = {"without": train(directory / "plain", 0.0), "with": train(directory / "run", 0.1)}
+        (directory / "curves.json").write_text(json.dumps({"weights": weights, "curves": curves}))
+        return
+    for other in others:
+        copy = directory / f"from_{other.name}"
+        shutil.copytree(other / "run", copy)
+        for checkpoint in (copy / "checkpoints").iterdir():
+            if checkpoint.name != "step-00000010":
+                shutil.rmtree(checkpoint)
+        (directory / f"{other.name}.json").write_text(json.dumps(train(copy, 0.1, steps=20, resume=True)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), [Path(name) for name in sys.argv[3:]])

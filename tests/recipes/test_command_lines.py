@@ -1,0 +1,54 @@
+"""Every recipe's help and settings, and the settings that are shipped."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kerasllm import cli, settings
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "recipes" / "configs").glob("*.yaml"))
+RECIPES = ["pretrain_bert", "finetune_bert", "predict", "quickstart"]
+REQUIRED = {
+    "pretrain_bert": ["--output", "runs/x", "--corpus", "a.txt", "b.txt"],
+    "finetune_bert": ["--output", "runs/x", "--train", "a.tsv"],
+    "predict": ["--model", "runs/x"],
+    "quickstart": [],
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_explains_every_option(name, recipe, run_recipe, capsys):
+    assert run_recipe(name, "--help") == 0
+    shown = capsys.readouterr().out
+    words = set(shown.split())
+    for option in settings.options(recipe(name).Config):
+        assert f"--{option.name}" in words
+        assert option.documentation, f"--{option.name} is not explained"
+    assert {"--config", "--print_config", "--help"} <= words
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_print_config_gives_the_same_settings_again(name, recipe, run_recipe, capsys, tmp_path):
+    assert run_recipe(name, *REQUIRED[name], "--print_config") == 0
+    file = tmp_path / "settings.yaml"
+    file.write_text(capsys.readouterr().out, encoding="utf-8")
+    config = recipe(name).Config
+    assert cli.parse(config, ["--config", str(file)]) == cli.parse(config, REQUIRED[name])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_settings_parse(path, recipe):
+    """Named after their recipe; the data and the output stay the user's to say."""
+    (name,) = [name for name in RECIPES if path.stem.startswith(name + "_")]
+    config = cli.parse(recipe(name).Config, ["--config", str(path), *REQUIRED[name]])
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert not {"output", "corpus", "train", "validation", "test", "init", "tokenizer"} & set(given)
+    for key, value in given.items():
+        assert getattr(config, key) == value
+
+
+def test_settings_are_shipped():
+    assert {path.stem for path in CONFIGS} >= {
+        *("pretrain_bert_novels", "finetune_bert_mrpc", "finetune_bert_sst2"),
+    }

@@ -1,0 +1,164 @@
+"""Fine-tuning from a run and from scratch, for classes and for numbers; then prediction."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*new, with initial values")
+
+TRAINING = ["--batch_size", "8", "--epochs", "6", "--learning_rate", "1e-2", "--model.dropout", "0"]
+
+
+def write_tsv(path, rows, columns, header=None):
+    lines = ["\t".join(header)] if header else []
+    lines += ["\t".join(str(row[column]) for column in columns) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory, make_rows):
+    """Training and held-out rows: first text, second text, class."""
+    folder = tmp_path_factory.mktemp("tables")
+    train, test = make_rows(64, 1), make_rows(24, 2)
+    return {
+        "plain": [write_tsv(folder / f"plain_{i}.tsv", rows, (0, 2)) for i, rows in enumerate((train, test))],
+        "number": [
+            write_tsv(folder / f"number_{i}.tsv", rows, (0, 1, 3), ("#1 String", "#2 String", "Shared"))
+            for i, rows in enumerate((train, test))
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def classifier(pretrained, tables, run_recipe, tmp_path_factory):
+    """A classifier from the pretrained run, on a TSV without header."""
+    output = tmp_path_factory.mktemp("classifier") / "run"
+    train, test = tables["plain"]
+    argv = ["--init", pretrained, "--train", train, "--validation", test, "--test", test, "--output", output]
+    argv += ["--text_columns", "0", "--label_column", "1", "--sequence_length", "32", *TRAINING]
+    assert run_recipe("finetune_bert", *argv) == 0
+    return output
+
+
+def test_from_a_run_on_a_tsv_without_header(classifier, read_run):
+    lines, results = read_run(classifier)
+    assert [line["step"] for line in lines] == list(range(1, 6 * 8 + 1))
+    assert [line["step"] for line in lines if "validation_loss" in line] == list(range(8, 49, 8))
+    assert results["test"]["accuracy"] == 1.0 == results["test"]["matthews"]
+    assert results["test"] == results["validation"]
+    assert lines[-1]["loss"] < 0.3 < lines[0]["loss"]
+    saved = json.loads((classifier / "model" / "config.json").read_text())
+    assert saved["architectures"] == ["BertForSequenceClassification"]
+    assert saved["id2label"] == {"0": "cats", "1": "dogs"}
+    assert (classifier / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (classifier / "model" / "tokenizer.json").is_file()
+
+
+def test_pairs_and_numbers_from_scratch(tables, run_recipe, read_run, tiny, tmp_path, capsys):
+    """Regression on two columns by name, with a tokenizer of its own; prediction gives numbers."""
+    train, test = tables["number"]
+    argv = [
+        "--train",
+        train,
+        "--test",
+        test,
+        "--text_columns",
+        "#1 String,#2 String",
+        "--label_column",
+        "Shared",
+    ]
+    argv += [*tiny["model"], "--vocabulary_size", "100", "--output", tmp_path / "run", *TRAINING]
+    assert run_recipe("finetune_bert", *argv, "--epochs", "3") == 0
+    lines, results = read_run(tmp_path / "run")
+    assert results["task"] == "regression" and "validation" not in results
+    assert {"loss", "pearson", "spearman"} <= set(results["test"])
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    capsys.readouterr()
+    assert (
+        run_recipe("predict", "--model", tmp_path / "run", "--text", "The old cat runs.\tThe old cat sings.")
+        == 0
+    )
+    value, text = capsys.readouterr().out.strip().split("\t", 1)
+    assert 0 < float(value) < 1.5 and text == "The old cat runs.\tThe old cat sings."
+
+
+def test_predict_classifies_a_file(classifier, tables, run_recipe, tmp_path):
+    """The labels by name, in the file's order, as JSON lines."""
+    output = tmp_path / "predictions.jsonl"
+    file = tables["plain"][1]
+    argv = [
+        "--model",
+        classifier,
+        "--file",
+        file,
+        "--text_columns",
+        "0",
+        "--output",
+        output,
+        "--batch_size",
+        "7",
+    ]
+    assert run_recipe("predict", *argv) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    expected = [line.split("\t") for line in file.read_text().splitlines()]
+    assert [[row["text"], row["label"]] for row in rows] == expected
+    assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3) for row in rows)
+    assert all(row["probability"] == max(row["probabilities"].values()) > 0.5 for row in rows)
+
+
+def test_predict_fills_masks(pretrained, run_recipe, capsys, tmp_path):
+    """Each [MASK] gets its candidates; a text without one is a mistake."""
+    output = tmp_path / "filled.jsonl"
+    texts = ["[MASK] old cat [MASK] near the river.", "The young dog waits near the [MASK]."]
+    assert (
+        run_recipe("predict", "--model", pretrained, "--text", *texts, "--top_k", "3", "--output", output)
+        == 0
+    )
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["text"] for row in rows] == texts
+    assert [len(row["masks"]) for row in rows] == [2, 1]
+    for place in (place for row in rows for place in row["masks"]):
+        probabilities = [candidate["probability"] for candidate in place]
+        assert len(place) == 3 and probabilities == sorted(probabilities, reverse=True)
+    assert run_recipe("predict", "--model", pretrained, "--text", texts[1]) == 0
+    assert capsys.readouterr().out.startswith(texts[1] + "\t")
+    assert run_recipe("predict", "--model", pretrained, "--text", "no mask") == 2
+    assert "[MASK]" in capsys.readouterr().err
+
+
+def test_resume_of_a_finished_run(classifier, tables, run_recipe, capsys):
+    argv = ["--output", classifier, "--train", tables["plain"][0], "--resume"]
+    assert run_recipe("finetune_bert", *argv) == 0
+    assert "finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--label_column", "7"], "7"),
+        (["--sequence_length", "64"], "above the 32 positions"),
+        (["--model.num_layers", "3"], "--model.num_layers cannot change a checkpoint"),
+        (["--train", "nowhere.tsv"], "nowhere.tsv"),
+        (["--init", "nowhere/run"], "nowhere/run"),
+        (["--patience", "2"], "--patience needs --validation"),
+        (["--monitor", "pearson"], "--monitor pearson"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(pretrained, tables, run_recipe, tmp_path, capsys, change, message):
+    argv = ["--text_columns", "0", "--label_column", "1", "--sequence_length", "32", "--init", pretrained]
+    argv += ["--train", tables["plain"][0], "--output", tmp_path / "run", *change]
+    assert run_recipe("finetune_bert", *argv) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_unseen_label_in_validation(pretrained, tables, run_recipe, tmp_path, capsys):
+    """File, line, value and mend."""
+    bad = tmp_path / "dev.tsv"
+    bad.write_text("The cat runs.\tcats\nThe dog runs.\tdosg\n")
+    argv = ["--text_columns", "0", "--label_column", "1", "--sequence_length", "32", "--init", pretrained]
+    argv += ["--train", tables["plain"][0], "--validation", bad, "--output", tmp_path / "run"]
+    assert run_recipe("finetune_bert", *argv) == 2
+    message = capsys.readouterr().err
+    assert "dev.tsv:2: label 'dosg'" in message and "'dogs'" in message

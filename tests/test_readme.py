@@ -1,0 +1,109 @@
+"""Every code block of the README runs: Python as it stands, recipes with a few options that make them small."""
+
+import importlib.util
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kerasllm import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+
+SMALL = {
+    "pretrain_bert": "--size tiny --model.hidden_dim 16 --vocabulary_size 60 --sequence_length 16 --batch_size 4 --steps 3",
+    "finetune_bert": "--epochs 1 --sequence_length 16 --batch_size 8",
+}
+FROM_SCRATCH = "--size tiny --model.hidden_dim 16 --vocabulary_size 60"
+
+
+def commands(block: str) -> list[list[str]]:
+    lines = block.replace("\\\n", " ").strip().splitlines()
+    return [shlex.split(part) for line in lines for part in line.split(" && ")]
+
+
+def recipe(name: str):
+    specification = importlib.util.spec_from_file_location(f"readme_{name}", ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # where dataclasses look up annotations
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A directory with the files that the README's commands name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERASLLM_CACHE", str(tmp_path / "cache"))
+    draw = np.random.default_rng(0)
+    words = "the ship left harbour at dawn and a joy ran from start to finish while men sang of home".split()
+
+    def sentence():
+        return " ".join(draw.choice(words, 6)).capitalize() + "."
+
+    documents = ["\n".join(" ".join(sentence() for _ in range(3)) for _ in range(4)) for _ in range(12)]
+    (tmp_path / "my_text.txt").write_text("\n\n".join(documents))
+    rows = [f"{sentence()}\t{index % 2}" for index in range(24)]
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text("\n".join(rows) + "\n")
+    (tmp_path / "reviews.txt").write_text(sentence() + "\n" + sentence() + "\n")
+    pairs = [f"{index % 2}\t{index}\t{index}\t{sentence()}\t{sentence()}" for index in range(24)]
+    for name in ("msr-para-train.tsv", "msr-para-val.tsv"):
+        (tmp_path / name).write_text("\n".join(["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", *pairs]) + "\n")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    return tmp_path
+
+
+def test_python_blocks_run(workplace):
+    blocks = [text for language, text in BLOCKS if language == "python"]
+    assert blocks
+    for text in blocks:
+        exec(compile(text, "README.md", "exec"), {})  # the test's own exec, of the project's own text
+    assert (workplace / "my_bert" / "model.safetensors").is_file()
+
+
+def test_recipe_commands_run(workplace, monkeypatch, capsys):
+    ran = []
+    for language, text in BLOCKS:
+        for command in commands(text) if language == "bash" else ():
+            settings = [word for word in command if re.fullmatch(r"[A-Z_]+=\S+", word)]
+            command = command[len(settings) :]
+            if len(command) < 2 or not command[1].startswith("recipes/"):
+                continue
+            assert command[0] == "python"
+            name = Path(command[1]).stem
+            module = recipe(name)
+            arguments = command[2:] + shlex.split(SMALL.get(name, ""))
+            if "MINILM" in arguments:  # a checkpoint that is not on every machine: from scratch instead
+                at = arguments.index("MINILM")
+                arguments = arguments[: at - 1] + arguments[at + 1 :] + shlex.split(FROM_SCRATCH)
+            try:
+                cli.run(module.main, module.Config, arguments)
+            except SystemExit as stop:
+                pytest.fail(f"{shlex.join(command)}: exit code {stop.code}: {capsys.readouterr().err}")
+            ran.append(name)
+    assert set(ran) == {"pretrain_bert", "finetune_bert", "predict"}
+    assert len(Path("predictions.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_two_commands_name_environments_that_exist():
+    tox = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    known = set(re.findall(r"^\[testenv:([\w-]+)\]", tox, re.MULTILINE))
+    named = set(re.findall(r"-e ([\w-]+)", README))
+    assert named and named <= known
+    listed = re.search(r"^env_list = (.*)$", tox, re.MULTILINE).group(1).split(", ")
+    assert set(listed) <= known
+    if (run := ROOT / ".ci" / "run").exists():
+        assert ".venv/bin/tox run" in run.read_text(encoding="utf-8")
+
+
+def test_every_file_that_the_readme_names_exists():
+    for path in set(re.findall(r"(?:recipes|kerasllm)/[\w/]+\.(?:py|yaml)", README)):
+        assert (ROOT / path).exists(), path
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
