@@ -30,7 +30,10 @@ class _CrossEntropy(keras.losses.Loss):
     """Weighted cross-entropy from logits, for the classes below."""
 
     def __init__(
-        self, label_smoothing: float = 0.0, reduction: str = "mean_with_sample_weight", name: str | None = None
+        self,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean_with_sample_weight",
+        name: str | None = None,
     ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}, it must lie in [0, 1)")

@@ -106,5 +106,5 @@ class Perplexity(_WeightedMean):
         return token_cross_entropy(y_true, y_pred) if known is None else known
 
     def result(self):
-        """exp of the mean so far."""
+        """Exp of the mean so far."""
         return ops.exp(super().result())

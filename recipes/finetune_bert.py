@@ -145,12 +145,16 @@ def main(config: Config) -> int:
         if source:
             parts[name] = read(config, source, name, like=train)
     regression = train.task == "regression"
-    if config.monitor not in (("loss", "pearson", "spearman") if regression else ("loss", "accuracy", "f1", "f1_macro", "matthews")):
+    if config.monitor not in (
+        ("loss", "pearson", "spearman") if regression else ("loss", "accuracy", "f1", "f1_macro", "matthews")
+    ):
         raise InputError(f"--monitor {config.monitor} is no figure of {train.task}")
     if config.monitor == "f1" and len(train.label_names or ()) != 2:
         raise InputError("--monitor f1 is for two classes; with more it is f1_macro")
     tokenizer = find_tokenizer(config, train)
-    encoded = {name: encode_texts(tokenizer, part.texts, config.sequence_length) for name, part in parts.items()}
+    encoded = {
+        name: encode_texts(tokenizer, part.texts, config.sequence_length) for name, part in parts.items()
+    }
     report(parts, encoded)
 
     def make_batches(start_step: int) -> ClassificationBatches:
@@ -166,7 +170,9 @@ def main(config: Config) -> int:
 
     batches = make_batches(0)
     held_out = {
-        name: ClassificationBatches(encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False)
+        name: ClassificationBatches(
+            encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False
+        )
         for name in parts
         if name != "train"
     }
@@ -180,7 +186,9 @@ def main(config: Config) -> int:
     def make_model() -> BertClassifier | BertRegressor:
         model = initial_model(config, train, vocabulary_size(tokenizer))
         reduction = "sum" if config.gradient_accumulation > 1 else "mean_with_sample_weight"
-        loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+        loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction=reduction
+        )
         if regression:
             loss = keras.losses.MeanSquaredError(reduction=reduction)
         model.compile(
@@ -260,7 +268,9 @@ def check(config: Config) -> None:
     if config.monitor != "loss" and not config.validation:
         raise InputError(f"--monitor {config.monitor} needs --validation")
     if config.init and config.tokenizer:
-        raise InputError("--tokenizer is for training from scratch: with --init the checkpoint's own is taken")
+        raise InputError(
+            "--tokenizer is for training from scratch: with --init the checkpoint's own is taken"
+        )
     if not config.init:
         config.model.shape(
             config.size,

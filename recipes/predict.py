@@ -89,7 +89,9 @@ def main(config: Config) -> int:
     else:
         rows = fill_masks(config, directory, tokenizer, texts, length)
     if config.output:
-        write_atomically(Path(config.output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_atomically(
+            Path(config.output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        )
         print(f"{len(rows)} predictions written to {config.output}", file=sys.stderr)
     else:
         show(rows, sys.stdout)
@@ -104,7 +106,9 @@ def classify(
     batches = ClassificationBatches(encoded, None, batch_size=config.batch_size, shuffle=False)
     if settings.get("problem_type") == "regression":
         values = predict_in_order(BertRegressor.from_pretrained(directory), batches)
-        return [{"text": join(text), "value": float(value)} for text, value in zip(texts, values, strict=True)]
+        return [
+            {"text": join(text), "value": float(value)} for text, value in zip(texts, values, strict=True)
+        ]
     logits = predict_in_order(BertClassifier.from_pretrained(directory), batches).astype("float64")
     names = settings.get("id2label") or {}
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -120,7 +124,9 @@ def classify(
     ]
 
 
-def fill_masks(config: Config, directory: Path, tokenizer: Any, texts: list, length: int) -> list[dict[str, Any]]:
+def fill_masks(
+    config: Config, directory: Path, tokenizer: Any, texts: list, length: int
+) -> list[dict[str, Any]]:
     """The likeliest tokens of each [MASK]."""
     mask = special_token_ids(tokenizer).mask
     encoded = encode_texts(tokenizer, texts, length)
@@ -153,7 +159,10 @@ def candidates(
         probabilities /= probabilities.sum()
         best = np.argsort(-probabilities, kind="stable")[: config.top_k]
         found.append(
-            [{"token": tokenizer.id_to_token(int(i)), "probability": round(float(probabilities[i]), 4)} for i in best]
+            [
+                {"token": tokenizer.id_to_token(int(i)), "probability": round(float(probabilities[i]), 4)}
+                for i in best
+            ]
         )
     return found
 

@@ -158,6 +158,7 @@ def main(config: Config) -> int:
     held_out = Corpus(config.validation_corpus, config.text_column) if config.validation_corpus else None
     tokenizer = find_tokenizer(config, corpus)
     store = tokenize_corpus(corpus, tokenizer, processes=config.processes)
+    validation: TokenStore | None
     if held_out:
         train, validation = store, tokenize_corpus(held_out, tokenizer, processes=config.processes)
     else:
@@ -196,7 +197,12 @@ def main(config: Config) -> int:
     elif validation is not None:
         try:
             validation_batches = BertPretrainingBatches(
-                validation, steps=config.eval_batches, seed=config.seed + 1, pad_last=True, prefetch=0, **batch_settings
+                validation,
+                steps=config.eval_batches,
+                seed=config.seed + 1,
+                pad_last=True,
+                prefetch=0,
+                **batch_settings,
             )
         except InputError as error:
             raise InputError(f"validation: {error}") from error
@@ -278,7 +284,9 @@ def check(config: Config) -> None:
     """The settings, before anything is read."""
     check_ranges(config)
     if config.sequence_length < SHORTEST_SEQUENCE:
-        raise InputError(f"--sequence_length is {config.sequence_length}, it must be at least {SHORTEST_SEQUENCE}")
+        raise InputError(
+            f"--sequence_length is {config.sequence_length}, it must be at least {SHORTEST_SEQUENCE}"
+        )
     read_objectives(config.objectives)
     warmup_steps(config.warmup, config.steps)
     for name in ("patience", "restore_best"):
@@ -321,7 +329,9 @@ def initial_model(config: Config, num_tokens: int) -> BertPretraining:
     objectives = ["next_sentence" if name == "sentence_order" else name for name in config.objectives]
     if config.init:
         settings = {} if config.model.dropout is None else {"dropout": config.model.dropout}
-        return BertPretraining.from_pretrained(config.init, objectives=objectives, seed=config.seed, **settings)
+        return BertPretraining.from_pretrained(
+            config.init, objectives=objectives, seed=config.seed, **settings
+        )
     shape = config.model.shape(
         config.size, vocabulary_size=num_tokens, sequence_length=config.sequence_length, positions=POSITIONS
     )

@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kerasllm import BertBackbone, BertClassifier, BertConfig, BertPretraining, cli  # tells if Keras lacks its backend
+from kerasllm import (  # tells if Keras lacks its backend
+    BertBackbone,
+    BertClassifier,
+    BertConfig,
+    BertPretraining,
+    cli,
+)
 
 # isort: split
 import keras
@@ -26,7 +32,14 @@ from kerasllm.data.classification_batches import ClassificationBatches
 from kerasllm.data.encoded_texts import encode_texts
 from kerasllm.data.pretraining_batches import BertPretrainingBatches
 from kerasllm.data.python_docs import python_docs, python_docs_fingerprint
-from kerasllm.data.python_docs_tasks import Task, belong_together, held_out, module, module_documents, swapped_words
+from kerasllm.data.python_docs_tasks import (
+    Task,
+    belong_together,
+    held_out,
+    module,
+    module_documents,
+    swapped_words,
+)
 from kerasllm.data.token_store import store_of_sentences
 from kerasllm.data.tokenizers import save_tokenizer, special_token_ids, train_wordpiece
 from kerasllm.training.curves import plot_comparison
@@ -49,7 +62,7 @@ class Config:
     """Pretrains a small BERT on Python's documentation and shows what that is worth on labelled tasks."""
 
     output: str = "runs/quickstart"
-    """Directory of the results; the pretraining's run directory is pretraining/ in it."""
+    """Directory of the results; it is the run directory of the pretraining, too."""
 
     steps: int = 1400
     """Steps of pretraining."""
@@ -121,17 +134,25 @@ def main(config: Config) -> int:
         if interrupted:
             return interrupted
         say(", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in pretraining.items()))
-        tasks = {}
+        tasks: dict[str, Any] = {}
         for task in make_tasks(config, documents):
             tasks[task.name] = compare(config, task, model.backbone, tokenizer)
-        results = {"tasks": {}, "pretraining": pretraining, "details": tasks, "corpus_sha256": python_docs_fingerprint()}
-        for name, result in tasks.items():
-            results["tasks"][name] = {arm: result[arm]["test"] for arm in ("pretrained", "scratch")}
-        plot_comparison(results["tasks"], output / "quickstart.png")
-        results["settings"] = run.settings
+        accuracies = {
+            name: {arm: result[arm]["test"] for arm in ("pretrained", "scratch")}
+            for name, result in tasks.items()
+        }
+        results = {
+            "tasks": accuracies,
+            "pretraining": pretraining,
+            "details": tasks,
+            "corpus_sha256": python_docs_fingerprint(),
+            "settings": run.settings,
+        }
+        plot_comparison(accuracies, output / "quickstart.png")
         run.write_results(results, seconds=time.monotonic() - started)
         show(tasks)
-        say(f"{(time.monotonic() - started) / 60:.1f} minutes; results.json, quickstart.png and the model are in {output}")
+        minutes = (time.monotonic() - started) / 60
+        say(f"{minutes:.1f} minutes; results.json, quickstart.png and the model are in {output}")
     return 0
 
 
@@ -234,7 +255,9 @@ def compare(config: Config, task: Task, pretrained: BertBackbone, tokenizer: Any
 
     say(f"{task.name}: {len(task.train):,} examples, {len(task.label_names)} classes, {epochs} epochs")
     tuners = {
-        rate: RepeatedFineTuning(start("scratch", 0), lambda seed: batches_of("train", seed, training=True), rate)
+        rate: RepeatedFineTuning(
+            start("scratch", 0), lambda seed: batches_of("train", seed, training=True), rate
+        )
         for rate in config.finetune_learning_rates
     }
     result: dict[str, Any] = {}
@@ -254,7 +277,11 @@ def compare(config: Config, task: Task, pretrained: BertBackbone, tokenizer: Any
             "validation": [figures[0] for figures in found],
             "test": [figures[1] for figures in found],
         }
-    result |= {"remark": REMARKS[task.name], "classes": len(task.label_names), "train_examples": len(task.train)}
+    result |= {
+        "remark": REMARKS[task.name],
+        "classes": len(task.label_names),
+        "train_examples": len(task.train),
+    }
     return result | {"test_examples": len(task.test), "epochs": epochs}
 
 

@@ -306,7 +306,11 @@ def raising(error):
     ("error", "code", "message"),
     [
         (InputError("train.tsv:3: two\nlines"), 2, "error: train.tsv:3: two lines\n"),
-        (OSError(28, "No space left on device"), 2, "error: No space left on device; free some space, or choose another --output\n"),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "error: No space left on device; free some space, or choose another --output\n",
+        ),
         (PermissionError(13, "Permission denied", "/data/a"), 2, "error: /data/a: Permission denied\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],

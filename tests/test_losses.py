@@ -50,7 +50,9 @@ def test_next_sentence_loss_with_and_without_weights():
     losses = numpy_losses(labels, logits)
     assert value(NextSentenceLoss()(labels, logits)) == pytest.approx(losses.mean(), rel=1e-5)
     weights = np.array([1, 1, 0, 0, 0, 1], "float32")
-    assert value(NextSentenceLoss()(labels, logits, weights)) == pytest.approx(losses[[0, 1, 5]].mean(), rel=1e-5)
+    assert value(NextSentenceLoss()(labels, logits, weights)) == pytest.approx(
+        losses[[0, 1, 5]].mean(), rel=1e-5
+    )
 
 
 def test_nothing_in_an_unused_slot_matters():
@@ -67,12 +69,14 @@ def test_large_logits_and_bfloat16_are_safe():
     assert value(MaskedLanguageModelLoss()(labels, logits)) == pytest.approx(3e4, rel=1e-3)
     labels, logits, weights = example(classes=4000, scale=1.0)
     half = ops.cast(ops.convert_to_tensor(logits), "bfloat16")
-    exact = (numpy_losses(labels, ops.convert_to_numpy(ops.cast(half, "float32"))) * weights).sum() / weights.sum()
+    exact = (
+        numpy_losses(labels, ops.convert_to_numpy(ops.cast(half, "float32"))) * weights
+    ).sum() / weights.sum()
     assert value(MaskedLanguageModelLoss()(labels, half, weights)) == pytest.approx(exact, rel=1e-5)
 
 
 def test_bad_label_smoothing_is_refused():
-    with pytest.raises(ValueError, match="label_smoothing is 1.5"):
+    with pytest.raises(ValueError, match=r"label_smoothing is 1\.5"):
         MaskedLanguageModelLoss(label_smoothing=1.5)
 
 

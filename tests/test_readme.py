@@ -17,7 +17,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 
 SMALL = {
-    "pretrain_bert": "--size tiny --model.hidden_dim 16 --vocabulary_size 60 --sequence_length 16 --batch_size 4 --steps 3",
+    "pretrain_bert": "--size tiny --model.hidden_dim 16 --vocabulary_size 60 --sequence_length 16 "
+    "--batch_size 4 --steps 3",
     "finetune_bert": "--epochs 1 --sequence_length 16 --batch_size 8",
 }
 FROM_SCRATCH = "--size tiny --model.hidden_dim 16 --vocabulary_size 60"
@@ -42,7 +43,27 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERASLLM_CACHE", str(tmp_path / "cache"))
     draw = np.random.default_rng(0)
-    words = "the ship left harbour at dawn and a joy ran from start to finish while men sang of home".split()
+    words = [
+        "the",
+        "ship",
+        "left",
+        "harbour",
+        "at",
+        "dawn",
+        "and",
+        "a",
+        "joy",
+        "ran",
+        "from",
+        "start",
+        "to",
+        "finish",
+        "while",
+        "men",
+        "sang",
+        "of",
+        "home",
+    ]
 
     def sentence():
         return " ".join(draw.choice(words, 6)).capitalize() + "."
@@ -55,7 +76,9 @@ def workplace(tmp_path, monkeypatch):
     (tmp_path / "reviews.txt").write_text(sentence() + "\n" + sentence() + "\n")
     pairs = [f"{index % 2}\t{index}\t{index}\t{sentence()}\t{sentence()}" for index in range(24)]
     for name in ("msr-para-train.tsv", "msr-para-val.tsv"):
-        (tmp_path / name).write_text("\n".join(["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", *pairs]) + "\n")
+        (tmp_path / name).write_text(
+            "\n".join(["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", *pairs]) + "\n"
+        )
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     return tmp_path
 

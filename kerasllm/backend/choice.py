@@ -5,6 +5,7 @@ names neither the setting nor the mend. The rule here is Keras' own: KERAS_BACKE
 tensorflow.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -46,12 +47,11 @@ def _choice() -> tuple[str, str]:
     home = os.path.expanduser("~")
     base = home if os.access(home, os.W_OK) else "/tmp"
     settings = Path(os.environ.get("KERAS_HOME") or Path(base, ".keras"), "keras.json")
-    try:
-        name = json.loads(settings.read_text(encoding="utf-8")).get("backend")
-    except (OSError, ValueError, AttributeError):
-        name = None
-    if name:
-        return name, f"KERAS_BACKEND is not set and {settings} says {name}"
+    chosen: str | None = None
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # then as if there were none, like Keras
+        chosen = json.loads(settings.read_text(encoding="utf-8")).get("backend")
+    if chosen:
+        return chosen, f"KERAS_BACKEND is not set and {settings} says {chosen}"
     return "tensorflow", "KERAS_BACKEND is not set, so Keras takes tensorflow"
 
 

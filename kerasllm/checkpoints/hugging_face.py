@@ -43,7 +43,9 @@ def resolve_directory(source: str | Path) -> Path:
     if (path / "model" / "config.json").is_file():
         return path / "model"
     if path.exists():
-        raise InputError(f"{path}: holds no config.json and no model/config.json: it is no model and no finished run")
+        raise InputError(
+            f"{path}: holds no config.json and no model/config.json: it is no model and no finished run"
+        )
     name = str(source)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"{path}: there is no such directory")
@@ -66,7 +68,11 @@ def read_settings(directory: Path) -> tuple[BertConfig, dict[str, Any]]:
     theirs = read_json(path)
     if theirs.get("model_type") != "bert":
         raise InputError(f"{path}: model_type is {theirs.get('model_type')!r}, only 'bert' can be read")
-    for name, only in (("position_embedding_type", "absolute"), ("is_decoder", False), ("add_cross_attention", False)):
+    for name, only in (
+        ("position_embedding_type", "absolute"),
+        ("is_decoder", False),
+        ("add_cross_attention", False),
+    ):
         if theirs.get(name, only) != only:
             raise InputError(f"{path}: {name} is {theirs[name]!r}, only {only!r} can be represented")
     if not isinstance(theirs.get("id2label") or {}, dict):
@@ -129,7 +135,8 @@ def read_model(cls: type[LanguageModel], source: str | Path, **settings: Any) ->
         settings["pooler"] = any(name.endswith("pooler.dense.weight") for name in names)
     _check_sizes(directory, files, names, config)
     model = cls(config, **settings)
-    missing, used = [], set()
+    missing: list[str] = []
+    used: set[str] = set()
     variables = model.named_variables()
     for entry in entries_of(model):
         found = [_find(name, names) for name in entry.theirs]
@@ -193,7 +200,9 @@ def _report(directory: Path, missing: list[str], surplus: list[str]) -> None:
     """Warns of weights that keep their initial values; those of the body are an error."""
     body = [name for name in missing if name.startswith(("embeddings/", "block_"))]
     if body:
-        raise InputError(f"{directory}: the weights lack {', '.join(body[:4])}{' …' if len(body) > 4 else ''}")
+        raise InputError(
+            f"{directory}: the weights lack {', '.join(body[:4])}{' …' if len(body) > 4 else ''}"
+        )
     heads = sorted({name.split("/")[0] for name in missing})
     surplus = [name for name in surplus if not name.removeprefix("bert.").startswith(bert_names.REDUNDANT)]
     if heads:
@@ -210,7 +219,7 @@ def write_model(
     directory = Path(directory)
     if type(model) not in ARCHITECTURES:
         raise InputError(f"{type(model).__name__} has no counterpart in Hugging Face's format")
-    config = {"architectures": [ARCHITECTURES[type(model)]], "model_type": "bert"}
+    config: dict[str, Any] = {"architectures": [ARCHITECTURES[type(model)]], "model_type": "bert"}
     config |= {name: getattr(model.config, ours) for ours, name in CONFIG_NAMES.items()}
     if model.config.activation not in ACTIVATIONS:
         raise InputError(f"activation {model.config.activation!r} has no name in Hugging Face's format")

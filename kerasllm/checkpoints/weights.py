@@ -36,7 +36,9 @@ class WeightFiles:
             try:
                 opened = safe_open(path, framework="numpy")
             except (SafetensorError, OSError) as error:
-                raise InputError(f"{path}: not a readable safetensors file ({error}); copy it anew") from error
+                raise InputError(
+                    f"{path}: not a readable safetensors file ({error}); copy it anew"
+                ) from error
             self._files |= dict.fromkeys(opened.keys(), opened)
 
     def names(self) -> list[str]:
@@ -123,7 +125,11 @@ def write_weights(directory: Path, tensors: dict[str, np.ndarray]) -> None:
 
     with replacing(directory / WEIGHTS_FILE) as temporary:
         try:
-            save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary, {"format": "pt"})
+            save_file(
+                {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+                temporary,
+                {"format": "pt"},
+            )
         except SafetensorError as error:
             raise InputError(
                 f"{directory / WEIGHTS_FILE}: cannot be written ({error}); free some space or choose another place"

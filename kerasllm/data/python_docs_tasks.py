@@ -53,7 +53,7 @@ def belong_together(
     def examples(part: list[Document], count: int, generator: np.random.Generator) -> list[Example]:
         part = [document for document in part if len(document.sentences) >= 2]
         sizes = np.array([len(document.sentences) for document in part], float)
-        found = []
+        found: list[Example] = []
         for number in range(count):
             first = part[generator.choice(len(part), p=sizes / sizes.sum())]
             at = int(generator.integers(len(first.sentences) - 1))
@@ -64,10 +64,14 @@ def belong_together(
             other = first
             while other is first:
                 other = part[generator.choice(len(part), p=sizes / sizes.sum())]
-            found.append(((first.sentences[at], other.sentences[generator.integers(len(other.sentences))]), 1))
+            found.append(
+                ((first.sentences[at], other.sentences[generator.integers(len(other.sentences))]), 1)
+            )
         return found
 
-    return _split("belong_together", ("follows", "elsewhere"), documents, examples, train, validation, test, seed)
+    return _split(
+        "belong_together", ("follows", "elsewhere"), documents, examples, train, validation, test, seed
+    )
 
 
 def swapped_words(
@@ -79,7 +83,7 @@ def swapped_words(
         texts = (text for document in part for text in document.sentences)
         sentences = [text for text in texts if _can_be_swapped(text.split())]
         chosen = generator.choice(len(sentences), min(count, len(sentences)), replace=False)
-        found = []
+        found: list[Example] = []
         for number, index in enumerate(chosen):
             words = sentences[index].split()
             while number % 2 and " ".join(words) == " ".join(sentences[index].split()):
@@ -88,7 +92,9 @@ def swapped_words(
             found.append(((" ".join(words),), number % 2))
         return found
 
-    return _split("swapped_words", ("in order", "swapped"), documents, examples, train, validation, test, seed)
+    return _split(
+        "swapped_words", ("in order", "swapped"), documents, examples, train, validation, test, seed
+    )
 
 
 def _swap(words: list[str], generator: np.random.Generator) -> None:
@@ -115,7 +121,9 @@ def _split(name, label_names, documents, examples, train, validation, test, seed
         "validation": ([document for document in own if document.name in for_validation], validation),
         "test": ([document for document in documents if held_out(document)], test),
     }
-    return Task(name, label_names, **{key: examples(part, count, generator) for key, (part, count) in parts.items()})
+    return Task(
+        name, label_names, **{key: examples(part, count, generator) for key, (part, count) in parts.items()}
+    )
 
 
 def module(
@@ -133,7 +141,9 @@ def module(
         by_module.setdefault(name, []).extend(pattern.sub("[MASK]", text) for text in document.sentences)
     names = tuple(sorted(by_module))
     if len(names) < 2:
-        raise InputError(f"fewer than two modules have {smallest} sentences of documentation: no task 'module'")
+        raise InputError(
+            f"fewer than two modules have {smallest} sentences of documentation: no task 'module'"
+        )
     generator = np.random.Generator(np.random.Philox(key=[seed, len("module")]))
     pool: list[Example] = [((text,), label) for label, name in enumerate(names) for text in by_module[name]]
     order = generator.permutation(len(pool))

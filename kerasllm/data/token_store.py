@@ -131,8 +131,8 @@ def store_of_sentences(documents: Sequence[Sequence[str]], tokenizer: Tokenizer)
     tokens: list[int] = []
     ends: list[int] = []
     offsets = [0]
-    for sentences in documents:
-        for encoding in tokenizer.encode_batch(list(sentences), add_special_tokens=False):
+    for document in documents:
+        for encoding in tokenizer.encode_batch(list(document), add_special_tokens=False):
             if encoding.ids:
                 tokens += encoding.ids
                 ends.append(len(tokens))

@@ -117,8 +117,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
     Args:
         path: a `tokenizer.json`, a `vocab.txt` (one piece a line), or a directory that holds one of them,
-            or whose `model/` does (a run); beside a `vocab.txt`, `tokenizer_config.json` may set `do_lower_case`, `strip_accents`,
-            `tokenize_chinese_chars`.
+            or whose `model/` does (a run); beside a `vocab.txt`, `tokenizer_config.json` may set
+            `do_lower_case`, `strip_accents`, `tokenize_chinese_chars`.
 
     Raises:
         InputError: nothing there, not a tokenizer, or a special token is missing.

@@ -28,6 +28,8 @@ class TransformerEmbeddings(keras.layers.Layer):
     Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, figure 2.
     """
 
+    built: bool
+
     def __init__(
         self,
         *,

@@ -7,7 +7,7 @@ from kerasllm import backend
 
 
 def dense(inputs, kernel, bias):
-    """inputs @ kernel + bias, (..., in) → (..., out), as one product of two matrices.
+    """Inputs @ kernel + bias, (..., in) → (..., out), as one product of two matrices.
 
     The leading axes are folded into one first: XLA on the CPU runs a gradient that contracts over two axes
     (batch and length) as a plain loop, at half the speed of its matrix product.

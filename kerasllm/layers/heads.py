@@ -12,6 +12,8 @@ from kerasllm.layers.initializers import KeyedTruncatedNormal, default_seed
 class _Head(keras.layers.Layer):
     """What the heads share: a seeded dense projection."""
 
+    built: bool
+
     def __init__(self, *, standard_deviation: float = 0.02, seed: int | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         self.standard_deviation = standard_deviation

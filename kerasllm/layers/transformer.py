@@ -1,5 +1,6 @@
 """The encoder block as one layer with raw weights: on torch, half the time of a small model built from many
-Keras layers goes into entering and leaving them."""
+Keras layers goes into entering and leaving them.
+"""
 
 import keras
 from keras import ops
@@ -30,6 +31,8 @@ class TransformerEncoderBlock(keras.layers.Layer):
 
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.1, as in Devlin et al. 2019.
     """
+
+    built: bool
 
     def __init__(
         self,
@@ -78,8 +81,12 @@ class TransformerEncoderBlock(keras.layers.Layer):
         setattr(self, f"{name}_bias", bias)
 
     def _add_norm(self, name: str, width: int) -> None:
-        setattr(self, f"{name}_scale", self.add_weight(name=f"{name}_scale", shape=(width,), initializer="ones"))
-        setattr(self, f"{name}_bias", self.add_weight(name=f"{name}_bias", shape=(width,), initializer="zeros"))
+        setattr(
+            self, f"{name}_scale", self.add_weight(name=f"{name}_scale", shape=(width,), initializer="ones")
+        )
+        setattr(
+            self, f"{name}_bias", self.add_weight(name=f"{name}_bias", shape=(width,), initializer="zeros")
+        )
 
     def call(self, hidden, padding_mask=None, training=False):
         """See the class."""

@@ -6,6 +6,7 @@ Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -36,9 +37,11 @@ class BertBackbone(LanguageModel):
 
     config_class = BertConfig
 
-    def __init__(self, config: BertConfig, *, pooler: bool = True, seed: int | None = None, name: str | None = None):
+    def __init__(
+        self, config: BertConfig, *, pooler: bool = True, seed: int | None = None, name: str | None = None
+    ):
         super().__init__(config, seed=seed, name=name)
-        shared = {
+        shared: dict[str, Any] = {
             "dropout": config.dropout,
             "layer_norm_epsilon": config.layer_norm_epsilon,
             "standard_deviation": config.initializer_range,
@@ -55,9 +58,9 @@ class BertBackbone(LanguageModel):
         self.blocks = [
             TransformerEncoderBlock(
                 num_heads=config.num_heads,
-                intermediate_dim=config.intermediate_dim,
+                intermediate_dim=config.intermediate_dim or 4 * config.hidden_dim,
                 activation=config.activation,
-                attention_dropout=config.attention_dropout,
+                attention_dropout=config.attention_dropout or 0.0,
                 name=f"block_{index}",
                 **shared,
             )
@@ -163,7 +166,9 @@ class BertPretraining(LanguageModel):
         if "masked_lm" in objectives:
             self.masked_lm_head = _masked_lm_head(config, self.seed)
         if "next_sentence" in objectives:
-            self.next_sentence_head = _classification_head(config, self.seed, "next_sentence_head", 2, dropout=0.0)
+            self.next_sentence_head = _classification_head(
+                config, self.seed, "next_sentence_head", 2, dropout=0.0
+            )
         self.built = True
 
     def call(self, inputs, training=False):
@@ -244,7 +249,9 @@ class BertClassifier(LanguageModel):
     ):
         super().__init__(config, seed=seed, name=name)
         if num_classes < 2:
-            raise ValueError(f"num_classes is {num_classes}: a classifier has at least 2, BertRegressor predicts a number")
+            raise ValueError(
+                f"num_classes is {num_classes}: a classifier has at least 2, BertRegressor predicts a number"
+            )
         self.num_classes = num_classes
         self.backbone = _backbone(config, backbone, self.seed, pooler=True)
         self.classifier = _classification_head(config, self.seed, "classifier", num_classes, config.dropout)
@@ -288,4 +295,6 @@ class BertRegressor(LanguageModel):
 
     def call(self, inputs, training=False):
         """See the class."""
-        return self.regressor(self.backbone(inputs, training=training)["pooled_output"], training=training)[:, 0]
+        return self.regressor(self.backbone(inputs, training=training)["pooled_output"], training=training)[
+            :, 0
+        ]

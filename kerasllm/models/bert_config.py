@@ -7,7 +7,7 @@ https://arxiv.org/abs/1908.08962.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 BERT_SIZES = {
@@ -75,7 +75,7 @@ class BertConfig:
                 raise ValueError(f"{name} is {value!r}, it must be a whole number of at least 1")
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= value < 1:
+            if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(f"{name} is {value!r}, it must lie in [0, 1)")
         if self.hidden_dim % self.num_heads:
             raise ValueError(

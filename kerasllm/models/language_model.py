@@ -55,7 +55,9 @@ class LanguageModel(keras.Model):
         """The inverse of `get_config`; the weights are initial ones."""
         names = {field.name for field in fields(cls.config_class)}
         own = {key: value for key, value in config.items() if key in names}
-        settings = {key: value for key, value in config.items() if key not in names | {"name", "trainable", "dtype"}}
+        settings = {
+            key: value for key, value in config.items() if key not in names | {"name", "trainable", "dtype"}
+        }
         return cls(cls.config_class(**own), **settings)
 
     def build_from_config(self, config: dict[str, Any]) -> None:

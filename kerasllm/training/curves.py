@@ -89,7 +89,9 @@ def plot_comparison(tasks: Mapping[str, Mapping[str, Sequence[float]]], path: Pa
             spread = [at + width * 0.18 * (i - (len(accuracies) - 1) / 2) for i in range(len(accuracies))]
             axis.plot(spread, accuracies, "o", color="#222222", markersize=3.5)
             top = max(*accuracies, mean)
-            axis.annotate(f"{mean:.3f}", (at, top), (0, 5), textcoords="offset points", ha="center", fontsize=9)
+            axis.annotate(
+                f"{mean:.3f}", (at, top), (0, 5), textcoords="offset points", ha="center", fontsize=9
+            )
     axis.set_xticks(range(len(tasks)), [name.replace("_", " ") for name in tasks])
     axis.set_ylabel("test accuracy")
     axis.set_ylim(0, 1)

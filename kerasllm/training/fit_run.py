@@ -80,7 +80,10 @@ def fit_run(
     restored = restore(model, run.checkpoints) if resume else None
     start = restored.step if restored else 0
     if resume:
-        print(f"resuming from step {start}" if restored else "no checkpoint yet: starting from step 0", flush=True)
+        print(
+            f"resuming from step {start}" if restored else "no checkpoint yet: starting from step 0",
+            flush=True,
+        )
     common: dict[str, Any] = {"gradient_accumulation": gradient_accumulation, "start_step": start}
     log = MetricsLog(
         run.path, total_steps=steps, log_interval=log_interval, tokens_per_step=tokens_per_step, **common

@@ -12,7 +12,9 @@ import keras
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 
-def choose_precision(asked: str, make_model: Callable[[], keras.Model], batch: tuple[Any, ...], steps: int = 4) -> str:
+def choose_precision(
+    asked: str, make_model: Callable[[], keras.Model], batch: tuple[Any, ...], steps: int = 4
+) -> str:
     """Sets Keras' dtype policy to the precision asked for; "auto" measures both and takes the faster.
 
     Args:

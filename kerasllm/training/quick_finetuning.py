@@ -33,12 +33,16 @@ class RepeatedFineTuning:
     ) -> None:
         steps = make_batches(0).steps
         schedule = LinearWarmupDecay(learning_rate, steps=steps, warmup=max(steps // 10, 1))
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+        loss = keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        )
         model.compile(optimizer=adamw(schedule), loss=loss, jit_compile=backend.jit_compile)
         model.optimizer.build(model.trainable_variables)
         self.model = model
         self.make_batches = make_batches
-        self._optimizer_start = [keras.ops.convert_to_numpy(variable) for variable in model.optimizer.variables]
+        self._optimizer_start = [
+            keras.ops.convert_to_numpy(variable) for variable in model.optimizer.variables
+        ]
 
     def run(self, initial: Any, seed: int) -> Any:
         """The model after fine-tuning from the weights and generators of `initial`, with the data of `seed`."""

@@ -44,7 +44,9 @@ def keras_block(block, hidden, padding_mask):
         layer.set_weights([ops.convert_to_numpy(value[f"{name}_{kind}"]) for kind in ("scale", "bias")])
         return layer(inputs)
 
-    attended = attention(hidden, hidden, attention_mask=ops.convert_to_tensor(padding_mask[:, None, :].astype(bool)))
+    attended = attention(
+        hidden, hidden, attention_mask=ops.convert_to_tensor(padding_mask[:, None, :].astype(bool))
+    )
     hidden = norm(hidden + attended, "attention_norm")
     value = {name: ops.convert_to_tensor(array) for name, array in value.items()}
     wide = ops.matmul(hidden, value["intermediate_kernel"]) + value["intermediate_bias"]
@@ -74,7 +76,9 @@ def test_padding_is_not_seen():
 def test_attention_with_dropout_has_the_mean_of_attention_without():
     """Dropping probabilities of attention (and nothing else) must not change the expectation."""
     rate = 0.25
-    block = filled(TransformerEncoderBlock(num_heads=2, intermediate_dim=8, attention_dropout=rate), (None, None, 8))
+    block = filled(
+        TransformerEncoderBlock(num_heads=2, intermediate_dim=8, attention_dropout=rate), (None, None, 8)
+    )
     seen = []
     hidden = np.random.default_rng(1).normal(size=(1, 16, 8)).astype("float32")
     repeated = np.repeat(hidden, 4000, axis=0)

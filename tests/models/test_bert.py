@@ -54,7 +54,10 @@ def compiled(model):
     model.compile(
         optimizer=keras.optimizers.AdamW(5e-3),
         loss={"masked_lm": MaskedLanguageModelLoss(), "next_sentence": NextSentenceLoss()},
-        weighted_metrics={"masked_lm": [MaskedLanguageModelAccuracy()], "next_sentence": [NextSentenceAccuracy()]},
+        weighted_metrics={
+            "masked_lm": [MaskedLanguageModelAccuracy()],
+            "next_sentence": [NextSentenceAccuracy()],
+        },
     )
     return model
 
@@ -112,8 +115,14 @@ def test_segments_and_padding_may_be_left_out():
 
 
 def test_one_seed_gives_one_model_and_another_seed_another():
-    first, second, third = BertPretraining(CONFIG, seed=7), BertPretraining(CONFIG, seed=7), BertPretraining(CONFIG, seed=8)
-    values = [{k: ops.convert_to_numpy(v) for k, v in m.named_variables().items()} for m in (first, second, third)]
+    first, second, third = (
+        BertPretraining(CONFIG, seed=7),
+        BertPretraining(CONFIG, seed=7),
+        BertPretraining(CONFIG, seed=8),
+    )
+    values = [
+        {k: ops.convert_to_numpy(v) for k, v in m.named_variables().items()} for m in (first, second, third)
+    ]
     for name in values[0]:
         np.testing.assert_array_equal(values[0][name], values[1][name])
     assert (values[0]["block_0/output_kernel"] != values[2]["block_0/output_kernel"]).any()
@@ -188,7 +197,9 @@ def test_classifier_and_regressor_learn():
     classes = (x["token_ids"][:, 1] > 30).astype("int32")
     classifier = BertClassifier(CONFIG, num_classes=2, seed=0)
     classifier.compile(
-        keras.optimizers.AdamW(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+        keras.optimizers.AdamW(3e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
     )
     history = classifier.fit(x, classes, batch_size=8, epochs=25, verbose=0).history
     assert history["accuracy"][-1] > 0.95

@@ -16,14 +16,37 @@ from kerasllm import backend
 from kerasllm.errors import InputError
 
 WORDS = ["cat", "dog", "sat", "on", "a", "mat", "ran", "home", "big", "red", "tree", "green", "slow"]
-SHAPE = "--model.num_layers 1 --model.num_heads 2 --model.hidden_dim 8 --vocabulary_size 64".split()
-PRETRAIN = [*SHAPE, *"--sequence_length 16 --batch_size 4 --steps 2 --output out --processes 1".split()]
+SHAPE = [
+    "--model.num_layers",
+    "1",
+    "--model.num_heads",
+    "2",
+    "--model.hidden_dim",
+    "8",
+    "--vocabulary_size",
+    "64",
+]
+PRETRAIN = [
+    *SHAPE,
+    *["--sequence_length", "16", "--batch_size", "4", "--steps", "2", "--output", "out", "--processes", "1"],
+]
 UNVALIDATED = ["--validation_fraction", "0"]  # an evaluation would have to be compiled
-FINETUNE = [*SHAPE, *"--sequence_length 16 --batch_size 8 --epochs 1 --output out".split()]
+FINETUNE = [*SHAPE, *["--sequence_length", "16", "--batch_size", "8", "--epochs", "1", "--output", "out"]]
 GOOD = ["--corpus", "good.txt"]
 # What --init and --resume are given: no shape, as it would be refused.
-GO_ON = [*GOOD, *"--sequence_length 16 --batch_size 4 --steps 2 --output out".split()]
-TUNE_ON = "--train train.tsv --sequence_length 16 --batch_size 8 --epochs 1 --output out".split()
+GO_ON = [*GOOD, *["--sequence_length", "16", "--batch_size", "4", "--steps", "2", "--output", "out"]]
+TUNE_ON = [
+    "--train",
+    "train.tsv",
+    "--sequence_length",
+    "16",
+    "--batch_size",
+    "8",
+    "--epochs",
+    "1",
+    "--output",
+    "out",
+]
 
 
 def sentence(draw: np.random.Generator) -> str:
@@ -312,7 +335,11 @@ TABLES = [
     ("--train train.tsv --text_columns sentence,sentence", "twice"),
     ("--train no_header.tsv --text_columns 0 --label_column 7", "no_header.tsv:1: has 2 fields, column 7"),
     ("--train train.tsv --text_columns 0 --label_column 1", "train.tsv:1:", "looks like a header"),
-    ("--train train.tsv --validation unseen.tsv", "unseen.tsv:7: label 'postive'", "did you mean 'positive'?"),
+    (
+        "--train train.tsv --validation unseen.tsv",
+        "unseen.tsv:7: label 'postive'",
+        "did you mean 'positive'?",
+    ),
     ("--train train.tsv --test nowhere.tsv", "nowhere.tsv: no such file"),
     ("--train train.tsv --sequence_length 129 --model.max_sequence_length 128", "129 is above"),
     ("--train train.tsv --patience 2", "--patience needs --validation"),
@@ -477,6 +504,8 @@ def test_backend_that_is_not_there(tmp_path, backend, parts):
         assert ended.stderr.startswith("error: ")
         assert all(part in ended.stderr for part in parts), ended.stderr
     code = "try:\n import kerasllm\nexcept ImportError as error:\n print(error)"
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert parts[0] in ended.stdout
