@@ -91,6 +91,7 @@ def test_python_blocks_run(workplace):
     assert (workplace / "my_bert" / "model.safetensors").is_file()
 
 
+@pytest.mark.filterwarnings("ignore::kerasllm.errors.InputWarning")
 def test_recipe_commands_run(workplace, monkeypatch, capsys):
     ran = []
     for language, text in BLOCKS:

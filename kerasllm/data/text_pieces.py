@@ -82,14 +82,16 @@ def read_text(blocks: Iterable[bytes], name: str) -> Iterator[Piece]:
         del pending[:end]
         skipped = 3 if offset == 0 and taken.startswith(_BYTE_ORDER_MARK) else 0
         text = _plain_line_breaks(_decode(taken[skipped:], name, line, offset + skipped))
-        # A break put before it makes a leading blank line look like any other.
-        *ended, last = _BLANK_LINES.split("\n" + text if at_line_start else text)
+        # A break put before it makes a leading blank line look like any other; where the text goes on in the
+        # middle of a line, a break at its start is the text's own.
+        added = "\n" if at_line_start else ""
+        *ended, last = _BLANK_LINES.split(added + text)
         for document in ended:
             if open_document or document.strip():
-                yield Piece(document.lstrip("\n"), True)
+                yield Piece(document.lstrip(added), True)
             open_document = False
-        if last.strip():
-            yield Piece(last.lstrip("\n"), False)
+        if last.strip() or (last and open_document and not at_line_start):
+            yield Piece(last.lstrip(added), False)
             open_document = True
         offset += end
         line += taken.count(b"\n")
