@@ -5,28 +5,37 @@ Importing it loads Keras and the one chosen backend (`KERAS_BACKEND`), nothing h
 
 import kerasllm.backend  # first: says in a line if the chosen backend is not installed
 import kerasllm.checkpoints  # noqa: F401 - gives the models from_pretrained and save_pretrained
-from kerasllm.losses import MaskedLanguageModelLoss, NextSentenceLoss
+from kerasllm.losses import CausalLanguageModelLoss, MaskedLanguageModelLoss, NextSentenceLoss
 from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy, Perplexity
 from kerasllm.models import (
     BERT_SIZES,
+    GPT_SIZES,
     BertBackbone,
     BertClassifier,
     BertConfig,
     BertMaskedLM,
     BertPretraining,
     BertRegressor,
+    GPTBackbone,
+    GPTCausalLM,
+    GPTConfig,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BERT_SIZES",
+    "GPT_SIZES",
     "BertBackbone",
     "BertClassifier",
     "BertConfig",
     "BertMaskedLM",
     "BertPretraining",
     "BertRegressor",
+    "CausalLanguageModelLoss",
+    "GPTBackbone",
+    "GPTCausalLM",
+    "GPTConfig",
     "MaskedLanguageModelAccuracy",
     "MaskedLanguageModelLoss",
     "NextSentenceAccuracy",

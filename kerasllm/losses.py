@@ -7,6 +7,8 @@ build the loss with `reduction="sum"` and let the data carry the weights: `w * K
 batches' weights, as `kerasllm.data`'s batches do. The average of the K gradients is then that of the big batch.
 """
 
+import math
+
 import keras
 from keras import ops
 
@@ -103,3 +105,82 @@ class NextSentenceLoss(_CrossEntropy):
 
     Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1.
     """
+
+
+LOGITS_AT_A_TIME = 1 << 24
+"""Elements of a chunk's logits in `CausalLanguageModelLoss`: 64 MiB of float32."""
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class CausalLanguageModelLoss(_CrossEntropy):
+    """Mean cross-entropy of the next tokens of a batch.
+
+    `GPTCausalLM`, compiled with this loss and without metrics on the logits, never makes all logits at once:
+    the projection to the vocabulary and the cross-entropy run over a chunk of tokens at a time, and so do their
+    gradients, so that memory does not grow with batch x length x vocabulary.
+
+    Args:
+        label_smoothing: probability mass spread over the vocabulary, in [0, 1); above 0 all logits are made.
+        chunk_size: tokens at a time; as many as give `LOGITS_AT_A_TIME` elements where None, all logits at once
+            where 0.
+        reduction: "mean_with_sample_weight", or "sum" where the weights are normalised already (see the
+            module's text on gradient accumulation and data parallelism).
+        name: of the loss.
+
+    Call with `labels` int (batch, length), the tokens that follow the inputs, `logits` float
+    (batch, length, vocabulary) and, optionally, `sample_weight` (batch, length), 0 for padding. Returns a
+    scalar in nats; 0 where all weights are 0.
+
+    Reference: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 3.1.
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        chunk_size: int | None = None,
+        reduction: str = "mean_with_sample_weight",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(label_smoothing=label_smoothing, reduction=reduction, name=name)
+        if chunk_size is not None and chunk_size < 0:
+            raise ValueError(f"chunk_size is {chunk_size}, it must be at least 0")
+        self.chunk_size = chunk_size
+
+    @property
+    def projects(self) -> bool:
+        """Whether `project` may take the place of the call."""
+        reductions = ("sum", "mean_with_sample_weight")
+        return self.label_smoothing == 0 and self.chunk_size != 0 and self.reduction in reductions
+
+    def project(self, labels, hidden, table, sample_weight=None, *, differentiable: bool = True):
+        """The loss of `labels` under the logits `hidden @ table.T`, chunk by chunk.
+
+        Args:
+            labels: int (batch, length).
+            hidden: float (batch, length, hidden_dim).
+            table: (vocabulary, hidden_dim).
+            sample_weight: (batch, length), or (batch,).
+            differentiable: whether gradients may be asked for.
+        """
+        shape = ops.shape(labels)
+        weights = ops.ones(shape, "float32") if sample_weight is None else ops.cast(sample_weight, "float32")
+        if len(weights.shape) == 1:
+            weights = ops.broadcast_to(weights[:, None], shape)
+        tokens, vocabulary = math.prod(shape), table.shape[0]
+        at_a_time = self.chunk_size or max(LOGITS_AT_A_TIME // vocabulary, 1)
+        chunks = -(-tokens // at_a_time)
+        total = backend.linear_cross_entropy(
+            ops.reshape(hidden, (tokens, hidden.shape[-1])),
+            ops.convert_to_tensor(table),
+            ops.reshape(ops.cast(labels, "int32"), (tokens,)),
+            ops.reshape(weights, (tokens,)),
+            -(-tokens // chunks),  # chunks of the same size, so that the last is not mostly padding
+            differentiable,
+        )
+        if self.reduction == "sum":
+            return total
+        return total / ops.maximum(ops.sum(weights), 1e-7)
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return super().get_config() | {"chunk_size": self.chunk_size}

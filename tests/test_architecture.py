@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "layers": {"backend"},
     "losses": {"backend"},
     "metrics": {"backend", "losses"},
-    "models": {"layers", "backend"},
+    "models": {"layers", "backend", "losses"},
     "data": set(),
     "settings": set(),
     "cli": {"settings"},

@@ -9,9 +9,11 @@ from kerasllm.backend.choice import choose
 
 name = choose()
 engine = import_module(f"kerasllm.backend.{name}_engine")
+linear_cross_entropy = import_module(f"kerasllm.backend.{name}_cross_entropy").linear_cross_entropy
 
 attention = engine.attention
 attention_probabilities = engine.attention_probabilities
+dense = engine.dense
 fence = engine.fence
 layer_norm = engine.layer_norm
 per_step_metrics = engine.per_step_metrics
@@ -20,19 +22,23 @@ remember_losses = engine.remember_losses
 get_random_state = engine.get_random_state
 set_random_state = engine.set_random_state
 version = engine.version
+write_slice = engine.write_slice
 jit_compile = engine.jit_compile
 
 __all__ = [
     "attention",
     "attention_probabilities",
+    "dense",
     "fence",
     "get_random_state",
     "jit_compile",
     "layer_norm",
+    "linear_cross_entropy",
     "name",
     "per_step_metrics",
     "recall_losses",
     "remember_losses",
     "set_random_state",
     "version",
+    "write_slice",
 ]

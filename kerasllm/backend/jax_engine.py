@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import keras
 
 jit_compile = "auto"
 _ON_CPU = jax.default_backend() == "cpu"
@@ -49,6 +50,21 @@ def layer_norm(inputs, scale, bias, epsilon: float):
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
     normal = centred * jax.lax.rsqrt(variance + epsilon)
     return (normal * jnp.asarray(scale, jnp.float32) + jnp.asarray(bias, jnp.float32)).astype(inputs.dtype)
+
+
+def dense(inputs, kernel, bias=None):
+    """(rows, in) @ kernel (in, out), plus bias (out,) if there is one; Keras variables or arrays."""
+    product = jnp.matmul(inputs, _array(kernel, inputs.dtype))
+    return product if bias is None else product + _array(bias, inputs.dtype)
+
+
+def _array(value, dtype):
+    return jnp.asarray(keras.ops.convert_to_tensor(value), dtype)
+
+
+def write_slice(cache, value, position):
+    """The cache (batch, heads, capacity, head_dim) with `value` written at column `position` and after."""
+    return jax.lax.dynamic_update_slice(cache, value.astype(cache.dtype), (0, 0, position, 0))
 
 
 def fence(inputs):

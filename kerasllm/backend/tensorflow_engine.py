@@ -49,6 +49,17 @@ def layer_norm(inputs, scale, bias, epsilon: float):
     return tf.cast(centred * tf.math.rsqrt(variance + epsilon) * scale + bias, inputs.dtype)
 
 
+def dense(inputs, kernel, bias=None):
+    """(rows, in) @ kernel (in, out), plus bias (out,) if there is one; Keras variables or tensors."""
+    product = tf.matmul(inputs, tf.cast(keras.ops.convert_to_tensor(kernel), inputs.dtype))
+    return product if bias is None else product + tf.cast(keras.ops.convert_to_tensor(bias), inputs.dtype)
+
+
+def write_slice(cache, value, position):
+    """The cache (batch, heads, capacity, head_dim) with `value` written at column `position` and after."""
+    return keras.ops.slice_update(cache, (0, 0, position, 0), tf.cast(value, cache.dtype))
+
+
 def fence(inputs):
     """Nothing: only XLA on JAX's CPU needs it."""
     return inputs

@@ -54,6 +54,25 @@ def layer_norm(inputs, scale, bias, epsilon: float):
     return functional.layer_norm(inputs.float(), scale.shape, scale, bias, epsilon).to(inputs.dtype)
 
 
+def dense(inputs, kernel, bias=None):
+    """(rows, in) @ kernel (in, out), plus bias (out,) if there is one; Keras variables or tensors."""
+    kernel = _tensor(kernel, inputs.dtype)
+    if bias is None:
+        return torch.mm(inputs, kernel)
+    return torch.addmm(_tensor(bias, inputs.dtype), inputs, kernel)
+
+
+def _tensor(value, dtype):
+    # A variable's own value, without the walk through Keras' conversions.
+    return (value.value if isinstance(value, keras.Variable) else value).to(dtype)
+
+
+def write_slice(cache, value, position):
+    """Writes `value` into the cache (batch, heads, capacity, head_dim) at column `position` and after, in place."""
+    cache[:, :, position : position + value.shape[2]] = value
+    return cache
+
+
 def fence(inputs):
     """Nothing: only XLA on JAX's CPU needs it."""
     return inputs

@@ -20,13 +20,37 @@ def merge_heads(heads):
     return ops.reshape(ops.transpose(heads, (0, 2, 1, 3)), (batch, length, num_heads * head_dim))
 
 
+def scaled_attention(query, key, value, *, mask=None, is_causal=False, dropout_rate=0.0, seed_generator=None):
+    """Attention of heads of queries to heads of keys and values; returns the shape of `query`.
+
+    With no dropout this is the backend's fused kernel. With dropout the probabilities are made, since the
+    published models drop them; pass a rate of 0 at inference.
+
+    Args:
+        query: (batch, heads, queries, head_dim).
+        key, value: (batch, key_value_heads, keys, head_dim); each serves heads / key_value_heads of the queries'.
+        mask: boolean, broadcastable to (batch, heads, queries, keys), True where attention is allowed.
+        is_causal: a position sees no later one.
+        dropout_rate: of the attention probabilities.
+        seed_generator: for the dropout.
+
+    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1; Ainslie et al. 2023,
+    https://arxiv.org/abs/2305.13245.
+    """
+    if key.shape[1] != query.shape[1]:
+        shared = query.shape[1] // key.shape[1]
+        key, value = ops.repeat(key, shared, axis=1), ops.repeat(value, shared, axis=1)
+    if dropout_rate == 0:
+        return backend.attention(query, key, value, mask, is_causal)
+    probabilities = backend.attention_probabilities(query, key, mask, is_causal)
+    probabilities = ops.cast(dropout(probabilities, dropout_rate, seed_generator), value.dtype)
+    return ops.matmul(probabilities, value)
+
+
 def self_attention(
     query_key_value, *, num_heads: int, mask=None, is_causal=False, dropout_rate=0.0, seed_generator=None
 ):
     """Multi-head attention of a sequence to itself.
-
-    With no dropout this is the backend's fused kernel. With dropout the probabilities are made, since the
-    published model drops them; pass a rate of 0 at inference.
 
     Args:
         query_key_value: (batch, length, 3 * hidden_dim), the three projections side by side.
@@ -42,8 +66,13 @@ def self_attention(
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.2.
     """
     query, key, value = ops.unstack(split_heads(query_key_value, 3, num_heads), 3)
-    if dropout_rate == 0:
-        return merge_heads(backend.attention(query, key, value, mask, is_causal))
-    probabilities = backend.attention_probabilities(query, key, mask, is_causal)
-    probabilities = ops.cast(dropout(probabilities, dropout_rate, seed_generator), value.dtype)
-    return merge_heads(ops.matmul(probabilities, value))
+    attended = scaled_attention(
+        query,
+        key,
+        value,
+        mask=mask,
+        is_causal=is_causal,
+        dropout_rate=dropout_rate,
+        seed_generator=seed_generator,
+    )
+    return merge_heads(attended)

@@ -1,4 +1,4 @@
-"""What stands on top of a backbone: pooling, masked-LM and next-sentence prediction, classification."""
+"""What stands on top of a backbone: a last norm, pooling, the heads of the objectives and tasks."""
 
 import keras
 from keras import ops
@@ -6,7 +6,8 @@ from keras import ops
 from kerasllm import backend
 from kerasllm.layers.dropout import dropout
 from kerasllm.layers.feed_forward import activate, dense
-from kerasllm.layers.initializers import KeyedTruncatedNormal, default_seed
+from kerasllm.layers.initializers import KeyedNormal, KeyedTruncatedNormal, default_seed
+from kerasllm.layers.projections import add_norm, normalize
 
 
 class _Head(keras.layers.Layer):
@@ -157,3 +158,102 @@ class ClassificationHead(_Head):
     def get_config(self):
         """The arguments of the constructor."""
         return super().get_config() | {"num_outputs": self.num_outputs, "dropout": self.dropout}
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class FinalNorm(keras.layers.Layer):
+    """The normalisation after the last pre-normalised block; keeps the shape (..., hidden_dim).
+
+    Args:
+        normalization: "layer_norm" or "rms_norm".
+        layer_norm_epsilon: added to the variance, or the mean square.
+        use_bias: whether a layer norm has a bias.
+
+    Reference: Radford et al. 2019, section 2.3.
+    """
+
+    built: bool
+
+    def __init__(
+        self,
+        *,
+        normalization: str = "layer_norm",
+        layer_norm_epsilon: float = 1e-5,
+        use_bias: bool = True,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.normalization = normalization
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.use_bias = use_bias
+
+    def build(self, input_shape):
+        """Creates the weights."""
+        if not self.built:
+            add_norm(self, "norm", input_shape[-1], bias=self.use_bias and self.normalization == "layer_norm")
+            self.built = True
+
+    def call(self, hidden):
+        """See the class."""
+        return normalize(self, "norm", hidden, kind=self.normalization, epsilon=self.layer_norm_epsilon)
+
+    def compute_output_shape(self, input_shape):
+        """The shape of the input."""
+        return input_shape
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return super().get_config() | {
+            "normalization": self.normalization,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "use_bias": self.use_bias,
+        }
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class VocabularyHead(keras.layers.Layer):
+    """An output projection of its own, not tied to the embedding: holds `kernel` (vocabulary_size, hidden_dim).
+
+    Args:
+        vocabulary_size: number of scores.
+        standard_deviation: of the initial values.
+        seed: of the initial values.
+
+    Call with (..., hidden_dim); returns (..., vocabulary_size).
+
+    Reference: Press and Wolf 2017, https://arxiv.org/abs/1608.05859, on tying and not tying.
+    """
+
+    built: bool
+
+    def __init__(
+        self, *, vocabulary_size: int, standard_deviation: float = 0.02, seed: int | None = None, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.standard_deviation = standard_deviation
+        self.seed = default_seed() if seed is None else seed
+
+    def build(self, input_shape):
+        """Creates the weights."""
+        if not self.built:
+            initializer = KeyedNormal(self.standard_deviation, self.seed, f"{self.name}/kernel")
+            shape = (self.vocabulary_size, input_shape[-1])
+            self.kernel = self.add_weight(name="kernel", shape=shape, initializer=initializer)
+            self.built = True
+
+    def call(self, hidden):
+        """See the class."""
+        return dense(hidden, ops.transpose(ops.cast(self.kernel, hidden.dtype)))
+
+    def compute_output_shape(self, input_shape):
+        """(..., vocabulary_size)."""
+        return (*input_shape[:-1], self.vocabulary_size)
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return super().get_config() | {
+            "vocabulary_size": self.vocabulary_size,
+            "standard_deviation": self.standard_deviation,
+            "seed": self.seed,
+        }

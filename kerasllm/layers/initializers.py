@@ -23,6 +23,34 @@ def name_key(seed: int, name: str) -> int:
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
+class KeyedNormal(keras.initializers.Initializer):
+    """Normal values, the same on every backend.
+
+    Args:
+        standard_deviation: of the normal.
+        seed: the model's seed.
+        key: the variable's name within the model; (seed, key) names the stream.
+
+    Reference: Radford et al. 2019 (released code of GPT-2).
+    """
+
+    def __init__(self, standard_deviation: float = 0.02, seed: int = 0, key: str = "") -> None:
+        self.standard_deviation = standard_deviation
+        self.seed = seed
+        self.key = key
+
+    def __call__(self, shape, dtype=None):
+        """Values of `shape`, drawn in float32 and cast to `dtype`."""
+        generator = np.random.Generator(np.random.Philox(key=name_key(self.seed, self.key)))
+        values = generator.standard_normal(shape, dtype=np.float32)
+        return keras.ops.convert_to_tensor(values * np.float32(self.standard_deviation), dtype=dtype)
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return {"standard_deviation": self.standard_deviation, "seed": self.seed, "key": self.key}
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
 class KeyedTruncatedNormal(keras.initializers.Initializer):
     """Normal values cut at two standard deviations, the same on every backend.
 

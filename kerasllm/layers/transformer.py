@@ -2,14 +2,16 @@
 Keras layers goes into entering and leaving them.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from kerasllm import backend
 from kerasllm.layers.attention import self_attention
 from kerasllm.layers.dropout import dropout
-from kerasllm.layers.feed_forward import activate, dense
-from kerasllm.layers.initializers import KeyedTruncatedNormal, default_seed
+from kerasllm.layers.feed_forward import activate
+from kerasllm.layers.initializers import default_seed
+from kerasllm.layers.projections import add_norm, add_projection, normalize, project
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -65,49 +67,36 @@ class TransformerEncoderBlock(keras.layers.Layer):
         width = hidden_shape[-1]
         if width % self.num_heads:
             raise ValueError(f"hidden_dim {width} does not divide by num_heads {self.num_heads}")
-        self._add_dense("query_key_value", width, 3 * width)
-        self._add_dense("attention_output", width, width)
-        self._add_norm("attention_norm", width)
-        self._add_dense("intermediate", width, self.intermediate_dim)
-        self._add_dense("output", self.intermediate_dim, width)
-        self._add_norm("output_norm", width)
+        kernels: dict[str, Any] = {"deviation": self.standard_deviation, "truncated": True}
+        add_projection(self, "query_key_value", width, 3 * width, **kernels)
+        add_projection(self, "attention_output", width, width, **kernels)
+        add_norm(self, "attention_norm", width)
+        add_projection(self, "intermediate", width, self.intermediate_dim, **kernels)
+        add_projection(self, "output", self.intermediate_dim, width, **kernels)
+        add_norm(self, "output_norm", width)
         self.built = True
-
-    def _add_dense(self, name: str, inputs: int, outputs: int) -> None:
-        initializer = KeyedTruncatedNormal(self.standard_deviation, self.seed, f"{self.name}/{name}_kernel")
-        kernel = self.add_weight(name=f"{name}_kernel", shape=(inputs, outputs), initializer=initializer)
-        bias = self.add_weight(name=f"{name}_bias", shape=(outputs,), initializer="zeros")
-        setattr(self, f"{name}_kernel", kernel)
-        setattr(self, f"{name}_bias", bias)
-
-    def _add_norm(self, name: str, width: int) -> None:
-        setattr(
-            self, f"{name}_scale", self.add_weight(name=f"{name}_scale", shape=(width,), initializer="ones")
-        )
-        setattr(
-            self, f"{name}_bias", self.add_weight(name=f"{name}_bias", shape=(width,), initializer="zeros")
-        )
 
     def call(self, hidden, padding_mask=None, training=False):
         """See the class."""
         rate, attention_rate = (self.dropout, self.attention_dropout) if training else (0.0, 0.0)
-        epsilon = self.layer_norm_epsilon
         attended = self_attention(
-            dense(hidden, self.query_key_value_kernel, self.query_key_value_bias),
+            project(self, "query_key_value", hidden),
             num_heads=self.num_heads,
             mask=attention_mask(padding_mask),
             dropout_rate=attention_rate,
             seed_generator=self.seed_generator,
         )
-        attended = dense(attended, self.attention_output_kernel, self.attention_output_bias)
-        hidden = hidden + dropout(attended, rate, self.seed_generator)
-        hidden = backend.layer_norm(hidden, self.attention_norm_scale, self.attention_norm_bias, epsilon)
+        attended = project(self, "attention_output", attended)
+        hidden = self._norm("attention_norm", hidden + dropout(attended, rate, self.seed_generator))
 
-        wide = dense(hidden, self.intermediate_kernel, self.intermediate_bias)
-        wide = activate(self.activation, wide)  # (batch, length, intermediate_dim)
-        narrow = dense(wide, self.output_kernel, self.output_bias)
-        hidden = hidden + dropout(narrow, rate, self.seed_generator)
-        return backend.layer_norm(hidden, self.output_norm_scale, self.output_norm_bias, epsilon)
+        wide = activate(
+            self.activation, project(self, "intermediate", hidden)
+        )  # (batch, length, intermediate_dim)
+        narrow = project(self, "output", wide)
+        return self._norm("output_norm", hidden + dropout(narrow, rate, self.seed_generator))
+
+    def _norm(self, name: str, hidden):
+        return normalize(self, name, hidden, kind="layer_norm", epsilon=self.layer_norm_epsilon)
 
     def compute_output_shape(self, hidden_shape, padding_mask_shape=None):
         """The shape of the input."""

@@ -8,13 +8,19 @@ from kerasllm.models.bert import (
     BertRegressor,
 )
 from kerasllm.models.bert_config import BERT_SIZES, BertConfig
+from kerasllm.models.gpt import GPTBackbone, GPTCausalLM
+from kerasllm.models.gpt_config import GPT_SIZES, GPTConfig
 
 __all__ = [
     "BERT_SIZES",
+    "GPT_SIZES",
     "BertBackbone",
     "BertClassifier",
     "BertConfig",
     "BertMaskedLM",
     "BertPretraining",
     "BertRegressor",
+    "GPTBackbone",
+    "GPTCausalLM",
+    "GPTConfig",
 ]

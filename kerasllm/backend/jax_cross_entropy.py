@@ -1,0 +1,91 @@
+"""Projection to the vocabulary and cross-entropy in one, a chunk of tokens at a time, for JAX."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+
+def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differentiable: bool = True):
+    """The weighted sum of the cross-entropies of `labels` under the logits `hidden @ table.T`.
+
+    Only one chunk of logits exists at a time. Where a gradient is asked for, the chunk's share of it is taken
+    while its logits are there, so that they need not be made twice.
+
+    Args:
+        hidden: (tokens, hidden_dim).
+        table: (vocabulary, hidden_dim).
+        labels: int (tokens,).
+        weights: float32 (tokens,); no gradient flows to them.
+        chunk_size: tokens at a time.
+        differentiable: whether gradients may be asked for; here that is found out by itself.
+
+    Returns:
+        A float32 scalar in nats.
+    """
+    tokens = hidden.shape[0]
+    chunks = -(-tokens // chunk_size)
+    padding = chunks * chunk_size - tokens
+    if padding:
+        hidden = jnp.pad(hidden, ((0, padding), (0, 0)))
+        labels, weights = jnp.pad(labels, (0, padding)), jnp.pad(weights, (0, padding))
+    split = (chunks, chunk_size)
+    return _chunked(hidden.reshape(*split, -1), table, labels.reshape(split), weights.reshape(split))
+
+
+@jax.custom_vjp
+def _chunked(hidden, table, labels, weights):
+    matrix = table.astype(hidden.dtype)
+    step = partial(_loss_of_chunk, matrix)
+    return _over_chunks(
+        lambda total, chunk: (total + step(chunk)[0], None), jnp.float32(0), hidden, labels, weights
+    )[0]
+
+
+def _loss_of_chunk(matrix, chunk):
+    hidden, labels, weights = chunk
+    logits = jnp.matmul(hidden, matrix.T).astype(jnp.float32)
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    losses = jnp.where(weights == 0, 0.0, (normalizer - chosen) * weights)
+    return jnp.sum(losses), logits, normalizer
+
+
+def _forward(hidden, table, labels, weights):
+    matrix = table.astype(hidden.dtype)
+
+    def step(carry, chunk):
+        total, of_table = carry
+        part, labels, weights = chunk
+        loss, logits, normalizer = _loss_of_chunk(matrix, chunk)
+        probabilities = jnp.exp(logits - normalizer[:, None])
+        # A comparison that XLA fuses into the subtraction: the one-hot never lies in memory.
+        is_label = jnp.arange(logits.shape[-1])[None, :] == labels[:, None]
+        slope = jnp.where(is_label, probabilities - 1, probabilities) * weights[:, None]
+        slope = slope.astype(part.dtype)
+        of_table = of_table + jnp.matmul(slope.T, part).astype(jnp.float32)
+        return (total + loss, of_table), jnp.matmul(slope, matrix)
+
+    start = (jnp.float32(0), jnp.zeros(table.shape, jnp.float32))
+    (total, of_table), of_hidden = _over_chunks(step, start, hidden, labels, weights)
+    return total, (of_hidden, of_table.astype(table.dtype))
+
+
+def _over_chunks(step, start, *arrays):
+    if arrays[0].shape[0] == 1:
+        carry, result = step(start, tuple(array[0] for array in arrays))
+        return carry, None if result is None else result[None]
+    return jax.lax.scan(step, start, arrays)
+
+
+def _backward(gradients, upstream):
+    of_hidden, of_table = gradients
+    return (
+        of_hidden * upstream.astype(of_hidden.dtype),
+        of_table * upstream.astype(of_table.dtype),
+        None,
+        None,
+    )
+
+
+_chunked.defvjp(_forward, _backward)
