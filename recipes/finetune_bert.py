@@ -23,7 +23,7 @@ from kerasllm.data.tokenizers import load_tokenizer, save_tokenizer, train_wordp
 from kerasllm.errors import InputError
 from kerasllm.training.evaluation import evaluate_classifier, evaluate_regressor, monitored
 from kerasllm.training.fit_run import fit_run
-from kerasllm.training.model_options import ModelOptions
+from kerasllm.training.model_options import BertOptions
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
 from kerasllm.training.run_directory import RunDirectory
@@ -73,7 +73,7 @@ class Config:
     size: Literal["tiny", "mini", "small", "medium", "base", "large"] = "mini"
     """From scratch: named size; --model.* override it."""
 
-    model: ModelOptions = field(default_factory=ModelOptions)
+    model: BertOptions = field(default_factory=BertOptions)
 
     sequence_length: int = 128
     """Longer texts are cut, the longer of a pair first."""

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from kerasllm import BertClassifier, BertMaskedLM, BertRegressor, cli
+from kerasllm import BertClassifier, BertConfig, BertMaskedLM, BertRegressor, cli
 from kerasllm.checkpoints import read_settings, resolve_directory
 from kerasllm.data.classification_batches import ClassificationBatches
 from kerasllm.data.encoded_texts import encode_texts
@@ -64,7 +64,7 @@ def main(config: Config) -> int:
     if config.output:
         check_writable(Path(config.output))
     directory = resolve_directory(config.model)
-    shape, settings = read_settings(directory)
+    shape, settings = read_settings(directory, BertConfig)
     tokenizer = load_tokenizer(directory)
     if vocabulary_size(tokenizer) > shape.vocabulary_size:
         raise InputError(

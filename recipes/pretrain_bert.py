@@ -26,7 +26,7 @@ from kerasllm.data.tokenizers import (
 )
 from kerasllm.errors import InputError
 from kerasllm.training.fit_run import fit_run
-from kerasllm.training.model_options import ModelOptions
+from kerasllm.training.model_options import BertOptions
 from kerasllm.training.objectives import compile_pretraining, evaluate_pretraining
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
@@ -71,7 +71,7 @@ class Config:
     size: Literal["tiny", "mini", "small", "medium", "base", "large"] = "mini"
     """Named size; --model.* override it."""
 
-    model: ModelOptions = field(default_factory=ModelOptions)
+    model: BertOptions = field(default_factory=BertOptions)
 
     objectives: list[Literal["masked_lm", "next_sentence", "sentence_order"]] = field(
         default_factory=lambda: ["masked_lm", "next_sentence"]

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from kerasllm import (
+    CausalLanguageModelLoss,
     MaskedLanguageModelAccuracy,
     MaskedLanguageModelLoss,
     NextSentenceAccuracy,
@@ -135,3 +136,45 @@ def test_perplexity_in_a_compiled_model_is_exp_of_the_loss():
     model.compile("sgd", loss=MaskedLanguageModelLoss(), weighted_metrics=[Perplexity()])
     history = model.fit(inputs, labels, sample_weight=weights, batch_size=8, verbose=0).history
     assert history["perplexity"][0] == pytest.approx(np.exp(history["loss"][0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 24, 100, None])
+def test_projecting_in_chunks_against_numpy(chunk_size):
+    labels, _, weights = example()
+    draw = np.random.default_rng(3)
+    hidden, table = draw.normal(0, 1, (6, 4, 8)), draw.normal(0, 1, (11, 8))
+    expected = (numpy_losses(labels, hidden @ table.T) * weights).sum()
+    hidden, table = hidden.astype("float32"), table.astype("float32")
+    for reduction, total in (("sum", 1.0), ("mean_with_sample_weight", weights.sum())):
+        loss = CausalLanguageModelLoss(chunk_size=chunk_size, reduction=reduction)
+        found = loss.project(labels, ops.convert_to_tensor(hidden), ops.convert_to_tensor(table), weights)
+        assert value(found) == pytest.approx(expected / total, rel=1e-5)
+        logits = ops.convert_to_tensor(hidden @ table.T)
+        assert value(loss(labels, logits, weights)) == pytest.approx(expected / total, rel=1e-5)
+
+
+def test_projecting_no_weights_is_zero_and_finite():
+    labels, _, _ = example()
+    hidden = ops.convert_to_tensor(np.full((6, 4, 8), np.nan, "float32"))
+    table = ops.convert_to_tensor(np.ones((11, 8), "float32"))
+    assert value(CausalLanguageModelLoss().project(labels, hidden, table, np.zeros((6, 4)))) == 0
+
+
+def test_projecting_in_bfloat16_is_cross_entropy_in_float32():
+    labels, _, _ = example()
+    draw = np.random.default_rng(4)
+    hidden = ops.cast(draw.normal(0, 8, (6, 4, 8)).astype("float32"), "bfloat16")
+    table = draw.normal(0, 8, (11, 8)).astype("float32")
+    exact = ops.convert_to_numpy(ops.cast(hidden, "float32")) @ table.T
+    found = value(CausalLanguageModelLoss().project(labels, hidden, ops.convert_to_tensor(table)))
+    assert found == pytest.approx(numpy_losses(labels, exact).mean(), rel=1e-2)
+
+
+def test_causal_settings_are_checked_and_kept():
+    with pytest.raises(ValueError, match="chunk_size is -1"):
+        CausalLanguageModelLoss(chunk_size=-1)
+    loss = CausalLanguageModelLoss(label_smoothing=0.1, chunk_size=8, reduction="sum")
+    assert CausalLanguageModelLoss.from_config(loss.get_config()).get_config() == loss.get_config()
+    assert not loss.projects
+    assert CausalLanguageModelLoss(chunk_size=8).projects
+    assert not CausalLanguageModelLoss(chunk_size=0).projects

@@ -26,6 +26,7 @@ def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differ
     hidden = tf.reshape(tf.pad(hidden, [[0, padding], [0, 0]]), [chunks, chunk_size, hidden.shape[-1]])
     labels = tf.reshape(tf.pad(tf.cast(labels, tf.int32), [[0, padding]]), [chunks, chunk_size])
     weights = tf.reshape(tf.pad(weights, [[0, padding]]), [chunks, chunk_size])
+    table = tf.convert_to_tensor(table)  # of a variable: a custom gradient takes none
     run = _with_gradient(chunks, labels, weights) if differentiable else None
     return run(hidden, table) if run else _loss(chunks, hidden, table, labels, weights)
 

@@ -7,22 +7,7 @@ query, key and value projections are one product here). A kernel is stored as (o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One variable of ours and the tensors it is made of.
-
-    Args:
-        ours: `layer/weight`, as in `LanguageModel.named_variables`.
-        theirs: names of tensors, side by side along our last axis.
-        transpose: whether theirs are stored as (outputs, inputs).
-    """
-
-    ours: str
-    theirs: tuple[str, ...]
-    transpose: bool = False
+from kerasllm.checkpoints.name_table import Entry, norm
 
 
 def _dense(ours: str, *theirs: str) -> list[Entry]:
@@ -32,17 +17,13 @@ def _dense(ours: str, *theirs: str) -> list[Entry]:
     ]
 
 
-def _norm(ours: str, theirs: str) -> list[Entry]:
-    return [Entry(f"{ours}scale", (f"{theirs}.weight",)), Entry(f"{ours}bias", (f"{theirs}.bias",))]
-
-
 def backbone_entries(num_layers: int) -> list[Entry]:
     """The encoder's entries, without the prefix `bert.` that the task models put before them."""
     entries = [
         Entry("embeddings/token", ("embeddings.word_embeddings.weight",)),
         Entry("embeddings/position", ("embeddings.position_embeddings.weight",)),
         Entry("embeddings/segment", ("embeddings.token_type_embeddings.weight",)),
-        *_norm("embeddings/norm_", "embeddings.LayerNorm"),
+        *norm("embeddings/norm_", "embeddings.LayerNorm"),
     ]
     for index in range(num_layers):
         ours, theirs = f"block_{index}/", f"encoder.layer.{index}."
@@ -50,16 +31,16 @@ def backbone_entries(num_layers: int) -> list[Entry]:
         projections = (f"{attention}self.query", f"{attention}self.key", f"{attention}self.value")
         entries += _dense(f"{ours}query_key_value_", *projections)
         entries += _dense(f"{ours}attention_output_", f"{attention}output.dense")
-        entries += _norm(f"{ours}attention_norm_", f"{attention}output.LayerNorm")
+        entries += norm(f"{ours}attention_norm_", f"{attention}output.LayerNorm")
         entries += _dense(f"{ours}intermediate_", f"{theirs}intermediate.dense")
         entries += _dense(f"{ours}output_", f"{theirs}output.dense")
-        entries += _norm(f"{ours}output_norm_", f"{theirs}output.LayerNorm")
+        entries += norm(f"{ours}output_norm_", f"{theirs}output.LayerNorm")
     return entries + _dense("pooler/", "pooler.dense")
 
 
 HEAD_ENTRIES = [
     *_dense("masked_lm_head/", "cls.predictions.transform.dense"),
-    *_norm("masked_lm_head/norm_", "cls.predictions.transform.LayerNorm"),
+    *norm("masked_lm_head/norm_", "cls.predictions.transform.LayerNorm"),
     Entry("masked_lm_head/vocabulary_bias", ("cls.predictions.bias",)),
     *_dense("next_sentence_head/", "cls.seq_relationship"),
     *_dense("classifier/", "classifier"),
@@ -87,12 +68,4 @@ CONFIG_NAMES = {
     "layer_norm_epsilon": "layer_norm_eps",
     "initializer_range": "initializer_range",
     "pad_token_id": "pad_token_id",
-}
-
-# Our activation, theirs; the first of theirs is written.
-ACTIVATIONS = {
-    "gelu": ("gelu", "gelu_python"),
-    "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),
-    "relu": ("relu",),
-    "silu": ("silu", "swish"),
 }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keras import ops
 
-from kerasllm.checkpoints import bert_names
-from kerasllm.checkpoints.bert_names import ACTIVATIONS, CONFIG_NAMES, Entry
+from kerasllm.checkpoints import gpt_format
+from kerasllm.checkpoints.bert_format import BERT
+from kerasllm.checkpoints.name_table import Entry, Format
 from kerasllm.checkpoints.weights import WeightFiles, read_json, write_json, write_weights
 from kerasllm.errors import InputError, InputWarning
 from kerasllm.models.bert import (
@@ -20,15 +23,15 @@ from kerasllm.models.bert import (
     BertRegressor,
 )
 from kerasllm.models.bert_config import BertConfig
+from kerasllm.models.gpt import GPTBackbone, GPTCausalLM
 from kerasllm.models.language_model import LanguageModel
 
-ARCHITECTURES = {
-    BertBackbone: "BertModel",
-    BertPretraining: "BertForPreTraining",
-    BertMaskedLM: "BertForMaskedLM",
-    BertClassifier: "BertForSequenceClassification",
-    BertRegressor: "BertForSequenceClassification",
-}
+FORMATS = {each.model_type: each for each in (BERT, gpt_format.GPT2, gpt_format.LLAMA, gpt_format.OWN)}
+_STORED = (
+    *(BertBackbone, BertPretraining, BertMaskedLM, BertClassifier, BertRegressor),
+    *(GPTBackbone, GPTCausalLM),
+)
+_BACKBONES = (BertBackbone, GPTBackbone)
 
 
 def resolve_directory(source: str | Path) -> Path:
@@ -58,88 +61,85 @@ def resolve_directory(source: str | Path) -> Path:
         raise InputError(f"{source}: no such directory, and the hub gave no such model ({reason})") from error
 
 
-def read_settings(directory: Path) -> tuple[BertConfig, dict[str, Any]]:
+def read_settings(directory: Path, config_class: type | None = None) -> tuple[Any, dict[str, Any]]:
     """Our config and the whole of config.json.
 
+    Args:
+        directory: holds config.json.
+        config_class: the family that is wanted; any where None.
+
     Raises:
-        InputError: a key is missing, or says what this BERT cannot do.
+        InputError: a key is missing, it is of another family, or says what the model here cannot do.
     """
     path = directory / "config.json"
     theirs = read_json(path)
-    if theirs.get("model_type") != "bert":
-        raise InputError(f"{path}: model_type is {theirs.get('model_type')!r}, only 'bert' can be read")
-    for name, only in (
-        ("position_embedding_type", "absolute"),
-        ("is_decoder", False),
-        ("add_cross_attention", False),
-    ):
-        if theirs.get(name, only) != only:
-            raise InputError(f"{path}: {name} is {theirs[name]!r}, only {only!r} can be represented")
-    if not isinstance(theirs.get("id2label") or {}, dict):
-        raise InputError(f"{path}: id2label is {theirs['id2label']!r}, it must be an object of ids and names")
-    missing = [name for name in ("vocab_size", "hidden_size", "num_hidden_layers") if name not in theirs]
-    if missing:
-        raise InputError(f"{path}: lacks {', '.join(missing)}; copy the model anew")
-    settings = {ours: theirs[name] for ours, name in CONFIG_NAMES.items() if theirs.get(name) is not None}
-    activation = settings.get("activation", "gelu")
-    known = [ours for ours, names in ACTIVATIONS.items() if activation in names]
-    if not known:
-        raise InputError(f"{path}: hidden_act is {activation!r}, known are {', '.join(ACTIVATIONS)}")
-    try:
-        return BertConfig(**settings | {"activation": known[0]}), theirs
-    except ValueError as error:  # begins with our name of the setting, the file has theirs
-        ours, _, fault = str(error).partition(" ")
-        raise InputError(f"{path}: {CONFIG_NAMES.get(ours, ours)} {fault}") from error
+    config = _format(theirs, path, config_class).read_config(theirs, str(path))
+    return config, theirs
 
 
-def check_checkpoint(source: str | Path) -> BertConfig:
+def _format(theirs: dict[str, Any], path: Path, config_class: type | None) -> Format:
+    wanted = {
+        name: each
+        for name, each in FORMATS.items()
+        if config_class is None or (each is BERT) == (config_class is BertConfig)
+    }
+    found = theirs.get("model_type")
+    if not isinstance(found, str) or found not in wanted:
+        names = " or ".join(map(repr, (name for name in wanted if not name.startswith("kerasllm"))))
+        raise InputError(f"{path}: model_type is {found!r}, only {names} can be read")
+    return wanted[found]
+
+
+def check_checkpoint(source: str | Path, config_class: type | None = None) -> Any:
     """Looks a checkpoint over without reading weights: its settings, and the sizes that its files declare.
 
     Args:
         source: as in `resolve_directory`.
+        config_class: the family that is wanted; any where None.
+
+    Returns:
+        Our config.
 
     Raises:
-        InputError: there is none, or it is damaged or no BERT.
+        InputError: there is none, or it is damaged or of another family.
     """
     directory = resolve_directory(source)
-    config, _ = read_settings(directory)
+    config, theirs = read_settings(directory, config_class)
+    stored = FORMATS[theirs["model_type"]]
     files = WeightFiles(directory)
-    _check_sizes(directory, files, {_modern(name): name for name in files.names()}, config)
+    _check_sizes(directory, stored, files, {stored.modern(name): name for name in files.names()}, config)
     return config
 
 
-def entries_of(model: LanguageModel) -> list[Entry]:
-    """The name table of a model: the task models put `bert.` before the backbone's names."""
-    prefix = "" if isinstance(model, BertBackbone) else "bert."
-    backbone = [
-        Entry(entry.ours, tuple(prefix + name for name in entry.theirs), entry.transpose)
-        for entry in bert_names.backbone_entries(model.config.num_layers)
-    ]
+def _entries_of(model: LanguageModel, stored: Format) -> list[Entry]:
+    """The name table of a model: the task models put a prefix before the backbone's names."""
+    is_backbone = isinstance(model, _BACKBONES)
     variables = model.named_variables()
-    return [entry for entry in backbone + bert_names.HEAD_ENTRIES if entry.ours in variables]
+    return [
+        dataclasses.replace(entry, theirs=tuple(stored.qualified(name, is_backbone) for name in entry.theirs))
+        for entry in stored.entries(model.config)
+        if entry.ours in variables
+    ]
 
 
 def read_model(cls: type[LanguageModel], source: str | Path, **settings: Any) -> LanguageModel:
     """`cls.from_pretrained`: see there."""
     directory = resolve_directory(source)
-    config, theirs = read_settings(directory)
+    config, theirs = read_settings(directory, cls.config_class)
+    stored = FORMATS[theirs["model_type"]]
     if "dropout" in settings:
         rate = settings.pop("dropout")
-        config = BertConfig(**vars(config) | {"dropout": rate, "attention_dropout": rate})
+        config = dataclasses.replace(config, dropout=rate, attention_dropout=rate)
     files = WeightFiles(directory)
-    names = {_modern(name): name for name in files.names()}
-    if cls is BertClassifier and "num_classes" not in settings:
-        labels = theirs.get("id2label") or {}
-        settings["num_classes"] = len(labels) if labels else theirs.get("num_labels", 2)
-    if cls is BertBackbone and "pooler" not in settings:
-        settings["pooler"] = any(name.endswith("pooler.dense.weight") for name in names)
-    _check_sizes(directory, files, names, config)
+    names = {stored.modern(name): name for name in files.names()}
+    settings = stored.class_settings(cls, theirs, list(names)) | settings
+    _check_sizes(directory, stored, files, names, config)
     model = cls(config, **settings)
     missing: list[str] = []
     used: set[str] = set()
     variables = model.named_variables()
-    for entry in entries_of(model):
-        found = [_find(name, names) for name in entry.theirs]
+    for entry in _entries_of(model, stored):
+        found = [_find(name, names, stored) for name in entry.theirs]
         if None in found:
             missing.append(entry.ours)
             continue
@@ -156,34 +156,24 @@ def read_model(cls: type[LanguageModel], source: str | Path, **settings: Any) ->
                 "the two do not belong together; copy the model anew"
             )
         variable.assign(value)
-    _report(directory, missing, sorted(set(names) - used))
+    _report(directory, stored, missing, sorted(set(names) - used))
     return model
 
 
-def _modern(name: str) -> str:
-    """TensorFlow's old names of layer normalisation's weights."""
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-
-
-def _find(name: str, names: dict[str, str]) -> str | None:
-    """The stored name: with the prefix `bert.` or without, whichever the file has."""
-    for candidate in (name, name.removeprefix("bert."), f"bert.{name}"):
+def _find(name: str, names: dict[str, str], stored: Format) -> str | None:
+    """The stored name: with the format's prefix or without, whichever the file has."""
+    for candidate in (name, name.removeprefix(stored.prefix), stored.prefix + name):
         if candidate in names:
             return candidate
     return None
 
 
-def _check_sizes(directory: Path, files: WeightFiles, names: dict[str, str], config: BertConfig) -> None:
+def _check_sizes(
+    directory: Path, stored: Format, files: WeightFiles, names: dict[str, str], config: Any
+) -> None:
     """Refuses absurd sizes before memory is taken: the weights must be as large as the config says."""
-    embeddings, layer = "embeddings.{}_embeddings.weight", f"encoder.layer.{config.num_layers - 1}."
-    expected = {
-        embeddings.format("word"): (config.vocabulary_size, config.hidden_dim),
-        embeddings.format("position"): (config.max_sequence_length, config.hidden_dim),
-        embeddings.format("token_type"): (config.num_segments, config.hidden_dim),
-        f"{layer}intermediate.dense.weight": (config.intermediate_dim, config.hidden_dim),
-    }
-    for name, shape in expected.items():
-        found = _find(name, names)
+    for name, shape in stored.shapes(config).items():
+        found = _find(name, names, stored)
         if found is None:
             raise InputError(
                 f"{directory}: the weights hold no {name}, which the model of config.json has: "
@@ -196,17 +186,17 @@ def _check_sizes(directory: Path, files: WeightFiles, names: dict[str, str], con
             )
 
 
-def _report(directory: Path, missing: list[str], surplus: list[str]) -> None:
+def _report(directory: Path, stored: Format, missing: list[str], surplus: list[str]) -> None:
     """Warns of weights that keep their initial values; those of the body are an error."""
-    body = [name for name in missing if name.startswith(("embeddings/", "block_"))]
+    body = [name for name in missing if name.startswith(("embeddings/", "block_", "final_norm/"))]
     if body:
         raise InputError(
             f"{directory}: the weights lack {', '.join(body[:4])}{' …' if len(body) > 4 else ''}"
         )
     heads = sorted({name.split("/")[0] for name in missing})
-    surplus = [name for name in surplus if not name.removeprefix("bert.").startswith(bert_names.REDUNDANT)]
+    surplus = [name for name in surplus if not stored.redundant(name)]
     if heads:
-        unused = sorted({name.removeprefix("bert.").rsplit(".", 1)[0] for name in surplus})
+        unused = sorted({name.removeprefix(stored.prefix).rsplit(".", 1)[0] for name in surplus})
         also = f"; not used of the checkpoint: {', '.join(unused)}" if unused else ""
         notice = f"{directory}: new, with initial values: {', '.join(heads)}{also}"
         warnings.warn(notice, InputWarning, stacklevel=4)
@@ -217,33 +207,19 @@ def write_model(
 ) -> None:
     """`model.save_pretrained`: see there; `label_names` become `id2label`."""
     directory = Path(directory)
-    if type(model) not in ARCHITECTURES:
+    if type(model) not in _STORED:
         raise InputError(f"{type(model).__name__} has no counterpart in Hugging Face's format")
-    config: dict[str, Any] = {"architectures": [ARCHITECTURES[type(model)]], "model_type": "bert"}
-    config |= {name: getattr(model.config, ours) for ours, name in CONFIG_NAMES.items()}
-    if model.config.activation not in ACTIVATIONS:
-        raise InputError(f"activation {model.config.activation!r} has no name in Hugging Face's format")
-    config["hidden_act"] = ACTIVATIONS[model.config.activation][0]
-    if isinstance(model, BertClassifier):
-        label_names = label_names or tuple(f"LABEL_{index}" for index in range(model.num_classes))
-        config["problem_type"] = "single_label_classification"
-    if isinstance(model, BertRegressor):
-        label_names, config["problem_type"] = ("LABEL_0",), "regression"
-    if label_names:
-        config["id2label"] = {str(index): name for index, name in enumerate(label_names)}
-        config["label2id"] = {name: index for index, name in enumerate(label_names)}
-    config |= {"position_embedding_type": "absolute", "tie_word_embeddings": True, "dtype": "float32"}
-    variables = model.named_variables()
+    gpt = isinstance(model, GPTBackbone | GPTCausalLM)
+    stored = gpt_format.format_of(model.config) if gpt else BERT
+    config = stored.write_config(model, label_names)
     tensors: dict[str, np.ndarray] = {}
-    for entry in entries_of(model):
-        value = np.asarray(_numpy(variables[entry.ours]), dtype=np.float32)
-        for name, part in zip(entry.theirs, np.split(value, len(entry.theirs), axis=-1), strict=True):
+    for entry in _entries_of(model, stored):
+        value = np.asarray(model.merged(entry.ours), dtype=np.float32)
+        shares: Any = len(entry.theirs) if entry.widths is None else np.cumsum(entry.widths)[:-1]
+        for name, part in zip(entry.theirs, np.split(value, shares, axis=-1), strict=True):
             tensors[name] = part.T if entry.transpose else part
     write_weights(directory, tensors)
     write_json(directory / "config.json", config)
-
-
-def _numpy(variable: Any) -> np.ndarray:
-    from keras import ops
-
-    return ops.convert_to_numpy(variable)
+    if gpt and model.config.end_token_id is not None:
+        end = {name: model.config.end_token_id for name in ("bos_token_id", "eos_token_id")}
+        write_json(directory / "generation_config.json", {"_from_model_config": True, **end})

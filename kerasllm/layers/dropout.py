@@ -12,19 +12,19 @@ from keras import ops
 # Odd multipliers of a 32-bit finaliser of low bias (C. Wellons, "Prospecting for hash functions", 2018).
 _MULTIPLIER_1 = 0x7FEB352D
 _MULTIPLIER_2 = 0x846CA68B - 2**32
-_GOLDEN = 0x9E3779B9 - 2**32
+GOLDEN = 0x9E3779B9 - 2**32
 
 
-def _shift_right(value, bits: int):
+def shift_right(value, bits: int):
     """Logical shift of int32, which all backends have; unsigned integers they have not."""
     return ops.bitwise_and(ops.right_shift(value, bits), (1 << (32 - bits)) - 1)
 
 
-def _mix(value):
-    """Permutes the 32-bit integers so that every bit of the input changes about half of the output's."""
-    value = ops.bitwise_xor(value, _shift_right(value, 16)) * _MULTIPLIER_1
-    value = ops.bitwise_xor(value, _shift_right(value, 15)) * _MULTIPLIER_2
-    return ops.bitwise_xor(value, _shift_right(value, 16))
+def mix(value):
+    """Permutes the 32-bit integers so that every bit of the input changes about half of the output's bits."""
+    value = ops.bitwise_xor(value, shift_right(value, 16)) * _MULTIPLIER_1
+    value = ops.bitwise_xor(value, shift_right(value, 15)) * _MULTIPLIER_2
+    return ops.bitwise_xor(value, shift_right(value, 16))
 
 
 def keep_mask(shape: tuple[int, ...], rate: float, seed):
@@ -39,9 +39,9 @@ def keep_mask(shape: tuple[int, ...], rate: float, seed):
     for dimension in shape:
         size *= dimension
     seed = ops.cast(seed, "int32")
-    key = _mix(_mix(seed[0]) + seed[1] * _GOLDEN)
-    bits = _mix(_mix(ops.arange(size, dtype="int32") + key) + key)
-    uniform = _shift_right(bits, 1)  # [0, 2**31)
+    key = mix(mix(seed[0]) + seed[1] * GOLDEN)
+    bits = mix(mix(ops.arange(size, dtype="int32") + key) + key)
+    uniform = shift_right(bits, 1)  # [0, 2**31)
     return ops.reshape(uniform >= int(rate * 2**31), shape)
 
 

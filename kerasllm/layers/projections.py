@@ -46,6 +46,7 @@ def add_projection(
         setattr(layer, f"{name}_{suffix}", weight)
 
     setattr(layer, f"{name}_bias", None)
+    setattr(layer, f"{name}_lora_b", None)
     key = f"{layer.name}/{name}"
     add("kernel", (inputs, outputs), normal(deviation, layer.seed, f"{key}_kernel"), not lora_rank)
     if bias:
@@ -61,7 +62,7 @@ def project(layer: Any, name: str, hidden):
     Reference: Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 4.1.
     """
     projected = dense(hidden, getattr(layer, f"{name}_kernel"), getattr(layer, f"{name}_bias"))
-    lora_b = getattr(layer, f"{name}_lora_b", None)
+    lora_b = getattr(layer, f"{name}_lora_b")
     if lora_b is None:
         return projected
     low = dense(hidden, getattr(layer, f"{name}_lora_a"), None)
@@ -97,7 +98,7 @@ def normalize(layer: Any, name: str, hidden, *, kind: str, epsilon: float):
 def merged_kernel(layer: Any, name: str) -> Any:
     """The kernel with its adapter added, a NumPy array (inputs, outputs) in float32; else the kernel's own."""
     kernel = ops.convert_to_numpy(getattr(layer, f"{name}_kernel"))
-    if getattr(layer, f"{name}_lora_b", None) is None:
+    if getattr(layer, f"{name}_lora_b") is None:
         return kernel
     low, high = (ops.convert_to_numpy(getattr(layer, f"{name}_lora_{part}")) for part in "ab")
     return kernel + (low @ high) * (layer.lora_alpha / layer.lora_rank)

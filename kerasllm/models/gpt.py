@@ -11,13 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from kerasllm.layers import TransformerDecoderBlock, TransformerEmbeddings
 from kerasllm.layers.decoder import causal_mask
 from kerasllm.layers.heads import FinalNorm, VocabularyHead
-from kerasllm.layers.projections import merged_kernel
 from kerasllm.layers.rotary import rotary_tables
 from kerasllm.losses import CausalLanguageModelLoss
 from kerasllm.models.gpt_config import GPTConfig
@@ -104,8 +102,9 @@ class GPTBackbone(LanguageModel):
             name="final_norm",
         )
         self.embeddings.build()
-        for layer in (*self.blocks, self.final_norm):
-            layer.build((None, None, config.hidden_dim))
+        for block in self.blocks:
+            block.build((None, None, config.hidden_dim))
+        self.final_norm.build((None, None, config.hidden_dim))
         if lora_rank:
             self.embeddings.trainable = self.final_norm.trainable = False
         self.built = True
@@ -250,14 +249,6 @@ class GPTCausalLM(LanguageModel):
         """
         assert _generator is not None
         return _generator(self, prompts, **settings)
-
-    def merged(self, name: str) -> np.ndarray:
-        """A variable of `named_variables` as NumPy, a kernel with its low-rank adapter added."""
-        layer_name, _, weight = name.partition("/")
-        layers = {layer.name: layer for layer in self.backbone.blocks}
-        if layer_name in layers and weight.endswith("_kernel"):
-            return merged_kernel(layers[layer_name], weight.removesuffix("_kernel"))
-        return ops.convert_to_numpy(self.named_variables()[name])
 
     def get_config(self):
         """The fields of the config, and the adapters' settings."""

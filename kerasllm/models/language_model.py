@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 
 from kerasllm import backend
 from kerasllm.layers.initializers import default_seed
+from kerasllm.layers.projections import merged_kernel
 
 _reader: Callable[..., Any] | None = None
 _writer: Callable[..., Any] | None = None
@@ -76,6 +78,15 @@ class LanguageModel(keras.Model):
                 found[f"{layer.name}/{variable.name}"] = variable
             found.update(inner or {})
         return found
+
+    def merged(self, name: str) -> np.ndarray:
+        """A variable of `named_variables` as NumPy; of a kernel with a low-rank adapter, their sum."""
+        layer_name, _, weight = name.rpartition("/")
+        if weight.endswith("_kernel"):
+            for layer in self._flatten_layers(include_self=False):
+                if layer.name == layer_name and hasattr(layer, f"{weight.removesuffix('_kernel')}_lora_b"):
+                    return merged_kernel(layer, weight.removesuffix("_kernel"))
+        return keras.ops.convert_to_numpy(self.named_variables()[name])
 
     def train_step(self, *args: Any) -> Any:
         """Keras' own step; with `per_step_metrics` the metrics are reset before it."""

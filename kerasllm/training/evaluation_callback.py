@@ -44,6 +44,7 @@ class Evaluation(StepCallback):
             "error".
         metrics_log: takes the figures.
         extra: a function from the model to more figures.
+        sample: called with the model and the step after each validation, to show what it can do.
 
     Attributes:
         figures: those of the last validation, without prefix.
@@ -66,6 +67,7 @@ class Evaluation(StepCallback):
         mode: Literal["min", "max"] | None = None,
         metrics_log: MetricsLog | None = None,
         extra: Callable[[Any], Mapping[str, float]] | None = None,
+        sample: Callable[[Any, int], None] | None = None,
     ) -> None:
         super().__init__(gradient_accumulation=gradient_accumulation, start_step=start_step)
         if (validation_dataset is None) == (evaluate is None):
@@ -81,6 +83,7 @@ class Evaluation(StepCallback):
         self._sign = -1.0 if (mode or ("min" if less else "max")) == "min" else 1.0
         self.metrics_log = metrics_log
         self.extra = extra
+        self.sample = sample
         self.figures: dict[str, float] = {}
         self.best_step = 0
         self.best_value = math.nan
@@ -135,6 +138,8 @@ class Evaluation(StepCallback):
                 figures = model.evaluate(self.validation_dataset, return_dict=True, verbose=0)
             if self.extra is not None:
                 figures.update(self.extra(model))
+            if self.sample is not None:
+                self.sample(model, step)
         finally:
             if keras.backend.backend() == "torch":
                 model.train()
@@ -146,6 +151,8 @@ class Evaluation(StepCallback):
             self.metrics_log.exclude(time.perf_counter() - began)
 
     def _judge(self, step: int, model: keras.Model) -> None:
+        if not self.figures:  # there are samples only
+            return
         if self.monitor not in self.figures:
             known = ", ".join(self.figures)
             raise InputError(f"validation gives {known}, but not {self.monitor!r}, which is to be monitored")

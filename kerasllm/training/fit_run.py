@@ -47,6 +47,7 @@ def fit_run(
     tokens_per_step: float | Callable[[int], float],
     gradient_accumulation: int = 1,
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+    sample: Callable[[Any, int], None] | None = None,
     eval_interval: int | None = None,
     restore_best: bool = False,
     patience: int | None = None,
@@ -67,6 +68,7 @@ def fit_run(
         tokens_per_step: real tokens a step trains on, or a function of the step.
         gradient_accumulation: batches an optimizer step takes.
         evaluate: from the model to validation figures; None for no validation.
+        sample: called with the model and the step wherever it is validated, or would be.
         eval_interval: steps between validations; only at the end if None.
         restore_best: end with the weights of the best validation.
         patience: validations without a better one after which training stops; None for never.
@@ -91,9 +93,10 @@ def fit_run(
     progress = Progress(steps, tokens_per_step=tokens_per_step, **common)
     callbacks: list[keras.callbacks.Callback] = [log, progress]
     evaluation = None
-    if evaluate is not None:
+    if evaluate is not None or sample is not None:
         evaluation = Evaluation(
-            evaluate=evaluate,
+            evaluate=evaluate or (lambda model: {}),
+            sample=sample,
             interval=eval_interval,
             total_steps=steps,
             restore_best=restore_best,

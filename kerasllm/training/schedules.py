@@ -1,5 +1,7 @@
 """Learning rates as functions of the optimizer's step, also under gradient accumulation."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -51,6 +53,55 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         """The arguments of the constructor."""
         return {
             "peak": self.peak,
+            "steps": self.steps,
+            "warmup": self.warmup,
+            "gradient_accumulation": self.gradient_accumulation,
+        }
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class CosineWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly to the peak, then falls along half a cosine to the minimum, one step after the last.
+
+    Args:
+        peak: the learning rate after warm-up.
+        minimum: the learning rate at the end.
+        steps: all optimizer steps.
+        warmup: steps of the rise; the first has peak / warmup, not zero.
+        gradient_accumulation: batches an optimizer step. Keras hands a schedule the number of *batches*.
+
+    Reference: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983; Brown et al. 2020,
+    https://arxiv.org/abs/2005.14165, appendix B.
+    """
+
+    def __init__(
+        self,
+        peak: float,
+        *,
+        minimum: float = 0.0,
+        steps: int,
+        warmup: int = 0,
+        gradient_accumulation: int = 1,
+    ) -> None:
+        self.peak = peak
+        self.minimum = minimum
+        self.steps = steps
+        self.warmup = warmup
+        self.gradient_accumulation = gradient_accumulation
+
+    def __call__(self, step):
+        """The learning rate of the optimizer step to which batch number `step` (from 0) belongs."""
+        step = ops.cast(ops.floor_divide(step, self.gradient_accumulation), "float32")
+        rise = (step + 1) / max(self.warmup, 1)
+        done = ops.clip((step - self.warmup) / max(self.steps - self.warmup, 1), 0.0, 1.0)
+        fall = self.minimum + 0.5 * (1 + ops.cos(math.pi * done)) * (self.peak - self.minimum)
+        return ops.where(step < self.warmup, self.peak * rise, fall)
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return {
+            "peak": self.peak,
+            "minimum": self.minimum,
             "steps": self.steps,
             "warmup": self.warmup,
             "gradient_accumulation": self.gradient_accumulation,

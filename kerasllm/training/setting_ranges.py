@@ -42,6 +42,8 @@ RANGES = {
     **dict.fromkeys(("steps", "epochs", "batch_size", "gradient_accumulation", "vocabulary_size"), _COUNT),
     **dict.fromkeys(("eval_interval", "eval_batches", "log_interval", "patience"), _COUNT),
     **dict.fromkeys(("checkpoint_steps", "keep", "processes", "top_k"), _COUNT),
+    **dict.fromkeys(("context_length", "max_new_tokens", "stride", "num_beams"), _COUNT),
+    **dict.fromkeys(("sample_tokens", "lora_rank", "minimum_learning_rate"), Interval(0)),
     "checkpoint_minutes": Interval(0, above=True),
     "learning_rate": Interval(0, above=True),
     "warmup": Interval(0),

@@ -1,12 +1,15 @@
 """The learning rate of every step, by hand."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from kerasllm.errors import InputError
 from kerasllm.training.optimizers import adamw
-from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
+from kerasllm.training.schedules import CosineWarmupDecay, LinearWarmupDecay, warmup_steps
 
 
 def rates(schedule, count):
@@ -82,3 +85,20 @@ def test_warmup_as_share_or_number(warmup, steps, expected):
 def test_impossible_warmup(warmup, steps):
     with pytest.raises(InputError, match="warmup"):
         warmup_steps(warmup, steps)
+
+
+def test_the_cosine_by_hand():
+    schedule = CosineWarmupDecay(1e-3, minimum=1e-4, steps=2000, warmup=100, gradient_accumulation=2)
+
+    def by_hand(step):
+        if step < 100:
+            return 1e-3 * (step + 1) / 100
+        return 1e-4 + 0.5 * (1 + math.cos(math.pi * (step - 100) / 1900)) * 9e-4
+
+    for step in (0, 50, 99, 100, 101, 1050, 1999):
+        for part in (0, 1):
+            found = float(ops.convert_to_numpy(schedule(2 * step + part)))
+            assert found == pytest.approx(by_hand(step), rel=1e-4), step
+    assert float(ops.convert_to_numpy(schedule(9999))) == pytest.approx(1e-4)
+    again = CosineWarmupDecay.from_config(schedule.get_config())
+    assert again.get_config() == schedule.get_config()

@@ -1,0 +1,70 @@
+"""The causal-LM objective, compiled and evaluated in one way everywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kerasllm import backend
+from kerasllm.losses import CausalLanguageModelLoss
+from kerasllm.training.atomic_files import write_atomically
+
+
+def compile_causal(
+    model: Any, optimizer: keras.optimizers.Optimizer | None = None, *, normalized_weights: bool = False
+) -> None:
+    """Compiles a `GPTCausalLM` with its loss, and no metrics, so that the loss projects to the vocabulary.
+
+    Args:
+        model: the model.
+        optimizer: any; None for evaluation only.
+        normalized_weights: the data's weights are divided by their sum already (gradient accumulation).
+    """
+    loss = CausalLanguageModelLoss(reduction="sum" if normalized_weights else "mean_with_sample_weight")
+    model.compile(optimizer=optimizer or "sgd", loss=loss, jit_compile=backend.jit_compile)
+    model.per_step_metrics = True
+
+
+def evaluate_causal(model: Any, batches: Iterable[tuple[dict, Any, Any]]) -> dict[str, float]:
+    """Loss over all batches, each token weighing the same.
+
+    Args:
+        model: compiled by `compile_causal`.
+        batches: a sequence of inputs, labels and plain weights, 1 or 0.
+
+    Returns:
+        `loss` in nats a token, `perplexity` and `tokens`.
+    """
+    loss = tokens = 0.0
+    summed = model.loss.reduction == "sum"
+    for index in range(len(batches)):  # type: ignore[arg-type]
+        inputs, labels, weights = batches[index]  # type: ignore[index]
+        weight = float(weights.sum())
+        value = float(model.test_on_batch(inputs, labels, weights))
+        loss += value if summed else value * weight
+        tokens += weight
+    mean = loss / max(tokens, 1.0)
+    return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "tokens": tokens}
+
+
+class SampleLog:
+    """Texts that a model makes as it learns: samples.jsonl, one `{"step", "text"}` a line.
+
+    Args:
+        path: of the file; lines of later steps, from before an interruption, are dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, step: int, text: str) -> None:
+        """Adds the text of a step, whole or not at all."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] < step]
+        kept.append(json.dumps({"step": step, "text": text}, ensure_ascii=False))
+        write_atomically(self.path, "\n".join(kept) + "\n")

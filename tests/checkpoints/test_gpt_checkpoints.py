@@ -1,0 +1,152 @@
+"""GPT in Hugging Face's format: ours → theirs → ours, bit for bit; what cannot be represented is refused."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from keras import ops
+from safetensors.numpy import load_file, save_file
+
+from kerasllm import GPTBackbone, GPTCausalLM, GPTConfig
+from kerasllm.errors import InputError, InputWarning
+
+GPT2 = GPTConfig(
+    vocabulary_size=30, num_layers=2, num_heads=4, hidden_dim=16, max_sequence_length=12, end_token_id=29
+)
+LLAMA = dataclasses.replace(
+    GPT2,
+    dropout=0.0,
+    attention_dropout=0.1,
+    normalization="rms_norm",
+    layer_norm_epsilon=1e-6,
+    positions="rotary",
+    rotary_base=5e5,
+    feed_forward="gated",
+    activation="silu",
+    intermediate_dim=24,
+    num_key_value_heads=2,
+    use_bias=False,
+    tie_embeddings=False,
+)
+MIXED = dataclasses.replace(GPT2, positions="rotary", num_key_value_heads=1, normalization="rms_norm")
+UNTIED = dataclasses.replace(GPT2, tie_embeddings=False)
+SHAPES = {"gpt2": GPT2, "llama": LLAMA, "kerasllm_gpt": MIXED}
+
+
+def variables(model):
+    return {name: ops.convert_to_numpy(value) for name, value in model.named_variables().items()}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    GPTCausalLM(GPT2, seed=1).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def edit(directory, **changes):
+    path = directory / "config.json"
+    settings = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in settings.items() if value is not ...}))
+
+
+@pytest.mark.parametrize("cls", [GPTBackbone, GPTCausalLM])
+@pytest.mark.parametrize(
+    ("model_type", "config"), [*SHAPES.items(), ("gpt2", UNTIED)], ids=[*SHAPES, "untied"]
+)
+def test_there_and_back(cls, model_type, config, tmp_path):
+    model = cls(config, seed=3)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == model_type
+    again = cls.from_pretrained(tmp_path)
+    assert again.config == config
+    ours, theirs = variables(model), variables(again)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_array_equal(theirs[name], value, err_msg=name)
+    again.save_pretrained(tmp_path / "again")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_names_and_shapes_are_those_of_gpt2(saved):
+    tensors = load_file(saved / "model.safetensors")
+    assert tensors["transformer.wte.weight"].shape == (30, 16)
+    assert tensors["transformer.h.1.attn.c_attn.weight"].shape == (16, 48)  # (inputs, outputs), unlike Linear
+    assert tensors["transformer.h.0.mlp.c_proj.weight"].shape == (64, 16)
+    assert "lm_head.weight" not in tensors
+    ours = variables(GPTCausalLM(GPT2, seed=1))
+    np.testing.assert_array_equal(
+        tensors["transformer.h.0.mlp.c_fc.weight"], ours["block_0/intermediate_kernel"]
+    )
+
+
+def test_older_files(saved):
+    """Without the prefix, with the causal mask's buffers and a copy of the tied head, as hubs have them."""
+    tensors = load_file(saved / "model.safetensors")
+    older = {name.removeprefix("transformer."): value for name, value in tensors.items()}
+    older["h.0.attn.bias"] = np.ones((1, 1, 12, 12), "float32")
+    older["h.0.attn.masked_bias"] = np.full((1,), -1e4, "float32")
+    older["lm_head.weight"] = older["wte.weight"].copy()
+    save_file(older, saved / "model.safetensors")
+    again = GPTCausalLM.from_pretrained(saved)  # a warning would be an error
+    for name, value in variables(GPTCausalLM(GPT2, seed=1)).items():
+        np.testing.assert_array_equal(variables(again)[name], value, err_msg=name)
+
+
+def test_a_missing_head_is_new_and_named(tmp_path):
+    GPTBackbone(UNTIED, seed=1).save_pretrained(tmp_path)
+    with pytest.warns(InputWarning, match="initial values: head"):
+        GPTCausalLM.from_pretrained(tmp_path)
+
+
+def test_dropout_may_be_changed(saved):
+    config = GPTCausalLM.from_pretrained(saved, dropout=0.3).config
+    assert (config.dropout, config.attention_dropout) == (0.3, 0.3)
+
+
+def test_end_tokens_as_chat_models_list_them(saved):
+    edit(saved, eos_token_id=[7, 9])
+    assert GPTCausalLM.from_pretrained(saved).config.end_token_id == 7
+    generation = json.loads((saved / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == 29
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"model_type": "bert"}, "only 'gpt2' or 'llama' can be read"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+        ({"add_cross_attention": True}, "add_cross_attention is True"),
+        ({"activation_function": "swish2"}, "activation_function is 'swish2'"),
+        ({"embd_pdrop": 0.2}, "embd_pdrop is 0.2 and resid_pdrop 0.1"),
+        ({"n_layer": ...}, "lacks n_layer"),
+        ({"n_head": 3}, "hidden_dim 16 does not divide|n_embd 16 does not divide"),
+        ({"vocab_size": 10**12}, "do not belong together"),
+        ({"n_positions": 10**9}, "do not belong together"),
+        ({"n_inner": 63}, "do not belong together"),
+        ({"n_layer": 3}, "hold no h.2"),
+        ({"n_layer": "many"}, "n_layer is 'many'"),
+    ],
+)
+def test_what_cannot_be_is_refused(saved, changes, fault):
+    edit(saved, **changes)
+    with pytest.raises(InputError, match=fault) as refused:
+        GPTCausalLM.from_pretrained(saved)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"head_dim": 8}, "head_dim is 8"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope type is 'linear'"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rope type is 'llama3'"),
+    ],
+)
+def test_what_this_llama_cannot_do_is_refused(tmp_path, changes, fault):
+    GPTCausalLM(LLAMA, seed=1).save_pretrained(tmp_path)
+    edit(tmp_path, **changes)
+    with pytest.raises(InputError, match=fault):
+        GPTCausalLM.from_pretrained(tmp_path)

@@ -1,0 +1,28 @@
+"""Loads what transformers saved, under one backend: logits and loss to a file, every model saved again.
+
+Arguments: the directory that `test_gpt_transformers.py` has prepared, and a directory for the results.
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kerasllm import CausalLanguageModelLoss, GPTCausalLM
+
+
+def main(prepared: Path, results: Path) -> None:
+    ids = np.load(prepared / "ids.npy")
+    for directory in sorted(path for path in prepared.iterdir() if path.is_dir()):
+        model = GPTCausalLM.from_pretrained(directory)
+        logits = keras.ops.convert_to_numpy(model({"token_ids": ids}))
+        model.compile("sgd", loss=CausalLanguageModelLoss(chunk_size=9))
+        hidden = keras.ops.convert_to_numpy(model.backbone({"token_ids": ids})["sequence_output"])
+        loss = model.test_on_batch({"token_ids": ids[:, :-1]}, ids[:, 1:])
+        np.savez(results / f"{directory.name}.npz", logits=logits, hidden=hidden, loss=loss)
+        model.save_pretrained(results / directory.name)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

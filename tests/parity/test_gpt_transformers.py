@@ -1,0 +1,120 @@
+"""The same weights in transformers and here, as a GPT-2 and as a Llama: logits, loss, and the way back."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed in this environment")
+torch = pytest.importorskip("torch", reason="transformers computes with torch, which is not installed")
+
+BACKENDS = ["torch", "jax", "tensorflow"]
+TOLERANCE = {"rtol": 0, "atol": 1e-4}
+VOCABULARY = 211
+SHAPE = {"vocab_size": VOCABULARY, "num_hidden_layers": 3, "num_attention_heads": 4}
+THEIRS = {
+    "gpt2": (
+        transformers.GPT2LMHeadModel,
+        transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=48, n_layer=3, n_head=4, n_positions=32),
+    ),
+    "gpt2_odd": (
+        transformers.GPT2LMHeadModel,
+        transformers.GPT2Config(
+            vocab_size=VOCABULARY,
+            n_embd=20,
+            n_inner=52,
+            n_layer=1,
+            n_head=2,
+            n_positions=24,
+            activation_function="gelu",
+            layer_norm_epsilon=1e-3,
+            tie_word_embeddings=False,
+        ),
+    ),
+    "llama": (
+        transformers.LlamaForCausalLM,
+        transformers.LlamaConfig(
+            **SHAPE, hidden_size=48, intermediate_size=100, num_key_value_heads=2, max_position_embeddings=64
+        ),
+    ),
+    "llama_tied": (
+        transformers.LlamaForCausalLM,
+        transformers.LlamaConfig(
+            **SHAPE,
+            hidden_size=32,
+            intermediate_size=70,
+            num_key_value_heads=1,
+            max_position_embeddings=64,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+        ),
+    ),
+}
+IDS = np.random.default_rng(0).integers(0, VOCABULARY, (4, 22)).astype("int32")
+
+
+def run_theirs(model, ids) -> dict[str, np.ndarray]:
+    with torch.no_grad():
+        outputs = model.eval()(
+            torch.tensor(ids).long(), labels=torch.tensor(ids).long(), output_hidden_states=True
+        )
+    return {
+        "logits": outputs.logits.numpy(),
+        "loss": outputs.loss.numpy(),
+        "hidden": outputs.hidden_states[-1].numpy(),
+    }
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, request):
+    """Random models of transformers, saved, with their outputs."""
+    directory = tmp_path_factory.mktemp("theirs")
+    np.save(directory / "ids.npy", IDS)
+    torch.manual_seed(0)
+    outputs = {}
+    for name, (cls, config) in THEIRS.items():
+        model = cls(config)
+        for parameter in model.parameters():  # initial values are so small that much would go unnoticed
+            mean, deviation = (0, 0.1) if parameter.dim() > 1 else (0.5, 0.3)
+            torch.nn.init.normal_(parameter, mean, deviation)
+        model.tie_weights()
+        model.save_pretrained(directory / name)
+        outputs[name] = run_theirs(model, IDS)
+    return directory, outputs
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def ours(request, prepared, run_backend, tmp_path_factory):
+    results = tmp_path_factory.mktemp(request.param)
+    run_backend(request.param, "gpt_outputs", prepared[0], results)
+    return results
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_outputs_equal(name, prepared, ours):
+    found, expected = np.load(ours / f"{name}.npz"), prepared[1][name]
+    for key in ("hidden", "logits", "loss"):
+        np.testing.assert_allclose(found[key], expected[key], **TOLERANCE, err_msg=key)
+    assert np.abs(expected["logits"]).max() > 0.5
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_transformers_loads_what_is_saved(name, prepared, ours):
+    model, report = THEIRS[name][0].from_pretrained(ours / name, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    expected = prepared[1][name]
+    np.testing.assert_allclose(run_theirs(model, IDS)["logits"], expected["logits"], rtol=0, atol=1e-6)
+
+
+def test_a_random_checkpoint_of_the_hub(shared_data, run_backend, tmp_path):
+    source = shared_data / "tiny_gpt2_random"
+    ids = np.random.default_rng(1).integers(0, 21, (2, 30)).astype("int32")
+    prepared, results = tmp_path / "prepared", tmp_path / "results"
+    results.mkdir()
+    (prepared / "tiny").mkdir(parents=True)
+    np.save(prepared / "ids.npy", ids)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(source / name, prepared / "tiny" / name)
+    run_backend("torch", "gpt_outputs", prepared, results)
+    expected = run_theirs(transformers.GPT2LMHeadModel.from_pretrained(source), ids)
+    np.testing.assert_allclose(np.load(results / "tiny.npz")["logits"], expected["logits"], **TOLERANCE)
