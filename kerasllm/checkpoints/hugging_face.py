@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from kerasllm.checkpoints import gpt_format
 from kerasllm.checkpoints.bert_format import BERT
