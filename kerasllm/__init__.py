@@ -4,7 +4,8 @@ Importing it loads Keras and the one chosen backend (`KERAS_BACKEND`), nothing h
 """
 
 import kerasllm.backend  # first: says in a line if the chosen backend is not installed
-import kerasllm.checkpoints  # noqa: F401 - gives the models from_pretrained and save_pretrained
+import kerasllm.checkpoints
+import kerasllm.generation  # noqa: F401 - gives GPTCausalLM its generate
 from kerasllm.losses import CausalLanguageModelLoss, MaskedLanguageModelLoss, NextSentenceLoss
 from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy, Perplexity
 from kerasllm.models import (

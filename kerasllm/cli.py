@@ -111,7 +111,8 @@ def parse(config_class: type[Config], argv: Sequence[str]) -> Config:
         argv: the arguments without the program's name.
 
     Raises:
-        InputError: an unknown option or key, a value of the wrong type, a missing required option.
+        InputError: an unknown option or key, a value of the wrong type, a missing required option, one that
+            another makes void (`settings.only_without`).
         SystemExit: with 0, after `--help` or `--print_config`.
     """
     options = {option.name: option for option in settings.options(config_class)}
@@ -124,6 +125,10 @@ def parse(config_class: type[Config], argv: Sequence[str]) -> Config:
         values.update(settings.read_file(Path(file), options))
     for name, text in given.items():
         values[name] = settings.convert(options[name].type, text, f"--{name}")
+    for name in given:
+        for other in options[name].without:
+            if values.get(other) is not None:
+                raise InputError(f"--{name} has no effect with --{other}: leave one of the two out")
     if "print_config" in asked:
         print(settings.to_yaml(options.values(), values), end="")
         sys.exit(0)

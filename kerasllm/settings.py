@@ -51,6 +51,7 @@ class Option:
         default: `dataclasses.MISSING` where the user must give it.
         documentation: the doc line, on one line.
         section: what stands before the last dot, or "".
+        without: options that make this one void.
     """
 
     name: str
@@ -58,6 +59,16 @@ class Option:
     default: Any
     documentation: str
     section: str
+    without: tuple[str, ...] = ()
+
+
+def only_without(*names: str) -> dict[str, tuple[str, ...]]:
+    """The metadata of a field that means nothing beside other options: `field(…, metadata=only_without("init"))`.
+
+    Typed in together with one of them it is refused. In a YAML file it is passed over, as the settings
+    that a run recorded are all there.
+    """
+    return {"without": names}
 
 
 def options(config_class: type, prefix: str = "", default: Any = dataclasses.MISSING) -> Iterator[Option]:
@@ -72,7 +83,8 @@ def options(config_class: type, prefix: str = "", default: Any = dataclasses.MIS
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield from options(hint, name + ".", value)
         else:
-            yield Option(name, hint, value, documentation.get(field.name, ""), prefix.rstrip("."))
+            text, without = documentation.get(field.name, ""), field.metadata.get("without", ())
+            yield Option(name, hint, value, text, prefix.rstrip("."), without)
 
 
 def _default(field: dataclasses.Field) -> Any:

@@ -19,14 +19,17 @@ from kerasllm.checkpoints import resolve_directory, write_model
 from kerasllm.data.classification_batches import ClassificationBatches
 from kerasllm.data.encoded_texts import encode_texts
 from kerasllm.data.labelled import LabelledTexts, read_labelled
-from kerasllm.data.tokenizers import load_tokenizer, save_tokenizer, train_wordpiece, vocabulary_size
+from kerasllm.data.tokenizers import load_wordpiece, save_tokenizer, vocabulary_size
+from kerasllm.data.wordpiece import train_wordpiece
 from kerasllm.errors import InputError
+from kerasllm.settings import only_without
 from kerasllm.training.evaluation import evaluate_classifier, evaluate_regressor, monitored
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import BertOptions
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
 from kerasllm.training.run_directory import RunDirectory
+from kerasllm.training.run_settings import nothing_to_resume
 from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
 from kerasllm.training.setting_ranges import check_ranges
 
@@ -64,13 +67,15 @@ class Config:
     tokenizer: str | None = None
     """From scratch: a tokenizer.json, vocab.txt or directory; without it, WordPiece is trained on --train."""
 
-    vocabulary_size: int = 8192
+    vocabulary_size: int = field(default=8192, metadata=only_without("init", "tokenizer"))
     """From scratch: size of the WordPiece vocabulary that is trained."""
 
-    lowercase: bool = True
+    lowercase: bool = field(default=True, metadata=only_without("init", "tokenizer"))
     """From scratch: whether the trained tokenizer lowers case and strips accents."""
 
-    size: Literal["tiny", "mini", "small", "medium", "base", "large"] = "mini"
+    size: Literal["tiny", "mini", "small", "medium", "base", "large"] = field(
+        default="mini", metadata=only_without("init")
+    )
     """From scratch: named size; --model.* override it."""
 
     model: BertOptions = field(default_factory=BertOptions)
@@ -136,7 +141,7 @@ class Config:
 def main(config: Config) -> int:
     """Data → model → compile → fit → save."""
     if RunDirectory.check(config.output, config, resume=config.resume):
-        print(f"{config.output} is finished: nothing to resume")
+        print(nothing_to_resume(config.output, config))
         return 0
     check(config)
     train = read(config, config.train, "train")
@@ -295,12 +300,12 @@ def read(config: Config, source: str, split: str, like: LabelledTexts | None = N
 def find_tokenizer(config: Config, train: LabelledTexts) -> Any:
     """The checkpoint's, the one asked for, or one trained on the training texts."""
     if config.init:
-        tokenizer = load_tokenizer(resolve_directory(config.init))
+        tokenizer = load_wordpiece(resolve_directory(config.init))
         size = vocabulary_size(tokenizer)
         config.model.check_with(config.init, vocabulary_size=size, sequence_length=config.sequence_length)
         return tokenizer
     if config.tokenizer:
-        return load_tokenizer(config.tokenizer)
+        return load_wordpiece(config.tokenizer)
     texts = (text for pair in train.texts for text in pair)
     return train_wordpiece(texts, config.vocabulary_size, lowercase=config.lowercase)
 

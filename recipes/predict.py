@@ -18,9 +18,10 @@ from kerasllm.checkpoints import read_settings, resolve_directory
 from kerasllm.data.classification_batches import ClassificationBatches
 from kerasllm.data.encoded_texts import encode_texts
 from kerasllm.data.labelled import read_texts
-from kerasllm.data.tokenizers import load_tokenizer, special_token_ids, vocabulary_size
+from kerasllm.data.tokenizers import load_wordpiece, vocabulary_size
+from kerasllm.data.wordpiece import special_token_ids
 from kerasllm.errors import InputError
-from kerasllm.training.atomic_files import check_writable, write_atomically
+from kerasllm.training.atomic_files import check_writable, write_output
 from kerasllm.training.evaluation import predict_in_order
 from kerasllm.training.setting_ranges import check_ranges
 
@@ -65,7 +66,7 @@ def main(config: Config) -> int:
         check_writable(Path(config.output))
     directory = resolve_directory(config.model)
     shape, settings = read_settings(directory, BertConfig)
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_wordpiece(directory)
     if vocabulary_size(tokenizer) > shape.vocabulary_size:
         raise InputError(
             f"{directory}: the tokenizer has {vocabulary_size(tokenizer)} tokens, the model "
@@ -89,9 +90,7 @@ def main(config: Config) -> int:
     else:
         rows = fill_masks(config, directory, tokenizer, texts, length)
     if config.output:
-        write_atomically(
-            Path(config.output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        )
+        write_output(Path(config.output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         print(f"{len(rows)} predictions written to {config.output}", file=sys.stderr)
     else:
         show(rows, sys.stdout)

@@ -16,21 +16,17 @@ from kerasllm.data.corpora import Corpus
 from kerasllm.data.pretraining_batches import BertPretrainingBatches, read_objectives
 from kerasllm.data.sentence_pairs import SHORTEST_SEQUENCE
 from kerasllm.data.token_store import TokenStore, tokenize_corpus
-from kerasllm.data.tokenizers import (
-    continuation_mask,
-    load_tokenizer,
-    save_tokenizer,
-    special_token_ids,
-    train_wordpiece,
-    vocabulary_size,
-)
+from kerasllm.data.tokenizers import load_wordpiece, save_tokenizer, vocabulary_size
+from kerasllm.data.wordpiece import continuation_mask, special_token_ids, train_wordpiece
 from kerasllm.errors import InputError
+from kerasllm.settings import only_without
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import BertOptions
 from kerasllm.training.objectives import compile_pretraining, evaluate_pretraining
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
 from kerasllm.training.run_directory import RunDirectory
+from kerasllm.training.run_settings import nothing_to_resume
 from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
 from kerasllm.training.setting_ranges import check_ranges
 
@@ -59,17 +55,19 @@ class Config:
     tokenizer: str | None = None
     """A tokenizer.json, vocab.txt, or directory or run with one; without it, WordPiece is trained on --corpus."""
 
-    vocabulary_size: int = 30522
+    vocabulary_size: int = field(default=30522, metadata=only_without("init", "tokenizer"))
     """Size of the WordPiece vocabulary that is trained."""
 
-    lowercase: bool = True
+    lowercase: bool = field(default=True, metadata=only_without("init", "tokenizer"))
     """Whether the trained tokenizer lowers case and strips accents."""
 
     init: str | None = None
     """A run, model directory or hub id to go on from; its tokenizer is taken too."""
 
-    size: Literal["tiny", "mini", "small", "medium", "base", "large"] = "mini"
-    """Named size; --model.* override it."""
+    size: Literal["tiny", "mini", "small", "medium", "base", "large"] = field(
+        default="mini", metadata=only_without("init")
+    )
+    """Named size of a new model; --model.* override it."""
 
     model: BertOptions = field(default_factory=BertOptions)
 
@@ -151,7 +149,7 @@ class Config:
 def main(config: Config) -> int:
     """Data → model → compile → fit → save."""
     if RunDirectory.check(config.output, config, resume=config.resume):
-        print(f"{config.output} is finished: nothing to resume")
+        print(nothing_to_resume(config.output, config))
         return 0
     check(config)
     corpus = Corpus(config.corpus, text_column=config.text_column)
@@ -304,12 +302,12 @@ def check(config: Config) -> None:
 def find_tokenizer(config: Config, corpus: Corpus) -> Any:
     """The one asked for, that of `--init`, or one trained on the corpus."""
     if config.init:
-        tokenizer = load_tokenizer(config.tokenizer or resolve_directory(config.init))
+        tokenizer = load_wordpiece(config.tokenizer or resolve_directory(config.init))
         size = vocabulary_size(tokenizer)
         config.model.check_with(config.init, vocabulary_size=size, sequence_length=config.sequence_length)
         return tokenizer
     if config.tokenizer:
-        return load_tokenizer(config.tokenizer)
+        return load_wordpiece(config.tokenizer)
     sentences = (sentence for document in corpus.documents() for sentence in document)
     return train_wordpiece(sentences, config.vocabulary_size, lowercase=config.lowercase)
 

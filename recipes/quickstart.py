@@ -41,7 +41,8 @@ from kerasllm.data.python_docs_tasks import (
     swapped_words,
 )
 from kerasllm.data.token_store import store_of_sentences
-from kerasllm.data.tokenizers import save_tokenizer, special_token_ids, train_wordpiece
+from kerasllm.data.tokenizers import save_tokenizer
+from kerasllm.data.wordpiece import special_token_ids, train_wordpiece
 from kerasllm.training.curves import plot_comparison
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.objectives import compile_pretraining, evaluate_pretraining

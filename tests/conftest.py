@@ -1,8 +1,75 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and what keeps compilers from taking most of their time."""
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+# Read when JAX is imported, so set before anything else is; subprocesses inherit them. Programs that several
+# tests, or processes, compile are compiled once.
+_compiled = tempfile.TemporaryDirectory(prefix="kerasllm-compiled-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+if os.environ.get("KERAS_BACKEND") == "jax":
+    # LLVM's optimizations take longer than the tests' few steps. The parity tests, whose JAX runs in processes
+    # of its own, have them on.
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_optimization_level" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+
+
+def pytest_unconfigure() -> None:
+    """Removes the compiled programs."""
+    _compiled.cleanup()
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow
+
+    from kerasllm import backend
+
+    before = tensorflow.config.functions_run_eagerly()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "jit_compile", False)
+        tensorflow.config.run_functions_eagerly(True)
+        try:
+            yield
+        finally:
+            tensorflow.config.run_functions_eagerly(before)
+
+
+@pytest.fixture(scope="session")
+def without_compiling():
+    """A context in which TensorFlow runs step by step.
+
+    Tracing a model and compiling it with XLA takes some ten seconds, a step of a tiny one a twentieth: for
+    tests of few steps that are not about compilation. Others on TensorFlow are compiled as for a user, among
+    them one of each training recipe, end to end.
+    """
+    return _uncompiled
+
+
+@pytest.fixture(scope="module")
+def uncompiled(without_compiling):
+    """`without_compiling` for all tests of a module."""
+    with without_compiling():
+        yield
+
+
+@pytest.fixture
+def uncompiled_test(without_compiling):
+    """`without_compiling` for one test."""
+    with without_compiling():
+        yield
 
 
 @pytest.fixture

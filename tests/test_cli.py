@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kerasllm.cli import parse, run
 from kerasllm.errors import InputError
+from kerasllm.settings import only_without
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,24 @@ class Config:
 
 def values(*arguments, config=Config):
     return parse(config, ["--output", "run", *arguments])
+
+
+@dataclass(frozen=True)
+class Start:
+    init: str | None = None
+    size: str = field(default="mini", metadata=only_without("init"))
+
+
+def test_options_that_another_makes_void(tmp_path):
+    """Refused where they are typed, even as their default; a file with all settings of a run is taken."""
+    assert parse(Start, ["--size", "tiny"]) == Start(size="tiny")
+    assert parse(Start, ["--init", "null", "--size", "tiny"]) == Start(size="tiny")
+    with pytest.raises(InputError, match="--size has no effect with --init: leave one of the two out"):
+        parse(Start, ["--size", "mini", "--init", "run"])
+    (tmp_path / "a.yaml").write_text("init: run\nsize: mini\n")
+    assert parse(Start, ["--config", str(tmp_path / "a.yaml")]) == Start("run", "mini")
+    with pytest.raises(InputError, match="--size has no effect with --init"):
+        parse(Start, ["--config", str(tmp_path / "a.yaml"), "--size", "tiny"])
 
 
 def test_defaults():

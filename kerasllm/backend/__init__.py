@@ -10,6 +10,7 @@ from kerasllm.backend.choice import choose
 name = choose()
 engine = import_module(f"kerasllm.backend.{name}_engine")
 linear_cross_entropy = import_module(f"kerasllm.backend.{name}_cross_entropy").linear_cross_entropy
+decoding = import_module(f"kerasllm.backend.{name}_decoding")
 
 attention = engine.attention
 attention_probabilities = engine.attention_probabilities
@@ -28,6 +29,7 @@ jit_compile = engine.jit_compile
 __all__ = [
     "attention",
     "attention_probabilities",
+    "decoding",
     "dense",
     "fence",
     "get_random_state",

@@ -69,8 +69,11 @@ def _tensor(value, dtype):
 
 def write_slice(cache, value, position):
     """Writes `value` into the cache (batch, heads, capacity, head_dim) at column `position` and after, in place."""
-    cache[:, :, position : position + value.shape[2]] = value
-    return cache
+    if isinstance(position, int):
+        cache[:, :, position : position + value.shape[2]] = value
+        return cache
+    columns = position + torch.arange(value.shape[2], device=cache.device)  # asks nothing of the device
+    return cache.index_copy_(2, columns, value)
 
 
 def fence(inputs):

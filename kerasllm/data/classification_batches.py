@@ -16,12 +16,11 @@ import keras
 import numpy as np
 
 from kerasllm.data.encoded_texts import EncodedTexts
-from kerasllm.data.sentence_pairs import random_stream
+from kerasllm.data.random_streams import SHUFFLING, random_stream
 from kerasllm.errors import InputError
 
 Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
-_ORDER = 17  # purpose of the random stream; those of pretraining count from 0
 _GRANULE = 16  # lengths are multiples of it, which matrix units like
 _WORTHWHILE = 0.95  # one more length must save a twentieth of the work, for it costs a compilation
 
@@ -200,7 +199,7 @@ class ClassificationBatches(keras.utils.PyDataset):
         order = np.arange(count)
         sizes = np.full(self.steps_per_epoch, size)
         sizes[-1] = count - size * (self.steps_per_epoch - 1)
-        rng = random_stream(self.seed, _ORDER, epoch)
+        rng = random_stream(self.seed, SHUFFLING, epoch)
         if self.shuffle:
             order = rng.permutation(count)
             sizes = rng.permutation(sizes)  # or it would be the longest texts that are in the small batch

@@ -4,6 +4,8 @@ Everything is read piece by piece, so that a corpus of any size needs a few mega
 megabyte at most and mostly a whole document; a longer document comes in several, cut between paragraphs or,
 where a paragraph is that long, at a sentence. Splitting into sentences is left to the reader of the pieces,
 since that is the dear part and the token store does it in parallel.
+
+Each source can be read in two ways: as documents of paragraphs, or verbatim, as `raw_text` cuts it.
 """
 
 import gzip
@@ -11,12 +13,14 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kerasllm.data.hub_datasets import HubDataset, looks_like_hub_id
 from kerasllm.data.python_docs import python_docs, python_docs_fingerprint
+from kerasllm.data.raw_text import cut_raw, read_raw
 from kerasllm.data.sentences import split_paragraphs
 from kerasllm.data.text_pieces import Piece, cut, read_text
 from kerasllm.errors import InputError
@@ -26,20 +30,36 @@ _TEXT_SUFFIXES = (".txt", ".md")
 _BLOCK = 1 << 20
 
 
+class Cutting(NamedTuple):
+    """A way to make pieces of text.
+
+    Args:
+        document: those of a document in memory; also given where it is from.
+        file: those of a text file's bytes; also given its name.
+    """
+
+    document: Callable[[str, str], Iterator[Piece]]
+    file: Callable[[Iterable[bytes], str], Iterator[Piece]]
+
+
+PARAGRAPHS = Cutting(lambda text, source: cut(text), lambda blocks, name: read_text(blocks, name))
+VERBATIM = Cutting(cut_raw, read_raw)
+
+
 class Source(NamedTuple):
     """One resolved source of a corpus.
 
     Args:
         name: as messages show it.
         kind: what determines the reading, part of the fingerprint.
-        pieces: starts a reading.
+        pieces: starts a reading in one of the two ways.
         fingerprint: SHA-256 (hex) of the content.
         size: bytes on the disk, None where unknown.
     """
 
     name: str
     kind: str
-    pieces: Callable[[], Iterator[Piece]]
+    pieces: Callable[[Cutting], Iterator[Piece]]
     fingerprint: Callable[[], str]
     size: int | None
 
@@ -86,14 +106,34 @@ class Corpus:
         Raises:
             InputError: a source cannot be read, or none of them holds any text.
         """
-        found = False
-        for source in self._sources:
-            for piece in source.pieces():
-                found = found or (not piece.text.isspace() and bool(piece.text))
+        return self._pieces(PARAGRAPHS)
+
+    def raw_pieces(self) -> Iterator[Piece]:
+        """Streams the text as it is: documents, or parts of long ones, of some 64 thousand characters.
+
+        A text file is one document. A document of nothing but white space is left out.
+
+        Raises:
+            InputError: as `pieces`.
+        """
+        begins = True
+        for piece in self._pieces(VERBATIM):
+            if not (begins and piece.ends_document and piece.text.isspace()):
                 yield piece
-        if not found:
-            names = ", ".join(source.name for source in self._sources[:5])
-            raise InputError(f"{names}: nothing but blank lines; a corpus needs text")
+            begins = piece.ends_document
+
+    def raw_documents(self) -> Iterator[str]:
+        """Streams the documents of `raw_pieces`, each as one text in memory.
+
+        Raises:
+            InputError: as `pieces`.
+        """
+        parts: list[str] = []
+        for piece in self.raw_pieces():
+            parts.append(piece.text)
+            if piece.ends_document:
+                yield "".join(parts)
+                parts = []
 
     def documents(self) -> Iterator[list[str]]:
         """Streams the sentences of each document; empty documents are left out.
@@ -109,6 +149,16 @@ class Corpus:
                 sentences = []
         if sentences:
             yield sentences
+
+    def _pieces(self, cutting: Cutting) -> Iterator[Piece]:
+        found = False
+        for source in self._sources:
+            for piece in source.pieces(cutting):
+                found = found or (not piece.text.isspace() and bool(piece.text))
+                yield piece
+        if not found:
+            names = ", ".join(source.name for source in self._sources[:5])
+            raise InputError(f"{names}: nothing but blank lines; a corpus needs text")
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the content and of how it is read; where the files lie does not matter."""
@@ -129,7 +179,9 @@ def _resolve(source: str, text_column: str) -> list[Source]:
     path = Path(source).expanduser()
     if source.startswith("hub:") or (not path.exists() and looks_like_hub_id(source)):
         dataset = HubDataset.parse(source.removeprefix("hub:"), text_column)
-        return [Source(source, f"hub:{text_column}", dataset.pieces, dataset.fingerprint, None)]
+        return [
+            Source(source, f"hub:{text_column}", partial(_hub_pieces, dataset), dataset.fingerprint, None)
+        ]
     if path.is_dir():
         files = sorted(
             file
@@ -157,16 +209,17 @@ def _resolve(source: str, text_column: str) -> list[Source]:
 
 
 def _file(path: Path, text_column: str) -> Source:
+    pieces: Callable[[Cutting], Iterator[Piece]]
     name = path.name.lower()
     compressed = name.endswith(".gz")
     name = name.removesuffix(".gz")
     size = None if compressed else path.stat().st_size
     if name.endswith((".jsonl", ".ndjson")):
-        kind, pieces = f"jsonl:{text_column}", lambda: _json_pieces(path, text_column)
+        kind, pieces = f"jsonl:{text_column}", partial(_json_pieces, path, text_column)
     elif name.endswith(".parquet"):
-        kind, pieces, size = f"parquet:{text_column}", lambda: _parquet_pieces(path, text_column), None
+        kind, pieces, size = f"parquet:{text_column}", partial(_parquet_pieces, path, text_column), None
     else:
-        kind, pieces = "text", lambda: read_text(_blocks(path), str(path))
+        kind, pieces = "text", lambda cutting: cutting.file(_blocks(path), str(path))
     return Source(str(path), kind, pieces, lambda: _hash_file(path), size)
 
 
@@ -189,12 +242,18 @@ def _hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _python_docs_pieces() -> Iterator[Piece]:
+def _hub_pieces(dataset: HubDataset, cutting: Cutting) -> Iterator[Piece]:
+    for text, place in dataset.texts():
+        yield from cutting.document(text, place)
+
+
+def _python_docs_pieces(cutting: Cutting) -> Iterator[Piece]:
     for document in python_docs():
-        yield Piece("\n".join(document.sentences), True)
+        text = "\n".join(document.sentences)
+        yield from cutting.document(text, f"{PYTHON_DOCS}: {document.name}")
 
 
-def _json_pieces(path: Path, text_column: str) -> Iterator[Piece]:
+def _json_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[Piece]:
     """One document a line; a line is read whole."""
     for number, line in enumerate(_lines(path), 1):
         if number == 1:
@@ -223,7 +282,7 @@ def _json_pieces(path: Path, text_column: str) -> Iterator[Piece]:
             continue
         if not isinstance(text, str):
             raise InputError(f"{place}: field {text_column!r} holds {type(text).__name__}, not text")
-        yield from cut(text)
+        yield from cutting.document(text, place)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -237,7 +296,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     yield b"".join(rest)
 
 
-def _parquet_pieces(path: Path, text_column: str) -> Iterator[Piece]:
+def _parquet_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[Piece]:
     import pyarrow
     import pyarrow.parquet
 
@@ -251,9 +310,11 @@ def _parquet_pieces(path: Path, text_column: str) -> Iterator[Piece]:
             kind: Any = file.schema_arrow.field(text_column).type
             if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
                 raise InputError(f"{path}: column {text_column!r} holds {kind}, not text")
+            before = 0  # rows
             for batch in file.iter_batches(batch_size=64, columns=[text_column], use_threads=False):
-                for text in batch.column(0).to_pylist():
+                for row, text in enumerate(batch.column(0).to_pylist(), before + 1):
                     if text:
-                        yield from cut(text)
+                        yield from cutting.document(text, f"{path}: row {row}")
+                before += len(batch)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file: {error}") from error

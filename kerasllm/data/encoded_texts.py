@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from kerasllm.data.tokenizers import special_token_ids
+from kerasllm.data.wordpiece import special_token_ids
 from kerasllm.errors import InputError
 
 _CHUNK = 1024  # texts handed to the tokenizer at a time

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kerasllm.data.text_pieces import Piece, cut
 from kerasllm.errors import InputError
 
 _ID = re.compile(r"[\w.-]+(/[\w.-]+){1,2}(@[\w./-]+)?(#[\w.\[\]:%+-]+)?")
@@ -70,14 +69,14 @@ class HubDataset:
             candidates = (("/".join(parts[:2]), parts[2]),)
         return cls(candidates, revision or None, split or "train", text_column)
 
-    def pieces(self) -> Iterator[Piece]:
-        """Streams the text, each row a document.
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Streams the text of each row, and the row's name for messages.
 
         Raises:
             InputError: the dataset, its split or its column is not there, or the hub cannot be reached.
         """
         rows, identifier = self._open()
-        for row in _guarded(rows, identifier):
+        for number, row in enumerate(_guarded(rows, identifier), 1):
             if self.text_column not in row:
                 raise InputError(
                     f"{identifier}: no column {self.text_column!r}; the columns are {sorted(row)}; "
@@ -89,7 +88,7 @@ class HubDataset:
                     f"{identifier}: column {self.text_column!r} holds {type(text).__name__}, not text"
                 )
             if text:
-                yield from cut(text)
+                yield text, f"{identifier}: row {number}"
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of a local directory's files, or of id, configuration, split and commit."""

@@ -16,12 +16,13 @@ import numpy as np
 
 from kerasllm.data.masking import MaskingMode, default_num_slots, mask_tokens
 from kerasllm.data.prefetch import Prefetcher
-from kerasllm.data.sentence_pairs import MASKING, NextSentence, PairPlan, plan_pairs, random_stream
+from kerasllm.data.random_streams import MASKING, random_stream
+from kerasllm.data.sentence_pairs import NextSentence, PairPlan, plan_pairs
 from kerasllm.errors import InputError
 
 if TYPE_CHECKING:
     from kerasllm.data.token_store import TokenStore
-    from kerasllm.data.tokenizers import SpecialTokens
+    from kerasllm.data.wordpiece import SpecialTokens
 
 Objective = Literal["masked_lm", "next_sentence", "sentence_order"]
 Arrays = dict[str, np.ndarray]

@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+FORMAT_VERSION = 1
 TOKEN_FILE = "tokens.bin"
+SENTENCE_OFFSETS = "sentence_offsets.int64"
+DOCUMENT_OFFSETS = "document_offsets.int64"
+META_FILE = "meta.json"
 
 
 def build_directory(cache: Path, key: str) -> Path:

@@ -23,10 +23,20 @@ class Piece(NamedTuple):
     Args:
         text: paragraphs separated by line breaks; may be empty where only the end is told.
         ends_document: whether the next piece belongs to another document.
+        source: where it is from, for messages; empty where it is not told.
+        line: of the source, in which it begins, from 1; 0 where the source has no lines.
     """
 
     text: str
     ends_document: bool
+    source: str = ""
+    line: int = 0
+
+    def place(self, position: int) -> str:
+        """Where character `position` is from, for messages: "text.txt:12"."""
+        if not self.line:
+            return self.source
+        return f"{self.source}:{self.line + self.text.count(chr(10), 0, position)}"
 
 
 def cut(text: str, size: int = PIECE_SIZE) -> Iterator[Piece]:
@@ -36,8 +46,7 @@ def cut(text: str, size: int = PIECE_SIZE) -> Iterator[Piece]:
         text: the document.
         size: characters a piece.
     """
-    text = text.encode("utf-8", "replace").decode() if not text.isascii() else text  # lone surrogates of JSON
-    text = _plain_line_breaks(text)
+    text = _plain_line_breaks(without_surrogates(text))
     start = 0
     while len(text) - start > size:
         end = _end_of_piece(text, start, start + size)
@@ -60,14 +69,9 @@ def read_text(blocks: Iterable[bytes], name: str) -> Iterator[Piece]:
     offset = 0  # of `pending` in the file
     line = 1  # the number of the line in which `pending` begins
     at_line_start, open_document = True, False
-    for block in _with_end(blocks):
+    for block in with_end(blocks):
         if block:
-            if b"\0" in block:
-                at = offset + len(pending) + block.index(b"\0")
-                raise InputError(
-                    f"{name}: byte {at} is NUL: a binary file, or UTF-16 "
-                    "(iconv -f UTF-16 -t UTF-8 makes text of it)"
-                )
+            refuse_nul(block, name, offset + len(pending))
             pending += block
             if offset == 0 and len(pending) < 3 and _BYTE_ORDER_MARK.startswith(bytes(pending)):
                 continue
@@ -100,12 +104,40 @@ def read_text(blocks: Iterable[bytes], name: str) -> Iterator[Piece]:
         yield Piece("", True)
 
 
-def _with_end(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def with_end(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """The blocks and an empty one, which flushes what is pending."""
     for block in blocks:
         if block:
             yield block
     yield b""
+
+
+def refuse_nul(block: bytes, name: str, offset: int) -> None:
+    """Raises InputError for a file that is not text.
+
+    Args:
+        block: a part of the file.
+        name: the file's.
+        offset: of the block in the file.
+    """
+    if b"\0" in block:
+        raise InputError(
+            f"{name}: byte {offset + block.index(0)} is NUL: a binary file, or UTF-16 "
+            "(iconv -f UTF-16 -t UTF-8 makes text of it)"
+        )
+
+
+def not_utf8(place: str, offset: int, value: int) -> InputError:
+    """The error that names a byte of a file by its place (file and line), offset and value."""
+    return InputError(
+        f"{place}: byte {offset} of the file (0x{value:02x}) is not UTF-8; "
+        "convert the file, e.g. iconv -f WINDOWS-1252 -t UTF-8"
+    )
+
+
+def without_surrogates(text: str) -> str:
+    """The text with "?" for the halves of characters that JSON may hold and that no encoding can."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _end_of_piece(text: str, start: int, limit: int) -> int:
@@ -136,10 +168,7 @@ def _decode(content: bytes, name: str, line: int, offset: int) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         number = line + content.count(b"\n", 0, error.start)
-        raise InputError(
-            f"{name}:{number}: byte {offset + error.start} of the file (0x{content[error.start]:02x}) "
-            "is not UTF-8; convert the file, e.g. iconv -f WINDOWS-1252 -t UTF-8"
-        ) from error
+        raise not_utf8(f"{name}:{number}", offset + error.start, content[error.start]) from error
 
 
 def _plain_line_breaks(text: str) -> str:

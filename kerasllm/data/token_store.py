@@ -1,17 +1,10 @@
 """A corpus as token ids on the disk, made once and mapped into memory ever after.
 
 Tokenising dear text in every run, or holding it in memory, is what makes small machines slow. The store is
-three flat files (tokens, where sentences begin, where documents begin) in a directory named after the content
-of the corpus and of the tokenizer, so that a change in either makes a new store and nothing is ever out of
-date. It is built under another name and renamed when complete; a lock lets processes started together build
-it once.
+three flat files: tokens, where sentences begin, where documents begin.
 """
 
-import hashlib
-import inspect
-import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +12,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from kerasllm.data import sentences, token_worker
 from kerasllm.data.corpora import Corpus
-from kerasllm.data.store_files import TOKEN_FILE, build_lock, remove_stale_builds, sync_directory
-from kerasllm.data.token_builder import build_store
+from kerasllm.data.store_files import DOCUMENT_OFFSETS, SENTENCE_OFFSETS
+from kerasllm.data.token_builder import SENTENCES
+from kerasllm.data.token_cache import open_files, open_or_build
+from kerasllm.data.tokenizers import vocabulary_size
 from kerasllm.errors import InputError
-
-_FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,14 +132,9 @@ def store_of_sentences(documents: Sequence[Sequence[str]], tokenizer: Tokenizer)
             offsets.append(len(ends))
     stops = np.array(ends, np.int64)
     starts = np.concatenate([[0], stops[:-1]]).astype(np.int64) if ends else stops
-    size = max(tokenizer.get_vocab().values()) + 1
+    size = vocabulary_size(tokenizer)
     kind = np.uint16 if size <= 2**16 else np.uint32
     return TokenStore(np.array(tokens, kind), starts, stops, np.array(offsets, np.int64), size)
-
-
-def default_cache_directory() -> Path:
-    """`$KERASLLM_CACHE`, or `~/.cache/kerasllm`."""
-    return Path(os.environ.get("KERASLLM_CACHE") or Path.home() / ".cache" / "kerasllm")
 
 
 def tokenize_corpus(
@@ -171,66 +158,29 @@ def tokenize_corpus(
         InputError: the corpus cannot be read or holds no tokens, or the cache cannot be written.
         RuntimeError: a worker process died.
     """
-    if processes is not None and processes < 1:
-        raise InputError(f"processes {processes} is not a positive number")
-    cache = Path(cache_directory) if cache_directory is not None else default_cache_directory()
-    description = token_worker.plain_tokenizer(tokenizer.to_str()).to_str()
-    digest = hashlib.sha256(f"{_FORMAT_VERSION}\0{corpus.fingerprint()}\0{description}\0".encode())
-    for module in (sentences, token_worker):  # the rules by which the text became tokens
-        digest.update(inspect.getsource(module).encode())
-    key = digest.hexdigest()[:32]
-    place = cache / key
-    store = open_store(place)
-    if store is not None:
-        return store
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with build_lock(cache, key):
-            remove_stale_builds(cache, key)
-            store = open_store(place)  # another process may have built it while this one waited
-            if store is None:
-                with build_store(corpus, description, cache, key, processes, progress) as built:
-                    _put_in_place(built, place)
-                store = open_store(place)
-    except OSError as error:
-        raise InputError(
-            f"{cache}: the token cache cannot be written: {error.strerror or error}; "
-            "free space or set KERASLLM_CACHE to another directory"
-        ) from error
-    if store is None:
-        raise InputError(
-            f"{place}: the token cache was damaged while it was written; remove it and run again"
-        )
-    return store
+    return open_or_build(
+        SENTENCES,
+        open_store,
+        corpus,
+        tokenizer,
+        cache_directory,
+        processes=processes,
+        progress=progress,
+    )
 
 
 def open_store(directory: Path) -> TokenStore | None:
     """The store in a directory; None where there is none, or a damaged one."""
-    try:
-        meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-        if meta["format_version"] != _FORMAT_VERSION:
-            return None
-        for name, size in meta["sizes"].items():
-            if (directory / name).stat().st_size != size:
-                return None
-        tokens = np.memmap(directory / TOKEN_FILE, dtype=meta["dtype"], mode="r")
-        sentence_offsets = np.memmap(directory / "sentence_offsets.int64", dtype=np.int64, mode="r")
-        document_offsets = np.memmap(directory / "document_offsets.int64", dtype=np.int64, mode="r")
-        vocabulary_size = int(meta["vocabulary_size"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    files = open_files(directory, SENTENCE_OFFSETS, DOCUMENT_OFFSETS)
+    if files is None:
         return None
-    if sentence_offsets[-1] != len(tokens) or document_offsets[-1] != len(sentence_offsets) - 1:
+    sentence_offsets, document_offsets = files.offsets
+    if sentence_offsets[-1] != len(files.tokens) or document_offsets[-1] != len(sentence_offsets) - 1:
         return None
-    return TokenStore(tokens, sentence_offsets[:-1], sentence_offsets[1:], document_offsets, vocabulary_size)
-
-
-def _put_in_place(built: Path, place: Path) -> None:
-    """Renames a complete store; where another process came first, with a whole one, that one stays."""
-    try:
-        built.rename(place)
-    except OSError:
-        if open_store(place) is not None:
-            return
-        shutil.rmtree(place)  # a damaged store
-        built.rename(place)
-    sync_directory(place.parent)
+    return TokenStore(
+        files.tokens,
+        sentence_offsets[:-1],
+        sentence_offsets[1:],
+        document_offsets,
+        files.meta["vocabulary_size"],
+    )

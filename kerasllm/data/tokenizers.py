@@ -1,165 +1,82 @@
-"""WordPiece as BERT has it, trained so that the same text always gives the same vocabulary.
-
-The trainer of the `tokenizers` library numbers the pieces of one character in the order of a hash map, which
-changes from run to run, and breaks ties between merges by these numbers: two runs on one text differ in order
-and even in content. Here the alphabet is collected first and handed to the trainer in a fixed order, and the
-tokenizer is then built anew from the vocabulary alone.
-"""
+"""Tokenizers of any kind: read, written so that `transformers` reads them, and asked for their ids."""
 
 import json
 import os
-import tempfile
 import uuid
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 
+from kerasllm.data.byte_level_bpe import read_byte_level_bpe
+from kerasllm.data.coverage import Coverage, unknown_character
+from kerasllm.data.end_of_text import end_of_text_id, marks
+from kerasllm.data.wordpiece import SPECIAL_TOKENS, bert_tokenizer, read_vocabulary, special_token_ids
 from kerasllm.errors import InputError
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_CONTINUATION = "##"
-_ALPHABET_LIMIT = 1000
-_TEXT_LIMIT = 100_000  # characters handed to the normaliser at a time
+__all__ = [
+    "encode",
+    "end_of_text_id",
+    "load_tokenizer",
+    "load_wordpiece",
+    "read_chat_template",
+    "save_tokenizer",
+    "vocabulary_size",
+]
 
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """Ids of the five special tokens.
-
-    Args:
-        pad: fills a sequence up to the batch's length.
-        unknown: stands for a word that the vocabulary cannot spell.
-        cls: opens a sequence; its output is the sequence's representation.
-        sep: closes each segment.
-        mask: stands for a masked token.
-    """
-
-    pad: int
-    unknown: int
-    cls: int
-    sep: int
-    mask: int
-
-
-def train_wordpiece(
-    texts: Iterable[str], vocabulary_size: int, *, lowercase: bool = True, show_progress: bool = False
-) -> Tokenizer:
-    """Trains a WordPiece tokenizer with BERT's normalisation; deterministic.
-
-    Text is cleaned, optionally lower-cased and stripped of accents, split at white space, punctuation and
-    around every Chinese character. The vocabulary holds `[PAD] [UNK] [CLS] [SEP] [MASK]` as ids 0 to 4, then
-    the 1,000 most frequent characters, each letter or digit also as a continuation (`##a`), then merges in
-    order of frequency.
-
-    Args:
-        texts: read once; kept in a temporary file, not in memory.
-        vocabulary_size: upper bound; a small corpus gives a smaller vocabulary, never a larger one.
-        lowercase: whether case and accents are dropped.
-        show_progress: whether the trainer draws its progress bars.
-
-    Returns:
-        The tokenizer, which adds `[CLS] a [SEP] b [SEP]` with segment ids 0 and 1.
-
-    Raises:
-        InputError: the vocabulary cannot hold the alphabet, or the texts hold no words.
-
-    Reference: Wu et al. 2016, https://arxiv.org/abs/1609.08144; Devlin et al. 2019,
-        https://arxiv.org/abs/1810.04805.
-    """
-    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    counts: Counter[str] = Counter()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", newline="\n") as normalised:
-        for text in texts:
-            for start in range(0, len(text), _TEXT_LIMIT):
-                line = " ".join(normalizer.normalize_str(text[start : start + _TEXT_LIMIT]).split())
-                counts.update(line)
-                normalised.write(line + "\n")
-        alphabet, rare = _alphabet(counts)
-        if not alphabet:
-            raise InputError("the tokenizer's training text holds no words; give it a corpus with text")
-        first_pieces = [
-            *SPECIAL_TOKENS,
-            *alphabet,
-            *(f"##{letter}" for letter in alphabet if _continues(letter)),
-        ]
-        if vocabulary_size < len(first_pieces):
-            raise InputError(
-                f"vocabulary_size {vocabulary_size} is too small: the special tokens and the {len(alphabet)} "
-                f"characters of this text already make {len(first_pieces)} pieces; choose at least that many"
-            )
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=vocabulary_size,
-            min_frequency=2,
-            special_tokens=first_pieces,  # the only way to fix their ids; the result is built anew
-            limit_alphabet=len(alphabet),
-            continuing_subword_prefix=_CONTINUATION,
-            show_progress=show_progress,
-        )
-        untrained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        untrained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        normalised.seek(0)
-        untrained.train_from_iterator((line.translate(rare) for line in normalised), trainer)
-    vocabulary = untrained.get_vocab(with_added_tokens=True)
-    if len(vocabulary) > vocabulary_size:
-        raise RuntimeError(
-            f"the trainer made {len(vocabulary)} pieces where {vocabulary_size} were asked for"
-        )
-    return _bert_tokenizer(vocabulary, {"do_lower_case": lowercase})
+_SETTINGS = "tokenizer_config.json"
+_TEMPLATE = "chat_template.jinja"
+_VOCABULARY, _MERGES = "vocab.json", "merges.txt"
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Loads a tokenizer.
+
+    Args:
+        path: a `tokenizer.json`; a `vocab.txt` (WordPiece, one piece a line); a `vocab.json` or `merges.txt`
+            (byte-level BPE) beside the other one; or a directory that holds one of these, or whose `model/`
+            does (a run). Beside all but the first, `tokenizer_config.json` may set the options.
+
+    Raises:
+        InputError: nothing there, or not a tokenizer.
+    """
+    return _load(_find(Path(path)))
+
+
+def load_wordpiece(path: str | os.PathLike[str]) -> Tokenizer:
     """Loads a tokenizer that has BERT's special tokens.
 
     Args:
-        path: a `tokenizer.json`, a `vocab.txt` (one piece a line), or a directory that holds one of them,
-            or whose `model/` does (a run); beside a `vocab.txt`, `tokenizer_config.json` may set
-            `do_lower_case`, `strip_accents`, `tokenize_chinese_chars`.
+        path: as for `load_tokenizer`.
 
     Raises:
-        InputError: nothing there, not a tokenizer, or a special token is missing.
+        InputError: as `load_tokenizer`, or a special token is missing.
     """
-    path = Path(path)
-    if path.is_dir():
-        names = ("tokenizer.json", "vocab.txt")
-        candidates = [place / name for place in (path, path / "model") for name in names]
-        found = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if found is None:
-            raise InputError(
-                f"{path}: holds neither tokenizer.json nor vocab.txt; give a tokenizer's directory"
-            )
-        path = found
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such tokenizer; give a tokenizer.json, a vocab.txt or a directory with one"
-        )
-    if path.suffix == ".txt":
-        tokenizer = _bert_tokenizer(
-            _read_vocabulary(path), _read_settings(path.with_name("tokenizer_config.json"))
-        )
-    else:
-        try:
-            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception for whatever it cannot read
-            raise InputError(f"{path}: not a tokenizer of the tokenizers library: {error}") from error
+    found = _find(Path(path))
+    tokenizer = _load(found)
     try:
         special_token_ids(tokenizer)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{found}: {error}") from error
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, directory: str | os.PathLike[str], *, max_length: int) -> None:
+def save_tokenizer(
+    tokenizer: Tokenizer,
+    directory: str | os.PathLike[str],
+    *,
+    max_length: int,
+    chat_template: str | None = None,
+) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json`, from which `transformers.AutoTokenizer` loads.
 
     Args:
-        tokenizer: as `train_wordpiece` or `load_tokenizer` gives it.
+        tokenizer: of any kind. Special tokens are named by their roles: BERT's, or the mark at the end of a
+            text, which also pads.
         directory: made if it is missing.
         max_length: tokens that the model takes, special tokens included.
+        chat_template: Jinja that writes a conversation out, in Hugging Face's form.
 
     Raises:
         InputError: the disk is full.
@@ -172,115 +89,142 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | os.PathLike[str], *, m
         "tokenizer_class": "BertTokenizer" if wordpiece else "PreTrainedTokenizerFast",
         "model_max_length": max_length,
         "clean_up_tokenization_spaces": False,
-        **dict(
-            zip(
-                ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"),
-                SPECIAL_TOKENS,
-                strict=True,
-            )
-        ),
+        **_roles(tokenizer),
     }
     normalizer = description.get("normalizer") or {}
     if normalizer.get("type") == "BertNormalizer":
         settings["do_lower_case"] = normalizer["lowercase"]
         settings["strip_accents"] = normalizer["strip_accents"]
         settings["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
+    if chat_template is not None:
+        settings["chat_template"] = chat_template
     _write(directory / "tokenizer.json", tokenizer.to_str(pretty=True))
-    _write(directory / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
+    _write(directory / _SETTINGS, json.dumps(settings, indent=2) + "\n")
 
 
-def special_token_ids(tokenizer: Tokenizer) -> SpecialTokens:
-    """The ids of `[PAD] [UNK] [CLS] [SEP] [MASK]`.
+def read_chat_template(path: str | os.PathLike[str]) -> str | None:
+    """The chat template beside a tokenizer; None where there is none.
+
+    Args:
+        path: as for `load_tokenizer`; the template is in `chat_template.jinja` or `tokenizer_config.json`.
 
     Raises:
-        InputError: the vocabulary lacks one of them.
+        InputError: there is no tokenizer, or the settings are damaged.
     """
-    ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
-    missing = [token for token, number in zip(SPECIAL_TOKENS, ids, strict=True) if number is None]
-    if missing:
+    directory = _find(Path(path)).parent
+    file = directory / _TEMPLATE
+    if file.is_file():
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{file}: not UTF-8 at byte {error.start}; convert it with iconv -t UTF-8"
+            ) from error
+    template = _read_settings(directory / _SETTINGS).get("chat_template")
+    if isinstance(template, list):  # several, each with its name
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
         raise InputError(
-            f"the vocabulary lacks {', '.join(missing)}; a BERT tokenizer has all of these special tokens"
+            f"{directory / _SETTINGS}: chat_template is {type(template).__name__}, not text; it is one string"
         )
-    return SpecialTokens(*(number for number in ids if number is not None))
+    return template
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
     """One more than the greatest id, which is what a model's table needs: ids may have gaps."""
-    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
-def continuation_mask(tokenizer: Tokenizer) -> np.ndarray:
-    """Which pieces continue a word, for masking whole words.
+def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: bool = False) -> list[int]:
+    """The ids of a text, without any that the tokenizer would add.
 
-    Returns:
-        Boolean (vocabulary,): True where the piece begins with `##`.
+    Args:
+        tokenizer: is not changed.
+        text: any.
+        place: where the text is from, for messages: "prompts.txt:3".
+        special_tokens: whether "<|endoftext|>" and the like in the text are tokens, not plain text.
+
+    Raises:
+        InputError: the tokenizer does not know a character.
     """
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    mask = np.zeros(vocabulary_size(tokenizer), dtype=bool)
-    mask[[number for piece, number in vocabulary.items() if _is_continuation(piece)]] = True
-    return mask
-
-
-def _is_continuation(piece: str) -> bool:
-    return piece.startswith(_CONTINUATION) and len(piece) > len(_CONTINUATION)
-
-
-def _alphabet(counts: Counter[str]) -> tuple[list[str], dict[int, str]]:
-    """The characters to keep, sorted, and a translation that blanks the others."""
-    counts.pop(" ", None)
-    by_frequency = sorted(counts, key=lambda letter: (-counts[letter], letter))
-    rare = dict.fromkeys(map(ord, by_frequency[_ALPHABET_LIMIT:]), " ")
-    return sorted(by_frequency[:_ALPHABET_LIMIT]), rare
-
-
-def _continues(letter: str) -> bool:
-    """Whether a character may stand within a word: punctuation and Chinese are words by themselves."""
-    words = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(
-        normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=False).normalize_str(
-            f"a{letter}"
-        )
+    unknown = _coverage(tokenizer, tokenizer.get_vocab_size()).first_unknown(
+        text, skip_special=special_tokens
     )
-    return len(words) == 1
-
-
-def _bert_tokenizer(vocabulary: dict[str, int], settings: dict[str, Any]) -> Tokenizer:
-    """BERT's pipeline around a vocabulary."""
-    tokenizer = Tokenizer(
-        models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_CONTINUATION)
-    )
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=settings.get("do_lower_case", True),
-        strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix=_CONTINUATION)
-    tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocabulary])
-    if "[CLS]" in vocabulary and "[SEP]" in vocabulary:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS]:0 $A:0 [SEP]:0",
-            pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-            special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-        )
-    return tokenizer
-
-
-def _read_vocabulary(path: Path) -> dict[str, int]:
-    """Pieces by line number, counted from 0."""
+    if unknown is not None:
+        raise unknown_character(text[unknown], place)
+    before = tokenizer.encode_special_tokens
+    tokenizer.encode_special_tokens = not special_tokens
     try:
-        pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+    finally:
+        tokenizer.encode_special_tokens = before
+
+
+@lru_cache(maxsize=4)
+def _coverage(tokenizer: Tokenizer, size: int) -> Coverage:
+    """Kept, as GPT-2's takes half a second to make; tokenizers are told apart by identity, and by their size."""
+    return Coverage(json.loads(tokenizer.to_str()))
+
+
+def _find(path: Path) -> Path:
+    """The file that a path stands for."""
+    if path.is_dir():
+        found = next((file for place in (path, path / "model") if (file := _file_in(place))), None)
+        if found is None:
+            raise InputError(
+                f"{path}: holds neither tokenizer.json nor vocab.txt nor vocab.json and merges.txt; "
+                "give a tokenizer's directory"
+            )
+        return found
+    if not path.is_file():
         raise InputError(
-            f"{path}: not UTF-8 at byte {error.start}; convert it with iconv -t UTF-8"
-        ) from error
-    vocabulary: dict[str, int] = {}
-    for number, piece in enumerate(pieces):
-        piece = piece.rstrip("\r")
-        if not piece or piece in vocabulary:
-            fault = f"piece {piece!r} occurs twice" if piece else "empty line"
-            raise InputError(f"{path}:{number + 1}: {fault}; a vocabulary has one piece a line, each once")
-        vocabulary[piece] = number
-    return vocabulary
+            f"{path}: no such tokenizer; give a tokenizer.json, a vocab.txt, a vocab.json beside its merges.txt, "
+            "or a directory with one"
+        )
+    return path
+
+
+def _file_in(directory: Path) -> Path | None:
+    for name in ("tokenizer.json", "vocab.txt"):
+        if (directory / name).is_file():
+            return directory / name
+    pairs = [file for file in sorted(directory.glob(f"*{_MERGES}")) if _partner(file).is_file()]
+    return next((file for file in pairs if file.name == _MERGES), pairs[0] if pairs else None)
+
+
+def _partner(path: Path) -> Path:
+    """The vocab.json of a merges.txt and the other way round; both names may have the same beginning."""
+    mine, other = (_MERGES, _VOCABULARY) if path.name.endswith(_MERGES) else (_VOCABULARY, _MERGES)
+    return path.with_name(path.name.removesuffix(mine) + other)
+
+
+def _load(path: Path) -> Tokenizer:
+    settings = path.with_name(_SETTINGS)
+    if path.name.endswith((_MERGES, _VOCABULARY)):
+        partner = _partner(path)
+        if not partner.is_file():
+            raise InputError(f"{path}: {partner.name} is not beside it; byte-level BPE needs both files")
+        merges, vocabulary = (path, partner) if path.name.endswith(_MERGES) else (partner, path)
+        return read_byte_level_bpe(vocabulary, merges, _read_settings(settings))
+    if path.suffix == ".txt":
+        return bert_tokenizer(read_vocabulary(path), _read_settings(settings))
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises bare Exception for whatever it cannot read
+        raise InputError(f"{path}: not a tokenizer of the tokenizers library: {error}") from error
+
+
+def _roles(tokenizer: Tokenizer) -> dict[str, str]:
+    """The special tokens by the names of their roles, as far as the tokenizer has them."""
+    roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    named = dict(zip(roles, SPECIAL_TOKENS, strict=True))
+    known = {role: token for role, token in named.items() if tokenizer.token_to_id(token) is not None}
+    found = marks(tokenizer)
+    if found is None:
+        return known
+    end, beginning = found
+    return {"bos_token": beginning, "eos_token": end, "pad_token": end} | known
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from kerasllm.data.token_worker import TokenizedPieces, read_frame, write_frame
+from kerasllm.data.piece_tokenizers import Reading, TokenizedPieces, UnknownCharacter
+from kerasllm.data.token_worker import read_frame, write_frame
 
 # `kerasllm` itself would load Keras and a backend: an empty package of that name, with the same files below
 # it, takes its place in the worker.
@@ -32,11 +33,12 @@ class WorkerPool:
 
     Args:
         processes: how many.
+        reading: "sentences" or "verbatim".
         tokenizer: its JSON.
-        dtype: of the tokens, "uint16" or "uint32".
+        dtype: of the tokens.
     """
 
-    def __init__(self, processes: int, tokenizer: str, dtype: str) -> None:
+    def __init__(self, processes: int, reading: Reading, tokenizer: str, dtype: str) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="tokenize")
@@ -53,7 +55,7 @@ class WorkerPool:
                 self._processes.append(process)
                 self._idle.put(process)
             for process in self._processes:
-                self._send(process, {"tokenizer": tokenizer, "dtype": dtype})
+                self._send(process, {"reading": reading, "tokenizer": tokenizer, "dtype": dtype})
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -82,7 +84,10 @@ class WorkerPool:
                 process.wait()
 
     def submit(self, texts: Sequence[str]) -> "Future[TokenizedPieces]":
-        """Starts tokenising some pieces; the result raises RuntimeError if the worker failed or died."""
+        """Starts tokenising some pieces.
+
+        The result raises RuntimeError if the worker failed or died, UnknownCharacter if a piece has one.
+        """
         return self._threads.submit(self._tokenize, texts)
 
     def _tokenize(self, texts: Sequence[str]) -> TokenizedPieces:
@@ -100,6 +105,8 @@ class WorkerPool:
             if answer is None:
                 raise RuntimeError(_obituary(process))
             header, arrays = answer
+            if "unknown" in header:
+                raise UnknownCharacter(*header["unknown"])
             if "error" in header:
                 raise RuntimeError(f"a tokenising process failed: {header['error']}")
             return TokenizedPieces(*arrays)

@@ -28,7 +28,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         InputError: the disk is full.
         OSError: any other failure to write.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _beside(path)
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -47,17 +47,48 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Whether `write_atomically` could write a file, asked before the work whose result it is to hold.
+    """Whether `write_output` could write a file, asked before the work whose result it is to hold.
 
     Raises:
-        InputError: its directory is missing or may not be written, or the path is a directory.
+        InputError: its directory is missing or takes no files, or the path is a directory or a device.
     """
     if path.is_dir():
         raise InputError(f"{path} is a directory; give a file")
+    if path.exists() and not path.is_file():  # a file would take the place of /dev/null
+        raise InputError(f"{path} is not an ordinary file; give another path")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no directory {path.parent}; make it, or give another path")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: no permission to write in {path.parent}; give another path")
+    trial = _beside(Path(os.path.realpath(path)))
+    try:  # permissions do not tell: to root all is permitted, and /proc takes no files all the same
+        trial.touch(exist_ok=False)
+        trial.unlink()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def write_output(path: Path, content: str) -> None:
+    """Writes a file that the user named, atomically; whatever fails is the user's to mend.
+
+    Args:
+        path: the file, or a link to it.
+        content: the text.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        write_atomically(Path(os.path.realpath(path)), content)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _beside(path: Path) -> Path:
+    """A new hidden name in the directory of a file."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be written ({error.strerror or error}); give another path")
 
 
 def sync_directory(directory: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from kerasllm import backend
+from kerasllm.data.tokenizers import encode
 from kerasllm.losses import CausalLanguageModelLoss
 from kerasllm.training.atomic_files import write_atomically
 
@@ -55,15 +56,26 @@ def evaluate_causal(model: Any, batches: Iterable[tuple[dict, Any, Any]]) -> dic
 class SampleLog:
     """Texts that a model makes as it learns: samples.jsonl, one `{"step", "text"}` a line.
 
+    Call with the model and the step. They are drawn at temperature 0.8 from the 200 likeliest tokens, with the
+    step as seed.
+
     Args:
         path: of the file; lines of later steps, from before an interruption, are dropped.
+        tokenizer: of the model.
+        prompt: what the texts begin with.
+        max_new_tokens: of each; fewer where the model has no positions for so many.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, tokenizer: Any, prompt: str, max_new_tokens: int) -> None:
+        self.path, self.tokenizer, self.prompt = path, tokenizer, prompt
+        self.max_new_tokens = max_new_tokens
 
-    def add(self, step: int, text: str) -> None:
+    def __call__(self, model: Any, step: int) -> None:
         """Adds the text of a step, whole or not at all."""
+        room = model.config.max_sequence_length - max(len(encode(self.tokenizer, self.prompt)), 1)
+        count = max(min(self.max_new_tokens, room), 1)
+        settings = {"temperature": 0.8, "top_k": 200, "seed": step}
+        text = model.generate(self.prompt, tokenizer=self.tokenizer, max_new_tokens=count, **settings)
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] < step]
         kept.append(json.dumps({"step": step, "text": text}, ensure_ascii=False))

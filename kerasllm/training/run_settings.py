@@ -11,7 +11,7 @@ import yaml
 
 from kerasllm import __version__
 from kerasllm.errors import InputError
-from kerasllm.settings import RECORDED_KEYS
+from kerasllm.settings import RECORDED_KEYS, plain
 
 MAY_CHANGE = frozenset(
     {
@@ -60,6 +60,25 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{file} holds no settings")
     return content
+
+
+def nothing_to_resume(output: str | Path, config: Any) -> str:
+    """The line for `--resume` of a finished run; where more training is asked for, the way to get it.
+
+    The schedule has come to its end: going on would be another run than one of that length from the start.
+
+    Args:
+        output: the directory of the finished run.
+        config: all settings given, a dataclass or a mapping.
+    """
+    before, now = recorded(Path(output)), plain(config)
+    for name in sorted(MAY_GROW & before.keys() & now.keys()):
+        if now[name] > before[name]:
+            return (
+                f"{output} is finished, with --{name} {before[name]}, and a finished run is not extended to "
+                f"{now[name]}: to train on from it, give --init {output} --output NEW"
+            )
+    return f"{output} is finished: nothing to resume"
 
 
 def compare(path: Path, before: dict, now: Any, may_change: set[str], may_grow: set[str]) -> None:

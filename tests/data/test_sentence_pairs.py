@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerasllm.data import sentence_pairs
-from kerasllm.data.sentence_pairs import plan_pairs, random_stream, truncate_pairs
+from kerasllm.data.random_streams import random_stream
+from kerasllm.data.sentence_pairs import plan_pairs, truncate_pairs
 from kerasllm.errors import InputError
 
 

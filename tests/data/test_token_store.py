@@ -17,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kerasllm.data
-from kerasllm.data import token_builder, token_store, token_worker, worker_pool
+from kerasllm.data import piece_tokenizers, token_builder, token_cache, worker_pool
 from kerasllm.data.corpora import Corpus
-from kerasllm.data.token_store import TokenStore, default_cache_directory, open_store, tokenize_corpus
-from kerasllm.data.token_worker import PieceTokenizer
-from kerasllm.data.tokenizers import save_tokenizer, train_wordpiece
+from kerasllm.data.piece_tokenizers import SentenceTokenizer
+from kerasllm.data.token_cache import default_cache_directory, put_in_place
+from kerasllm.data.token_store import TokenStore, open_store, tokenize_corpus
+from kerasllm.data.tokenizers import save_tokenizer
+from kerasllm.data.wordpiece import train_wordpiece
 from kerasllm.errors import InputError
 
 WORDS = [
@@ -133,15 +135,15 @@ def test_words_looked_up_are_words_encoded(texts):
     for lowercase in (True, False):
         if not lowercase:
             tokenizer = train_wordpiece([make_text(5)], 120, lowercase=False)
-        fast = PieceTokenizer(tokenizer.to_str(), "uint16")
+        fast = SentenceTokenizer(tokenizer.to_str(), "uint16")
         assert fast._by_word
-        slow = token_worker.plain_tokenizer(tokenizer.to_str())
+        slow = piece_tokenizers.plain_tokenizer(tokenizer.to_str())
         for _ in range(2):
             tokens, lengths, counts = fast.tokenize(texts)
             expected = [
                 [
                     ids
-                    for s in token_worker.split_paragraphs(text)
+                    for s in piece_tokenizers.split_paragraphs(text)
                     if (ids := slow.encode(s, add_special_tokens=False).ids)
                 ]
                 for text in texts
@@ -152,10 +154,10 @@ def test_words_looked_up_are_words_encoded(texts):
 
 
 def test_the_table_of_words_is_bounded(tokenizer, monkeypatch):
-    monkeypatch.setattr(token_worker, "_CHARACTERS_KEPT", 50)
-    fast = PieceTokenizer(tokenizer.to_str(), "uint16")
+    monkeypatch.setattr(piece_tokenizers, "_CHARACTERS_KEPT", 50)
+    fast = SentenceTokenizer(tokenizer.to_str(), "uint16")
     fresh = [
-        PieceTokenizer(tokenizer.to_str(), "uint16").tokenize([make_text(3, seed)]).tokens
+        SentenceTokenizer(tokenizer.to_str(), "uint16").tokenize([make_text(3, seed)]).tokens
         for seed in range(5)
     ]
     for seed in range(5):
@@ -172,7 +174,7 @@ def test_special_tokens_in_the_text_are_text(tokenizer, tmp_path):
 def test_second_call_opens_what_the_first_built(corpus, tokenizer, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     first = tokenize_corpus(corpus, tokenizer, cache)
-    monkeypatch.setattr(token_store, "build_store", None)  # would fail if it were called
+    monkeypatch.setattr(token_cache, "build_store", None)  # would fail if it were called
     shorter = type(tokenizer).from_str(tokenizer.to_str())
     shorter.enable_truncation(4)
     shorter.enable_padding()
@@ -279,10 +281,10 @@ def test_without_locks_the_first_store_stays(corpus, tokenizer, tmp_path):
     (place,) = cache.iterdir()
     shutil.copytree(place, tmp_path / "late")
     inode = (place / "tokens.bin").stat().st_ino
-    token_store._put_in_place(tmp_path / "late", place)
+    put_in_place(tmp_path / "late", place, open_store)
     assert (place / "tokens.bin").stat().st_ino == inode
     os.truncate(place / "tokens.bin", 2)
-    token_store._put_in_place(tmp_path / "late", place)
+    put_in_place(tmp_path / "late", place, open_store)
     assert open_store(place) is not None
 
 
@@ -303,7 +305,7 @@ def test_dead_workers_end_the_build_cleanly(corpus, tokenizer, tmp_path, monkeyp
 
 
 def test_failing_workers_end_the_build_cleanly(corpus, tokenizer, tmp_path, monkeypatch):
-    failing = "import kerasllm.data.token_worker as w\nw.split_paragraphs = lambda text: 1 / 0\nmain()"
+    failing = "import kerasllm.data.piece_tokenizers as w\nw.split_paragraphs = lambda text: 1 / 0\nmain()"
     monkeypatch.setattr(token_builder, "_CHUNK_SIZE", 3000)
     monkeypatch.setattr(token_builder, "_SMALL_CORPUS", 2)
     monkeypatch.setattr(worker_pool, "_BOOTSTRAP", worker_pool._BOOTSTRAP.replace("main()", failing))

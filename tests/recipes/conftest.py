@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import keras
 import numpy as np
 import pytest
 
@@ -65,24 +64,10 @@ def run_recipe():
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """The cache of tokenized corpora, away from the user's own; on JAX one of compiled steps, too."""
+    """The cache of tokenized corpora, away from the user's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERASLLM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        if keras.backend.backend() != "jax":
-            yield
-            return
-        import jax
-
-        settings = {
-            "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-            "jax_persistent_cache_min_compile_time_secs": 0.2,
-        }
-        before = {name: getattr(jax.config, name) for name in settings}
-        for name, value in settings.items():
-            jax.config.update(name, value)
         yield
-        for name, value in before.items():
-            jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")
@@ -116,10 +101,11 @@ def make_rows():
 
 
 @pytest.fixture(scope="session")
-def pretrained(corpus, run_recipe, tmp_path_factory) -> Path:
+def pretrained(corpus, run_recipe, without_compiling, tmp_path_factory) -> Path:
     """A finished pretraining run of 40 steps, dropout and validation switched on."""
     path = tmp_path_factory.mktemp("runs") / "pretrained"
-    assert run_recipe("pretrain_bert", *pretraining_options(corpus, path)) == 0
+    with without_compiling():
+        assert run_recipe("pretrain_bert", *pretraining_options(corpus, path)) == 0
     return path
 
 

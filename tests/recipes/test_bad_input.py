@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from kerasllm import backend
 from kerasllm.errors import InputError
 
 WORDS = ["cat", "dog", "sat", "on", "a", "mat", "ran", "home", "big", "red", "tree", "green", "slow"]
@@ -140,17 +139,8 @@ def write_damaged_models(place: Path) -> None:
     file.write_text(json.dumps(content))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def without_xla():
-    """On TensorFlow, compiling the few steps of these tests would take most of their time."""
-    with pytest.MonkeyPatch.context() as patch:
-        if backend.name == "tensorflow":
-            patch.setattr(backend, "jit_compile", False)
-        yield
-
-
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, run_recipe):
+def place(tmp_path_factory, run_recipe, uncompiled):
     """A directory with good and bad inputs, a finished run, an interrupted one, and damaged models."""
     place = tmp_path_factory.mktemp("bad")
     write_corpora(place)
@@ -271,9 +261,7 @@ SETTINGS = [
     ("--validation_fraction 0 --patience 2", "--patience needs"),
     ("--validation_corpus missing.txt", "missing.txt: no such file"),
     ("--validation_corpus one_document.txt", "validation:", "at least two documents"),
-    ("--tokenizer nowhere", "nowhere: no such tokenizer"),
-    ("--tokenizer broken_tokenizer", "broken_tokenizer/tokenizer.json: not a tokenizer"),
-    ("--tokenizer no_mask", "no_mask/tokenizer.json: the vocabulary lacks [MASK]"),
+    ("--tokenizer run", "--vocabulary_size has no effect with --tokenizer"),
     ("--output other", "--output other is not empty and holds no run"),
     ("--output run", "--output run holds a finished run"),
     ("--output file", "--output file is a file"),
@@ -286,6 +274,23 @@ SETTINGS = [
 @pytest.mark.parametrize(("argv", "parts"), [(case[0], case[1:]) for case in SETTINGS])
 def test_settings(refused, argv, parts):
     line = refused("pretrain_bert", *GOOD, *PRETRAIN, *argv.split())
+    assert all(part in line for part in parts), line
+
+
+TOKENIZERS = [
+    ("nowhere", "nowhere: no such tokenizer"),
+    ("broken_tokenizer", "broken_tokenizer/tokenizer.json: not a tokenizer"),
+    ("no_mask", "no_mask/tokenizer.json: the vocabulary lacks [MASK]"),
+    ("run --lowercase", "--lowercase has no effect with --tokenizer"),
+    ("run --vocabulary_size 99", "--vocabulary_size has no effect with --tokenizer"),
+]
+
+
+@pytest.mark.parametrize("recipe_name", ["pretrain_bert", "finetune_bert"])
+@pytest.mark.parametrize(("argv", "parts"), [(case[0], case[1:]) for case in TOKENIZERS])
+def test_tokenizers(refused, recipe_name, argv, parts):
+    usual = GO_ON if recipe_name == "pretrain_bert" else TUNE_ON
+    line = refused(recipe_name, *usual, "--tokenizer", *argv.split())
     assert all(part in line for part in parts), line
 
 
@@ -307,6 +312,9 @@ CHECKPOINTS = [
     ("run --sequence_length 1024", "--sequence_length 1024 is above the 512 positions of run"),
     ("run --model.num_layers 2", "--model.num_layers cannot change a checkpoint"),
     ("run --model.dropout 1", "--model.dropout is 1.0"),
+    ("run --size mini", "--size has no effect with --init: leave one of the two out"),
+    ("run --vocabulary_size 64", "--vocabulary_size has no effect with --init"),
+    ("run --lowercase false", "--lowercase has no effect with --init"),
 ]
 
 
@@ -370,6 +378,8 @@ PREDICTIONS = [
     (["tuned", "--text", "a", "--sequence_length", "9999"], "--sequence_length 9999 is above"),
     (["tuned", "--text", "a", "--output", "nowhere/b"], "no directory nowhere"),
     (["tuned", "--text", "a", "--output", "other"], "other is a directory"),
+    (["tuned", "--text", "a", "--output", "/proc/b"], "/proc/b: cannot be written", "give another path"),
+    (["tuned", "--text", "a", "--output", os.devnull], "is not an ordinary file"),
     (["tuned", "--text", "a", "--top_k", "0"], "--top_k is 0"),
     (["tuned", "--file", "nowhere.txt"], "nowhere.txt: no such file"),
     (["tuned", "--file", "binary.txt"], "binary.txt: holds NUL bytes"),

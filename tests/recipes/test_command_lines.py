@@ -8,11 +8,24 @@ import yaml
 from kerasllm import cli, settings
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "recipes" / "configs").glob("*.yaml"))
-RECIPES = ["pretrain_bert", "finetune_bert", "predict", "quickstart"]
+RECIPES = [
+    "pretrain_bert",
+    "finetune_bert",
+    "predict",
+    "pretrain_gpt",
+    "finetune_gpt",
+    "generate",
+    "evaluate",
+    "quickstart",
+]
 REQUIRED = {
     "pretrain_bert": ["--output", "runs/x", "--corpus", "a.txt", "b.txt"],
     "finetune_bert": ["--output", "runs/x", "--train", "a.tsv"],
     "predict": ["--model", "runs/x"],
+    "pretrain_gpt": ["--output", "runs/x", "--corpus", "a.txt"],
+    "finetune_gpt": ["--output", "runs/y", "--init", "runs/x", "--train", "a.jsonl"],
+    "generate": ["--model", "runs/x"],
+    "evaluate": ["--model", "runs/x", "--corpus", "a.txt"],
     "quickstart": [],
 }
 
@@ -43,12 +56,17 @@ def test_shipped_settings_parse(path, recipe):
     (name,) = [name for name in RECIPES if path.stem.startswith(name + "_")]
     config = cli.parse(recipe(name).Config, ["--config", str(path), *REQUIRED[name]])
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert not {"output", "corpus", "train", "validation", "test", "init", "tokenizer"} & set(given)
+    assert not {"output", "corpus", "train", "validation", "test", "init"} & set(given)
+    assert given.get("tokenizer", "characters") == "characters"  # no file of ours either
     for key, value in given.items():
-        assert getattr(config, key) == value
+        if isinstance(value, dict):
+            assert {name: getattr(getattr(config, key), name) for name in value} == value
+        else:
+            assert getattr(config, key) == value
 
 
 def test_settings_are_shipped():
     assert {path.stem for path in CONFIGS} >= {
         *("pretrain_bert_novels", "finetune_bert_mrpc", "finetune_bert_sst2"),
+        *("pretrain_gpt_shakespeare_cpu", "pretrain_gpt_shakespeare_gpu"),
     }

@@ -130,7 +130,10 @@ def test_predict_fills_masks(pretrained, run_recipe, capsys, tmp_path):
 def test_resume_of_a_finished_run(classifier, tables, run_recipe, capsys):
     argv = ["--output", classifier, "--train", tables["plain"][0], "--resume"]
     assert run_recipe("finetune_bert", *argv) == 0
-    assert "finished" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"{classifier} is finished: nothing to resume\n"
+    assert run_recipe("finetune_bert", *argv, "--epochs", "7") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "finished, with --epochs 6" in line and line.endswith(f"--init {classifier} --output NEW")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,11 @@ def test_resume_of_a_finished_run(pretrained, corpus, options, run_recipe, capsy
     """It says so and leaves everything alone; without --resume it is refused."""
     before = {path: path.stat().st_mtime_ns for path in pretrained.rglob("*")}
     assert run_recipe("pretrain_bert", *options(corpus, pretrained), "--resume") == 0
-    assert "finished" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"{pretrained} is finished: nothing to resume\n"
+    assert run_recipe("pretrain_bert", *options(corpus, pretrained), "--resume", "--steps", "60") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "finished, with --steps 40" in line and "not extended to 60" in line
+    assert line.endswith(f"--init {pretrained} --output NEW")
     assert run_recipe("pretrain_bert", *options(corpus, pretrained)) == 2
     assert "finished run" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in pretrained.rglob("*")} == before

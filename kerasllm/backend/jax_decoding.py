@@ -1,0 +1,42 @@
+"""Compiled decoding for JAX: one program a shape, the whole loop in it, written into memory that it is given."""
+
+import jax
+import jax.numpy as jnp
+
+
+def compiled(function):
+    """The function as one XLA program, made anew for each shape of its arguments.
+
+    Args:
+        function: of (nested) tensors and whole numbers, all of which may change from call to call.
+    """
+    return jax.jit(function)
+
+
+def repeated(step, finished):
+    """A loop over `step` as one XLA program, made anew for each shape of its arguments.
+
+    Args:
+        step: from (weights, inputs, state) to the next state, of the same shapes.
+        finished: from a state to a boolean scalar.
+
+    Returns:
+        A function of (weights, inputs, state, count) that takes at most `count` steps and stops before one if the
+        state is finished. The state it is given is used up.
+    """
+
+    def program(weights, inputs, state, count):
+        def goes_on(carry):
+            return jnp.logical_and(carry[0] < count, jnp.logical_not(finished(carry[1])))
+
+        def advance(carry):
+            return carry[0] + 1, step(weights, inputs, carry[1])
+
+        return jax.lax.while_loop(goes_on, advance, (0, state))[1]
+
+    return jax.jit(program, donate_argnums=2)
+
+
+def scores(hidden, table):
+    """(rows, hidden_dim) and (vocabulary, hidden_dim) → (rows, vocabulary)."""
+    return jnp.einsum("rd,vd->rv", hidden, table)

@@ -1,0 +1,70 @@
+"""Chat templates in Hugging Face's form: Jinja, which ships with a tokenizer and turns messages into one text."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from kerasllm.errors import InputError
+
+DEFAULT_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize + ': ' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{{ '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""`User: …` and `Assistant: …` with the end mark, a line each: plain words, so that any tokenizer has tokens for it."""
+
+
+def render(
+    messages: Sequence[dict[str, str]],
+    template: str,
+    *,
+    end: str,
+    beginning: str | None = None,
+    add_generation_prompt: bool = False,
+) -> str:
+    """The text of a conversation.
+
+    The template runs in Jinja's immutable sandbox: it can neither reach Python's internals nor change what it
+    is given.
+
+    Args:
+        messages: `role` and `content` of each.
+        template: in Hugging Face's form.
+        end: the mark that ends a turn, the template's `eos_token`.
+        beginning: its `bos_token`; `end` where left out.
+        add_generation_prompt: whether the beginning of an assistant's turn follows.
+
+    Raises:
+        InputError: the template is broken, or refuses the messages (`raise_exception`).
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return _compiled(template).render(
+            messages=list(messages),
+            add_generation_prompt=add_generation_prompt,
+            bos_token=beginning or end,
+            eos_token=end,
+        )
+    except (TemplateError, TypeError) as error:
+        raise InputError(f"the chat template cannot be used: {error}") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(template: str) -> Any:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _refuse
+    return environment.from_string(template)
+
+
+def _refuse(message: str) -> NoReturn:
+    from jinja2 import TemplateError
+
+    raise TemplateError(message)

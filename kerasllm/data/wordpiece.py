@@ -1,0 +1,207 @@
+"""WordPiece as BERT has it, trained so that the same text always gives the same vocabulary.
+
+The trainer of the `tokenizers` library numbers the pieces of one character in the order of a hash map, which
+changes from run to run, and breaks ties between merges by these numbers: two runs on one text differ in order
+and even in content. Here the alphabet is collected first and handed to the trainer in a fixed order, and the
+tokenizer is then built anew from the vocabulary alone.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from kerasllm.errors import InputError
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_CONTINUATION = "##"
+_ALPHABET_LIMIT = 1000
+_TEXT_LIMIT = 100_000  # characters handed to the normaliser at a time
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the five special tokens.
+
+    Args:
+        pad: fills a sequence up to the batch's length.
+        unknown: stands for a word that the vocabulary cannot spell.
+        cls: opens a sequence; its output is the sequence's representation.
+        sep: closes each segment.
+        mask: stands for a masked token.
+    """
+
+    pad: int
+    unknown: int
+    cls: int
+    sep: int
+    mask: int
+
+
+def train_wordpiece(
+    texts: Iterable[str], vocabulary_size: int, *, lowercase: bool = True, show_progress: bool = False
+) -> Tokenizer:
+    """Trains a WordPiece tokenizer with BERT's normalisation; deterministic.
+
+    Text is cleaned, optionally lower-cased and stripped of accents, split at white space, punctuation and
+    around every Chinese character. The vocabulary holds `[PAD] [UNK] [CLS] [SEP] [MASK]` as ids 0 to 4, then
+    the 1,000 most frequent characters, each letter or digit also as a continuation (`##a`), then merges in
+    order of frequency.
+
+    Args:
+        texts: read once; kept in a temporary file, not in memory.
+        vocabulary_size: upper bound; a small corpus gives a smaller vocabulary, never a larger one.
+        lowercase: whether case and accents are dropped.
+        show_progress: whether the trainer draws its progress bars.
+
+    Returns:
+        The tokenizer, which adds `[CLS] a [SEP] b [SEP]` with segment ids 0 and 1.
+
+    Raises:
+        InputError: the vocabulary cannot hold the alphabet, or the texts hold no words.
+
+    Reference: Wu et al. 2016, https://arxiv.org/abs/1609.08144; Devlin et al. 2019,
+        https://arxiv.org/abs/1810.04805.
+    """
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", newline="\n") as normalised:
+        for text in texts:
+            for start in range(0, len(text), _TEXT_LIMIT):
+                line = " ".join(normalizer.normalize_str(text[start : start + _TEXT_LIMIT]).split())
+                counts.update(line)
+                normalised.write(line + "\n")
+        alphabet, rare = _alphabet(counts)
+        if not alphabet:
+            raise InputError("the tokenizer's training text holds no words; give it a corpus with text")
+        first_pieces = [
+            *SPECIAL_TOKENS,
+            *alphabet,
+            *(f"##{letter}" for letter in alphabet if _continues(letter)),
+        ]
+        if vocabulary_size < len(first_pieces):
+            raise InputError(
+                f"vocabulary_size {vocabulary_size} is too small: the special tokens and the {len(alphabet)} "
+                f"characters of this text already make {len(first_pieces)} pieces; choose at least that many"
+            )
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocabulary_size,
+            min_frequency=2,
+            special_tokens=first_pieces,  # the only way to fix their ids; the result is built anew
+            limit_alphabet=len(alphabet),
+            continuing_subword_prefix=_CONTINUATION,
+            show_progress=show_progress,
+        )
+        untrained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        untrained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        normalised.seek(0)
+        untrained.train_from_iterator((line.translate(rare) for line in normalised), trainer)
+    vocabulary = untrained.get_vocab(with_added_tokens=True)
+    if len(vocabulary) > vocabulary_size:
+        raise RuntimeError(
+            f"the trainer made {len(vocabulary)} pieces where {vocabulary_size} were asked for"
+        )
+    return bert_tokenizer(vocabulary, {"do_lower_case": lowercase})
+
+
+def special_token_ids(tokenizer: Tokenizer) -> SpecialTokens:
+    """The ids of `[PAD] [UNK] [CLS] [SEP] [MASK]`.
+
+    Raises:
+        InputError: the vocabulary lacks one of them.
+    """
+    ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
+    missing = [token for token, number in zip(SPECIAL_TOKENS, ids, strict=True) if number is None]
+    if missing:
+        raise InputError(
+            f"the vocabulary lacks {', '.join(missing)}; a BERT tokenizer has all of these special tokens"
+        )
+    return SpecialTokens(*(number for number in ids if number is not None))
+
+
+def continuation_mask(tokenizer: Tokenizer) -> np.ndarray:
+    """Which pieces continue a word, for masking whole words.
+
+    Returns:
+        Boolean (vocabulary,): True where the piece begins with `##`.
+    """
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    mask = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
+    mask[[number for piece, number in vocabulary.items() if _is_continuation(piece)]] = True
+    return mask
+
+
+def bert_tokenizer(vocabulary: dict[str, int], settings: dict[str, Any]) -> Tokenizer:
+    """BERT's pipeline around a vocabulary.
+
+    Args:
+        vocabulary: ids of the pieces.
+        settings: `do_lower_case`, `strip_accents`, `tokenize_chinese_chars` of a `tokenizer_config.json`.
+    """
+    tokenizer = Tokenizer(
+        models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_CONTINUATION)
+    )
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=settings.get("do_lower_case", True),
+        strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix=_CONTINUATION)
+    tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocabulary])
+    if "[CLS]" in vocabulary and "[SEP]" in vocabulary:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS]:0 $A:0 [SEP]:0",
+            pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+            special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+        )
+    return tokenizer
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """The pieces of a `vocab.txt`, one a line; their ids are the lines' numbers, counted from 0.
+
+    Raises:
+        InputError: a line is empty or occurs twice, or the file is not UTF-8.
+    """
+    try:
+        pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not UTF-8 at byte {error.start}; convert it with iconv -t UTF-8"
+        ) from error
+    vocabulary: dict[str, int] = {}
+    for number, piece in enumerate(pieces):
+        piece = piece.rstrip("\r")
+        if not piece or piece in vocabulary:
+            fault = f"piece {piece!r} occurs twice" if piece else "empty line"
+            raise InputError(f"{path}:{number + 1}: {fault}; a vocabulary has one piece a line, each once")
+        vocabulary[piece] = number
+    return vocabulary
+
+
+def _is_continuation(piece: str) -> bool:
+    return piece.startswith(_CONTINUATION) and len(piece) > len(_CONTINUATION)
+
+
+def _alphabet(counts: Counter[str]) -> tuple[list[str], dict[int, str]]:
+    """The characters to keep, sorted, and a translation that blanks the others."""
+    counts.pop(" ", None)
+    by_frequency = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    rare = dict.fromkeys(map(ord, by_frequency[_ALPHABET_LIMIT:]), " ")
+    return sorted(by_frequency[:_ALPHABET_LIMIT]), rare
+
+
+def _continues(letter: str) -> bool:
+    """Whether a character may stand within a word: punctuation and Chinese are words by themselves."""
+    words = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(
+        normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=False).normalize_str(
+            f"a{letter}"
+        )
+    )
+    return len(words) == 1

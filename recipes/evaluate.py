@@ -1,0 +1,114 @@
+"""Perplexity of a GPT on a text, with a sliding window; per token, and per byte and character, so that tokenizers
+compare.
+
+KERAS_BACKEND=jax python recipes/evaluate.py --model runs/mine --corpus held_out.txt --stride 128
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import keras
+
+from kerasllm import GPTCausalLM, cli
+from kerasllm.checkpoints import resolve_directory
+from kerasllm.data.corpora import Corpus
+from kerasllm.data.sliding_batches import SlidingBatches
+from kerasllm.data.token_stream import tokenize_stream
+from kerasllm.data.tokenizers import load_tokenizer, vocabulary_size
+from kerasllm.errors import InputError
+from kerasllm.training.atomic_files import check_writable, write_output
+from kerasllm.training.causal import compile_causal, evaluate_causal
+from kerasllm.training.model_options import GPTOptions
+from kerasllm.training.setting_ranges import check_ranges
+
+
+@dataclass
+class Config:
+    """Perplexity of a GPT on a text."""
+
+    model: str
+    """A run, model directory or hub id."""
+
+    corpus: list[str]
+    """Text files or directories, .jsonl, .parquet, hub:ID of a data set; several allowed."""
+
+    text_column: str = "text"
+    """Field of the text in .jsonl, .parquet and hub data sets."""
+
+    context_length: int | None = None
+    """Tokens of a window; all of the model's positions if null."""
+
+    stride: int | None = None
+    """Tokens that a window moves on: the last so many of each are judged; half a window if null."""
+
+    batch_size: int = 16
+    """Windows at a time."""
+
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """Of the computation."""
+
+    processes: int | None = None
+    """Processes that tokenize; as many as there are cores if null."""
+
+    output: str | None = None
+    """A JSON file for the figures."""
+
+    limit: int | None = field(default=None)
+    """Batches at most; all if null."""
+
+
+def main(config: Config) -> int:
+    """Model and text → figures."""
+    check_ranges(config)
+    if config.output:
+        check_writable(Path(config.output))
+    directory = resolve_directory(config.model)
+    tokenizer = load_tokenizer(directory)
+    shape = GPTOptions().check_with(
+        config.model, vocabulary_size=vocabulary_size(tokenizer), sequence_length=config.context_length
+    )
+    length = config.context_length or shape.max_sequence_length
+    stride = config.stride or max(length // 2, 1)
+    if stride > length:
+        raise InputError(f"--stride {stride} is above the window of {length} tokens: lower it")
+    corpus = Corpus(config.corpus, config.text_column)
+    stream = tokenize_stream(corpus, tokenizer, processes=config.processes)
+    batches = SlidingBatches(
+        stream, context_length=length, stride=stride, batch_size=config.batch_size, limit=config.limit
+    )
+    keras.config.set_dtype_policy(config.precision)
+    model = GPTCausalLM.from_pretrained(directory)
+    compile_causal(model)
+    figures = evaluate_causal(model, batches)
+    tokens, nats = figures["tokens"], figures["loss"] * figures["tokens"]
+    if config.limit is None:
+        num_bytes = num_characters = 0
+        for piece in corpus.raw_pieces():
+            num_bytes += len(piece.text.encode("utf-8", "replace"))
+            num_characters += len(piece.text)
+        figures |= {
+            "bytes": num_bytes,
+            "characters": num_characters,
+            "bits_per_byte": nats / math.log(2) / num_bytes,
+            "perplexity_per_byte": math.exp(nats / num_bytes),
+            "perplexity_per_character": math.exp(nats / num_characters),
+        }
+    figures |= {"tokens": int(tokens), "context_length": length, "stride": stride}
+    for name, value in figures.items():
+        print(
+            f"{name.replace('_', ' ')}: {value:,.4f}"
+            if isinstance(value, float)
+            else f"{name.replace('_', ' ')}: {value:,}"
+        )
+    if config.output:
+        write_output(Path(config.output), json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)
