@@ -58,16 +58,9 @@ def without_compiling():
     return _uncompiled
 
 
-@pytest.fixture(scope="module")
-def uncompiled(without_compiling):
-    """`without_compiling` for all tests of a module."""
-    with without_compiling():
-        yield
-
-
 @pytest.fixture
-def uncompiled_test(without_compiling):
-    """`without_compiling` for one test."""
+def uncompiled(without_compiling):
+    """`without_compiling` for a test."""
     with without_compiling():
         yield
 

@@ -92,6 +92,7 @@ def test_python_blocks_run(workplace):
 
 
 @pytest.mark.filterwarnings("ignore::kerasllm.errors.InputWarning")
+@pytest.mark.usefixtures("uncompiled")
 def test_recipe_commands_run(workplace, monkeypatch, capsys):
     ran = []
     for language, text in BLOCKS:

@@ -150,7 +150,9 @@ class Decoder:
         starts = inputs["starts"][:, None]
         columns = ops.arange(state["tokens"].shape[1], dtype="int32")[None]
         mask = ops.logical_and(columns >= starts, columns <= column)[:, None, None]  # (rows, 1, 1, capacity)
-        hidden, caches = model.backbone.extend(state["last"][:, None], column - starts, mask, state["caches"], column)
+        hidden, caches = model.backbone.extend(
+            state["last"][:, None], column - starts, mask, state["caches"], column
+        )
         return hidden[:, 0], caches
 
     @staticmethod

@@ -14,6 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from kerasllm.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 WORDS = ["cat", "dog", "sat", "on", "a", "mat", "ran", "home", "big", "red", "tree", "green", "slow"]
 SHAPE = [
     "--model.num_layers",
@@ -140,12 +142,12 @@ def write_damaged_models(place: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, run_recipe, uncompiled):
+def place(tmp_path_factory, run_recipe, without_compiling):
     """A directory with good and bad inputs, a finished run, an interrupted one, and damaged models."""
     place = tmp_path_factory.mktemp("bad")
     write_corpora(place)
     write_tables(place)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, without_compiling():
         patch.chdir(place)
         patch.setenv("KERASLLM_CACHE", str(place / "cache"))
         assert run_recipe("pretrain_bert", *GOOD, *PRETRAIN, *UNVALIDATED, "--output", "run") == 0
