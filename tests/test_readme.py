@@ -1,6 +1,8 @@
 """Every code block of the README runs: Python as it stands, recipes with a few options that make them small."""
 
 import importlib.util
+import io
+import json
 import os
 import re
 import shlex
@@ -20,6 +22,11 @@ SMALL = {
     "pretrain_bert": "--size tiny --model.hidden_dim 16 --vocabulary_size 60 --sequence_length 16 "
     "--batch_size 4 --steps 3",
     "finetune_bert": "--epochs 1 --sequence_length 16 --batch_size 8",
+    "pretrain_gpt": "--model.num_layers 1 --model.num_heads 2 --model.hidden_dim 16 --vocabulary_size 300 "
+    "--context_length 32 --batch_size 2 --steps 3 --warmup 0 --sample_tokens 4",
+    "finetune_gpt": "--epochs 1 --batch_size 2",
+    "generate": "--max_new_tokens 4",
+    "evaluate": "--stride 16",
 }
 FROM_SCRATCH = "--size tiny --model.hidden_dim 16 --vocabulary_size 60"
 
@@ -79,6 +86,10 @@ def workplace(tmp_path, monkeypatch):
         (tmp_path / name).write_text(
             "\n".join(["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", *pairs]) + "\n"
         )
+    (tmp_path / "tinyshakespeare.txt").write_text("\n\n".join(documents))
+    talk = [{"role": "user", "content": "Ahoy"}, {"role": "assistant", "content": "Aye"}]
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("Ahoy\n\n"))
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     return tmp_path
 
@@ -113,7 +124,8 @@ def test_recipe_commands_run(workplace, monkeypatch, capsys):
             except SystemExit as stop:
                 pytest.fail(f"{shlex.join(command)}: exit code {stop.code}: {capsys.readouterr().err}")
             ran.append(name)
-    assert set(ran) == {"pretrain_bert", "finetune_bert", "predict"}
+    gpt = {"pretrain_gpt", "finetune_gpt", "generate", "evaluate"}
+    assert set(ran) == {"pretrain_bert", "finetune_bert", "predict"} | gpt
     assert len(Path("predictions.jsonl").read_text().splitlines()) == 2
 
 
