@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,8 @@ def _uncompiled() -> Iterator[None]:
     from kerasllm import backend
 
     before = tensorflow.config.functions_run_eagerly()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not apply to tf.data functions")  # nor need it
         patch.setattr(backend, "jit_compile", False)
         tensorflow.config.run_functions_eagerly(True)
         try:

@@ -14,7 +14,7 @@ def version() -> str:
 
 
 def attention(query, key, value, mask=None, is_causal: bool = False):
-    """Scaled dot-product attention, (batch, heads, length, head_dim) in and out.
+    """Scaled dot-product attention, (batch, heads, length, head_dim) in and out; both first axes may be one.
 
     Args:
         query, key, value: the same floating type; the scores and the softmax are in float32.
@@ -24,12 +24,12 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
     """
     probabilities = attention_probabilities(query, key, mask, is_causal)
-    return jnp.einsum("bhqk,bhkd->bhqd", probabilities.astype(value.dtype), value)
+    return jnp.einsum("...qk,...kd->...qd", probabilities.astype(value.dtype), value)
 
 
 def attention_probabilities(query, key, mask=None, is_causal: bool = False):
     """The softmax of the masked scores, float32 (batch, heads, queries, keys)."""
-    scores = jnp.einsum("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
+    scores = jnp.einsum("...qd,...kd->...qk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
     lowest = jnp.finfo(jnp.float32).min
     if is_causal:
         allowed = jnp.tril(jnp.ones(scores.shape[-2:], bool), scores.shape[-1] - scores.shape[-2])
@@ -63,8 +63,8 @@ def _array(value, dtype):
 
 
 def write_slice(cache, value, position):
-    """The cache (batch, heads, capacity, head_dim) with `value` written at column `position` and after."""
-    return jax.lax.dynamic_update_slice(cache, value.astype(cache.dtype), (0, 0, position, 0))
+    """The cache (batch * heads, capacity, head_dim) with `value` written at column `position` and after."""
+    return jax.lax.dynamic_update_slice(cache, value.astype(cache.dtype), (0, position, 0))
 
 
 def fence(inputs):

@@ -12,7 +12,7 @@ def version() -> str:
 
 
 def attention(query, key, value, mask=None, is_causal: bool = False):
-    """Scaled dot-product attention, (batch, heads, length, head_dim) in and out.
+    """Scaled dot-product attention, (batch, heads, length, head_dim) in and out; both first axes may be one.
 
     Args:
         query, key, value: the same floating type; the scores and the softmax are in float32.
@@ -56,8 +56,8 @@ def dense(inputs, kernel, bias=None):
 
 
 def write_slice(cache, value, position):
-    """The cache (batch, heads, capacity, head_dim) with `value` written at column `position` and after."""
-    return keras.ops.slice_update(cache, (0, 0, position, 0), tf.cast(value, cache.dtype))
+    """The cache (batch * heads, capacity, head_dim) with `value` written at column `position` and after."""
+    return keras.ops.slice_update(cache, (0, position, 0), tf.cast(value, cache.dtype))
 
 
 def fence(inputs):

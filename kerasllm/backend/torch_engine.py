@@ -15,7 +15,7 @@ def version() -> str:
 
 
 def attention(query, key, value, mask=None, is_causal: bool = False):
-    """Scaled dot-product attention, (batch, heads, length, head_dim) in and out.
+    """Scaled dot-product attention, (batch, heads, length, head_dim) in and out; both first axes may be one.
 
     Args:
         query, key, value: the same floating type.
@@ -26,6 +26,11 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
     """
     if mask is not None and is_causal:
         mask, is_causal = mask & _causal(query, key), False
+    if query.ndim == 3:  # for three axes there is no fused kernel
+        mask = None if mask is None else mask[None]
+        return functional.scaled_dot_product_attention(
+            query[None], key[None], value[None], attn_mask=mask, is_causal=is_causal
+        )[0]
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal)
 
 
@@ -68,12 +73,12 @@ def _tensor(value, dtype):
 
 
 def write_slice(cache, value, position):
-    """Writes `value` into the cache (batch, heads, capacity, head_dim) at column `position` and after, in place."""
+    """Writes `value` into the cache (batch * heads, capacity, head_dim) at column `position` and after, in place."""
     if isinstance(position, int):
-        cache[:, :, position : position + value.shape[2]] = value
+        cache[:, position : position + value.shape[1]] = value
         return cache
-    columns = position + torch.arange(value.shape[2], device=cache.device)  # asks nothing of the device
-    return cache.index_copy_(2, columns, value)
+    columns = position + torch.arange(value.shape[1], device=cache.device)  # asks nothing of the device
+    return cache.index_copy_(1, columns, value)
 
 
 def fence(inputs):

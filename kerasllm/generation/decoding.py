@@ -134,7 +134,7 @@ class Decoder:
         config = model.config
         columns = ops.arange(width, dtype="int32")[None]
         positions = ops.maximum(columns - starts[:, None], 0)
-        shape = (rows, config.key_value_heads, capacity, config.head_dim)
+        shape = (rows * config.key_value_heads, capacity, config.head_dim)
         caches = [
             (ops.zeros(shape, model.compute_dtype), ops.zeros(shape, model.compute_dtype))
             for _ in range(config.num_layers)
@@ -149,7 +149,7 @@ class Decoder:
         column = state["column"] - 1
         starts = inputs["starts"][:, None]
         columns = ops.arange(state["tokens"].shape[1], dtype="int32")[None]
-        mask = ops.logical_and(columns >= starts, columns <= column)[:, None, None]  # (rows, 1, 1, capacity)
+        mask = ops.logical_and(columns >= starts, columns <= column)[:, None]  # (rows, 1, capacity)
         hidden, caches = model.backbone.extend(
             state["last"][:, None], column - starts, mask, state["caches"], column
         )

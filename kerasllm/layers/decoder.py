@@ -40,10 +40,10 @@ class TransformerDecoderBlock(keras.layers.Layer):
     (batch, heads, queries, keys), which then decides alone who attends to whom; and `rotary`, the tables of
     `kerasllm.layers.rotary`. Returns the shape of `hidden`.
 
-    With a `cache` (keys and values, each (batch, key_value_heads, capacity, head_dim)) and an int scalar
+    With a `cache` (keys and values, each (batch * key_value_heads, capacity, head_dim)) and an int scalar
     `cache_position`, the keys and values of this call go to the cache from that column on, and (hidden, cache)
-    comes back. A single query attends to the whole cache, as the mask allows; several are taken for the beginning
-    of the sequences and attend to one another.
+    comes back. A single query attends to the whole cache, as the mask allows, which must then be broadcastable to
+    (batch, 1, capacity); several are taken for the beginning of the sequences and attend to one another.
 
     Reference: Radford et al. 2019; Touvron et al. 2023, https://arxiv.org/abs/2302.13971.
     """
@@ -140,13 +140,14 @@ class TransformerDecoderBlock(keras.layers.Layer):
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
         if cache is not None:
-            keys, values = cache
-            cache = (
-                backend.write_slice(keys, key, cache_position),
-                backend.write_slice(values, value, cache_position),
+            cache = tuple(
+                backend.write_slice(
+                    written, ops.reshape(new, (-1, new.shape[2], new.shape[3])), cache_position
+                )
+                for written, new in zip(cache, (key, value), strict=True)
             )
             if query.shape[2] == 1:
-                key, value = cache
+                return self._attend_to_cache(query, mask, *cache), cache
         attended = scaled_attention(
             query,
             key,
@@ -157,6 +158,20 @@ class TransformerDecoderBlock(keras.layers.Layer):
             seed_generator=self.seed_generator,
         )
         return merge_heads(attended), cache
+
+    @staticmethod
+    def _attend_to_cache(query, mask, keys, values):
+        """One query a row, (batch, heads, 1, head_dim) → (batch, 1, hidden_dim).
+
+        The heads that share a key are its queries, so nothing is repeated. Rows and heads stay one axis: with a
+        batch of one, XLA drops an axis of its own in the products, and then copies the cache three times a step.
+        """
+        batch, heads, _, head_dim = query.shape
+        rows = keys.shape[0]
+        if mask is not None:  # (batch, 1, capacity) → (batch * key_value_heads, 1, capacity)
+            mask = ops.repeat(mask, rows // batch, axis=0)
+        grouped = ops.reshape(query, (rows, batch * heads // rows, head_dim))
+        return ops.reshape(backend.attention(grouped, keys, values, mask), (batch, 1, heads * head_dim))
 
     def _heads(self, projected):
         """(batch, length, (heads + 2 * key_value_heads) * head_dim) → three of (batch, heads, length, head_dim)."""

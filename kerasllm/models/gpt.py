@@ -134,8 +134,8 @@ class GPTBackbone(LanguageModel):
         Args:
             token_ids: int (batch, new), one new token, or the whole beginning.
             position_ids: int (batch, new).
-            mask: boolean, broadcastable to (batch, heads, new, capacity or, at the beginning, new); None at
-                the beginning for causal attention without padding.
+            mask: boolean; for one new token (batch, 1, capacity), for the whole beginning broadcastable to
+                (batch, heads, new, new), or None for causal attention without padding.
             caches: keys and values of each block, as `TransformerDecoderBlock` takes them.
             cache_position: int scalar, the column of the first new token.
 

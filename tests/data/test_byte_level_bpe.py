@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,14 @@ from kerasllm.errors import InputError
 TEXTS = ["the cat sat on the mat, the cat's hat\n\n\tin  the  rain; 3.5 gr\u00fc\u00dfe \U0001f600 "] * 4
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
+@cache
+def trained():
     return train_byte_level_bpe(TEXTS, 300)
+
+
+@pytest.fixture
+def tokenizer():
+    return trained()
 
 
 def test_gpt2s_own_files(shared_data):
@@ -64,14 +70,8 @@ ANY = st.text(max_size=40) | st.text(
 @settings(deadline=None, max_examples=150)
 @given(ANY)
 def test_any_text_comes_back(text):
-    tokenizer = _trained()
+    tokenizer = trained()
     assert tokenizer.decode(encode(tokenizer, text), skip_special_tokens=False) == text
-
-
-def _trained(cache={}):  # noqa: B006 - hypothesis calls many times, training is needed once
-    if not cache:
-        cache["tokenizer"] = train_byte_level_bpe(TEXTS, 290)
-    return cache["tokenizer"]
 
 
 def test_the_mark_in_a_text_is_text_unless_asked_for(tokenizer):

@@ -1,9 +1,12 @@
 """Characters as tokens: dense ids, exact return of the text, unknown characters told by name and place."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
 from kerasllm.data.characters import character_ids, train_characters
 from kerasllm.data.coverage import Coverage
@@ -75,8 +78,6 @@ def test_unknown_characters_are_named_with_their_place():
     st.text(st.sampled_from("ab]^\\-c\0\n\u00e9"), max_size=20),
 )
 def test_the_first_unknown_is_the_first_unknown(known, text):
-    import json
-
     coverage = Coverage(json.loads(train_characters([known]).to_str()))
     unknown = [position for position, letter in enumerate(text) if letter not in known]
     assert coverage.first_unknown(text) == (unknown[0] if unknown else None)
@@ -86,10 +87,6 @@ def test_the_first_unknown_is_the_first_unknown(known, text):
 
 
 def test_other_tokenizers_are_not_taken_for_characters():
-    import json
-
-    from tokenizers import Tokenizer, models
-
     assert character_ids(json.loads(Tokenizer(models.WordLevel({"a": 0}, "a")).to_str())) is None
     table = character_ids(json.loads(train_characters(["ab"]).to_str()))
     assert table == {"a": 0, "b": 1}
