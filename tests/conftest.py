@@ -28,7 +28,7 @@ def pytest_unconfigure() -> None:
 
 
 @contextmanager
-def _uncompiled() -> Iterator[None]:
+def _uncompiled(eagerly: bool = True) -> Iterator[None]:
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -42,7 +42,7 @@ def _uncompiled() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not apply to tf.data functions")  # nor need it
         patch.setattr(backend, "jit_compile", False)
-        tensorflow.config.run_functions_eagerly(True)
+        tensorflow.config.run_functions_eagerly(eagerly)
         try:
             yield
         finally:
@@ -51,11 +51,11 @@ def _uncompiled() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def without_compiling():
-    """A context in which TensorFlow runs step by step.
+    """A context in which TensorFlow runs step by step, or `eagerly=False` in graphs without XLA.
 
-    Tracing a model and compiling it with XLA takes some ten seconds, a step of a tiny one a twentieth: for
-    tests of few steps that are not about compilation. Others on TensorFlow are compiled as for a user, among
-    them one of each training recipe, end to end.
+    Tracing a model takes some five seconds, and XLA as long again; a step of a tiny one takes a tenth. So few
+    steps go without both, and many without XLA, in tests that are not about compilation. Others on TensorFlow
+    are compiled as for a user, among them one of each training recipe, end to end.
     """
     return _uncompiled
 
@@ -64,6 +64,13 @@ def without_compiling():
 def uncompiled(without_compiling):
     """`without_compiling` for a test."""
     with without_compiling():
+        yield
+
+
+@pytest.fixture
+def without_xla(without_compiling):
+    """`without_compiling(eagerly=False)` for a test."""
+    with without_compiling(eagerly=False):
         yield
 
 

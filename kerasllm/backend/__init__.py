@@ -22,6 +22,7 @@ recall_losses = engine.recall_losses
 remember_losses = engine.remember_losses
 get_random_state = engine.get_random_state
 set_random_state = engine.set_random_state
+take_rows = engine.take_rows
 version = engine.version
 write_slice = engine.write_slice
 jit_compile = engine.jit_compile
@@ -41,6 +42,7 @@ __all__ = [
     "recall_losses",
     "remember_losses",
     "set_random_state",
+    "take_rows",
     "version",
     "write_slice",
 ]

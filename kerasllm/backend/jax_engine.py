@@ -62,6 +62,11 @@ def _array(value, dtype):
     return jnp.asarray(keras.ops.convert_to_tensor(value), dtype)
 
 
+def take_rows(table, ids):
+    """The rows of a table (rows, hidden_dim) at `ids`, any shape; a Keras variable or array."""
+    return keras.ops.take(table, ids, axis=0)
+
+
 def write_slice(cache, value, position):
     """The cache (batch * heads, capacity, head_dim) with `value` written at column `position` and after."""
     return jax.lax.dynamic_update_slice(cache, value.astype(cache.dtype), (0, position, 0))

@@ -55,6 +55,26 @@ def dense(inputs, kernel, bias=None):
     return product if bias is None else product + tf.cast(keras.ops.convert_to_tensor(bias), inputs.dtype)
 
 
+def take_rows(table, ids):
+    """The rows of a table (rows, hidden_dim) at `ids`, any shape; a Keras variable or tensor.
+
+    TensorFlow's own gradient of a gather lists the rows, one entry for each id. Keras' Adam squares the
+    entries one by one, and clipping takes their norm, so that a token which occurs twice in a batch would get
+    the sum of squares for the square of the sum. This gradient is a table, as on the other backends.
+    """
+    ids = keras.ops.cast(ids, "int32")
+
+    @tf.custom_gradient
+    def take(table):
+        def gradient(upstream):
+            rows = tf.reshape(upstream, (-1, table.shape[1]))
+            return tf.math.unsorted_segment_sum(rows, tf.reshape(ids, (-1,)), table.shape[0])
+
+        return tf.gather(table, ids), gradient
+
+    return take(tf.convert_to_tensor(keras.ops.convert_to_tensor(table)))
+
+
 def write_slice(cache, value, position):
     """The cache (batch * heads, capacity, head_dim) with `value` written at column `position` and after."""
     return keras.ops.slice_update(cache, (0, position, 0), tf.cast(value, cache.dtype))

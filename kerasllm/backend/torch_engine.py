@@ -72,6 +72,11 @@ def _tensor(value, dtype):
     return (value.value if isinstance(value, keras.Variable) else value).to(dtype)
 
 
+def take_rows(table, ids):
+    """The rows of a table (rows, hidden_dim) at `ids`, any shape; a Keras variable or array."""
+    return keras.ops.take(table, ids, axis=0)
+
+
 def write_slice(cache, value, position):
     """Writes `value` into the cache (batch * heads, capacity, head_dim) at column `position` and after, in place."""
     if isinstance(position, int):

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from kerasllm.backend import take_rows
 from kerasllm.layers.dropout import dropout
 from kerasllm.layers.initializers import KeyedNormal, KeyedTruncatedNormal, default_seed
 from kerasllm.layers.projections import add_norm, normalize
@@ -89,9 +90,9 @@ class TransformerEmbeddings(keras.layers.Layer):
                 f"the sequence is {length} tokens long, the model has {self.max_sequence_length} positions: "
                 "shorten it or build the model with a larger max_sequence_length"
             )
-        hidden = ops.take(self.token, token_ids, axis=0)  # (batch, length, hidden_dim)
+        hidden = take_rows(self.token, token_ids)  # (batch, length, hidden_dim)
         if self.position is not None and position_ids is not None:
-            hidden = hidden + ops.take(self.position, position_ids, axis=0)
+            hidden = hidden + take_rows(self.position, position_ids)
         elif self.position is not None:
             hidden = hidden + ops.convert_to_tensor(self.position)[: ops.shape(token_ids)[1]]
         if self.segment is not None:

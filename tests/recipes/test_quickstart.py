@@ -33,7 +33,7 @@ def documents() -> list[Document]:
 TASKS = ["belong_together", "module"]
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("without_xla")
 def test_quickstart(recipe, run_recipe, tmp_path, monkeypatch, capsys):
     module = recipe("quickstart")
     monkeypatch.setattr(module, "python_docs", lambda: iter(documents()))
