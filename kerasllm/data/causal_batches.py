@@ -134,7 +134,9 @@ class CausalBatches(keras.utils.PyDataset):
         if starts is None:
             random = random_stream(self.seed, WINDOWS, number)
             room = len(self._windows) - 1 - (self._windows_of_pass - 1) * self.context_length
-            starts = random.permutation(self._windows_of_pass) * self.context_length + random.integers(room + 1)
+            starts = random.permutation(self._windows_of_pass) * self.context_length + random.integers(
+                room + 1
+            )
             known = self._passes
             self._passes = {n: known[n] for n in (number - 1, number + 1) if n in known} | {number: starts}
         return starts
