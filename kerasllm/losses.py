@@ -107,8 +107,8 @@ class NextSentenceLoss(_CrossEntropy):
     """
 
 
-LOGITS_AT_A_TIME = 1 << 24
-"""Elements of a chunk's logits in `CausalLanguageModelLoss`: 64 MiB of float32."""
+LOGITS_AT_A_TIME = 1 << 26
+"""Bytes of a chunk's logits in `CausalLanguageModelLoss`, in the type that they are computed in: 64 MiB."""
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -121,7 +121,7 @@ class CausalLanguageModelLoss(_CrossEntropy):
 
     Args:
         label_smoothing: probability mass spread over the vocabulary, in [0, 1); above 0 all logits are made.
-        chunk_size: tokens at a time; as many as give `LOGITS_AT_A_TIME` elements where None, all logits at once
+        chunk_size: tokens at a time; as many as give `LOGITS_AT_A_TIME` bytes where None, all logits at once
             where 0.
         reduction: "mean_with_sample_weight", or "sum" where the weights are normalised already (see the
             module's text on gradient accumulation and data parallelism).
@@ -167,8 +167,11 @@ class CausalLanguageModelLoss(_CrossEntropy):
         if len(weights.shape) == 1:
             weights = ops.broadcast_to(weights[:, None], shape)
         tokens, vocabulary = math.prod(shape), table.shape[0]
-        at_a_time = self.chunk_size or max(LOGITS_AT_A_TIME // vocabulary, 1)
+        width = 4 if keras.backend.standardize_dtype(hidden.dtype) == "float32" else 2
+        at_a_time = self.chunk_size or max(LOGITS_AT_A_TIME // (vocabulary * width), 1)
         chunks = -(-tokens // at_a_time)
+        if isinstance(tokens, int):  # chunks of one size need no padding and one program
+            chunks = next((n for n in range(chunks, 2 * chunks) if tokens % n == 0), chunks)
         total = backend.linear_cross_entropy(
             ops.reshape(hidden, (tokens, hidden.shape[-1])),
             ops.convert_to_tensor(table),

@@ -14,6 +14,8 @@ decoding = import_module(f"kerasllm.backend.{name}_decoding")
 
 attention = engine.attention
 attention_probabilities = engine.attention_probabilities
+can_compile = engine.can_compile
+compiled_step = engine.compiled_step
 dense = engine.dense
 fence = engine.fence
 layer_norm = engine.layer_norm
@@ -30,6 +32,8 @@ jit_compile = engine.jit_compile
 __all__ = [
     "attention",
     "attention_probabilities",
+    "can_compile",
+    "compiled_step",
     "decoding",
     "dense",
     "fence",

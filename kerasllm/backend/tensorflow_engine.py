@@ -91,6 +91,16 @@ def per_step_metrics(model, train_step, data):
     return train_step(data)
 
 
+def can_compile() -> bool:
+    """Whether `jit_compile=True` is possible here: always."""
+    return True
+
+
+def compiled_step(model, train_step, *arguments):
+    """Keras' own step, which it compiles as `jit_compile` says."""
+    return train_step(*arguments)
+
+
 def get_random_state() -> bytes | None:
     """The state of TensorFlow's global generator, where one was used; kerasllm's layers use none."""
     return None

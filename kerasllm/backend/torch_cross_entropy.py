@@ -1,8 +1,10 @@
 """Projection to the vocabulary and cross-entropy in one, a chunk of tokens at a time, for PyTorch."""
 
+import functools
+
 import torch
 
-from kerasllm.backend.torch_products import product_with_transpose
+from kerasllm.backend.torch_products import is_recording, product_with_transpose
 
 
 def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differentiable: bool = True):
@@ -23,40 +25,85 @@ def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differ
         A float32 scalar in nats.
     """
     differentiable = differentiable and torch.is_grad_enabled()
-    return _Chunked.apply(hidden, table, labels.long(), weights, chunk_size, differentiable)
+    return _Chunked.apply(hidden, table, labels.long(), weights, chunk_size, differentiable, is_recording())
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, table, labels, weights, chunk_size, differentiable):
-        matrix = table.to(hidden.dtype)
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    def forward(ctx, hidden, table, labels, weights, chunk_size, differentiable, compiled):
+        run = torch.ops.kerasllm.chunked_cross_entropy
+        total, *gradients = run(hidden, table, labels, weights, chunk_size, differentiable, compiled)
         if differentiable:
-            of_hidden = torch.empty_like(hidden)
-            of_table = torch.zeros_like(table)
-        for start in range(0, len(hidden), chunk_size):
-            chunk = slice(start, start + chunk_size)
-            part, label, weight = hidden[chunk], labels[chunk], weights[chunk]
-            logits = product_with_transpose(part, matrix)
-            scores = torch.log_softmax(logits, dim=-1, dtype=torch.float32)  # makes no copy in float32 first
-            losses = -scores.gather(1, label[:, None])[:, 0] * weight
-            total += losses.masked_fill(weight == 0, 0.0).sum()
-            if differentiable:
-                slope = scores.exp_()  # now the probabilities
-                slope.scatter_add_(1, label[:, None], slope.new_full((len(label), 1), -1.0))
-                slope = slope.mul_(weight[:, None]).to(hidden.dtype)
-                of_hidden[chunk] = product_with_transpose(slope, matrix.t())
-                if table.dtype == hidden.dtype:
-                    of_table.addmm_(slope.t(), part)
-                else:
-                    of_table += slope.t() @ part
-        if differentiable:
-            ctx.save_for_backward(of_hidden, of_table)
+            ctx.save_for_backward(*gradients)
         return total
 
     @staticmethod
     def backward(ctx, upstream):
         of_hidden, of_table = ctx.saved_tensors
-        if upstream.device.type == "cpu" and upstream == 1:  # the loss itself, as it mostly is
-            return of_hidden, of_table, None, None, None, None
-        return of_hidden * upstream.to(of_hidden.dtype), of_table * upstream, None, None, None, None
+        rest = [None] * 5
+        return of_hidden * upstream.to(of_hidden.dtype), of_table * upstream, *rest
+
+
+# An operator of our own, so that a compiled step holds the loop as one call, not all its chunks in a row.
+_library = torch.library.Library("kerasllm", "FRAGMENT")
+_library.define(
+    "chunked_cross_entropy(Tensor hidden, Tensor table, Tensor labels, Tensor weights, int chunk_size, "
+    "bool differentiable, bool compiled) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def _run(hidden, table, labels, weights, chunk_size, differentiable, compiled):
+    """The loss, and its gradients of `hidden` and `table`, which are empty if none are asked for."""
+    matrix = table.to(hidden.dtype)
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    of_hidden = torch.empty_like(hidden) if differentiable else hidden.new_empty(0)
+    of_table = torch.zeros_like(table) if differentiable else table.new_empty(0)
+    slopes = _compiled_slopes() if compiled and not is_recording() else _slopes
+    for start in range(0, len(hidden), chunk_size):
+        chunk = slice(start, start + chunk_size)
+        part = hidden[chunk]
+        loss, slope = slopes(product_with_transpose(part, matrix), labels[chunk], weights[chunk])
+        total += loss
+        if differentiable:
+            of_hidden[chunk] = product_with_transpose(slope, matrix.t())
+            if table.dtype == hidden.dtype:
+                of_table.addmm_(slope.t(), part)
+            else:
+                of_table += slope.t() @ part
+    return total, of_hidden, of_table
+
+
+_library.impl("chunked_cross_entropy", _run, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("kerasllm::chunked_cross_entropy")
+def _shapes(hidden, table, labels, weights, chunk_size, differentiable, compiled):
+    total = torch.empty((), dtype=torch.float32, device=hidden.device)
+    if not differentiable:
+        return total, hidden.new_empty(0), table.new_empty(0)
+    return total, torch.empty_like(hidden), torch.empty_like(table)
+
+
+def _slopes(logits, labels, weights):
+    """The loss of a chunk, and its gradient of the logits, in their type."""
+    scores = torch.log_softmax(logits, dim=-1, dtype=torch.float32)  # makes no copy in float32 first
+    losses = -scores.gather(1, labels[:, None])[:, 0] * weights
+    slope = scores.exp_()  # now the probabilities
+    slope.scatter_add_(1, labels[:, None], slope.new_full((len(labels), 1), -1.0))
+    return losses.masked_fill(weights == 0, 0.0).sum(), slope.mul_(weights[:, None]).to(logits.dtype)
+
+
+@functools.cache
+def _compiled_slopes():
+    """The same, without what in-place operations save: a compiler reads the logits twice and writes once."""
+
+    def slopes(logits, labels, weights):
+        scores = logits.float()
+        normalizer = torch.logsumexp(scores, dim=-1)
+        losses = (normalizer - scores.gather(1, labels[:, None])[:, 0]) * weights
+        probabilities = torch.exp(scores - normalizer[:, None])
+        is_label = torch.arange(logits.shape[-1], device=logits.device)[None] == labels[:, None]
+        slope = torch.where(is_label, probabilities - 1, probabilities) * weights[:, None]
+        return losses.masked_fill(weights == 0, 0.0).sum(), slope.to(logits.dtype)
+
+    return torch.compile(slopes, fullgraph=True, dynamic=False)

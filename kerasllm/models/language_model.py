@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,10 +90,15 @@ class LanguageModel(keras.Model):
         return keras.ops.convert_to_numpy(self.named_variables()[name])
 
     def train_step(self, *args: Any) -> Any:
-        """Keras' own step; with `per_step_metrics` the metrics are reset before it."""
+        """Keras' own step, compiled as the backend does best; with `per_step_metrics` metrics are reset before it."""
+        step = partial(backend.compiled_step, self, super().train_step)
         if self.per_step_metrics:
-            return backend.per_step_metrics(self, super().train_step, *args)
-        return super().train_step(*args)
+            step = partial(backend.per_step_metrics, self, step)
+        return step(*args)
+
+    def _should_torch_compile(self) -> bool:
+        """No: Keras would hand the whole step to `torch.compile`, which stops at every layer; see `train_step`."""
+        return False
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **settings: Any) -> LanguageModel:

@@ -17,7 +17,11 @@ from kerasllm.training.atomic_files import write_atomically
 
 
 def compile_causal(
-    model: Any, optimizer: keras.optimizers.Optimizer | None = None, *, normalized_weights: bool = False
+    model: Any,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    *,
+    normalized_weights: bool = False,
+    jit_compile: bool | str | None = None,
 ) -> None:
     """Compiles a `GPTCausalLM` with its loss, and no metrics, so that the loss projects to the vocabulary.
 
@@ -25,9 +29,14 @@ def compile_causal(
         model: the model.
         optimizer: any; None for evaluation only.
         normalized_weights: the data's weights are divided by their sum already (gradient accumulation).
+        jit_compile: as `model.compile` takes it; the backend's own choice where None.
     """
     loss = CausalLanguageModelLoss(reduction="sum" if normalized_weights else "mean_with_sample_weight")
-    model.compile(optimizer=optimizer or "sgd", loss=loss, jit_compile=backend.jit_compile)
+    model.compile(
+        optimizer=optimizer or "sgd",
+        loss=loss,
+        jit_compile=backend.jit_compile if jit_compile is None else jit_compile,
+    )
     model.per_step_metrics = True
 
 

@@ -14,7 +14,11 @@ from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy
 
 
 def compile_pretraining(
-    model: Any, optimizer: keras.optimizers.Optimizer, *, normalized_weights: bool = False
+    model: Any,
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    normalized_weights: bool = False,
+    jit_compile: bool | str | None = None,
 ) -> None:
     """Compiles a `BertPretraining` with the losses and metrics of its objectives.
 
@@ -22,6 +26,7 @@ def compile_pretraining(
         model: its `objectives` say which.
         optimizer: any.
         normalized_weights: the data's weights are divided by their sum already (gradient accumulation).
+        jit_compile: as `model.compile` takes it; the backend's own choice where None.
     """
     reduction = "sum" if normalized_weights else "mean_with_sample_weight"
     losses = {
@@ -33,7 +38,7 @@ def compile_pretraining(
         optimizer=optimizer,
         loss={name: losses[name] for name in model.objectives},
         weighted_metrics={name: [metrics[name]] for name in model.objectives},
-        jit_compile=backend.jit_compile,
+        jit_compile=backend.jit_compile if jit_compile is None else jit_compile,
     )
     model.per_step_metrics = True
 

@@ -1,0 +1,115 @@
+"""A compiled training step against Keras' own, uncompiled: what is faster must not be different."""
+
+import keras
+import numpy as np
+import pytest
+
+from kerasllm import BertConfig, BertPretraining, GPTCausalLM, GPTConfig
+from kerasllm.training.causal import compile_causal
+from kerasllm.training.objectives import compile_pretraining
+from kerasllm.training.optimizers import adamw
+from kerasllm.training.schedules import LinearWarmupDecay
+
+STEPS = 10
+TORCH = keras.backend.backend() == "torch"
+needs_torch = pytest.mark.skipif(not TORCH, reason="this is how PyTorch alone is made to compile")
+
+
+def causal_data():
+    tokens = np.random.default_rng(0).integers(0, 50, (STEPS, 4, 17)).astype("int32")
+    return [({"token_ids": t[:, :-1]}, t[:, 1:], (t[:, 1:] > 5).astype("float32")) for t in tokens]
+
+
+def pretraining_data():
+    random = np.random.default_rng(1)
+    batches = []
+    for _ in range(STEPS):
+        inputs = {
+            "token_ids": random.integers(0, 50, (4, 16)).astype("int32"),
+            "padding_mask": (np.arange(16) < random.integers(8, 17, (4, 1))).astype("int32"),
+            "masked_positions": np.sort(random.integers(0, 8, (4, 3))).astype("int32"),
+        }
+        labels = {"masked_lm": random.integers(0, 50, (4, 3)), "next_sentence": random.integers(0, 2, 4)}
+        weights = {"masked_lm": np.ones((4, 3), "float32"), "next_sentence": np.ones(4, "float32")}
+        batches.append((inputs, labels, weights))
+    return batches
+
+
+SHAPE = {"vocabulary_size": 50, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 16}
+CASES = {
+    "gpt": (GPTCausalLM, GPTConfig(dropout=0.1, **SHAPE), compile_causal, causal_data),
+    "bert": (BertPretraining, BertConfig(dropout=0.1, **SHAPE), compile_pretraining, pretraining_data),
+}
+
+
+def optimizer():
+    return adamw(LinearWarmupDecay(1e-2, steps=STEPS, warmup=3), weight_decay=0.1, clip_norm=0.5)
+
+
+def train(kind, jit_compile):
+    """Logs of each step, and the weights and the optimizer's state after the last."""
+    model_class, config, compile_model, data = CASES[kind]
+    model = model_class(config, seed=3)
+    compile_model(model, optimizer(), jit_compile=jit_compile)
+    logs = [model.train_on_batch(*batch, return_dict=True) for batch in data()]
+    logs = [{name: float(value) for name, value in step.items()} for step in logs]
+    state = [*model.trainable_variables, *model.optimizer.variables]
+    return logs, [keras.ops.convert_to_numpy(variable) for variable in state]
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_ten_steps_are_those_of_the_plain_path(kind, capsys):
+    plain_logs, plain_state = train(kind, False)
+    logs, state = train(kind, True)
+    assert [step.keys() for step in logs] == [step.keys() for step in plain_logs]
+    for found, expected in zip(logs, plain_logs, strict=True):
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+    for found, expected in zip(state, plain_state, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
+    assert plain_logs[-1]["loss"] != plain_logs[0]["loss"]
+    assert "without compilation" not in capsys.readouterr().err
+
+
+@needs_torch
+def test_a_model_that_looks_at_values_is_trained_without_compilation(capsys):
+    class Looking(GPTCausalLM):
+        def call(self, inputs, training=False):
+            logits = super().call(inputs, training=training)
+            return logits * 2 if float(keras.ops.sum(logits)) > 0 else logits
+
+    model = Looking(GPTConfig(**SHAPE), seed=3)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss=loss, jit_compile=True)
+    inputs, labels, _ = causal_data()[0]
+    losses = [model.train_on_batch(inputs, labels) for _ in range(3)]
+    assert losses[2] < losses[0]
+    assert capsys.readouterr().err.count("without compilation") == 1
+
+
+@needs_torch
+def test_the_fused_update_is_keras_own():
+    """Clipping, decay on some variables only, a schedule, and gradients whose strides are not the variable's."""
+    from kerasllm.backend.torch_optimizer import fuse
+
+    random = np.random.default_rng(0)
+    start = [random.normal(size=shape).astype("float32") for shape in ((5, 3), (3,), (4, 6))]
+    results = []
+    for fused in (False, True):
+        variables = [
+            keras.Variable(value, name=name)
+            for value, name in zip(start, ("kernel", "bias", "table"), strict=True)
+        ]
+        own = optimizer()
+        own.build(variables)
+        if fused:
+            fuse(own)
+        draw = np.random.default_rng(5)
+        for _ in range(6):
+            gradients = [
+                keras.ops.convert_to_tensor(draw.normal(size=v.shape).astype("float32")) for v in variables
+            ]
+            gradients[2] = keras.ops.transpose(keras.ops.transpose(gradients[2]) * 1.0)
+            own.apply(gradients, variables)
+        results.append([keras.ops.convert_to_numpy(v) for v in (*variables, *own.variables)])
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-7)
