@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-_LINEAR = (
+_LINEAR: Any = (
     getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 )
 
