@@ -16,6 +16,7 @@ attention = engine.attention
 attention_probabilities = engine.attention_probabilities
 dense = engine.dense
 fence = engine.fence
+fill_rows = engine.fill_rows
 layer_norm = engine.layer_norm
 per_step_metrics = engine.per_step_metrics
 recall_losses = engine.recall_losses
@@ -33,6 +34,7 @@ __all__ = [
     "decoding",
     "dense",
     "fence",
+    "fill_rows",
     "get_random_state",
     "jit_compile",
     "layer_norm",
