@@ -7,7 +7,13 @@ from typing import Any
 
 from kerasllm.checkpoints import bert_names
 from kerasllm.checkpoints.bert_names import CONFIG_NAMES
-from kerasllm.checkpoints.config_fields import build_config, read_fields, refuse_others, written_activation
+from kerasllm.checkpoints.config_fields import (
+    build_config,
+    read_fields,
+    refuse_others,
+    short,
+    written_activation,
+)
 from kerasllm.checkpoints.name_table import Format
 from kerasllm.errors import InputError
 from kerasllm.models.bert import (
@@ -112,7 +118,7 @@ def _label_names(theirs: Mapping[str, Any], path: str) -> tuple[str, ...] | None
         return None
     if not isinstance(labels, dict) or set(labels) != {str(index) for index in range(len(labels))}:
         raise InputError(
-            f"{path}: id2label is {str(labels)[:60]}, it must be an object of ids, 0 and up, and names"
+            f"{path}: id2label is {short(labels)}, it must be an object of ids, 0 and up, and names"
         )
     return tuple(str(labels[str(index)]) for index in range(len(labels)))
 

@@ -61,10 +61,11 @@ def refuse_others(theirs: Mapping[str, Any], path: str, only: Mapping[str, Any])
         found = theirs.get(name)
         if found is not None and found != value:
             shown = "no such setting" if value is None else repr(value)
-            raise InputError(f"{path}: {name} is {_short(found)}, only {shown} can be represented")
+            raise InputError(f"{path}: {name} is {short(found)}, only {shown} can be represented")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 

@@ -87,11 +87,6 @@ def _read_llama(theirs: Mapping[str, Any], path: str) -> GPTConfig:
     if "eos_token_id" in theirs:
         theirs = {**theirs, "eos_token_id": end_token(theirs)}
     found = read_fields(theirs, path, LLAMA_CONFIG_NAMES, required, "hidden_act", {"eos_token_id": 2})
-    width = theirs.get("head_dim")
-    if width is not None and width * theirs["num_attention_heads"] != theirs["hidden_size"]:
-        raise InputError(
-            f"{path}: head_dim is {width!r}, only hidden_size / num_attention_heads can be represented"
-        )
     found = {
         "activation": "silu",
         "layer_norm_epsilon": 1e-6,
@@ -103,7 +98,9 @@ def _read_llama(theirs: Mapping[str, Any], path: str) -> GPTConfig:
         "attention_dropout": theirs.get("attention_dropout") or 0.0,
         **LLAMA_SHAPE,
     }
-    return build_config(GPTConfig, found, path, LLAMA_CONFIG_NAMES)
+    config = build_config(GPTConfig, found, path, LLAMA_CONFIG_NAMES)
+    refuse_others(theirs, path, {"head_dim": config.head_dim})  # only hidden_size / num_attention_heads
+    return config
 
 
 def _write_llama(model: Any) -> dict[str, Any]:

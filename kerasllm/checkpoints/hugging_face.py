@@ -222,7 +222,8 @@ def _report(directory: Path, new: list[str], unused: list[str]) -> None:
 
 
 def _first(names: list[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    shown = [name if name.isprintable() else repr(name) for name in names[:most]]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def write_model(

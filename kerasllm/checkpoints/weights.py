@@ -56,7 +56,9 @@ class WeightFiles:
         files = {name: _tensors_of(directory / name) for name in sorted(set(places.values()))}
         for name, file in places.items():
             if name not in files[file]:
-                raise InputError(f"{index}: {name} is not in {file}, as it should be; copy the model anew")
+                raise InputError(
+                    f"{index}: {name[:80]!r} is not in {file}, as it should be; copy the model anew"
+                )
             self._tensors[name] = files[file][name]
 
     @property
