@@ -8,6 +8,7 @@ from kerasllm.checkpoints.hugging_face import (
     read_settings,
     write_model,
 )
+from kerasllm.checkpoints.keras_hub import from_keras_hub, to_keras_hub
 from kerasllm.checkpoints.model_card import write_model_card
 from kerasllm.models.language_model import install_checkpoints
 
@@ -15,10 +16,12 @@ install_checkpoints(read_model, write_model, push_model)
 
 __all__ = [
     "check_checkpoint",
+    "from_keras_hub",
     "push_model",
     "read_model",
     "read_settings",
     "resolve_directory",
+    "to_keras_hub",
     "write_model",
     "write_model_card",
 ]

@@ -28,7 +28,9 @@ print((kilobytes("VmHWM") - before) * 1024 / (4 * model.count_params()) - 1)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="/proc, which tells the peak, is missing")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="/proc, which tells the peak, is missing"
+)
 def test_peak_memory_over_the_empty_model(tmp_path):
     """At most 1.3 times the checkpoint, which is as large as the model, whose own memory does not count."""
     for task in ("write", "read"):
