@@ -22,6 +22,7 @@ def main(prepared: Path, results: Path) -> None:
         loss = model.test_on_batch({"token_ids": ids[:, :-1]}, ids[:, 1:])
         np.savez(results / f"{directory.name}.npz", logits=logits, hidden=hidden, loss=loss)
         model.save_pretrained(results / directory.name)
+        model.backbone.save_pretrained(results / f"{directory.name}_backbone")
 
 
 if __name__ == "__main__":
