@@ -61,6 +61,12 @@ class Config:
     repetition_penalty: float = 1.0
     """Above 1, tokens that occurred score lower."""
 
+    num_beams: int = 1
+    """Above 1, keep the best of so many beginnings side by side: the likeliest text, not the likeliest next token."""
+
+    length_penalty: float = 1.0
+    """With --num_beams: a text scores its log probability / length ** length_penalty; larger favours longer ones."""
+
     stop: list[str] = field(default_factory=list)
     """Texts at which a continuation is cut off."""
 
@@ -99,7 +105,7 @@ def main(config: Config) -> int:
         name: getattr(config, name)
         for name in (
             *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
-            *("stop", "seed"),
+            *("num_beams", "length_penalty", "stop", "seed"),
         )
     }
     if config.chat:
@@ -125,6 +131,11 @@ def check(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value <= 1:
             raise InputError(f"--{name} is {value}, it must lie in (0, 1]")
+    drawing = [
+        name for name in ("temperature", "top_k", "top_p", "min_p") if getattr(config, name) is not None
+    ]
+    if config.num_beams > 1 and drawing:
+        raise InputError(f"--num_beams searches and --{drawing[0]} draws: give one or the other")
     if config.output:
         check_writable(Path(config.output))
 

@@ -2,6 +2,8 @@
 
 import torch
 
+from kerasllm.backend.torch_products import product_with_transpose
+
 
 def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differentiable: bool = True):
     """The weighted sum of the cross-entropies of `labels` under the logits `hidden @ table.T`.
@@ -35,15 +37,15 @@ class _Chunked(torch.autograd.Function):
         for start in range(0, len(hidden), chunk_size):
             chunk = slice(start, start + chunk_size)
             part, label, weight = hidden[chunk], labels[chunk], weights[chunk]
-            logits = (part @ matrix.t()).float()
-            normalizer = torch.logsumexp(logits, dim=-1)
-            losses = (normalizer - logits.gather(1, label[:, None])[:, 0]) * weight
+            logits = product_with_transpose(part, matrix)
+            scores = torch.log_softmax(logits, dim=-1, dtype=torch.float32)  # makes no copy in float32 first
+            losses = -scores.gather(1, label[:, None])[:, 0] * weight
             total += losses.masked_fill(weight == 0, 0.0).sum()
             if differentiable:
-                slope = logits.sub_(normalizer[:, None]).exp_()  # now the probabilities
+                slope = scores.exp_()  # now the probabilities
                 slope.scatter_add_(1, label[:, None], slope.new_full((len(label), 1), -1.0))
                 slope = slope.mul_(weight[:, None]).to(hidden.dtype)
-                torch.mm(slope, matrix, out=of_hidden[chunk])
+                of_hidden[chunk] = product_with_transpose(slope, matrix.t())
                 if table.dtype == hidden.dtype:
                     of_table.addmm_(slope.t(), part)
                 else:

@@ -12,6 +12,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from kerasllm.backend.torch_products import product_with_transpose
+
 
 def compiled(function):
     """The function without gradients.
@@ -73,4 +75,4 @@ def _traced(step, form, leaves):
 
 def scores(hidden, table):
     """(rows, hidden_dim) and (vocabulary, hidden_dim) → (rows, vocabulary)."""
-    return torch.nn.functional.linear(hidden, table)
+    return product_with_transpose(hidden, table)

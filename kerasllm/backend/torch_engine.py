@@ -6,6 +6,8 @@ import keras
 import torch
 from torch.nn import functional
 
+from kerasllm.backend.torch_products import product_with_transpose
+
 jit_compile = "auto"
 
 
@@ -62,9 +64,10 @@ def layer_norm(inputs, scale, bias, epsilon: float):
 def dense(inputs, kernel, bias=None):
     """(rows, in) @ kernel (in, out), plus bias (out,) if there is one; Keras variables or tensors."""
     kernel = _tensor(kernel, inputs.dtype)
-    if bias is None:
-        return torch.mm(inputs, kernel)
-    return torch.addmm(_tensor(bias, inputs.dtype), inputs, kernel)
+    bias = None if bias is None else _tensor(bias, inputs.dtype)
+    if not torch.is_grad_enabled():
+        return product_with_transpose(inputs, kernel.t(), bias)
+    return torch.mm(inputs, kernel) if bias is None else torch.addmm(bias, inputs, kernel)
 
 
 def _tensor(value, dtype):

@@ -24,8 +24,12 @@ Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 class CausalBatches(keras.utils.PyDataset):
     """Batches of `steps` optimizer steps for causal language modelling.
 
-    A window is `context_length` tokens of the stream; each place where one fits is as likely as any other. A
-    step uses `batch_size * gradient_accumulation` windows. They are drawn as one batch and handed out in
+    A window is `context_length` tokens of the stream. They come without replacement: each pass over the stream
+    lays windows side by side from a place drawn anew, and takes them in an order drawn anew, so that no token is
+    predicted twice before nearly all were predicted once, and no two passes cut the text alike. (Windows drawn
+    with replacement leave out more than a third of the text in what makes one pass.)
+
+    A step uses `batch_size * gradient_accumulation` windows. They are drawn as one batch and handed out in
     `gradient_accumulation` micro-batches. Give `fit` these batches with `shuffle=False`, or it will mix the
     micro-batches of different steps.
 
@@ -87,6 +91,9 @@ class CausalBatches(keras.utils.PyDataset):
         self._windows = np.lib.stride_tricks.sliding_window_view(
             np.asarray(stream.tokens), context_length + 1
         )
+        # One window fewer than fit, so that where a pass begins can move by a window's length and more.
+        self._windows_of_pass = max((len(stream.tokens) - 1) // context_length - 1, 1)
+        self._passes: dict[int, np.ndarray] = {}
         random_stream(seed, WINDOWS, 0)  # tells a wrong seed now, not in a thread in the middle of fit
         self._ahead = Prefetcher(self.batch, depth=prefetch, stop=steps)
 
@@ -106,13 +113,33 @@ class CausalBatches(keras.utils.PyDataset):
     def batch(self, step: int) -> Batch:
         """All `batch_size * gradient_accumulation` windows of optimizer step `step`, counted from 0."""
         size = self.batch_size * self.gradient_accumulation
-        starts = random_stream(self.seed, WINDOWS, step).integers(len(self._windows), size=size)
-        inputs, labels, weights = make_batch(
-            self._windows[starts].astype(np.int32), self.stream.end_id, self.within_documents
-        )
+        rows = self._windows[self._starts(step * size, size)].astype(np.int32)
+        inputs, labels, weights = make_batch(rows, self.stream.end_id, self.within_documents)
         if self.normalize_weights:
             weights *= self.gradient_accumulation / max(weights.sum(dtype=np.float64), 1)
         return inputs, labels, weights
+
+    def _starts(self, first: int, count: int) -> np.ndarray:
+        """Where the windows number `first` and after begin, counted over all passes."""
+        found = []
+        while count:
+            number, place = divmod(first, self._windows_of_pass)
+            found.append(self._pass(number)[place : place + count])
+            first, count = first + len(found[-1]), count - len(found[-1])
+        return np.concatenate(found)
+
+    def _pass(self, number: int) -> np.ndarray:
+        """Where the windows of a pass begin, in its order; the last two that were asked for are kept."""
+        starts = self._passes.get(number)
+        if starts is None:
+            random = random_stream(self.seed, WINDOWS, number)
+            room = len(self._windows) - 1 - (self._windows_of_pass - 1) * self.context_length
+            starts = random.permutation(self._windows_of_pass) * self.context_length + random.integers(
+                room + 1
+            )
+            known = self._passes
+            self._passes = {n: known[n] for n in (number - 1, number + 1) if n in known} | {number: starts}
+        return starts
 
 
 class CausalEvaluationBatches(keras.utils.PyDataset):

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from kerasllm.errors import InputError
+from kerasllm.generation.beam_search import beam_search
 from kerasllm.generation.decoding import decoder_of, left_padded, rounded_up
 from kerasllm.generation.sampling import Rule
 from kerasllm.models.gpt import GPTCausalLM
@@ -32,6 +33,10 @@ class Settings:
         top_p: draw from the likeliest that together have probability p, in (0, 1].
         min_p: draw from those with at least min_p times the probability of the likeliest, in (0, 1].
         repetition_penalty: above 1, tokens that occurred score lower.
+        num_beams: above 1, the best of so many beginnings side by side is kept (see `beam_search`), not the
+            likeliest token each time; not together with sampling.
+        length_penalty: a finished text scores its log probability / (new tokens) ** length_penalty; above 0
+            longer ones gain by it, 0 is plain probability.
         stop_token_ids: a row ends with one of these; the model's end token where None.
         stop: texts at which a continuation is cut off, themselves left out; needs a tokenizer.
         seed: of the draws; the same on every backend.
@@ -46,6 +51,8 @@ class Settings:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float = 1.0
+    num_beams: int = 1
+    length_penalty: float = 1.0
     stop_token_ids: Sequence[int] | None = None
     stop: Sequence[str] = ()
     seed: int = 0
@@ -53,7 +60,7 @@ class Settings:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        for name, least in (("max_new_tokens", 1), ("top_k", 1), ("seed", 0)):
+        for name, least in (("max_new_tokens", 1), ("top_k", 1), ("num_beams", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int | np.integer) or value < least):
                 raise InputError(f"{name} is {value!r}, it must be a whole number of at least {least}")
@@ -65,6 +72,12 @@ class Settings:
             raise InputError(f"temperature is {self.temperature!r}, it must be at least 0")
         if not 0 < self.repetition_penalty < 1e6:
             raise InputError(f"repetition_penalty is {self.repetition_penalty!r}, it must be above 0")
+        if not -100 < self.length_penalty < 100:
+            raise InputError(f"length_penalty is {self.length_penalty!r}, it must lie between -100 and 100")
+        if self.num_beams > 1 and self.rule.sample:
+            raise InputError(
+                f"num_beams {self.num_beams} searches, temperature, top_k, top_p and min_p draw: give one or the other"
+            )
         if any(not text for text in self.stop):
             raise InputError("stop holds an empty text, which is everywhere")
 
@@ -89,6 +102,7 @@ class Settings:
             "top_p": np.float32(self.top_p or 1),
             "min_p": np.float32(self.min_p or 1),
             "repetition_penalty": np.float32(self.repetition_penalty),
+            "length_penalty": np.float32(self.length_penalty),
             "seed": np.int32(self.seed % 2**31),
         }
 
@@ -109,7 +123,8 @@ def generate(
         prompts: int (batch, length) or (length,), or lists of ids of different lengths; with a tokenizer also
             a text or a list of texts. An empty text begins with the end mark, as a document does.
         tokenizer: of the `tokenizers` library; for texts and stop strings.
-        on_tokens: called with a row's number and its new tokens as they come, one at a time.
+        on_tokens: called with a row's number and its new tokens as they come, one at a time; with beams all
+            at once, as none is sure before the end.
         pad_token_id: fills rows that ended early, in an array; the token that ended them where None.
         settings: of `Settings`.
 
@@ -130,10 +145,10 @@ def generate(
         raise InputError("stop texts need the tokenizer: give tokenizer=…")
     chosen = dataclasses.replace(chosen, max_new_tokens=_check(rows, model, chosen))
     done = [list(row) for row in rows]
-    for number, token in _stream(model, rows, chosen, tokenizer, at_a_time=1 if on_tokens else None):
-        done[number].append(token)
+    for number, tokens in _stream(model, rows, chosen, tokenizer, at_a_time=1 if on_tokens else None):
+        done[number] += tokens
         if on_tokens is not None:
-            on_tokens(number, [token])
+            on_tokens(number, tokens)
     cuts = [_cut(new[len(old) :], chosen.stop, tokenizer) for old, new in zip(rows, done, strict=True)]
     if form in ("text", "texts"):
         texts = [
@@ -202,16 +217,47 @@ def _check(rows: list[list[int]], model: GPTCausalLM, settings: Settings) -> int
 
 def _stream(
     model: GPTCausalLM, rows: list[list[int]], settings: Settings, tokenizer: Any, at_a_time: int | None
-) -> Iterator[tuple[int, int]]:
-    """New tokens as (row, token), in order within a row; a row's last is a stop token or its `max_new_tokens`th."""
+) -> Iterator[tuple[int, list[int]]]:
+    """New tokens as (row, tokens), in order within a row; its last is a stop token or the `max_new_tokens`th."""
     decoder, rule = decoder_of(model), settings.rule
-    width = rounded_up(max(map(len, rows)))
-    new_tokens = settings.max_new_tokens or _NEW_TOKENS
-    end = width + new_tokens
+    width = min(rounded_up(max(map(len, rows))), model.config.max_sequence_length)
+    count = settings.max_new_tokens or _NEW_TOKENS
+    end = width + count
     capacity = rounded_up(end)
     stops = settings.stop_token_ids
     if stops is None:
         stops = [] if model.config.end_token_id is None else [model.config.end_token_id]
+    inputs = _inputs(model, rows, settings, width, stops)
+    weights = decoder.weights()
+    if settings.num_beams > 1:
+        sizes = {"num_beams": settings.num_beams, "capacity": capacity, "count": count}
+        yield from enumerate(beam_search(decoder, rule, inputs, weights, **sizes))
+        return
+    state = decoder.begin(rule, inputs, weights, capacity)
+    column = width
+    alive = [True] * len(rows)
+    new: list[list[int]] = [[] for _ in rows]
+    step = at_a_time or (_TOKENS_AT_A_TIME if settings.stop else count)
+    while True:
+        reached = int(ops.convert_to_numpy(state["column"]))
+        tokens = ops.convert_to_numpy(state["tokens"])[:, column:reached]
+        for row, found in enumerate(tokens.tolist()):
+            if not alive[row]:
+                continue
+            first_stop = next((place for place, token in enumerate(found, 1) if token in stops), None)
+            new[row] += found[:first_stop]
+            yield row, found[:first_stop]
+            alive[row] = first_stop is None and _cut(new[row], settings.stop, tokenizer) is None
+        column = reached
+        if column >= end or not any(alive):
+            return
+        state = decoder.proceed(rule, inputs, weights, state, min(step, end - column))
+
+
+def _inputs(
+    model: GPTCausalLM, rows: list[list[int]], settings: Settings, width: int, stops: Sequence[int]
+) -> dict[str, Any]:
+    """What the compiled programs take, as tensors."""
     prompts, starts = left_padded(rows, width)
     inputs: dict[str, Any] = {
         "prompts": prompts,
@@ -222,34 +268,11 @@ def _stream(
         "width": np.int32(width),
         **settings.strengths(),
     }
-    if rule.penalize:
+    if settings.rule.penalize:
         inputs["seen"] = np.zeros((len(rows), model.config.vocabulary_size), bool)
         for row, prompt in enumerate(rows):
             inputs["seen"][row, prompt] = True
-    inputs = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
-    weights = decoder.weights()
-    state = decoder.begin(rule, inputs, weights, capacity)
-    column = width
-    alive = [True] * len(rows)
-    new: list[list[int]] = [[] for _ in rows]
-    step = at_a_time or (_TOKENS_AT_A_TIME if settings.stop else new_tokens)
-    while True:
-        reached = int(ops.convert_to_numpy(state["column"]))
-        tokens = ops.convert_to_numpy(state["tokens"])[:, column:reached]
-        for row, found in enumerate(tokens):
-            for token in found.tolist():
-                if alive[row]:
-                    new[row].append(token)
-                    yield row, token
-                    alive[row] = token not in stops and not (
-                        at_a_time and _cut(new[row], settings.stop, tokenizer) is not None
-                    )
-            if alive[row] and _cut(new[row], settings.stop, tokenizer) is not None:
-                alive[row] = False
-        column = reached
-        if column >= end or not any(alive):
-            return
-        state = decoder.proceed(rule, inputs, weights, state, min(step, end - column))
+    return {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
 
 
 def _cut(new: list[int], stop: Sequence[str], tokenizer: Any) -> str | None:

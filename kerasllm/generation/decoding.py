@@ -70,7 +70,7 @@ class Decoder:
         """
 
         def run(model, inputs, seen):
-            hidden, caches = self._prefill(model, inputs, capacity)
+            hidden, caches = self.prefill(model, inputs, capacity)
             width = inputs["prompts"].shape[1]
             tokens = ops.pad(inputs["prompts"], ((0, 0), (0, capacity - width)))
             state = {
@@ -82,7 +82,7 @@ class Decoder:
             }
             return self._choose(model, rule, inputs, state, hidden)
 
-        program = self._program(("begin", rule, capacity), run, backend.decoding.compiled)
+        program = self.program(("begin", rule, capacity), run, backend.decoding.compiled)
         seen = {"seen": inputs["seen"]} if rule.penalize else {}
         return program(weights, {key: value for key, value in inputs.items() if key != "seen"}, seen)
 
@@ -90,7 +90,7 @@ class Decoder:
         """Chooses `count` more tokens, fewer if all rows are finished; the state given is used up."""
 
         def step(model, inputs, state):
-            hidden, caches = self._extend(model, inputs, state)
+            hidden, caches = self.extend(model, inputs, state)
             return self._choose(model, rule, inputs, state | {"caches": caches}, hidden)
 
         def finished(state):
@@ -99,11 +99,11 @@ class Decoder:
         def repeated(step):
             return backend.decoding.repeated(step, finished)
 
-        program = self._program(("proceed", rule), step, repeated)
+        program = self.program(("proceed", rule), step, repeated)
         inputs = {key: value for key, value in inputs.items() if key not in ("prompts", "seen")}
         return program(weights, inputs, state, count)
 
-    def _program(
+    def program(
         self, key: Any, run: Callable[..., Any], compiled: Callable[..., Callable[..., Any]]
     ) -> Callable[..., Any]:
         """The compiled `run`, which takes the model where its program takes the weights."""
@@ -127,7 +127,7 @@ class Decoder:
         return model
 
     @staticmethod
-    def _prefill(model, inputs, capacity):
+    def prefill(model, inputs, capacity):
         """The last hidden state of each prompt, (rows, hidden_dim), and filled caches."""
         prompts, starts = inputs["prompts"], inputs["starts"]
         rows, width = prompts.shape
@@ -144,7 +144,7 @@ class Decoder:
         return hidden[:, -1], caches
 
     @staticmethod
-    def _extend(model, inputs, state):
+    def extend(model, inputs, state):
         """Feeds the last token of each row: its hidden state (rows, hidden_dim), and the caches with it."""
         column = state["column"] - 1
         starts = inputs["starts"][:, None]

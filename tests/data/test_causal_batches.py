@@ -62,12 +62,31 @@ def test_items_are_windows_and_the_tokens_after_them():
         assert (weights == 1).all()
 
 
-def test_every_place_is_as_likely():
-    made = batches(counting(12), batch_size=500, prefetch=0)
-    starts = np.concatenate([made.batch(step)[0]["token_ids"][:, 0] for step in range(20)])
-    counts = np.bincount(starts, minlength=4)
-    assert len(counts) == 4  # windows of 8 and a token more, in 12
-    assert np.abs(counts - 2500).max() < 5 * np.sqrt(2500 * 0.75)
+def test_a_pass_takes_each_token_once():
+    size, length, steps = 12 * 8 + 6, 8, 33  # three passes of eleven windows, a window a step
+    made = batches(counting(size), batch_size=1, steps=steps, prefetch=0)
+    passes = [[made.batch(step)[0]["token_ids"][0] for step in range(n, n + 11)] for n in (0, 11, 22)]
+    for windows in passes:
+        tokens = np.sort(np.concatenate(windows))
+        assert (np.diff(tokens) == 1).all() and len(tokens) == 11 * length
+    starts = [[int(window[0]) for window in windows] for windows in passes]
+    assert all(sorted(order) != order for order in starts)
+    assert len({min(order) for order in starts}) > 1
+    assert np.argsort(starts[0]).tolist() != np.argsort(starts[1]).tolist()
+
+
+def test_every_token_is_predicted_in_the_long_run():
+    made = batches(counting(200), batch_size=23, steps=100, prefetch=0)  # a hundred passes
+    counts = np.bincount(np.concatenate([made.batch(step)[1].ravel() for step in range(100)]), minlength=200)
+    assert counts[0] == 0 and counts[1:].min() > 0  # nothing comes before the first
+    assert (counts[17:-17] == 100).all()
+
+
+def test_batches_may_be_larger_than_passes():
+    made = batches(counting(20), batch_size=7, prefetch=0)
+    one = batches(counting(20), batch_size=1, steps=70, prefetch=0)
+    rows = np.concatenate([made.batch(step)[0]["token_ids"] for step in range(10)])
+    np.testing.assert_array_equal(rows, [one.batch(step)[0]["token_ids"][0] for step in range(70)])
 
 
 def test_the_shortest_stream_has_one_window():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import itertools
 import weakref
 
 import keras
@@ -78,6 +79,13 @@ def test_what_training_changes_counts():
     after = model.generate([3, 4], max_new_tokens=6).tolist()
     assert after == greedy(model, [3, 4], 6)
     assert after != before
+
+
+def test_a_window_shorter_than_the_columns_of_a_program():
+    model = GPTCausalLM(dataclasses.replace(CONFIG, num_layers=1, max_sequence_length=20), seed=1)
+    logits = ops.convert_to_numpy(model({"token_ids": np.array([[1, 2, 3]])}))[0, -1]
+    assert model.generate([1, 2, 3]).tolist()[:4] == [1, 2, 3, int(logits.argmax())]
+    assert model.generate([1] * 19).shape == (20,)
 
 
 def test_as_many_as_there_is_room_for(model):
@@ -158,6 +166,35 @@ def test_draws_repeat_and_do_not_depend_on_the_batch(model):
     assert batch[0] == first  # row 0 of any batch, whatever the padding
 
 
+def test_beams_as_wide_as_the_vocabulary_find_the_likeliest_text():
+    """Every text of three tokens, counted out: with a stop token, texts of one and two tokens compete."""
+    config = dataclasses.replace(CONFIG, vocabulary_size=6, num_layers=1)
+    model = GPTCausalLM(config, seed=3)
+    stop = 4
+    for penalty in (0.0, 1.0, 2.0):
+        scores = {}
+        for tokens in itertools.product(range(6), repeat=3):
+            text = tokens[: tokens.index(stop) + 1] if stop in tokens else tokens
+            ids = [1, 2, *text]
+            logits = ops.convert_to_numpy(model({"token_ids": np.array([ids])}))[0].astype("float64")
+            log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            total = sum(log_probabilities[place - 1, ids[place]] for place in range(2, len(ids)))
+            scores[text] = total / len(text) ** penalty
+        best = max(scores, key=scores.__getitem__)
+        settings = {"num_beams": 36, "length_penalty": penalty, "stop_token_ids": [stop], "max_new_tokens": 3}
+        assert model.generate([1, 2], **settings).tolist() == [1, 2, *best]
+
+
+def test_beams_of_a_batch_are_those_of_each_prompt(model):
+    settings = {"num_beams": 3, "max_new_tokens": 9, "repetition_penalty": 1.2, "stop_token_ids": [7]}
+    alone = [model.generate(prompt, **settings).tolist() for prompt in PROMPTS]
+    assert model.generate(PROMPTS, **settings) == alone
+    assert alone != [model.generate(p, **settings | {"num_beams": 1}).tolist() for p in PROMPTS]
+    seen = []
+    model.generate(PROMPTS[:1], on_tokens=lambda row, tokens: seen.append(tokens), **settings)
+    assert seen == [alone[0][3:]]
+
+
 def kept(cut, logits, value):
     found = ops.convert_to_numpy(cut(ops.convert_to_tensor(logits), np.float32(value)))
     return found > -1e30
@@ -206,6 +243,9 @@ def test_draws_have_the_right_frequencies():
         ([1], {"stop": "x"}, "need the tokenizer"),
         ("text", {}, "needs the tokenizer"),
         ([0.5], {}, "give whole numbers"),
+        ([1], {"num_beams": 0}, "num_beams is 0"),
+        ([1], {"num_beams": 2, "top_k": 3}, "give one or the other"),
+        ([1], {"length_penalty": 1e9}, "length_penalty is"),
         ([1], {"beams": 3}, "unexpected keyword argument 'beams'"),
     ],
 )

@@ -1,8 +1,9 @@
-"""Loads what transformers saved, under one backend: logits and loss to a file, every model saved again.
+"""Loads what transformers saved, under one backend: logits, loss and texts to a file, every model saved again.
 
 Arguments: the directory that `test_gpt_transformers.py` has prepared, and a directory for the results.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from kerasllm import CausalLanguageModelLoss, GPTCausalLM
 
 def main(prepared: Path, results: Path) -> None:
     ids = np.load(prepared / "ids.npy")
+    searches = json.loads((prepared / "searches.json").read_text())
     for directory in sorted(path for path in prepared.iterdir() if path.is_dir()):
         model = GPTCausalLM.from_pretrained(directory)
         logits = keras.ops.convert_to_numpy(model({"token_ids": ids}))
         model.compile("sgd", loss=CausalLanguageModelLoss(chunk_size=9))
         hidden = keras.ops.convert_to_numpy(model.backbone({"token_ids": ids})["sequence_output"])
         loss = model.test_on_batch({"token_ids": ids[:, :-1]}, ids[:, 1:])
-        np.savez(results / f"{directory.name}.npz", logits=logits, hidden=hidden, loss=loss)
+        texts = {name: model.generate(ids[:, :6], **settings) for name, settings in searches.items()}
+        np.savez(results / f"{directory.name}.npz", logits=logits, hidden=hidden, loss=loss, **texts)
         model.save_pretrained(results / directory.name)
         model.backbone.save_pretrained(results / f"{directory.name}_backbone")
 

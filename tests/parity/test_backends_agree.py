@@ -69,3 +69,24 @@ def test_checkpoints_cross_backends(trained, resumed, writer, reader):
     assert len(losses) == 20
     assert losses[:10] == expected[:10]
     np.testing.assert_allclose(losses[10:], expected[10:], rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def gpt_curves(run_backend, tmp_path_factory):
+    """Losses by backend and kind of GPT."""
+    directory = tmp_path_factory.mktemp("gpt")
+    found = {}
+    for backend in BACKENDS:
+        run_backend(backend, "gpt_curves", directory / f"{backend}.json")
+        found[backend] = json.loads((directory / f"{backend}.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "lora"])
+@pytest.mark.parametrize(("first", "second"), itertools.combinations(BACKENDS, 2))
+def test_curves_of_gpts_agree(gpt_curves, first, second, kind):
+    """GPT-2 with dropout, a Llama within documents with accumulation and dropout, low-rank adapters."""
+    curves = [gpt_curves[backend][kind] for backend in (first, second)]
+    assert len(curves[0]) == len(curves[1]) == (80 if kind == "llama" else 40)
+    assert np.mean(curves[0][-5:]) < np.mean(curves[0][:5]) - 0.05
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-3)

@@ -1,5 +1,6 @@
 """The same weights in transformers and here, as a GPT-2 and as a Llama: logits, loss, and the way back."""
 
+import json
 import shutil
 
 import numpy as np
@@ -11,11 +12,14 @@ torch = pytest.importorskip("torch", reason="transformers computes with torch, w
 BACKENDS = ["torch", "jax", "tensorflow"]
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 VOCABULARY = 211
+END = 2  # Llama's
 SHAPE = {"vocab_size": VOCABULARY, "num_hidden_layers": 3, "num_attention_heads": 4}
 THEIRS = {
     "gpt2": (
         transformers.GPT2LMHeadModel,
-        transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=48, n_layer=3, n_head=4, n_positions=32),
+        transformers.GPT2Config(
+            vocab_size=VOCABULARY, n_embd=48, n_layer=3, n_head=4, n_positions=32, eos_token_id=END
+        ),
     ),
     "gpt2_odd": (
         transformers.GPT2LMHeadModel,
@@ -29,6 +33,7 @@ THEIRS = {
             activation_function="gelu",
             layer_norm_epsilon=1e-3,
             tie_word_embeddings=False,
+            eos_token_id=END,
         ),
     ),
     "llama": (
@@ -50,6 +55,10 @@ THEIRS = {
         ),
     ),
 }
+SEARCHES = {
+    "greedy": {"max_new_tokens": 10},
+    "beams": {"max_new_tokens": 10, "num_beams": 3, "length_penalty": 0.5, "repetition_penalty": 1.3},
+}
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, (4, 22)).astype("int32")
 
 
@@ -65,11 +74,19 @@ def run_theirs(model, ids) -> dict[str, np.ndarray]:
     }
 
 
+def continue_theirs(model, ids) -> dict[str, np.ndarray]:
+    """Texts by each of `SEARCHES`."""
+    prompts = torch.tensor(ids[:, :6]).long()
+    more = {"do_sample": False, "pad_token_id": END, "attention_mask": torch.ones_like(prompts)}
+    return {name: model.generate(prompts, **settings, **more).numpy() for name, settings in SEARCHES.items()}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, request):
     """Random models of transformers, saved, with their outputs."""
     directory = tmp_path_factory.mktemp("theirs")
     np.save(directory / "ids.npy", IDS)
+    (directory / "searches.json").write_text(json.dumps(SEARCHES))
     torch.manual_seed(0)
     outputs = {}
     for name, (cls, config) in THEIRS.items():
@@ -79,7 +96,7 @@ def prepared(tmp_path_factory, request):
             torch.nn.init.normal_(parameter, mean, deviation)
         model.tie_weights()
         model.save_pretrained(directory / name)
-        outputs[name] = run_theirs(model, IDS)
+        outputs[name] = run_theirs(model, IDS) | continue_theirs(model, IDS)
     return directory, outputs
 
 
@@ -96,6 +113,13 @@ def test_outputs_equal(name, prepared, ours):
     for key in ("hidden", "logits", "loss"):
         np.testing.assert_allclose(found[key], expected[key], **TOLERANCE, err_msg=key)
     assert np.abs(expected["logits"]).max() > 0.5
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("name", THEIRS)
+def test_texts_equal(name, search, prepared, ours):
+    found, expected = np.load(ours / f"{name}.npz")[search], prepared[1][name][search]
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", THEIRS)
@@ -141,6 +165,7 @@ def test_a_random_checkpoint_of_the_hub(shared_data, run_backend, tmp_path):
     results.mkdir()
     (prepared / "tiny").mkdir(parents=True)
     np.save(prepared / "ids.npy", ids)
+    (prepared / "searches.json").write_text(json.dumps({"greedy": {"max_new_tokens": 10}}))
     for name in ("config.json", "model.safetensors"):
         shutil.copy(source / name, prepared / "tiny" / name)
     run_backend("torch", "gpt_outputs", prepared, results)

@@ -1,0 +1,185 @@
+"""Beam search with a length penalty, in the decoder's compiled programs.
+
+Of each prompt `num_beams` beginnings run side by side. At each step the likeliest continuations of all of them
+are found; those that end go to the finished texts, of which the best `num_beams` stay, and the likeliest of the
+others run on. A finished text scores its log probability divided by (new tokens) ** length_penalty. A prompt is
+done once its best beginning scores no higher than the worst of `num_beams` finished texts.
+
+Reference: Graves 2012, https://arxiv.org/abs/1211.3711; the penalty is that of `transformers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from kerasllm import backend
+from kerasllm.generation.decoding import Decoder, State
+from kerasllm.generation.sampling import Rule, penalize
+
+_NONE = (
+    -1e9
+)  # the score of a beam that is not there; finite, as the difference of two infinities is undefined
+
+
+def beam_search(
+    decoder: Decoder,
+    rule: Rule,
+    inputs: State,
+    weights: list[Any],
+    *,
+    num_beams: int,
+    capacity: int,
+    count: int,
+) -> list[list[int]]:
+    """The best continuation of each prompt.
+
+    Args:
+        decoder: of the model.
+        rule: of which only the penalty on repetitions counts.
+        inputs: as `Decoder.begin` takes them, and the float scalar `length_penalty`.
+        weights: `decoder.weights()`.
+        num_beams: beginnings side by side, at least 2.
+        capacity: columns of the caches and tokens.
+        count: new tokens at most.
+
+    Returns:
+        New tokens of each row; where a stop token ended it, that is the last.
+    """
+    width = inputs["prompts"].shape[1]
+    inputs = inputs | {"end": ops.convert_to_tensor(width + count, "int32")}
+    seen = {"seen": inputs.pop("seen")} if rule.penalize else {}
+
+    def start(model, inputs, seen):
+        return _start(decoder, model, inputs, seen, rule, num_beams, capacity)
+
+    def step(model, inputs, state):
+        rows = {"starts": ops.repeat(inputs["starts"], num_beams)}
+        hidden, caches = decoder.extend(model, inputs | rows, state)
+        return _advance(rule, inputs, state | {"caches": caches}, _log_probabilities(model, hidden))
+
+    def repeated(step: Callable[..., Any]) -> Callable[..., Any]:
+        return backend.decoding.repeated(step, lambda state: ops.all(state["closed"]))
+
+    begin = decoder.program(("beams", num_beams, rule, capacity), start, backend.decoding.compiled)
+    state = begin(weights, inputs, seen)
+    if count > 1:
+        inputs = {name: value for name, value in inputs.items() if name != "prompts"}
+        proceed = decoder.program(("more beams", num_beams, rule), step, repeated)
+        state = proceed(weights, inputs, state, count - 1)
+    tokens = ops.convert_to_numpy(state["done_tokens"])[
+        :, 0
+    ]  # the finished texts are in order, the best first
+    ends = ops.convert_to_numpy(state["done_ends"])[:, 0]
+    return [row[width:end].tolist() for row, end in zip(tokens, ends, strict=True)]
+
+
+def _log_probabilities(model, hidden):
+    logits = backend.decoding.scores(hidden, ops.convert_to_tensor(model.output_table))
+    logits = ops.cast(logits, "float32")
+    return logits - ops.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _start(decoder, model, inputs, seen, rule, num_beams, capacity):
+    """The state after the first new token: the prompts ran once, their caches are handed to every beam."""
+    hidden, caches = decoder.prefill(model, inputs, capacity)
+    rows, width = inputs["prompts"].shape
+
+    def for_each_beam(tensor):
+        return ops.repeat(tensor, num_beams, axis=0)
+
+    def of_all_heads(cache):  # (rows * heads, …) → (rows * beams * heads, …)
+        whole = ops.reshape(cache, (rows, -1, *cache.shape[1:]))
+        return ops.reshape(for_each_beam(whole), (-1, *cache.shape[1:]))
+
+    tokens = ops.pad(inputs["prompts"], ((0, 0), (0, capacity - width)))
+    only_first = ops.where(ops.arange(num_beams) == 0, 0.0, _NONE)  # or all beams would begin alike
+    state = {
+        "tokens": for_each_beam(tokens),
+        "scores": ops.broadcast_to(only_first[None], (rows, num_beams)),
+        "column": inputs["width"],
+        "closed": inputs["starts"] >= width,  # no row begins behind its end
+        "caches": [tuple(of_all_heads(part) for part in cache) for cache in caches],
+        "done_tokens": ops.zeros((rows, num_beams, capacity), "int32"),
+        "done_scores": ops.full((rows, num_beams), _NONE),
+        "done_ends": ops.zeros((rows, num_beams), "int32"),
+        **({"seen": for_each_beam(seen["seen"])} if rule.penalize else {}),
+    }
+    return _advance(rule, inputs, state, for_each_beam(_log_probabilities(model, hidden)))
+
+
+def _advance(rule, inputs, state, log_probabilities):
+    """The state with one more token in each beam, from (rows * beams, vocabulary)."""
+    if rule.penalize:
+        log_probabilities = penalize(log_probabilities, state["seen"], inputs["repetition_penalty"])
+    rows, beams = state["scores"].shape
+    vocabulary = log_probabilities.shape[-1]
+    column, capacity = state["column"], state["tokens"].shape[1]
+    scores = ops.reshape(log_probabilities, (rows, beams, vocabulary)) + state["scores"][:, :, None]
+    flat = ops.reshape(scores, (rows, beams * vocabulary))
+    is_stop = ops.any(ops.arange(vocabulary, dtype="int32")[:, None] == inputs["stops"][None], axis=-1)
+
+    # What ends now: a stop token among the best, or whatever is best in the last column.
+    best, places = ops.top_k(flat, beams)
+    parents, chosen = _parents_and_tokens(places, vocabulary)
+    ends = ops.logical_or(ops.take(is_stop, chosen), column + 1 >= inputs["end"])
+    ends = ops.logical_and(ends, ops.logical_not(state["closed"])[:, None])
+    new_tokens = ops.cast(column + 1 - inputs["width"], "float32")
+    penalty = ops.power(new_tokens, inputs["length_penalty"])
+    done_scores = ops.concatenate([state["done_scores"], ops.where(ends, best / penalty, _NONE)], axis=1)
+    of_beams = ops.reshape(state["tokens"], (rows, beams, capacity))
+    candidates = _written(_rows_at(of_beams, parents), column, chosen)
+    done_tokens = ops.concatenate([state["done_tokens"], candidates], axis=1)
+    done_ends = ops.pad(state["done_ends"], ((0, 0), (0, beams)))
+    done_ends = ops.where(ops.arange(2 * beams) < beams, done_ends, column + 1)
+    done_scores, order = ops.top_k(done_scores, beams)
+
+    # What runs on: the best that does not end.
+    going = ops.where(ops.tile(is_stop, (beams,))[None], _NONE, flat)
+    running, places = ops.top_k(going, beams)
+    parents, chosen = _parents_and_tokens(places, vocabulary)
+    of_all = ops.reshape(parents + ops.arange(rows, dtype="int32")[:, None] * beams, (rows * beams,))
+    last = ops.reshape(chosen, (rows * beams,))
+    worst = ops.min(done_scores, axis=1)
+    changed = {
+        "tokens": ops.reshape(
+            _written(_rows_at(of_beams, parents), column, chosen), (rows * beams, capacity)
+        ),
+        "scores": running,
+        "last": last,
+        "column": column + 1,
+        "closed": ops.logical_or(state["closed"], running[:, 0] / penalty <= worst),
+        "caches": [tuple(_reordered(part, of_all) for part in cache) for cache in state["caches"]],
+        "done_tokens": _rows_at(done_tokens, order),
+        "done_scores": done_scores,
+        "done_ends": ops.take_along_axis(done_ends, order, axis=1),
+    }
+    if rule.penalize:
+        one_hot = ops.arange(vocabulary, dtype="int32")[None] == last[:, None]
+        changed["seen"] = ops.logical_or(ops.take(state["seen"], of_all, axis=0), one_hot)
+    return state | changed
+
+
+def _parents_and_tokens(places, vocabulary: int):
+    """Which beam a place in (beams * vocabulary) belongs to, and which token it is; both int32."""
+    places = ops.cast(places, "int32")
+    return places // vocabulary, places % vocabulary
+
+
+def _rows_at(tokens, places):
+    """(rows, n, capacity) and (rows, m) → (rows, m, capacity)."""
+    return ops.take_along_axis(tokens, ops.cast(places, "int32")[:, :, None], axis=1)
+
+
+def _written(tokens, column, chosen):
+    """(rows, beams, capacity) with `chosen` (rows, beams) in a column."""
+    columns = ops.arange(tokens.shape[-1], dtype="int32")
+    return ops.where(columns == column, chosen[:, :, None], tokens)
+
+
+def _reordered(cache, rows):
+    """A cache (rows * heads, capacity, head_dim) with other rows' content."""
+    whole = ops.reshape(cache, (rows.shape[0], -1))
+    return ops.reshape(ops.take(whole, rows, axis=0), cache.shape)
