@@ -6,6 +6,7 @@ Importing it loads Keras and the one chosen backend (`KERAS_BACKEND`), nothing h
 import kerasllm.backend  # first: says in a line if the chosen backend is not installed
 import kerasllm.checkpoints
 import kerasllm.generation  # noqa: F401 - gives GPTCausalLM its generate
+from kerasllm.checkpoints import from_keras_hub, to_keras_hub
 from kerasllm.losses import CausalLanguageModelLoss, MaskedLanguageModelLoss, NextSentenceLoss
 from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy, Perplexity
 from kerasllm.models import (
@@ -43,4 +44,6 @@ __all__ = [
     "NextSentenceLoss",
     "Perplexity",
     "__version__",
+    "from_keras_hub",
+    "to_keras_hub",
 ]

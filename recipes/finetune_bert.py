@@ -247,7 +247,7 @@ def main(config: Config) -> int:
         )
         if result.interrupted:
             return result.interrupted
-        write_model(model, run.model, label_names=train.label_names)
+        write_model(model, run.model)
         save_tokenizer(tokenizer, run.model, max_length=model.config.max_sequence_length)
         results = {name: figures(model, name) for name in held_out}
         run.write_results(
@@ -315,7 +315,7 @@ def initial_model(config: Config, train: LabelledTexts, num_tokens: int) -> Bert
     task: dict[str, Any] = {"seed": config.seed}
     cls: type[BertClassifier] | type[BertRegressor] = BertRegressor
     if train.task == "classification":
-        cls, task = BertClassifier, task | {"num_classes": len(train.label_names or ())}
+        cls, task = BertClassifier, task | {"label_names": train.label_names}
     if config.init:
         if config.model.dropout is not None:
             task["dropout"] = config.model.dropout

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from kerasllm import BertClassifier, BertConfig, BertMaskedLM, BertRegressor, cli
+from kerasllm import BertClassifier, BertConfig, BertMaskedLM, BertPretraining, BertRegressor, cli
 from kerasllm.checkpoints import read_settings, resolve_directory
 from kerasllm.data.classification_batches import ClassificationBatches
 from kerasllm.data.encoded_texts import encode_texts
@@ -88,7 +88,8 @@ def main(config: Config) -> int:
     if architecture == "BertForSequenceClassification":
         rows = classify(config, directory, settings, tokenizer, texts, length)
     else:
-        rows = fill_masks(config, directory, tokenizer, texts, length)
+        cls = BertPretraining if architecture == "BertForPreTraining" else BertMaskedLM
+        rows = fill_masks(config, cls, directory, tokenizer, texts, length)
     if config.output:
         write_output(Path(config.output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         print(f"{len(rows)} predictions written to {config.output}", file=sys.stderr)
@@ -124,7 +125,7 @@ def classify(
 
 
 def fill_masks(
-    config: Config, directory: Path, tokenizer: Any, texts: list, length: int
+    config: Config, cls: Any, directory: Path, tokenizer: Any, texts: list, length: int
 ) -> list[dict[str, Any]]:
     """The likeliest tokens of each [MASK]."""
     mask = special_token_ids(tokenizer).mask
@@ -135,7 +136,7 @@ def fill_masks(
                 f"{join(text)[:60]!r} holds no [MASK] within {length} tokens, and {directory} is a pretrained model: "
                 "put [MASK] in the place of a word"
             )
-    model = BertMaskedLM.from_pretrained(directory)
+    model = cls.from_pretrained(directory)
     batches = ClassificationBatches(encoded, None, batch_size=config.batch_size, shuffle=False)
     masks: dict[int, list[list[dict[str, Any]]]] = {}
     for step in range(batches.steps):

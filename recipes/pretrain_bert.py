@@ -326,7 +326,7 @@ def initial_model(config: Config, num_tokens: int) -> BertPretraining:
     """From a checkpoint or from scratch."""
     objectives = ["next_sentence" if name == "sentence_order" else name for name in config.objectives]
     if config.init:
-        settings = {} if config.model.dropout is None else {"dropout": config.model.dropout}
+        settings: dict[str, Any] = {} if config.model.dropout is None else {"dropout": config.model.dropout}
         return BertPretraining.from_pretrained(
             config.init, objectives=objectives, seed=config.seed, **settings
         )

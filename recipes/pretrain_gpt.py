@@ -317,7 +317,7 @@ def find_shape(config: Config, tokenizer: Any) -> GPTConfig:
 def initial_model(config: Config, shape: GPTConfig) -> GPTCausalLM:
     """From a checkpoint or from scratch."""
     if config.init:
-        settings = {} if config.model.dropout is None else {"dropout": config.model.dropout}
+        settings: dict[str, Any] = {} if config.model.dropout is None else {"dropout": config.model.dropout}
         return GPTCausalLM.from_pretrained(config.init, seed=config.seed, **settings)
     return GPTCausalLM(shape, seed=config.seed)
 

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "data": set(),
     "settings": set(),
     "cli": {"settings"},
-    "checkpoints": {"models", "layers", "backend"},
+    "checkpoints": {"models", "layers", "backend", "data"},
     "training": {
         *("models", "layers", "backend", "losses", "metrics", "data", "settings", "checkpoints", "")
     },

@@ -18,6 +18,7 @@ can_compile = engine.can_compile
 compiled_step = engine.compiled_step
 dense = engine.dense
 fence = engine.fence
+fill_rows = engine.fill_rows
 layer_norm = engine.layer_norm
 per_step_metrics = engine.per_step_metrics
 recall_losses = engine.recall_losses
@@ -37,6 +38,7 @@ __all__ = [
     "decoding",
     "dense",
     "fence",
+    "fill_rows",
     "get_random_state",
     "jit_compile",
     "layer_norm",

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import keras
+import numpy as np
 
 jit_compile = "auto"
 _ON_CPU = jax.default_backend() == "cpu"
@@ -70,6 +71,16 @@ def take_rows(table, ids):
 def write_slice(cache, value, position):
     """The cache (batch * heads, capacity, head_dim) with `value` written at column `position` and after."""
     return jax.lax.dynamic_update_slice(cache, value.astype(cache.dtype), (0, position, 0))
+
+
+def fill_rows(variable, parts):
+    """Fills a Keras variable with its rows, NumPy parts of them one after another: by a new array."""
+    whole = np.empty(variable.shape, np.float32)
+    start = 0
+    for part in parts:
+        whole[start : start + len(part)] = part
+        start += len(part)
+    variable.assign(whole)
 
 
 def fence(inputs):

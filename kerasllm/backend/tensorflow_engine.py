@@ -80,6 +80,14 @@ def write_slice(cache, value, position):
     return keras.ops.slice_update(cache, (0, position, 0), tf.cast(value, cache.dtype))
 
 
+def fill_rows(variable, parts):
+    """Fills a Keras variable with its rows, NumPy parts of them one after another, in place."""
+    start = 0
+    for part in parts:
+        variable.value[start : start + len(part)].assign(tf.cast(part, variable.value.dtype))
+        start += len(part)
+
+
 def fence(inputs):
     """Nothing: only XLA on JAX's CPU needs it."""
     return inputs

@@ -100,6 +100,15 @@ def write_slice(cache, value, position):
     return cache.index_copy_(1, columns, value)
 
 
+def fill_rows(variable, parts):
+    """Fills a Keras variable with its rows, NumPy parts of them one after another, in place."""
+    start = 0
+    with torch.no_grad():
+        for part in parts:
+            variable.value[start : start + len(part)].copy_(torch.from_numpy(part))
+            start += len(part)
+
+
 def fence(inputs):
     """Nothing: only XLA on JAX's CPU needs it."""
     return inputs

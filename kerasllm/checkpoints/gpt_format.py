@@ -7,17 +7,26 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from kerasllm.checkpoints import gpt_names
-from kerasllm.checkpoints.bert_format import build_config, read_fields, refuse_others, written_activation
+from kerasllm.checkpoints.config_fields import (
+    build_config,
+    end_token,
+    read_fields,
+    refuse_others,
+    written_activation,
+)
 from kerasllm.checkpoints.gpt_names import (
     GPT2_CONFIG_NAMES,
     GPT2_SHAPE,
     LLAMA_CONFIG_NAMES,
     LLAMA_SHAPE,
 )
-from kerasllm.checkpoints.name_table import Entry, Format
+from kerasllm.checkpoints.name_table import Format
 from kerasllm.errors import InputError
 from kerasllm.models.gpt import GPTBackbone
 from kerasllm.models.gpt_config import GPTConfig
+
+GPT2_END = 50256
+"""The end token of a GPT-2 whose config.json names none."""
 
 
 def format_of(config: GPTConfig) -> Format:
@@ -33,12 +42,6 @@ def _is(config: GPTConfig, shape: Mapping[str, Any]) -> bool:
     return all(getattr(config, name) == value for name, value in shape.items())
 
 
-def _end_token(theirs: Mapping[str, Any]) -> Any:
-    """The first of several end tokens, as some chat models have them."""
-    token = theirs.get("eos_token_id")
-    return token[0] if isinstance(token, list) and token else token
-
-
 def _read_gpt2(theirs: Mapping[str, Any], path: str) -> GPTConfig:
     refuse_others(
         theirs,
@@ -51,12 +54,16 @@ def _read_gpt2(theirs: Mapping[str, Any], path: str) -> GPTConfig:
             f"{path}: embd_pdrop is {embedded!r} and resid_pdrop {residual!r}: there is one dropout for both"
         )
     required = ("vocab_size", "n_embd", "n_layer", "n_head")
-    theirs = {**theirs, "eos_token_id": _end_token(theirs)}
-    found = read_fields(theirs, path, GPT2_CONFIG_NAMES, required, "activation_function")
+    defaults = {"attn_pdrop": 0.1}
+    if isinstance(theirs.get("vocab_size"), int) and theirs["vocab_size"] > GPT2_END:
+        defaults["eos_token_id"] = GPT2_END
+    if "eos_token_id" in theirs:
+        theirs = {**theirs, "eos_token_id": end_token(theirs)}
+    found = read_fields(theirs, path, GPT2_CONFIG_NAMES, required, "activation_function", defaults)
     return build_config(GPTConfig, found, path, GPT2_CONFIG_NAMES)
 
 
-def _write_gpt2(model: Any, label_names: tuple[str, ...] | None) -> dict[str, Any]:
+def _write_gpt2(model: Any) -> dict[str, Any]:
     backbone = isinstance(model, GPTBackbone)
     config: dict[str, Any] = {"architectures": ["GPT2Model" if backbone else "GPT2LMHeadModel"]}
     config["model_type"] = "gpt2"
@@ -77,13 +84,9 @@ def _read_llama(theirs: Mapping[str, Any], path: str) -> GPTConfig:
     kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else scaling
     if kind != "default":
         raise InputError(f"{path}: rope type is {kind!r}, only 'default' can be represented")
-    theirs = {**theirs, "eos_token_id": _end_token(theirs)}
-    found = read_fields(theirs, path, LLAMA_CONFIG_NAMES, required, "hidden_act")
-    width = theirs.get("head_dim")
-    if width is not None and width * theirs["num_attention_heads"] != theirs["hidden_size"]:
-        raise InputError(
-            f"{path}: head_dim is {width!r}, only hidden_size / num_attention_heads can be represented"
-        )
+    if "eos_token_id" in theirs:
+        theirs = {**theirs, "eos_token_id": end_token(theirs)}
+    found = read_fields(theirs, path, LLAMA_CONFIG_NAMES, required, "hidden_act", {"eos_token_id": 2})
     found = {
         "activation": "silu",
         "layer_norm_epsilon": 1e-6,
@@ -95,10 +98,12 @@ def _read_llama(theirs: Mapping[str, Any], path: str) -> GPTConfig:
         "attention_dropout": theirs.get("attention_dropout") or 0.0,
         **LLAMA_SHAPE,
     }
-    return build_config(GPTConfig, found, path, LLAMA_CONFIG_NAMES)
+    config = build_config(GPTConfig, found, path, LLAMA_CONFIG_NAMES)
+    refuse_others(theirs, path, {"head_dim": config.head_dim})  # only hidden_size / num_attention_heads
+    return config
 
 
-def _write_llama(model: Any, label_names: tuple[str, ...] | None) -> dict[str, Any]:
+def _write_llama(model: Any) -> dict[str, Any]:
     backbone = isinstance(model, GPTBackbone)
     config: dict[str, Any] = {"architectures": ["LlamaModel" if backbone else "LlamaForCausalLM"]}
     config["model_type"] = "llama"
@@ -121,44 +126,22 @@ def _read_own(theirs: Mapping[str, Any], path: str) -> GPTConfig:
     return build_config(GPTConfig, found, path, {})
 
 
-def _write_own(model: Any, label_names: tuple[str, ...] | None) -> dict[str, Any]:
+def _write_own(model: Any) -> dict[str, Any]:
     return {"model_type": OWN.model_type, **asdict(model.config)}
 
 
-def _own_entries(config: GPTConfig) -> list[Entry]:
-    """Our own names: what the two others call their variables is all that there can be."""
-    names = dict.fromkeys(
-        entry.ours for entry in (*gpt_names.gpt2_entries(config), *gpt_names.llama_entries(config))
-    )
-    return [Entry(name, (name.replace("/", "."),)) for name in names]
+def _no_settings(
+    cls: type,
+    theirs: Mapping[str, Any],
+    path: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    asked: dict[str, Any],
+) -> dict[str, Any]:
+    return asked
 
 
-def _gpt2_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    return {
-        "wte.weight": (config.vocabulary_size, config.hidden_dim),
-        "wpe.weight": (config.max_sequence_length, config.hidden_dim),
-        f"h.{config.num_layers - 1}.mlp.c_fc.weight": (config.hidden_dim, config.intermediate_dim or 0),
-    }
-
-
-def _llama_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    layer = f"layers.{config.num_layers - 1}."
-    return {
-        "embed_tokens.weight": (config.vocabulary_size, config.hidden_dim),
-        f"{layer}mlp.up_proj.weight": (config.intermediate_dim or 0, config.hidden_dim),
-        f"{layer}self_attn.k_proj.weight": (config.key_value_heads * config.head_dim, config.hidden_dim),
-    }
-
-
-def _own_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    return {
-        "embeddings.token": (config.vocabulary_size, config.hidden_dim),
-        f"block_{config.num_layers - 1}.output_kernel": (config.intermediate_dim or 0, config.hidden_dim),
-    }
-
-
-def _no_settings(cls: type, theirs: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-    return {}
+def _tied(name: str, config: GPTConfig) -> bool:
+    return name == "lm_head.weight" and config.tie_embeddings
 
 
 GPT2 = Format(
@@ -166,11 +149,10 @@ GPT2 = Format(
     prefix="transformer.",
     entries=gpt_names.gpt2_entries,
     headed=("lm_head.",),
-    shapes=_gpt2_shapes,
     read_config=_read_gpt2,
     write_config=_write_gpt2,
     class_settings=_no_settings,
-    redundant=lambda name: name.endswith((".attn.bias", ".attn.masked_bias")) or name == "lm_head.weight",
+    redundant=lambda name, config: name.endswith((".attn.bias", ".attn.masked_bias")) or _tied(name, config),
 )
 
 LLAMA = Format(
@@ -178,21 +160,19 @@ LLAMA = Format(
     prefix="model.",
     entries=gpt_names.llama_entries,
     headed=("lm_head.",),
-    shapes=_llama_shapes,
     read_config=_read_llama,
     write_config=_write_llama,
     class_settings=_no_settings,
-    redundant=lambda name: name.endswith("rotary_emb.inv_freq") or name == "lm_head.weight",
+    redundant=lambda name, config: name.endswith("rotary_emb.inv_freq") or _tied(name, config),
 )
 
 OWN = Format(
     model_type="kerasllm_gpt",
     prefix="",
-    entries=_own_entries,
+    entries=gpt_names.own_entries,
     headed=(),
-    shapes=_own_shapes,
     read_config=_read_own,
     write_config=_write_own,
     class_settings=_no_settings,
-    redundant=lambda name: False,
+    redundant=lambda name, config: False,
 )

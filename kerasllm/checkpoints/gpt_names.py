@@ -11,50 +11,89 @@ from kerasllm.models.gpt_config import GPTConfig
 
 def gpt2_entries(config: GPTConfig) -> list[Entry]:
     """Of a GPT-2, without the prefix `transformer.`."""
-    entries = [
-        Entry("embeddings/token", ("wte.weight",)),
-        Entry("embeddings/position", ("wpe.weight",)),
+    width, wide = config.hidden_dim, _intermediate(config)
+    found = [
+        Entry("embeddings/token", ("wte.weight",), (config.vocabulary_size, width)),
+        Entry("embeddings/position", ("wpe.weight",), (config.max_sequence_length, width)),
     ]
     for index in range(config.num_layers):
         ours, theirs = f"block_{index}/", f"h.{index}."
-        entries += norm(f"{ours}attention_norm_", f"{theirs}ln_1")
-        entries += _stored_like_ours(f"{ours}query_key_value_", f"{theirs}attn.c_attn")
-        entries += _stored_like_ours(f"{ours}attention_output_", f"{theirs}attn.c_proj")
-        entries += norm(f"{ours}feed_forward_norm_", f"{theirs}ln_2")
-        entries += _stored_like_ours(f"{ours}intermediate_", f"{theirs}mlp.c_fc")
-        entries += _stored_like_ours(f"{ours}output_", f"{theirs}mlp.c_proj")
-    entries += norm("final_norm/norm_", "ln_f")
-    return [*entries, Entry("head/kernel", ("lm_head.weight",))]
+        found += norm(f"{ours}attention_norm_", f"{theirs}ln_1", width)
+        found += _stored_like_ours(
+            f"{ours}query_key_value_", f"{theirs}attn.c_attn", (width, sum(_heads(config)))
+        )
+        found += _stored_like_ours(f"{ours}attention_output_", f"{theirs}attn.c_proj", (width, width))
+        found += norm(f"{ours}feed_forward_norm_", f"{theirs}ln_2", width)
+        found += _stored_like_ours(f"{ours}intermediate_", f"{theirs}mlp.c_fc", (width, sum(wide)))
+        found += _stored_like_ours(f"{ours}output_", f"{theirs}mlp.c_proj", (wide[0], width))
+    return found + norm("final_norm/norm_", "ln_f", width) + _head(config)
 
 
-def _stored_like_ours(ours: str, theirs: str) -> list[Entry]:
-    return [Entry(f"{ours}kernel", (f"{theirs}.weight",)), Entry(f"{ours}bias", (f"{theirs}.bias",))]
+def _heads(config: GPTConfig) -> tuple[int, int, int]:
+    """Widths of queries, keys and values."""
+    shared = config.key_value_heads * config.head_dim
+    return config.hidden_dim, shared, shared
+
+
+def _intermediate(config: GPTConfig) -> tuple[int, ...]:
+    """Widths of the gate, if there is one, and of what it gates."""
+    wide = config.intermediate_dim or 4 * config.hidden_dim
+    return (wide, wide) if config.feed_forward == "gated" else (wide,)
+
+
+def _head(config: GPTConfig) -> list[Entry]:
+    shape = (config.vocabulary_size, config.hidden_dim)
+    return [] if config.tie_embeddings else [Entry("head/kernel", ("lm_head.weight",), shape)]
+
+
+def _stored_like_ours(ours: str, theirs: str, shape: tuple[int, int]) -> list[Entry]:
+    return [
+        Entry(f"{ours}kernel", (f"{theirs}.weight",), shape),
+        Entry(f"{ours}bias", (f"{theirs}.bias",), shape[1:]),
+    ]
 
 
 def llama_entries(config: GPTConfig) -> list[Entry]:
     """Of a Llama, without the prefix `model.`."""
-    shared = config.key_value_heads * config.head_dim
-    heads, gates = (config.hidden_dim, shared, shared), (config.intermediate_dim or 0,) * 2
-    entries = [Entry("embeddings/token", ("embed_tokens.weight",))]
+    width, wide = config.hidden_dim, config.intermediate_dim or 4 * config.hidden_dim
+    heads, gates = _heads(config), (wide, wide)
+    found = [Entry("embeddings/token", ("embed_tokens.weight",), (config.vocabulary_size, width))]
     for index in range(config.num_layers):
         ours, theirs = f"block_{index}/", f"layers.{index}."
 
         def kernel(
-            name: str, *others: str, widths: tuple[int, ...] | None = None, ours=ours, theirs=theirs
+            name: str, inputs: int, widths: tuple[int, ...], *others: str, ours=ours, theirs=theirs
         ) -> Entry:
             stored = tuple(f"{theirs}{other}_proj.weight" for other in others)
-            return Entry(f"{ours}{name}_kernel", stored, transpose=True, widths=widths)
+            shape = (inputs, sum(widths))
+            return Entry(f"{ours}{name}_kernel", stored, shape, transpose=True, widths=widths)
 
-        entries += [
-            *norm(f"{ours}attention_norm_", f"{theirs}input_layernorm", bias=False),
-            kernel("query_key_value", "self_attn.q", "self_attn.k", "self_attn.v", widths=heads),
-            kernel("attention_output", "self_attn.o"),
-            *norm(f"{ours}feed_forward_norm_", f"{theirs}post_attention_layernorm", bias=False),
-            kernel("intermediate", "mlp.gate", "mlp.up", widths=gates),
-            kernel("output", "mlp.down"),
+        found += [
+            *norm(f"{ours}attention_norm_", f"{theirs}input_layernorm", width, bias=False),
+            kernel("query_key_value", width, heads, "self_attn.q", "self_attn.k", "self_attn.v"),
+            kernel("attention_output", width, (width,), "self_attn.o"),
+            *norm(f"{ours}feed_forward_norm_", f"{theirs}post_attention_layernorm", width, bias=False),
+            kernel("intermediate", width, gates, "mlp.gate", "mlp.up"),
+            kernel("output", wide, (width,), "mlp.down"),
         ]
-    entries += norm("final_norm/norm_", "norm", bias=False)
-    return [*entries, Entry("head/kernel", ("lm_head.weight",))]
+    return found + norm("final_norm/norm_", "norm", width, bias=False) + _head(config)
+
+
+def own_entries(config: GPTConfig) -> list[Entry]:
+    """Of a shape that is neither: names of our own for the same variables, as they are."""
+
+    def has(entry: Entry) -> bool:
+        if entry.ours.endswith("norm_bias"):
+            return config.use_bias and config.normalization == "layer_norm"
+        if entry.ours.endswith("_bias"):
+            return config.use_bias
+        return entry.ours != "embeddings/position" or config.positions == "learned"
+
+    return [
+        Entry(entry.ours, (entry.ours.replace("/", "."),), entry.shape)
+        for entry in gpt2_entries(config)
+        if has(entry)
+    ]
 
 
 # Our setting, theirs. Both directions.

@@ -1,19 +1,31 @@
-"""Hugging Face's format in both directions: config.json and model.safetensors, no pickle."""
+"""Hugging Face's format in both directions: config.json and model.safetensors, no pickle, no code from a file."""
 
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kerasllm import backend
 from kerasllm.checkpoints import gpt_format
 from kerasllm.checkpoints.bert_format import BERT
+from kerasllm.checkpoints.hub import resolve_directory, upload_directory
+from kerasllm.checkpoints.model_card import write_model_card
 from kerasllm.checkpoints.name_table import Entry, Format
-from kerasllm.checkpoints.weights import WeightFiles, read_json, write_json, write_weights
+from kerasllm.checkpoints.weights import (
+    WeightFiles,
+    number_of_bytes,
+    read_json,
+    write_json,
+    write_weights,
+)
 from kerasllm.errors import InputError, InputWarning
+from kerasllm.layers.initializers import drawing_later
 from kerasllm.models.bert import (
     BertBackbone,
     BertClassifier,
@@ -31,33 +43,7 @@ _STORED = (
     *(GPTBackbone, GPTCausalLM),
 )
 _BACKBONES = (BertBackbone, GPTBackbone)
-
-
-def resolve_directory(source: str | Path) -> Path:
-    """A model directory, a run directory's `model/`, or a downloaded hub id.
-
-    Raises:
-        InputError: neither is there, or the hub does not answer.
-    """
-    path = Path(source)
-    if (path / "config.json").is_file():
-        return path
-    if (path / "model" / "config.json").is_file():
-        return path / "model"
-    if path.exists():
-        raise InputError(
-            f"{path}: holds no config.json and no model/config.json: it is no model and no finished run"
-        )
-    name = str(source)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"{path}: there is no such directory")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
-    except Exception as error:  # the hub's client raises many kinds, none of them ours to mend
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{source}: no such directory, and the hub gave no such model ({reason})") from error
+_HEADS = ("pooler", "masked_lm_head", "masked_lm_projection", "next_sentence_head", "classifier", "head")
 
 
 def read_settings(directory: Path, config_class: type | None = None) -> tuple[Any, dict[str, Any]]:
@@ -90,7 +76,7 @@ def _format(theirs: dict[str, Any], path: Path, config_class: type | None) -> Fo
 
 
 def check_checkpoint(source: str | Path, config_class: type | None = None) -> Any:
-    """Looks a checkpoint over without reading weights: its settings, and the sizes that its files declare.
+    """Looks a checkpoint over without reading weights: its settings, and what its files declare.
 
     Args:
         source: as in `resolve_directory`.
@@ -104,121 +90,213 @@ def check_checkpoint(source: str | Path, config_class: type | None = None) -> An
     """
     directory = resolve_directory(source)
     config, theirs = read_settings(directory, config_class)
-    stored = FORMATS[theirs["model_type"]]
-    files = WeightFiles(directory)
-    _check_sizes(directory, stored, files, {stored.modern(name): name for name in files.names()}, config)
+    _Checkpoint(directory, FORMATS[theirs["model_type"]], config)
     return config
 
 
-def _entries_of(model: LanguageModel, stored: Format) -> list[Entry]:
-    """The name table of a model: the task models put a prefix before the backbone's names."""
-    is_backbone = isinstance(model, _BACKBONES)
-    variables = model.named_variables()
-    return [
-        dataclasses.replace(entry, theirs=tuple(stored.qualified(name, is_backbone) for name in entry.theirs))
-        for entry in stored.entries(model.config)
-        if entry.ours in variables
-    ]
+class _Checkpoint:
+    """The files of a checkpoint and the table of what they are to hold, one compared with the other.
+
+    That is done from the headers alone, before a model is made: absurd sizes never become memory.
+
+    Raises:
+        InputError: a weight of the body is missing, has another shape than config.json says, or is no float.
+    """
+
+    def __init__(self, directory: Path, stored: Format, config: Any) -> None:
+        self.directory, self.stored, self.config = directory, stored, config
+        self.files = WeightFiles(directory)
+        self.shapes = {stored.modern(name): shape for name, shape in self.files.shapes.items()}
+        self._names = {stored.modern(name): name for name in self.files.shapes}
+        if config.num_layers > len(self._names):
+            raise InputError(
+                f"{directory}: config.json says {config.num_layers} layers, the weights hold "
+                f"{len(self._names)} tensors: {_APART}"
+            )
+        self.entries = stored.entries(config)
+        missing = [entry for entry in self.entries if _is_body(entry) and None in self.find(entry)]
+        if missing:
+            absent = [name for entry in missing for name in entry.theirs if self._stored(name) is None]
+            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            raise InputError(
+                f"{directory}: the weights hold no {absent[0]}{more}, which the model of config.json has: {_APART}"
+            )
+        for entry in self.entries:
+            for index, name in enumerate(self.find(entry)):
+                if name is not None:
+                    self._check(name, entry.shape_of(index))
+
+    def _check(self, name: str, expected: tuple[int, ...] | None) -> None:
+        self.files.check_number(self._names[name])
+        found = self.shapes[name]
+        if expected is not None and found != expected:
+            raise InputError(
+                f"{self.directory}: {name} has shape {found}, config.json says {expected}: {_APART}"
+            )
+
+    def _stored(self, name: str) -> str | None:
+        """With the format's prefix or without, whichever the files have."""
+        prefix = self.stored.prefix
+        for candidate in (name, name.removeprefix(prefix), prefix + name):
+            if candidate in self.shapes:
+                return candidate
+        return None
+
+    def find(self, entry: Entry) -> list[str | None]:
+        """The tensors that an entry is made of, by their modern names; None for one that is not there."""
+        found = [self._stored(name) for name in entry.theirs]
+        return [self._stored(entry.alias)] if found == [None] and entry.alias else found
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor by its modern name."""
+        return self.files.read(self._names[name])
+
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """The same, some rows at a time."""
+        return self.files.parts(self._names[name])
+
+    def unused(self, used: set[str]) -> list[str]:
+        """What of the files was not used, without repetitions and buffers, by layer."""
+        aliases = {self._stored(entry.alias) for entry in self.entries if entry.alias}
+        rest = [name for name in self.shapes if name not in used | aliases]
+        rest = [name for name in rest if not self.stored.redundant(name, self.config)]
+        return sorted({name.removeprefix(self.stored.prefix).rpartition(".")[0] or name for name in rest})
 
 
-def read_model(cls: type[LanguageModel], source: str | Path, **settings: Any) -> LanguageModel:
+_APART = "the two do not belong together; copy the model anew"
+
+
+def _is_body(entry: Entry) -> bool:
+    return entry.ours.split("/")[0] not in _HEADS
+
+
+def read_model(
+    cls: type[LanguageModel], source: str | Path, *, revision: str | None = None, **settings: Any
+) -> LanguageModel:
     """`cls.from_pretrained`: see there."""
-    directory = resolve_directory(source)
+    directory = resolve_directory(source, revision)
     config, theirs = read_settings(directory, cls.config_class)
     stored = FORMATS[theirs["model_type"]]
     if "dropout" in settings:
         rate = settings.pop("dropout")
-        config = dataclasses.replace(config, dropout=rate, attention_dropout=rate)
-    files = WeightFiles(directory)
-    names = {stored.modern(name): name for name in files.names()}
-    settings = stored.class_settings(cls, theirs, list(names)) | settings
-    _check_sizes(directory, stored, files, names, config)
-    model = cls(config, **settings)
-    missing: list[str] = []
+        rates = {"dropout": rate, "attention_dropout": rate}
+        if isinstance(config, BertConfig):
+            rates["classifier_dropout"] = None
+        config = dataclasses.replace(config, **rates)
+    checkpoint = _Checkpoint(directory, stored, config)
+    settings = stored.class_settings(cls, theirs, str(directory / "config.json"), checkpoint.shapes, settings)
+    with drawing_later() as undrawn:
+        model = cls(config, **settings)
     used: set[str] = set()
     variables = model.named_variables()
-    for entry in _entries_of(model, stored):
-        found = [_find(name, names, stored) for name in entry.theirs]
-        if None in found:
-            missing.append(entry.ours)
+    missing = set(variables)
+    for entry in checkpoint.entries:
+        found = [name for name in checkpoint.find(entry) if name is not None]
+        if entry.ours not in variables or len(found) < len(entry.theirs):
             continue
-        used.update(name for name in found if name is not None)
-        parts = [files.read(names[name]) for name in found if name is not None]
-        value = np.concatenate([part.T if entry.transpose else part for part in parts], axis=-1)
         variable = variables[entry.ours]
-        if value.shape != tuple(variable.shape):
-            if entry.ours.startswith("classifier/"):
-                missing.append(entry.ours)
-                continue
-            raise InputError(
-                f"{directory}: {entry.theirs[0]} has shape {value.shape}, config.json says {tuple(variable.shape)}: "
-                "the two do not belong together; copy the model anew"
-            )
-        variable.assign(value)
-    _report(directory, stored, missing, sorted(set(names) - used))
+        shape = tuple(variable.shape)
+        if entry.shape is None and checkpoint.shapes[found[0]] not in (shape, shape[::-1]):
+            continue  # a head for another number of classes
+        if entry.is_copy:
+            backend.fill_rows(variable, checkpoint.parts(found[0]))
+        else:
+            variable.assign(entry.join([checkpoint.read(name) for name in found]))
+        missing.discard(entry.ours)
+        used.update(found)
+    for name in missing & undrawn.keys():
+        variable = variables[name]
+        variable.assign(undrawn[name](tuple(variable.shape), variable.dtype))
+    _report(directory, sorted({name.split("/")[0] for name in missing}), checkpoint.unused(used))
     return model
 
 
-def _find(name: str, names: dict[str, str], stored: Format) -> str | None:
-    """The stored name: with the format's prefix or without, whichever the file has."""
-    for candidate in (name, name.removeprefix(stored.prefix), stored.prefix + name):
-        if candidate in names:
-            return candidate
-    return None
+def _report(directory: Path, new: list[str], unused: list[str]) -> None:
+    """Warns of heads with initial values, and of weights that were left out."""
+    heads = [name for name in new if name in _HEADS]
+    parts = [f"new, with initial values: {', '.join(heads)}"] if heads else []
+    if unused:
+        parts.append(f"not used of the checkpoint: {_first(unused)}")
+    if parts:
+        warnings.warn(f"{directory}: {'; '.join(parts)}", InputWarning, stacklevel=4)
 
 
-def _check_sizes(
-    directory: Path, stored: Format, files: WeightFiles, names: dict[str, str], config: Any
-) -> None:
-    """Refuses absurd sizes before memory is taken: the weights must be as large as the config says."""
-    for name, shape in stored.shapes(config).items():
-        found = _find(name, names, stored)
-        if found is None:
-            raise InputError(
-                f"{directory}: the weights hold no {name}, which the model of config.json has: "
-                "the two do not belong together; copy the model anew"
-            )
-        if files.shape(names[found]) != shape:
-            raise InputError(
-                f"{directory}: {found} has shape {files.shape(names[found])}, config.json says {shape}: "
-                "the two do not belong together; copy the model anew"
-            )
-
-
-def _report(directory: Path, stored: Format, missing: list[str], surplus: list[str]) -> None:
-    """Warns of weights that keep their initial values; those of the body are an error."""
-    body = [name for name in missing if name.startswith(("embeddings/", "block_", "final_norm/"))]
-    if body:
-        raise InputError(
-            f"{directory}: the weights lack {', '.join(body[:4])}{' …' if len(body) > 4 else ''}"
-        )
-    heads = sorted({name.split("/")[0] for name in missing})
-    surplus = [name for name in surplus if not stored.redundant(name)]
-    if heads:
-        unused = sorted({name.removeprefix(stored.prefix).rsplit(".", 1)[0] for name in surplus})
-        also = f"; not used of the checkpoint: {', '.join(unused)}" if unused else ""
-        notice = f"{directory}: new, with initial values: {', '.join(heads)}{also}"
-        warnings.warn(notice, InputWarning, stacklevel=4)
+def _first(names: list[str], most: int = 12) -> str:
+    shown = [name if name.isprintable() else repr(name) for name in names[:most]]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def write_model(
-    model: LanguageModel, directory: str | Path, *, label_names: tuple[str, ...] | None = None
+    model: LanguageModel,
+    directory: str | Path,
+    *,
+    tokenizer: Any = None,
+    max_shard_size: int | str = "5GB",
 ) -> None:
-    """`model.save_pretrained`: see there; `label_names` become `id2label`."""
+    """`model.save_pretrained`: see there."""
     directory = Path(directory)
     if type(model) not in _STORED:
         raise InputError(f"{type(model).__name__} has no counterpart in Hugging Face's format")
+    largest = number_of_bytes(max_shard_size)
     gpt = isinstance(model, GPTBackbone | GPTCausalLM)
     stored = gpt_format.format_of(model.config) if gpt else BERT
-    config = stored.write_config(model, label_names)
-    tensors: dict[str, np.ndarray] = {}
-    for entry in _entries_of(model, stored):
-        value = np.asarray(model.merged(entry.ours), dtype=np.float32)
-        shares: Any = len(entry.theirs) if entry.widths is None else np.cumsum(entry.widths)[:-1]
-        for name, part in zip(entry.theirs, np.split(value, shares, axis=-1), strict=True):
-            tensors[name] = part.T if entry.transpose else part
-    write_weights(directory, tensors)
+    config = stored.write_config(model)
+    write_weights(directory, _tensors(model, stored), largest)
     write_json(directory / "config.json", config)
-    if gpt and model.config.end_token_id is not None:
-        end = {name: model.config.end_token_id for name in ("bos_token_id", "eos_token_id")}
-        write_json(directory / "generation_config.json", {"_from_model_config": True, **end})
+    if isinstance(model, GPTCausalLM):
+        end = model.config.end_token_id
+        ends = {} if end is None else {"bos_token_id": end, "eos_token_id": end}
+        write_json(directory / "generation_config.json", {"_from_model_config": True, **ends})
+    if tokenizer is not None:
+        from kerasllm.data.tokenizers import save_tokenizer
+
+        save_tokenizer(tokenizer, directory, max_length=model.config.max_sequence_length)
+    if not (directory / "README.md").exists():
+        write_model_card(directory)
+
+
+def _tensors(model: LanguageModel, stored: Format) -> Iterator[tuple[str, np.ndarray]]:
+    """The weights under their names; the task models put a prefix before the backbone's."""
+    is_backbone = isinstance(model, _BACKBONES)
+    variables = model.named_variables()
+    for entry in stored.entries(model.config):
+        if entry.ours in variables:
+            value = np.asarray(model.merged(entry.ours), dtype=np.float32)
+            for name, part in entry.split(value):
+                yield stored.qualified(name, is_backbone), part
+
+
+def push_model(
+    source: LanguageModel | str | Path,
+    repo_id: str,
+    *,
+    tokenizer: Any = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    message: str = "Upload a model of kerasllm",
+) -> str:
+    """Sends a model, or the model of a finished run, to the hub; `model.push_to_hub` calls this.
+
+    Args:
+        source: a model; or a model directory or run, which is sent as it is, card and tokenizer included.
+        repo_id: OWNER/NAME; made if it is missing.
+        tokenizer: sent along with a model.
+        private: of a new repository; the owner's default where None.
+        revision: branch; the main one where None.
+        message: of the commit.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        InputError: there is no such model, no permission, or the hub does not answer.
+    """
+    if not isinstance(source, LanguageModel):
+        if not Path(source).is_dir():
+            raise InputError(f"{source}: there is no such directory")
+        return upload_directory(
+            resolve_directory(source), repo_id, private=private, revision=revision, message=message
+        )
+    with tempfile.TemporaryDirectory() as directory:
+        write_model(source, directory, tokenizer=tokenizer)
+        return upload_directory(Path(directory), repo_id, private=private, revision=revision, message=message)

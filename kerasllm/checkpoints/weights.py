@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from kerasllm.errors import InputError
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Where a tensor lies: file, kind of number, shape, and offset in bytes from the file's beginning."""
+
+    path: Path
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
 
 
 class WeightFiles:
     """The tensors of a checkpoint directory: one model.safetensors, or shards with an index.
+
+    Only the headers are read. A tensor is read from the file by itself: mapped into memory, as the
+    `safetensors` package does, the whole file would count as memory of the process.
 
     Args:
         directory: holds model.safetensors or model.safetensors.index.json.
@@ -28,44 +46,107 @@ class WeightFiles:
     """
 
     def __init__(self, directory: Path) -> None:
-        from safetensors import SafetensorError, safe_open
-
         self.directory = directory
-        self._files: dict[str, Any] = {}
-        for path in _files_of(directory):
-            try:
-                opened = safe_open(path, framework="numpy")
-            except (SafetensorError, OSError) as error:
+        self._tensors: dict[str, _Stored] = {}
+        if (directory / WEIGHTS_FILE).is_file():
+            self._tensors = _tensors_of(directory / WEIGHTS_FILE)
+            return
+        index = directory / INDEX_FILE
+        places = _read_index(directory, index)
+        files = {name: _tensors_of(directory / name) for name in sorted(set(places.values()))}
+        for name, file in places.items():
+            if name not in files[file]:
                 raise InputError(
-                    f"{path}: not a readable safetensors file ({error}); copy it anew"
-                ) from error
-            self._files |= dict.fromkeys(opened.keys(), opened)
+                    f"{index}: {name[:80]!r} is not in {file}, as it should be; copy the model anew"
+                )
+            self._tensors[name] = files[file][name]
 
-    def names(self) -> list[str]:
-        """The names of all tensors."""
-        return list(self._files)
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all tensors by name."""
+        return {name: tensor.shape for name, tensor in self._tensors.items()}
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without reading it."""
-        return tuple(self._files[name].get_slice(name).get_shape())
+    def check_number(self, name: str) -> None:
+        """Refuses a tensor that holds no floating-point numbers, a quantised one above all.
+
+        Raises:
+            InputError: names the file, the tensor and its kind.
+        """
+        stored = self._tensors[name]
+        if stored.kind not in _FLOATS:
+            raise InputError(
+                f"{stored.path}: {name} holds {stored.kind}, weights are {', '.join(_FLOATS)}: "
+                "take the checkpoint that is not quantised"
+            )
 
     def read(self, name: str) -> np.ndarray:
         """A tensor as float32."""
-        return np.asarray(self._files[name].get_tensor(name)).astype(np.float32, copy=False)
+        return np.concatenate(list(self.parts(name, None)))
+
+    def parts(self, name: str, largest: int | None = 16_000_000) -> Iterator[np.ndarray]:
+        """A tensor as float32, a part of its rows at a time.
+
+        Args:
+            name: of a tensor with at least one axis.
+            largest: bytes of a part; None for all at once.
+        """
+        stored = self._tensors[name]
+        number = np.dtype(_FLOATS[stored.kind])
+        rows, width = stored.shape[0], int(np.prod(stored.shape[1:], dtype=np.int64))
+        step = rows if largest is None else max(1, largest // max(4 * width, 1))
+        for start in range(0, rows, max(step, 1)):
+            count = min(step, rows - start) * width
+            place = stored.offset + start * width * number.itemsize
+            try:
+                values = np.fromfile(stored.path, number, count, offset=place)
+            except OSError as error:
+                raise InputError(f"{stored.path}: cannot be read ({error.strerror or error})") from error
+            if values.size != count:
+                raise InputError(f"{stored.path}: has become shorter while it was read; copy it anew")
+            yield values.astype(np.float32, copy=False).reshape(-1, *stored.shape[1:])
 
 
-def _files_of(directory: Path) -> list[Path]:
-    if (directory / WEIGHTS_FILE).is_file():
-        return [directory / WEIGHTS_FILE]
-    index = directory / INDEX_FILE
+def _tensors_of(path: Path) -> dict[str, _Stored]:
+    """The header of a file, which the `safetensors` package has checked against the file's size."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; copy the model anew")
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); copy it anew") from error
+    header.pop("__metadata__", None)
+    return {
+        name: _Stored(path, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
+
+
+def _read_index(directory: Path, index: Path) -> dict[str, str]:
+    """Names of tensors and of the files, beside the index, that hold them."""
     if not index.is_file():
-        pickled = " (pytorch_model.bin is a pickle and is never read: convert it to safetensors)"
-        other = pickled if (directory / "pytorch_model.bin").exists() else ""
-        raise InputError(f"{directory}: holds no {WEIGHTS_FILE} and no {INDEX_FILE}{other}")
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
-    if any(not isinstance(name, str) or Path(name).name != name for name in names):
-        raise InputError(f"{index}: a shard's name must be a file beside the index, not a path: {names}")
-    return [directory / name for name in names]
+        pickles = [
+            path.name
+            for path in sorted(directory.glob("*"))
+            if path.suffix in (".bin", ".pt", ".pth", ".ckpt")
+        ]
+        also = f" ({pickles[0]} is a pickle and is never read: convert it to safetensors)" if pickles else ""
+        raise InputError(f"{directory}: holds no {WEIGHTS_FILE} and no {INDEX_FILE}{also}")
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise InputError(f"{index}: holds no weight_map of tensors and files; copy the model anew")
+    for file in places.values():
+        plain = isinstance(file, str) and Path(file).name == file and file.isprintable() and "\\" not in file
+        if not plain or not file.endswith(".safetensors"):
+            raise InputError(
+                f"{index}: a shard is {str(file)[:80]!r}, it must be a .safetensors file beside the index, no path"
+            )
+    return places
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -80,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: there is no such file") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
-    except (UnicodeDecodeError, OSError) as error:
+    except (UnicodeDecodeError, OSError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no JSON object but a {type(content).__name__}")
@@ -114,16 +195,68 @@ def _umask() -> int:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON object, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes a text, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8")
 
 
-def write_weights(directory: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Writes model.safetensors, whole or not at all; the metadata says `pt`, which transformers asks for."""
+def number_of_bytes(size: int | str) -> int:
+    """300, "300", "5GB", "100 MB" → bytes; a GB is 10^9 of them.
+
+    Raises:
+        InputError: no such size, or none at all.
+    """
+    found = re.fullmatch(r"(\d+) ?(|KB|MB|GB|TB)", str(size).strip().upper())
+    if not found or int(found[1]) == 0:
+        raise InputError(f"max_shard_size is {size!r}, it must be a number of bytes, or like '5GB'")
+    return int(found[1]) * 1000 ** ("", "KB", "MB", "GB", "TB").index(found[2])
+
+
+def write_weights(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], largest: int) -> None:
+    """Writes model.safetensors, or shards and an index where that file would be larger than `largest` bytes.
+
+    Each file is whole or not there, and those of an earlier, differently divided checkpoint go last.
+
+    Args:
+        directory: made if it is missing.
+        tensors: names and float32 values.
+        largest: size of a shard in bytes; a tensor that is larger has a shard to itself.
+    """
+    shards: list[dict[str, np.ndarray]] = [{}]
+    size = total = 0
+    for name, value in tensors:
+        if shards[-1] and size + value.nbytes > largest:
+            shards.append({})
+            size = 0
+        shards[-1][name] = value
+        size += value.nbytes
+        total += value.nbytes
+    files = [WEIGHTS_FILE]
+    if len(shards) > 1:
+        files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for file, shard in zip(files, shards, strict=True):
+        _write_shard(directory / file, shard)
+    if len(shards) > 1:
+        places = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+        write_json(directory / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": places})
+        (directory / WEIGHTS_FILE).unlink(missing_ok=True)
+    else:
+        (directory / INDEX_FILE).unlink(missing_ok=True)
+    for old in directory.glob("model-*.safetensors"):
+        if old.name not in files and _SHARD.fullmatch(old.name):
+            old.unlink()
+
+
+def _write_shard(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """The metadata says `pt`, which transformers asks for."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    with replacing(directory / WEIGHTS_FILE) as temporary:
+    with replacing(path) as temporary:
         try:
             save_file(
                 {name: np.ascontiguousarray(value) for name, value in tensors.items()},
@@ -132,5 +265,5 @@ def write_weights(directory: Path, tensors: dict[str, np.ndarray]) -> None:
             )
         except SafetensorError as error:
             raise InputError(
-                f"{directory / WEIGHTS_FILE}: cannot be written ({error}); free some space or choose another place"
+                f"{path}: cannot be written ({error}); free some space or choose another place"
             ) from error

@@ -7,6 +7,9 @@ whatever the order of construction and whatever the backend.
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import keras
 import numpy as np
@@ -20,6 +23,33 @@ def default_seed() -> int:
 def name_key(seed: int, name: str) -> int:
     """A 128-bit key for the stream of `name` under `seed`."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
+
+
+_undrawn: ContextVar[dict[str, keras.initializers.Initializer] | None] = ContextVar("undrawn", default=None)
+
+
+@contextmanager
+def drawing_later() -> Iterator[dict[str, keras.initializers.Initializer]]:
+    """Within it keyed initializers give zeros: most weights are about to be read from a file.
+
+    Yields:
+        The initializers that were asked, by their keys, to draw what the file does not have.
+    """
+    undrawn: dict[str, keras.initializers.Initializer] = {}
+    token = _undrawn.set(undrawn)
+    try:
+        yield undrawn
+    finally:
+        _undrawn.reset(token)
+
+
+def _put_off(initializer, shape, dtype):
+    """Zeros within `drawing_later`, else None."""
+    undrawn = _undrawn.get()
+    if undrawn is None:
+        return None
+    undrawn[initializer.key] = initializer
+    return keras.ops.zeros(shape, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -41,6 +71,8 @@ class KeyedNormal(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         """Values of `shape`, drawn in float32 and cast to `dtype`."""
+        if (zeros := _put_off(self, shape, dtype)) is not None:
+            return zeros
         generator = np.random.Generator(np.random.Philox(key=name_key(self.seed, self.key)))
         values = generator.standard_normal(shape, dtype=np.float32)
         return keras.ops.convert_to_tensor(values * np.float32(self.standard_deviation), dtype=dtype)
@@ -69,6 +101,8 @@ class KeyedTruncatedNormal(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         """Values of `shape`, drawn in float32 and cast to `dtype`."""
+        if (zeros := _put_off(self, shape, dtype)) is not None:
+            return zeros
         generator = np.random.Generator(np.random.Philox(key=name_key(self.seed, self.key)))
         values = generator.standard_normal(shape, dtype=np.float32)
         outside = np.abs(values) > 2

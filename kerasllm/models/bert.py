@@ -17,6 +17,7 @@ from kerasllm.layers import (
     TransformerEmbeddings,
     TransformerEncoderBlock,
 )
+from kerasllm.layers.heads import VocabularyHead
 from kerasllm.models.bert_config import BertConfig
 from kerasllm.models.language_model import LanguageModel
 
@@ -117,18 +118,38 @@ def _masked_lm_head(config: BertConfig, seed: int) -> MaskedLanguageModelHead:
     return head
 
 
+def _masked_lm_projection(config: BertConfig, seed: int) -> VocabularyHead | None:
+    """The projection to the vocabulary where it is not the token embedding's transpose."""
+    if config.tie_embeddings:
+        return None
+    head = VocabularyHead(
+        vocabulary_size=config.vocabulary_size,
+        standard_deviation=config.initializer_range,
+        seed=seed,
+        name="masked_lm_projection",
+    )
+    head.build((None, None, config.hidden_dim))
+    return head
+
+
 def _classification_head(
-    config: BertConfig, seed: int, name: str, num_outputs: int, dropout: float
+    config: BertConfig, seed: int, name: str, num_outputs: int, dropout: float | None
 ) -> ClassificationHead:
     head = ClassificationHead(
         num_outputs=num_outputs,
-        dropout=dropout,
+        dropout=config.dropout if dropout is None else dropout,
         standard_deviation=config.initializer_range,
         seed=seed,
         name=name,
     )
     head.build((None, config.hidden_dim))
     return head
+
+
+def _output_table(model: Any) -> Any:
+    """The projection to the vocabulary, (vocabulary_size, hidden_dim)."""
+    own = model.masked_lm_projection
+    return model.backbone.embeddings.token if own is None else own.kernel
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -162,9 +183,10 @@ class BertPretraining(LanguageModel):
         if not objectives or set(objectives) - {"masked_lm", "next_sentence"}:
             raise ValueError(f"objectives {list(objectives)}: choose masked_lm, next_sentence or both")
         self.backbone = _backbone(config, backbone, self.seed, pooler="next_sentence" in objectives)
-        self.masked_lm_head = self.next_sentence_head = None
+        self.masked_lm_head = self.masked_lm_projection = self.next_sentence_head = None
         if "masked_lm" in objectives:
             self.masked_lm_head = _masked_lm_head(config, self.seed)
+            self.masked_lm_projection = _masked_lm_projection(config, self.seed)
         if "next_sentence" in objectives:
             self.next_sentence_head = _classification_head(
                 config, self.seed, "next_sentence_head", 2, dropout=0.0
@@ -177,7 +199,7 @@ class BertPretraining(LanguageModel):
         outputs = {}
         if self.masked_lm_head is not None:
             outputs["masked_lm"] = self.masked_lm_head(
-                encoded["sequence_output"], self.backbone.embeddings.token, inputs.get("masked_positions")
+                encoded["sequence_output"], _output_table(self), inputs.get("masked_positions")
             )
         if self.next_sentence_head is not None:
             outputs["next_sentence"] = self.next_sentence_head(encoded["pooled_output"], training=training)
@@ -213,13 +235,14 @@ class BertMaskedLM(LanguageModel):
         super().__init__(config, seed=seed, name=name)
         self.backbone = _backbone(config, backbone, self.seed, pooler=False)
         self.masked_lm_head = _masked_lm_head(config, self.seed)
+        self.masked_lm_projection = _masked_lm_projection(config, self.seed)
         self.built = True
 
     def call(self, inputs, training=False):
         """See the class."""
         hidden = self.backbone(inputs, training=training)["sequence_output"]
-        token_table = self.backbone.embeddings.token
-        return {"masked_lm": self.masked_lm_head(hidden, token_table, inputs.get("masked_positions"))}
+        logits = self.masked_lm_head(hidden, _output_table(self), inputs.get("masked_positions"))
+        return {"masked_lm": logits}
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -228,7 +251,8 @@ class BertClassifier(LanguageModel):
 
     Args:
         config: the shape.
-        num_classes: number of classes, at least 2.
+        num_classes: number of classes, at least 2; that of `label_names`, else 2, where left out.
+        label_names: of the classes, written to config.json's `id2label`.
         backbone: an existing one; a new one where left out.
         seed: of the initial values and of dropout.
 
@@ -242,19 +266,27 @@ class BertClassifier(LanguageModel):
         self,
         config: BertConfig,
         *,
-        num_classes: int = 2,
+        num_classes: int | None = None,
+        label_names: Sequence[str] | None = None,
         backbone: BertBackbone | None = None,
         seed: int | None = None,
         name: str | None = None,
     ):
         super().__init__(config, seed=seed, name=name)
+        self.label_names = tuple(label_names) if label_names else None
+        if num_classes is None:
+            num_classes = len(self.label_names or (0, 1))
         if num_classes < 2:
             raise ValueError(
                 f"num_classes is {num_classes}: a classifier has at least 2, BertRegressor predicts a number"
             )
+        if self.label_names and len(self.label_names) != num_classes:
+            raise ValueError(f"label_names are {len(self.label_names)}, num_classes is {num_classes}")
         self.num_classes = num_classes
         self.backbone = _backbone(config, backbone, self.seed, pooler=True)
-        self.classifier = _classification_head(config, self.seed, "classifier", num_classes, config.dropout)
+        self.classifier = _classification_head(
+            config, self.seed, "classifier", num_classes, config.classifier_dropout
+        )
         self.built = True
 
     def call(self, inputs, training=False):
@@ -262,8 +294,9 @@ class BertClassifier(LanguageModel):
         return self.classifier(self.backbone(inputs, training=training)["pooled_output"], training=training)
 
     def get_config(self):
-        """The fields of the config, and `num_classes`."""
-        return super().get_config() | {"num_classes": self.num_classes}
+        """The fields of the config, `num_classes` and `label_names`."""
+        names = None if self.label_names is None else list(self.label_names)
+        return super().get_config() | {"num_classes": self.num_classes, "label_names": names}
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -290,7 +323,7 @@ class BertRegressor(LanguageModel):
     ):
         super().__init__(config, seed=seed, name=name)
         self.backbone = _backbone(config, backbone, self.seed, pooler=True)
-        self.regressor = _classification_head(config, self.seed, "classifier", 1, config.dropout)
+        self.regressor = _classification_head(config, self.seed, "classifier", 1, config.classifier_dropout)
         self.built = True
 
     def call(self, inputs, training=False):

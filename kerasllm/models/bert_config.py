@@ -26,6 +26,20 @@ _SIZES = (
 )
 
 
+def check_numbers(config: Any) -> None:
+    """Refuses a layer-norm epsilon, initial deviation or choice of tying that is none.
+
+    Raises:
+        ValueError: begins with the setting's name.
+    """
+    for name in ("layer_norm_epsilon", "initializer_range"):
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value!r}, it must be a number of at least 0")
+    if not isinstance(config.tie_embeddings, bool):
+        raise ValueError(f"tie_embeddings is {config.tie_embeddings!r}, it must be true or false")
+
+
 @dataclass(frozen=True)
 class BertConfig:
     """The shape of a BERT.
@@ -40,9 +54,11 @@ class BertConfig:
         num_segments: number of segment embeddings.
         dropout: of embeddings, residual branches and pooled outputs.
         attention_dropout: of the attention probabilities; that of `dropout` where left out.
+        classifier_dropout: of the pooled output before a classifier; None for that of `dropout`.
         activation: "gelu" (exact), "gelu_tanh", or another Keras activation.
         layer_norm_epsilon: added to every variance.
         initializer_range: standard deviation of the initial values.
+        tie_embeddings: whether the masked-LM projection is the token embedding's transpose.
         pad_token_id: token of the padding; only recorded.
 
     Raises:
@@ -59,9 +75,11 @@ class BertConfig:
     num_segments: int = 2
     dropout: float = 0.1
     attention_dropout: float | None = None
+    classifier_dropout: float | None = None
     activation: str = "gelu"
     layer_norm_epsilon: float = 1e-12
     initializer_range: float = 0.02
+    tie_embeddings: bool = True
     pad_token_id: int = 0
 
     def __post_init__(self) -> None:
@@ -71,12 +89,18 @@ class BertConfig:
             object.__setattr__(self, "attention_dropout", self.dropout)
         for name in _SIZES:
             value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}, it must be a whole number of at least 1")
-        for name in ("dropout", "attention_dropout"):
+        rates = (
+            "dropout",
+            "attention_dropout",
+            *(() if self.classifier_dropout is None else ("classifier_dropout",)),
+        )
+        for name in rates:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(f"{name} is {value!r}, it must lie in [0, 1)")
+        check_numbers(self)
         if self.hidden_dim % self.num_heads:
             raise ValueError(
                 f"hidden_dim {self.hidden_dim} does not divide by num_heads {self.num_heads}: "

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, get_args
 
+from kerasllm.models.bert_config import check_numbers
+
 GPT_SIZES: dict[str, dict[str, int]] = {
     "gpt2": {"num_layers": 12, "num_heads": 12, "hidden_dim": 768},
     "gpt2_medium": {"num_layers": 24, "num_heads": 16, "hidden_dim": 1024},
@@ -113,6 +115,12 @@ class GPTConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(f"{name} is {value!r}, it must lie in [0, 1)")
+        check_numbers(self)
+        end = self.end_token_id
+        if end is not None and (not isinstance(end, Integral) or isinstance(end, bool) or end < 0):
+            raise ValueError(f"end_token_id is {end!r}, it must be a token's number or null")
+        if isinstance(self.rotary_base, bool) or not isinstance(self.rotary_base, int | float):
+            raise ValueError(f"rotary_base is {self.rotary_base!r}, it must be a number")
         for name, choices in (
             ("normalization", Normalization),
             ("positions", Positions),

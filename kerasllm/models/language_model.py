@@ -21,12 +21,15 @@ from kerasllm.layers.projections import merged_kernel
 
 _reader: Callable[..., Any] | None = None
 _writer: Callable[..., Any] | None = None
+_sender: Callable[..., str] | None = None
 
 
-def install_checkpoints(reader: Callable[..., Any], writer: Callable[..., Any]) -> None:
-    """Sets what `from_pretrained` and `save_pretrained` call; done once by `kerasllm.checkpoints`."""
-    global _reader, _writer
-    _reader, _writer = reader, writer
+def install_checkpoints(
+    reader: Callable[..., Any], writer: Callable[..., Any], sender: Callable[..., str]
+) -> None:
+    """Sets what `from_pretrained`, `save_pretrained` and `push_to_hub` call; done by `kerasllm.checkpoints`."""
+    global _reader, _writer, _sender
+    _reader, _writer, _sender = reader, writer, sender
 
 
 class LanguageModel(keras.Model):
@@ -101,11 +104,18 @@ class LanguageModel(keras.Model):
         return False
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **settings: Any) -> LanguageModel:
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, **settings: Any
+    ) -> LanguageModel:
         """Reads a model in Hugging Face's format; no tokenizer files are needed.
 
+        Heads that the checkpoint lacks get initial values; a warning names them, and what of the checkpoint
+        was not used. The weights are read one by one, straight into the model.
+
         Args:
-            source: a directory, a run directory (its `model/` is taken), or a hub id.
+            source: a directory, a run directory (its `model/` is taken), or a hub id, OWNER/NAME or
+                OWNER/NAME@REVISION, which is fetched into huggingface-hub's cache.
+            revision: of a hub id: branch, tag or commit.
             settings: of the task, where the checkpoint has none (e.g. `num_classes`), and `seed` for the
                 heads that the checkpoint lacks; `dropout` overrides the checkpoint's.
 
@@ -113,13 +123,50 @@ class LanguageModel(keras.Model):
             kerasllm.errors.InputError: what is missing, damaged or cannot be represented.
         """
         assert _reader is not None
-        return _reader(cls, source, **settings)
+        return _reader(cls, source, revision=revision, **settings)
 
-    def save_pretrained(self, directory: str | Path) -> None:
+    def save_pretrained(
+        self, directory: str | Path, *, tokenizer: Any = None, max_shard_size: int | str = "5GB"
+    ) -> None:
         """Writes config.json and model.safetensors in Hugging Face's format, which `transformers` loads.
+
+        A README.md that is there already stays; a model that generates gets a generation_config.json too.
+
+        Args:
+            directory: made if it is missing.
+            tokenizer: of the `tokenizers` library; its files are written too.
+            max_shard_size: larger weights are divided into files of that many bytes, and an index; "100MB" will do.
 
         Raises:
             kerasllm.errors.InputError: the directory cannot be written.
         """
         assert _writer is not None
-        _writer(self, directory)
+        _writer(self, directory, tokenizer=tokenizer, max_shard_size=max_shard_size)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        tokenizer: Any = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str = "Upload a model of kerasllm",
+    ) -> str:
+        """Sends what `save_pretrained` writes to the Hugging Face hub, by huggingface-hub and its token.
+
+        Args:
+            repo_id: OWNER/NAME; made if it is missing.
+            tokenizer: of the `tokenizers` library, sent along.
+            private: of a new repository; the owner's default where None.
+            revision: branch; the main one where None.
+            message: of the commit.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            kerasllm.errors.InputError: no permission, or the hub does not answer.
+        """
+        assert _sender is not None
+        settings = {"private": private, "revision": revision, "message": message}
+        return _sender(self, repo_id, tokenizer=tokenizer, **settings)

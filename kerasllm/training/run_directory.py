@@ -22,6 +22,7 @@ import yaml
 from kerasllm.errors import InputError
 from kerasllm.settings import plain
 from kerasllm.training.atomic_files import to_json, write_atomically
+from kerasllm.training.run_card import write_run_card
 from kerasllm.training.run_settings import MAY_CHANGE, MAY_GROW, compare, read_config, recorded, versions
 
 try:
@@ -181,7 +182,7 @@ class RunDirectory:
         self._write_config()
 
     def write_results(self, results: Mapping[str, Any], seconds: float | None = None) -> None:
-        """Writes results.json, which makes the run a finished one. NaN becomes null.
+        """Writes the model's card and results.json, which makes the run a finished one. NaN becomes null.
 
         Args:
             results: `{"validation": {"loss": …}, "test": {…}, …}`.
@@ -192,6 +193,8 @@ class RunDirectory:
         figures = {**results, "seconds": round(self.seconds if seconds is None else seconds, 3)}
         figures.setdefault("backend", keras.backend.backend())
         with _in_words(self.path):
+            if (self.model / "config.json").exists():
+                write_run_card(self.path, plain(figures))
             write_atomically(self.path / "results.json", to_json(figures, indent=2) + "\n")
 
     def discard_if_empty(self, *, keep_log: bool = True) -> None:

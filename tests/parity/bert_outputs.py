@@ -16,6 +16,7 @@ CLASSES = {
     "backbone": kerasllm.BertBackbone,
     "pretraining": kerasllm.BertPretraining,
     "masked_lm": kerasllm.BertMaskedLM,
+    "untied": kerasllm.BertMaskedLM,
     "two_classes": kerasllm.BertClassifier,
     "three_classes": kerasllm.BertClassifier,
     "regression": kerasllm.BertRegressor,
@@ -38,7 +39,7 @@ def hidden_states(backbone, inputs) -> np.ndarray:
 
 def losses(name, model, inputs, data) -> dict[str, np.ndarray]:
     """Ours, from positions and weights where theirs have labels of -100."""
-    if name in ("pretraining", "masked_lm"):
+    if name in ("pretraining", "masked_lm", "untied"):
         outputs = model({**inputs, "masked_positions": data["masked_positions"]})
         gathered = outputs["masked_lm"]
         loss = kerasllm.MaskedLanguageModelLoss()(data["masked_labels"], gathered, data["weights"])
@@ -65,6 +66,8 @@ def main(prepared: Path, results: Path, minilm: str = "", reference: str = "") -
         found["hidden_states"] = hidden_states(getattr(model, "backbone", model), inputs)
         np.savez(results / f"{name}.npz", **found)
         model.save_pretrained(results / name)
+        if name == "pretraining":
+            model.save_pretrained(results / "shards", max_shard_size="20KB")
     if minilm:
         theirs = np.load(reference)
         model = kerasllm.BertBackbone.from_pretrained(minilm)

@@ -25,6 +25,7 @@ def main(prepared: Path, results: Path) -> None:
         texts = {name: model.generate(ids[:, :6], **settings) for name, settings in searches.items()}
         np.savez(results / f"{directory.name}.npz", logits=logits, hidden=hidden, loss=loss, **texts)
         model.save_pretrained(results / directory.name)
+        model.backbone.save_pretrained(results / f"{directory.name}_backbone")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ THEIRS = {
     "backbone": (transformers.BertModel, {}),
     "pretraining": (transformers.BertForPreTraining, {}),
     "masked_lm": (transformers.BertForMaskedLM, {}),
+    "untied": (transformers.BertForMaskedLM, {"tie_word_embeddings": False}),
     "two_classes": (transformers.BertForSequenceClassification, {"num_labels": 2}),
     "three_classes": (transformers.BertForSequenceClassification, {"num_labels": 3}),
     "regression": (
@@ -27,6 +28,7 @@ LOGITS = {
     "backbone": {"sequence_output": "last_hidden_state", "pooled_output": "pooler_output"},
     "pretraining": {"masked_lm": "prediction_logits", "next_sentence": "seq_relationship_logits"},
     "masked_lm": {"masked_lm": "logits"},
+    "untied": {"masked_lm": "logits"},
     "two_classes": {"logits": "logits"},
     "three_classes": {"logits": "logits"},
     "regression": {"logits": "logits"},
@@ -62,7 +64,7 @@ def make_data() -> dict[str, np.ndarray]:
 
 
 def their_labels(name: str, data) -> dict:
-    if name in ("pretraining", "masked_lm"):
+    if name in ("pretraining", "masked_lm", "untied"):
         dense = np.full(data["token_ids"].shape, -100)
         rows, slots = np.nonzero(data["weights"])
         dense[rows, data["masked_positions"][rows, slots]] = data["masked_labels"][rows, slots]
@@ -106,6 +108,8 @@ def prepared(tmp_path_factory):
         for parameter in model.parameters():  # initial values are so small that much would go unnoticed
             mean, deviation = (0, 0.1) if parameter.dim() > 1 else (0.5, 0.3)
             torch.nn.init.normal_(parameter, mean, deviation)
+        if name == "untied":  # the two biases are one here; transformers does not use the first then
+            model.cls.predictions.bias.data.copy_(model.cls.predictions.decoder.bias.data)
         model.save_pretrained(directory / name)
         outputs[name] = run_theirs(name, model, data)
     return directory, data, outputs
@@ -148,7 +152,7 @@ def test_outputs_and_losses_agree(ours, prepared, name):
 
 def test_gathered_scores_are_those_of_their_positions(ours, prepared):
     positions = prepared[1]["masked_positions"]
-    for name in ("pretraining", "masked_lm"):
+    for name in ("pretraining", "masked_lm", "untied"):
         expected = np.take_along_axis(prepared[2][name]["masked_lm"], positions[:, :, None], axis=1)
         np.testing.assert_allclose(np.load(ours / f"{name}.npz")["gathered"], expected, **TOLERANCE)
 
@@ -165,6 +169,15 @@ def test_transformers_loads_what_is_saved_here(ours, prepared, name):
     shared = set(tensors) & set(originals)
     assert set(originals) <= shared
     assert all(np.array_equal(tensors[key], originals[key]) for key in shared)
+
+
+def test_transformers_loads_shards(ours, prepared):
+    assert len(list((ours / "shards").glob("model-*-of-*.safetensors"))) > 3
+    cls = transformers.AutoModelForPreTraining
+    model, report = cls.from_pretrained(ours / "shards", output_loading_info=True)
+    assert not any(report.values()), report
+    for key, value in run_theirs("pretraining", model, prepared[1]).items():
+        np.testing.assert_allclose(value, prepared[2]["pretraining"][key], rtol=0, atol=1e-6, err_msg=key)
 
 
 @pytest.mark.parametrize("name", THEIRS)
@@ -195,9 +208,10 @@ def test_there_and_back_bit_for_bit(ours, name, tmp_path):
 def test_minilm(ours, shared_data):
     """A trained model of 22 million parameters, against outputs of transformers kept in a file.
 
-    The file is float32 itself: its inner states, which reach 6, lie up to 1.05e-4 from what float64 gives,
-    and transformers' own float32 may lie 1.2e-4 from the file on another machine. So inner states above 1
-    are compared relative to their size; the outputs are not.
+    Every state of every real token lies within 1e-4 of the file (within 6e-6, as measured), and so do both outputs
+    with padding and all. What the *inner* layers compute at padding, which nothing reads, is compared relative to
+    its size, which reaches 10: there the file, float32 itself, lies 1.05e-4 from the exact result (float64), and
+    transformers' own float32 lay 1.3e-4 from the file on another machine. No arithmetic mends that.
     """
     if not (shared_data / "minilm" / "reference_outputs.npz").is_file():
         pytest.skip("shared/data/minilm/reference_outputs.npz is missing")
@@ -206,6 +220,8 @@ def test_minilm(ours, shared_data):
     expected = np.load(shared_data / "minilm" / "reference_outputs.npz")
     found = np.load(ours / "minilm.npz")
     inner = expected["hidden_states"]
-    assert (np.abs(found["hidden_states"] - inner) / np.maximum(1, np.abs(inner))).max() <= 1e-4
+    apart = np.abs(found["hidden_states"] - inner)
+    assert (apart * expected["attention_mask"][:, :, None]).max() <= 1e-4
+    assert (apart / np.maximum(1, np.abs(inner))).max() <= 1e-4
     np.testing.assert_allclose(found["sequence_output"], expected["last_hidden_state"], **TOLERANCE)
     np.testing.assert_allclose(found["pooled_output"], expected["pooler_output"], **TOLERANCE)

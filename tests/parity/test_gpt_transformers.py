@@ -130,6 +130,34 @@ def test_transformers_loads_what_is_saved(name, prepared, ours):
     np.testing.assert_allclose(run_theirs(model, IDS)["logits"], expected["logits"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", THEIRS)
+def test_transformers_loads_the_backbone_alone(name, prepared, ours):
+    model, report = transformers.AutoModel.from_pretrained(
+        ours / f"{name}_backbone", output_loading_info=True
+    )
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        found = model.eval()(torch.tensor(IDS).long()).last_hidden_state.numpy()
+    np.testing.assert_allclose(found, prepared[1][name]["hidden"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_there_and_back_bit_for_bit(name, ours, tmp_path):
+    """Ours, written by transformers, and read here again."""
+    import keras
+
+    from kerasllm import GPTCausalLM
+
+    THEIRS[name][0].from_pretrained(ours / name).save_pretrained(tmp_path)
+    before, after = (GPTCausalLM.from_pretrained(path) for path in (ours / name, tmp_path))
+    assert before.config == after.config
+    variables = after.named_variables()
+    assert variables.keys() == before.named_variables().keys()
+    for key, variable in before.named_variables().items():
+        first, second = (keras.ops.convert_to_numpy(value) for value in (variable, variables[key]))
+        assert first.tobytes() == second.tobytes(), key
+
+
 def test_a_random_checkpoint_of_the_hub(shared_data, run_backend, tmp_path):
     source = shared_data / "tiny_gpt2_random"
     ids = np.random.default_rng(1).integers(0, 21, (2, 30)).astype("int32")

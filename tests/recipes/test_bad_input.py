@@ -306,7 +306,7 @@ CHECKPOINTS = [
     ("shape", "query.weight has shape (8, 19)", "copy the model anew"),
     ("gpt2", "gpt2/config.json: model_type is 'gpt2', only 'bert'"),
     ("vast", "word_embeddings.weight has shape", "config.json says (1000000000000, 8)"),
-    ("deep", "encoder.layer.999999999"),
+    ("deep", "config.json says 1000000000 layers, the weights hold"),
     ("wide", "config.json says (1000000000000, 8)"),
     ("words", "words/config.json: vocab_size is 'many'"),
     ("keyless", "keyless/config.json: lacks hidden_size"),

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from kerasllm.training.metrics_log import MetricsLog
 
-MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+MODEL_FILES = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
 def losses(lines):
@@ -41,6 +41,9 @@ def test_run_directory(pretrained, read_run):
         and recorded["model"]["hidden_dim"] == 32
         and recorded["learning_rate"] == 0.01
     )
+    card = (pretrained / "model" / "README.md").read_text()
+    assert all(heading in card for heading in ("## Data", "## Results", "## Settings", "learning_rate: 0.01"))
+    assert "| corpus | animals.txt |" in card and str(pretrained.parent) not in card
 
 
 def test_it_learns(pretrained, read_run):
