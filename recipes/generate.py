@@ -43,8 +43,8 @@ class Config:
     chat: bool = False
     """Talk to the model: a line is a message, an empty line or Ctrl-D ends."""
 
-    max_new_tokens: int = 128
-    """Tokens of a continuation at most."""
+    max_new_tokens: int | None = None
+    """Tokens of a continuation at most; 128, or as many as the model has positions left for, if null."""
 
     temperature: float | None = None
     """Divides the scores; below 1 more likely, above 1 more varied, 0 or null (and no top_k, top_p, min_p) greedy."""
@@ -111,8 +111,7 @@ def main(config: Config) -> int:
     if config.chat:
         chat(model, tokenizer, read_chat_template(directory) or DEFAULT_CHAT_TEMPLATE, settings)
     elif config.prompt is not None:
-        print(config.prompt, end="", flush=True)
-        writer = TerminalWriter(tokenizer)
+        writer = TerminalWriter(tokenizer, config.prompt)
         model.generate(config.prompt, tokenizer=tokenizer, on_tokens=writer, **settings)
         writer.end()
     else:
@@ -161,15 +160,16 @@ def continue_file(
 class TerminalWriter:
     """Prints tokens as they come; a character whose bytes are not all there yet waits for them."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, before: str = "") -> None:
         self.tokenizer = tokenizer
+        self.before = before  # printed with the first token: a prompt that is refused is not
         self.tokens: list[int] = []
         self.shown = 0
 
     def __call__(self, row: int, tokens: list[int]) -> None:
         """Takes new tokens."""
         self.tokens += tokens
-        text = self.tokenizer.decode(self.tokens)
+        text = self.before + self.tokenizer.decode(self.tokens)
         if not text.endswith("\ufffd"):
             print(text[self.shown :], end="", flush=True)
             self.shown = len(text)
@@ -177,7 +177,7 @@ class TerminalWriter:
     def end(self) -> str:
         """Prints what still waits, and a line break; returns the whole text."""
         text = self.tokenizer.decode(self.tokens)
-        print(text[self.shown :], flush=True)
+        print((self.before + text)[self.shown :], flush=True)
         return text
 
 
@@ -185,7 +185,9 @@ def chat(model: GPTCausalLM, tokenizer: Any, template: str, settings: dict[str, 
     """Reads a line, answers, remembers both; the oldest turns go when the window is full."""
     end, beginning = marks(tokenizer) or ("", "")
     stops = [end_of_text_id(tokenizer)]
-    room = model.config.max_sequence_length - settings["max_new_tokens"]
+    positions = model.config.max_sequence_length
+    settings["max_new_tokens"] = settings["max_new_tokens"] or min(128, positions // 2)
+    room = positions - settings["max_new_tokens"]
     messages: list[dict[str, str]] = []
     while True:
         try:
