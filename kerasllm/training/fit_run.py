@@ -117,6 +117,8 @@ def fit_run(
         restored=restored,
     )
     callbacks.append(checkpoint)
+    if evaluation:
+        evaluation.on_better = checkpoint.mark_best
     try:
         if start < steps:
             model.fit(make_batches(start), epochs=1, shuffle=False, verbose=0, callbacks=callbacks)

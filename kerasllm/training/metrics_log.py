@@ -160,12 +160,15 @@ class MetricsLog(StepCallback):
             self._events.close()
 
     def get_state(self) -> dict[str, Any]:
-        """The sums in progress, for a checkpoint; what is written so far is synced to the disk with it."""
+        """The sums in progress, for a checkpoint."""
+        seconds = self._seconds + time.perf_counter() - self._began
+        return {"window": self._window, "tokens": self._tokens, "seconds": seconds}
+
+    def sync(self) -> None:
+        """Brings what is written so far to the disk: a checkpoint of these steps is about to count."""
         if self.path.exists():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
-        seconds = self._seconds + time.perf_counter() - self._began
-        return {"window": self._window, "tokens": self._tokens, "seconds": seconds}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restores what `get_state` returned."""

@@ -30,4 +30,6 @@ def test_the_rows_of_a_token_that_occurs_twice_are_summed_before_they_are_square
             for variable in model.optimizer.variables
             if "velocity" in variable.path and variable.shape[0] == rows
         ]
-        np.testing.assert_allclose(velocity, 0.5 * np.tile(gradient[:, None] ** 2, 2), rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            velocity, 0.5 * np.tile(gradient[:, None] ** 2, 2), rtol=1e-6, err_msg=name
+        )
