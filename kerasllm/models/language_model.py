@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,7 +38,8 @@ class LanguageModel(keras.Model):
             `keras.utils.set_random_seed` sets, where left out.
 
     The attribute `per_step_metrics`, set before `fit`, makes the logs of each batch that batch's own values
-    instead of Keras' running means over the epoch.
+    instead of Keras' running means over the epoch. `catch_non_finite`, set before `fit`, leaves out the update of
+    a batch whose loss or gradient is not finite, and adds `gradient_norm` to the logs, which then is not finite.
     """
 
     config_class: ClassVar[type]
@@ -47,6 +49,7 @@ class LanguageModel(keras.Model):
         self.config = config
         self.seed = default_seed() if seed is None else seed
         self.per_step_metrics = False
+        self.catch_non_finite = False
 
     def get_config(self) -> dict[str, Any]:
         """The fields of the config; the task models add their own settings."""
@@ -89,10 +92,13 @@ class LanguageModel(keras.Model):
         return keras.ops.convert_to_numpy(self.named_variables()[name])
 
     def train_step(self, *args: Any) -> Any:
-        """Keras' own step; with `per_step_metrics` the metrics are reset before it."""
+        """Keras' own step, with what `per_step_metrics` and `catch_non_finite` add before and after it."""
+        step = super().train_step
         if self.per_step_metrics:
-            return backend.per_step_metrics(self, super().train_step, *args)
-        return super().train_step(*args)
+            step = partial(backend.per_step_metrics, self, step)
+        if self.catch_non_finite:
+            step = partial(backend.guarded_step, self, step)
+        return step(*args)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **settings: Any) -> LanguageModel:
