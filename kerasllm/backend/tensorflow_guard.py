@@ -1,4 +1,7 @@
-"""TensorFlow: the variables are read before the step, and a bad step writes back what was read."""
+"""TensorFlow: the variables are read before the step, and a bad step writes back what was read.
+
+To XLA the guarded step is another program than Keras' own, and it may round an update otherwise in the last bit.
+"""
 
 import tensorflow as tf
 

@@ -123,6 +123,7 @@ class Checkpoint(StepCallback):
         self._interruption = Interruption() if handle_signals else None
         self.stalled = 0.0
         self._best_next = False
+        self._forbidden = False
         self._buffers: dict[str, np.ndarray] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kerasllm-checkpoint")
         self._writing: Future[bool] | None = None
@@ -163,7 +164,7 @@ class Checkpoint(StepCallback):
         if idle and self.minutes and time.monotonic() - self._saved_at >= self.minutes * 60:
             due = True
         last = stopping or step == self.total_steps or self.trainer.stop_training
-        if due or last:
+        if (due or last) and not self._forbidden:
             saved = self.save(wait=last)
             if stopping:
                 state = f"saved step {step}" if saved else f"step {step} is not saved"
@@ -184,6 +185,10 @@ class Checkpoint(StepCallback):
     def wait(self) -> bool:
         """Waits until what is being saved is on the disk, and says whether it is."""
         return self._writing is None or self._writing.result()
+
+    def forbid(self) -> None:
+        """Nothing is saved from here on: what there is to save has gone wrong. For callbacks before this."""
+        self._forbidden = True
 
     def mark_best(self) -> None:
         """The step that is ending is saved, and kept until another is marked. For callbacks before this."""

@@ -5,6 +5,7 @@ the sums since the last line are part of the checkpoint, and what was written af
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -99,8 +100,9 @@ class MetricsLog(StepCallback):
         """Adds the step to the window, and writes the line if it is due."""
         for name, value in values.items():
             window = self._window.setdefault(name, [0.0, 0])
-            window[0] += value
-            window[1] += 1
+            if math.isfinite(value):  # else the batch was left out of training, and is of the mean
+                window[0] += value
+                window[1] += 1
         if self.tokens_per_step is not None:
             tokens = self.tokens_per_step
             self._tokens += tokens(step) if callable(tokens) else tokens
@@ -112,7 +114,9 @@ class MetricsLog(StepCallback):
         step = self.step
         if not self._window:
             return
-        figures = {name: total / steps for name, (total, steps) in self._window.items()}
+        figures = {
+            name: total / steps if steps else math.nan for name, (total, steps) in self._window.items()
+        }
         rate = self._learning_rate(step) if self._learning_rate else self._rate(step)
         if rate is not None:
             figures["learning_rate"] = rate

@@ -22,7 +22,15 @@ import yaml
 from kerasllm.errors import InputError
 from kerasllm.settings import plain
 from kerasllm.training.atomic_files import to_json, write_atomically
-from kerasllm.training.run_settings import MAY_CHANGE, MAY_GROW, compare, read_config, recorded, versions
+from kerasllm.training.run_settings import (
+    MAY_CHANGE,
+    MAY_GROW,
+    compare,
+    lasting,
+    read_config,
+    recorded,
+    versions,
+)
 
 try:
     import fcntl
@@ -57,6 +65,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """Where the training state is saved; may not exist yet."""
         return self.path / "checkpoints"
+
+    @property
+    def bad_batch(self) -> Path:
+        """Where a batch is saved that stopped the run; may not exist."""
+        return self.path / "bad_batch"
 
     @property
     def model(self) -> Path:
@@ -153,7 +166,7 @@ class RunDirectory:
         """
         path = Path(output)
         finished = cls.check(path, config, resume=resume, may_change=may_change, may_grow=may_grow)
-        run = cls(path, plain(config), finished)
+        run = cls(path, lasting(plain(config)), finished)
         with _in_words(path):
             if finished:
                 run.settings = recorded(path)

@@ -17,12 +17,20 @@ MAY_CHANGE = frozenset(
     {
         *("output", "resume", "keep", "log_interval", "eval_interval"),
         *("checkpoint_steps", "checkpoint_minutes", "processes"),
+        *("guard.non_finite", "guard.skip_limit", "guard.loss_spike", "guard.replay"),
     }
 )
 """Settings that a resumed run may be given anew: they change nothing about what is learnt."""
 
 MAY_GROW = frozenset({"steps", "epochs"})
 """Settings that a resumed run may raise."""
+
+
+def lasting(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without the wish to see a bad batch again, which is no part of the run."""
+    if not isinstance(settings.get("guard"), dict):
+        return settings
+    return {**settings, "guard": {**settings["guard"], "replay": False}}
 
 
 def versions() -> dict[str, str]:
