@@ -289,13 +289,16 @@ class Checkpoint(StepCallback):
             if name not in restored.callbacks:
                 print(f"{restored.path} holds no state of {name}: it starts afresh", file=sys.stderr)
                 continue
-            callback.set_state(restored.callbacks[name])
-            if hasattr(callback, "set_arrays"):
-                prefix = f"callback/{name}/"
-                arrays = {
-                    k.removeprefix(prefix): v for k, v in restored.arrays.items() if k.startswith(prefix)
-                }
-                callback.set_arrays(arrays)
+            prefix = f"callback/{name}/"
+            arrays = {k.removeprefix(prefix): v for k, v in restored.arrays.items() if k.startswith(prefix)}
+            try:
+                callback.set_state(restored.callbacks[name])
+                if hasattr(callback, "set_arrays"):
+                    callback.set_arrays(arrays)
+            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+                raise InputError(
+                    f"{restored.path}: the state of {name} is not such as it writes ({error!r})"
+                ) from error
 
 
 def _name(index: int, callback: Stateful) -> str:

@@ -135,7 +135,7 @@ def fit_run(
         minutes=checkpoint_minutes,
         keep=keep,
         total_steps=steps,
-        callbacks=[log, numbers, evaluation] if evaluation else [log, numbers],
+        callbacks=[log, evaluation, numbers] if evaluation else [log, numbers],
         gradient_accumulation=gradient_accumulation,
         restored=restored,
     )
