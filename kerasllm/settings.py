@@ -198,7 +198,7 @@ def read_file(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
             elif name in sections and value is None:
                 continue
             elif name in sections:
-                raise InputError(f"{path}: {name}: {value!r} is not a group of settings")
+                raise InputError(f"{path}: {name}: {_shown(value)} is not a group of settings")
             elif name not in RECORDED_KEYS:
                 raise InputError(unknown(f"key {name!r}", name, list(options), "", f"{path}: "))
 
@@ -250,7 +250,11 @@ def convert(hint: Any, value: Any, place: str) -> Any:
                 raise InputError(f"{place}{error}") from error
         except (TypeError, LookupError, ArithmeticError, ValueError):
             continue
-    raise InputError(f"{place}: {value!r} is not {expected(hint)}")
+    raise InputError(f"{place}: {_shown(value)} is not {expected(hint)}")
+
+
+def _shown(value: Any) -> str:  # YAML's lists may be endless
+    return repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _convert_member(hint: Any, value: Any) -> Any:

@@ -80,7 +80,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: there is no such file") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
-    except (UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # no UTF-8, numbers of thousands of digits, depth
         raise InputError(f"{path}: cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no JSON object but a {type(content).__name__}")

@@ -27,6 +27,7 @@ __all__ = [
 
 _SETTINGS = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
+_LARGEST_VOCABULARY = 2**24
 _VOCABULARY, _MERGES = "vocab.json", "merges.txt"
 
 
@@ -200,6 +201,14 @@ def _partner(path: Path) -> Path:
 
 
 def _load(path: Path) -> Tokenizer:
+    tokenizer = _read(path)
+    greatest = vocabulary_size(tokenizer) - 1
+    if greatest >= _LARGEST_VOCABULARY:  # the library writes a vocabulary out from 0 to there, gaps and all
+        raise InputError(f"{path}: the greatest id is {greatest}: no vocabulary is as large as that")
+    return tokenizer
+
+
+def _read(path: Path) -> Tokenizer:
     settings = path.with_name(_SETTINGS)
     if path.name.endswith((_MERGES, _VOCABULARY)):
         partner = _partner(path)
@@ -232,7 +241,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         return {}
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path}: holds {type(settings).__name__}, not a JSON object of settings")

@@ -2,6 +2,7 @@
 
 import contextlib
 import platform
+import reprlib
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,9 @@ MAY_CHANGE = frozenset(
     }
 )
 """Settings that a resumed run may be given anew: they change nothing about what is learnt."""
+
+_SHORT = reprlib.Repr()  # what stands in a YAML file may be endless
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 2, 20, 200, 200
 
 MAY_GROW = frozenset({"steps", "epochs"})
 """Settings that a resumed run may raise."""
@@ -63,7 +67,7 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / "config.yaml"
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, 2001-99-99, depth
         raise InputError(f"{file} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} holds no settings")
@@ -113,7 +117,7 @@ def compare(path: Path, before: dict, now: Any, may_change: set[str], may_grow: 
                 continue
             differences.append(f"{name} {was}, which can only grow, not {given}")
         else:
-            differences.append(f"{name} {was!r}, not {given!r}")
+            differences.append(f"{name} {_SHORT.repr(was)}, not {_SHORT.repr(given)}")
     if differences:
         raise InputError(
             f"{path} was started with {'; '.join(differences)}: give the same settings, or a new --output"
