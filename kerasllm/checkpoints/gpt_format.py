@@ -79,8 +79,9 @@ def _read_llama(theirs: Mapping[str, Any], path: str) -> GPTConfig:
         raise InputError(f"{path}: rope type is {kind!r}, only 'default' can be represented")
     theirs = {**theirs, "eos_token_id": _end_token(theirs)}
     found = read_fields(theirs, path, LLAMA_CONFIG_NAMES, required, "hidden_act")
-    width = theirs.get("head_dim")
-    if width is not None and width * theirs["num_attention_heads"] != theirs["hidden_size"]:
+    width, heads = theirs.get("head_dim"), theirs["num_attention_heads"]
+    whole = type(width) is int and type(heads) is int
+    if width is not None and (not whole or width * heads != theirs["hidden_size"]):
         raise InputError(
             f"{path}: head_dim is {width!r}, only hidden_size / num_attention_heads can be represented"
         )

@@ -62,10 +62,11 @@ def _files_of(directory: Path) -> list[Path]:
         pickled = " (pytorch_model.bin is a pickle and is never read: convert it to safetensors)"
         other = pickled if (directory / "pytorch_model.bin").exists() else ""
         raise InputError(f"{directory}: holds no {WEIGHTS_FILE} and no {INDEX_FILE}{other}")
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    places = read_json(index).get("weight_map", {})
+    names = list(places.values()) if isinstance(places, dict) else [places]
     if any(not isinstance(name, str) or Path(name).name != name for name in names):
         raise InputError(f"{index}: a shard's name must be a file beside the index, not a path: {names}")
-    return [directory / name for name in names]
+    return [directory / name for name in sorted(set(names))]
 
 
 def read_json(path: Path) -> dict[str, Any]:

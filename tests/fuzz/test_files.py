@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from kerasllm import BertBackbone, BertConfig, GPTCausalLM, GPTConfig
-from kerasllm.checkpoints.hugging_face import check_checkpoint, read_settings, write_model
-from kerasllm.checkpoints.weights import WeightFiles
+from kerasllm.checkpoints import write_model
+from kerasllm.checkpoints.hugging_face import check_checkpoint, read_settings
 from kerasllm.cli import parse
 from kerasllm.data.byte_level_bpe import train_byte_level_bpe
 from kerasllm.data.characters import train_characters
@@ -175,11 +175,9 @@ def test_weights(fuzz, models, tmp_path):
         else:
             header = spoiler.json(good[8:end])
             file.write_bytes(len(header).to_bytes(8, "little") + header + good[end:])
-        files = WeightFiles(tmp_path)
-        for name in files.names():
-            files.shape(name)
-            files.read(name)
         check_checkpoint(tmp_path)
+        if spoiler.random.random() < 0.1:
+            GPTCausalLM.from_pretrained(tmp_path)
 
     fuzz(safetensors)
 
