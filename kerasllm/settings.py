@@ -174,7 +174,7 @@ def read_file(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
     except FileNotFoundError as error:
         raise InputError(f"--config {path}: no such file") from error
-    except (IsADirectoryError, UnicodeDecodeError) as error:
+    except (IsADirectoryError, ValueError, RecursionError) as error:
         raise InputError(f"--config {path}: not a YAML text file") from error
     except yaml.YAMLError as error:
         problem = str(getattr(error, "problem", None) or error)

@@ -182,13 +182,13 @@ class MetricsLog(StepCallback):
     def _prepare(self) -> None:
         """Cuts the file back to the step that training goes on from."""
         lines = [line for line in read_metrics(self.path) if line["step"] <= self.step]
-        contents = [to_json(line) + "\n" for line in lines]
-        text = "".join(contents).encode()
+        contents = [(to_json(line) + "\n").encode(errors="replace") for line in lines]
+        text = b"".join(contents)
         if self.path.exists() and self.path.read_bytes() != text:
             write_atomically(self.path, text)
         self.last = lines[-1] if lines else {}
         self._end = len(text)
-        self._offset = self._end - len(contents[-1].encode()) if lines else 0
+        self._offset = self._end - len(contents[-1]) if lines else 0
         if self._events and self.step:
             self._events.resume(self.step)
         self._prepared = True

@@ -66,7 +66,11 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = path / "config.yaml"
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        # A run writes none, and with them a short file may be without end.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("it refers to parts of itself")
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, 2001-99-99, depth
         raise InputError(f"{file} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
@@ -129,4 +133,4 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value

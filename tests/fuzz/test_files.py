@@ -188,7 +188,7 @@ def test_settings_files(fuzz, tmp_path):
     sys.modules["fuzzed_recipe"] = recipe
     spec.loader.exec_module(recipe)
     good = (ROOT / "recipes" / "configs" / "pretrain_gpt_shakespeare_cpu.yaml").read_bytes()
-    good += b"corpus: [a.txt, b.txt]\noutput: run\nmodel:\n  num_layers: 2\nguard: {non_finite: skip}\n"
+    good += b"corpus: [a.txt, b.txt]\nguard: {non_finite: skip}\n"
     laughs = b"e0: &e0 [x, x]\n" + b"".join(
         b"e%d: &e%d [*e%d, *e%d]\n" % (level, level, level - 1, level - 1) for level in range(1, 40)
     )
