@@ -22,6 +22,7 @@ from kerasllm.data.hub_datasets import HubDataset, looks_like_hub_id
 from kerasllm.data.python_docs import python_docs, python_docs_fingerprint
 from kerasllm.data.raw_text import cut_raw, read_raw
 from kerasllm.data.sentences import split_paragraphs
+from kerasllm.data.text_lines import refuse_halves
 from kerasllm.data.text_pieces import Piece, cut, read_text
 from kerasllm.errors import InputError
 
@@ -244,6 +245,7 @@ def _hash_file(path: Path) -> str:
 
 def _hub_pieces(dataset: HubDataset, cutting: Cutting) -> Iterator[Piece]:
     for text, place in dataset.texts():
+        refuse_halves(text, place)
         yield from cutting.document(text, place)
 
 

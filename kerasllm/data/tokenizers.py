@@ -147,7 +147,7 @@ def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: 
         special_tokens: whether "<|endoftext|>" and the like in the text are tokens, not plain text.
 
     Raises:
-        InputError: the tokenizer does not know a character.
+        InputError: the tokenizer does not know a character, or is damaged.
     """
     unknown = _coverage(tokenizer, tokenizer.get_vocab_size()).first_unknown(
         text, skip_special=special_tokens
@@ -158,6 +158,8 @@ def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: 
     tokenizer.encode_special_tokens = not special_tokens
     try:
         return tokenizer.encode(text, add_special_tokens=False).ids
+    except Exception as error:  # of no other kind: a tokenizer without its [UNK], half of a surrogate pair
+        raise InputError(f"{place or 'text'}: cannot be tokenized: {error}") from error
     finally:
         tokenizer.encode_special_tokens = before
 

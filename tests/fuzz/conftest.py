@@ -189,7 +189,7 @@ def fuzz(capsys) -> Callable:
                     attempt(Spoiler(number))
                 outcomes["read"] += 1
             except InputError as error:
-                assert str(error).strip() and len(str(error)) < 20_000
+                assert str(error).strip()
                 outcomes["refused"] += 1
             assert time.process_time() - began < SECONDS, f"{number} takes too long"
 
