@@ -245,7 +245,6 @@ def _hash_file(path: Path) -> str:
 
 def _hub_pieces(dataset: HubDataset, cutting: Cutting) -> Iterator[Piece]:
     for text, place in dataset.texts():
-        refuse_halves(text, place)
         yield from cutting.document(text, place)
 
 
@@ -284,6 +283,7 @@ def _json_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[Pie
             continue
         if not isinstance(text, str):
             raise InputError(f"{place}: field {text_column!r} holds {type(text).__name__}, not text")
+        refuse_halves(text, place)
         yield from cutting.document(text, place)
 
 

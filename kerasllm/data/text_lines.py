@@ -20,7 +20,7 @@ _GZIP_MARK = b"\x1f\x8b"
 
 
 def refuse_halves(text: str, place: str) -> None:
-    """JSON can write half of a surrogate pair, `"\\ud800"`, which is no character and cannot be tokenized.
+    """JSON can write half of a surrogate pair, which is no character and cannot be tokenized.
 
     Raises:
         InputError: the text holds one.
