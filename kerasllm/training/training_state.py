@@ -12,7 +12,8 @@ Names in state.safetensors are `model/00007/kernel` and `optimizer/00003/momentu
 model's variables (`model.variables`, seed generators included) or the optimizer's, and the last word of the
 name. Keras numbers its automatic names by how many layers the process has made, so whole paths would differ
 from one process to the next; positions do not, nor between backends, and so a run may be resumed on another
-backend (where dropout then draws other numbers).
+backend. The masks of kerasllm's dropout go on as they would have, being hashes; a `keras.layers.Dropout` of a
+user's own draws other numbers there.
 """
 
 import hashlib
