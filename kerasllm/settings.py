@@ -13,6 +13,7 @@ import inspect
 import itertools
 import math
 import re
+import reprlib
 import textwrap
 import types
 import typing
@@ -254,7 +255,7 @@ def convert(hint: Any, value: Any, place: str) -> Any:
 
 
 def _shown(value: Any) -> str:  # YAML's lists may be endless
-    return repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+    return repr(value) if isinstance(value, str) else reprlib.repr(value)
 
 
 def _convert_member(hint: Any, value: Any) -> Any:
