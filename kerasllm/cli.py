@@ -29,6 +29,7 @@ _BUILT_IN = {
     "print_config": "print all settings as YAML and exit",
     "help": "show this help and exit",
 }
+_LONGEST_LINE = 2000  # a message may quote a file, which may hold anything
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _ONE_LINE_ERRORS = {*_DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 
@@ -243,4 +244,5 @@ def _complain(message: str) -> int:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(line.strip() for line in message.splitlines() if line.strip())
+    line = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} …"

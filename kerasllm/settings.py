@@ -13,6 +13,7 @@ import inspect
 import itertools
 import math
 import re
+import reprlib
 import textwrap
 import types
 import typing
@@ -174,7 +175,7 @@ def read_file(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
     except FileNotFoundError as error:
         raise InputError(f"--config {path}: no such file") from error
-    except (IsADirectoryError, UnicodeDecodeError) as error:
+    except (IsADirectoryError, ValueError, RecursionError) as error:
         raise InputError(f"--config {path}: not a YAML text file") from error
     except yaml.YAMLError as error:
         problem = str(getattr(error, "problem", None) or error)
@@ -198,7 +199,7 @@ def read_file(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
             elif name in sections and value is None:
                 continue
             elif name in sections:
-                raise InputError(f"{path}: {name}: {value!r} is not a group of settings")
+                raise InputError(f"{path}: {name}: {_shown(value)} is not a group of settings")
             elif name not in RECORDED_KEYS:
                 raise InputError(unknown(f"key {name!r}", name, list(options), "", f"{path}: "))
 
@@ -250,7 +251,11 @@ def convert(hint: Any, value: Any, place: str) -> Any:
                 raise InputError(f"{place}{error}") from error
         except (TypeError, LookupError, ArithmeticError, ValueError):
             continue
-    raise InputError(f"{place}: {value!r} is not {expected(hint)}")
+    raise InputError(f"{place}: {_shown(value)} is not {expected(hint)}")
+
+
+def _shown(value: Any) -> str:  # YAML's lists may be endless
+    return repr(value) if isinstance(value, str) else reprlib.repr(value)
 
 
 def _convert_member(hint: Any, value: Any) -> Any:

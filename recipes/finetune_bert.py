@@ -26,6 +26,7 @@ from kerasllm.settings import only_without
 from kerasllm.training.evaluation import evaluate_classifier, evaluate_regressor, monitored
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import BertOptions
+from kerasllm.training.number_guard import GuardOptions
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
 from kerasllm.training.run_directory import RunDirectory
@@ -130,6 +131,8 @@ class Config:
 
     keep: int = 2
     """Checkpoints that stay."""
+
+    guard: GuardOptions = field(default_factory=GuardOptions)
 
     seed: int = 0
     """Of the new weights, dropout and order."""
@@ -244,8 +247,9 @@ def main(config: Config) -> int:
             checkpoint_minutes=config.checkpoint_minutes,
             keep=config.keep,
             resume=config.resume,
+            guard=config.guard,
         )
-        if result.interrupted:
+        if result.interrupted is not None:
             return result.interrupted
         write_model(model, run.model)
         save_tokenizer(tokenizer, run.model, max_length=model.config.max_sequence_length)

@@ -24,6 +24,7 @@ from kerasllm.errors import InputError
 from kerasllm.training.causal import compile_causal, evaluate_causal
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import GPTOptions
+from kerasllm.training.number_guard import GuardOptions
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
 from kerasllm.training.run_directory import RunDirectory
@@ -105,6 +106,8 @@ class Config:
     keep: int = 2
     """Checkpoints that stay."""
 
+    guard: GuardOptions = field(default_factory=GuardOptions)
+
     processes: int | None = None
     """Processes that tokenize plain text; as many as there are cores if null."""
 
@@ -172,8 +175,9 @@ def main(config: Config) -> int:
             checkpoint_minutes=config.checkpoint_minutes,
             keep=config.keep,
             resume=config.resume,
+            guard=config.guard,
         )
-        if result.interrupted:
+        if result.interrupted is not None:
             return result.interrupted
         write_model(model, run.model)
         save_tokenizer(

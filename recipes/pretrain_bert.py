@@ -22,6 +22,7 @@ from kerasllm.errors import InputError
 from kerasllm.settings import only_without
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import BertOptions
+from kerasllm.training.number_guard import GuardOptions
 from kerasllm.training.objectives import compile_pretraining, evaluate_pretraining
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
@@ -135,6 +136,8 @@ class Config:
 
     keep: int = 2
     """Checkpoints that stay."""
+
+    guard: GuardOptions = field(default_factory=GuardOptions)
 
     processes: int | None = None
     """Processes that tokenize; as many as there are cores if null."""
@@ -255,8 +258,9 @@ def main(config: Config) -> int:
             checkpoint_minutes=config.checkpoint_minutes,
             keep=config.keep,
             resume=config.resume,
+            guard=config.guard,
         )
-        if result.interrupted:
+        if result.interrupted is not None:
             return result.interrupted
         write_model(model, run.model)
         save_tokenizer(tokenizer, run.model, max_length=model.config.max_sequence_length)

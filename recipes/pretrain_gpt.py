@@ -22,6 +22,7 @@ from kerasllm.settings import only_without
 from kerasllm.training.causal import SampleLog, compile_causal, evaluate_causal
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import GPTOptions, GPTSize
+from kerasllm.training.number_guard import GuardOptions
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
 from kerasllm.training.run_directory import RunDirectory
@@ -132,6 +133,8 @@ class Config:
     keep: int = 2
     """Checkpoints that stay."""
 
+    guard: GuardOptions = field(default_factory=GuardOptions)
+
     processes: int | None = None
     """Processes that tokenize; as many as there are cores if null."""
 
@@ -220,9 +223,7 @@ def main(config: Config) -> int:
             steps=config.steps,
             tokens_per_step=config.context_length * config.batch_size * config.gradient_accumulation,
             gradient_accumulation=config.gradient_accumulation,
-            evaluate=(lambda model: evaluate_causal(model, validation_batches))
-            if validation_batches
-            else None,
+            evaluate=validation_batches and (lambda model: evaluate_causal(model, validation_batches)),
             sample=sampler(config, run, tokenizer),
             eval_interval=config.eval_interval or max(config.steps // 10, 1),
             restore_best=config.restore_best,
@@ -232,8 +233,9 @@ def main(config: Config) -> int:
             checkpoint_minutes=config.checkpoint_minutes,
             keep=config.keep,
             resume=config.resume,
+            guard=config.guard,
         )
-        if result.interrupted:
+        if result.interrupted is not None:
             return result.interrupted
         write_model(model, run.model)
         save_tokenizer(tokenizer, run.model, max_length=model.config.max_sequence_length)
@@ -250,9 +252,7 @@ def main(config: Config) -> int:
             seconds=result.seconds,
         )
         for name, value in (figures or {}).items():
-            print(
-                f"validation {name}: {value:,.4f}" if name != "tokens" else f"validation tokens: {value:,.0f}"
-            )
+            print(f"validation {name}: {value:,.{0 if name == 'tokens' else 4}f}")
         print(f"written to {run.path}")
     return 0
 

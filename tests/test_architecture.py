@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from functools import lru_cache
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def safe_loaders(tree: ast.Module) -> set[str]:
 
 @every_file
 def test_nothing_is_executed_from_data(path):
-    """No pickle, eval, exec, marshal, Lambda, unsafe YAML or torch.load."""
+    """No pickle, eval, exec, Lambda, unsafe YAML or torch.load; no remote code, unpacked archive or shell."""
     for name in imported(path):
         assert top(name) not in {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
     for node in ast.walk(tree_of(path)):
@@ -144,10 +145,23 @@ def test_nothing_is_executed_from_data(path):
             place = f"{path}:{node.lineno}"
             assert not (alone and called in ("eval", "exec", "compile", "__import__")), place
             assert called not in ("Lambda", "unsafe_load", "enable_unsafe_deserialization"), place
-            assert ast.unparse(node.func) not in ("torch.load", "os.system"), place
+            assert called not in ("extractall", "unpack_archive", "load_model", "read_pickle"), place
+            assert ast.unparse(node.func) not in ("torch.load", "os.system", "os.popen"), place
+            words = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            for forbidden in ("allow_pickle", "trust_remote_code", "shell"):
+                assert words.get(forbidden, "False") == "False", place
+            assert words.get("safe_mode", "True") == "True", place
             if ast.unparse(node.func) == "yaml.load":
                 (loader,) = (ast.unparse(word.value) for word in node.keywords if word.arg == "Loader")
                 assert loader in safe_loaders(tree_of(path)), place
+
+
+def test_keras_is_one_whose_files_run_no_code():
+    """Older ones have: CVE-2025-12060 and those before it."""
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (keras,) = (line for line in requirements if line.startswith("keras"))
+    least = tuple(map(int, keras.removeprefix("keras>=").split(".")))
+    assert least >= (3, 13, 2)
 
 
 def public_definitions(path: Path):

@@ -10,6 +10,7 @@ from kerasllm.backend.choice import choose
 name = choose()
 engine = import_module(f"kerasllm.backend.{name}_engine")
 linear_cross_entropy = import_module(f"kerasllm.backend.{name}_cross_entropy").linear_cross_entropy
+guarded_step = import_module(f"kerasllm.backend.{name}_guard").guarded_step
 decoding = import_module(f"kerasllm.backend.{name}_decoding")
 
 attention = engine.attention
@@ -40,6 +41,7 @@ __all__ = [
     "fence",
     "fill_rows",
     "get_random_state",
+    "guarded_step",
     "jit_compile",
     "layer_norm",
     "linear_cross_entropy",

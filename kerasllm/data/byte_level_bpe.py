@@ -154,7 +154,7 @@ def _read_text(path: Path) -> str:
 def _read_vocabulary(path: Path) -> dict[str, int]:
     try:
         vocabulary = json.loads(_read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}; fetch the file again") from error
     if not isinstance(vocabulary, dict) or not vocabulary:
         raise InputError(f"{path}: holds no JSON object of tokens and ids; a vocab.json does")

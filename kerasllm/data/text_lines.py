@@ -19,6 +19,20 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _GZIP_MARK = b"\x1f\x8b"
 
 
+def refuse_halves(text: str, place: str) -> None:
+    """JSON can write half of a surrogate pair, which is no character and cannot be tokenized.
+
+    Raises:
+        InputError: the text holds one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{place}: {text[error.start]!r} is half of a character (a lone surrogate); leave it out"
+        ) from error
+
+
 def require_file(source: str) -> Path:
     """The path of an existing file.
 

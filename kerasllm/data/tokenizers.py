@@ -27,6 +27,7 @@ __all__ = [
 
 _SETTINGS = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
+_LARGEST_VOCABULARY = 2**24
 _VOCABULARY, _MERGES = "vocab.json", "merges.txt"
 
 
@@ -146,7 +147,7 @@ def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: 
         special_tokens: whether "<|endoftext|>" and the like in the text are tokens, not plain text.
 
     Raises:
-        InputError: the tokenizer does not know a character.
+        InputError: the tokenizer does not know a character, or is damaged.
     """
     unknown = _coverage(tokenizer, tokenizer.get_vocab_size()).first_unknown(
         text, skip_special=special_tokens
@@ -157,6 +158,8 @@ def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: 
     tokenizer.encode_special_tokens = not special_tokens
     try:
         return tokenizer.encode(text, add_special_tokens=False).ids
+    except Exception as error:  # of no other kind: a tokenizer without its [UNK], half of a surrogate pair
+        raise InputError(f"{place or 'text'}: cannot be tokenized: {error}") from error
     finally:
         tokenizer.encode_special_tokens = before
 
@@ -200,6 +203,14 @@ def _partner(path: Path) -> Path:
 
 
 def _load(path: Path) -> Tokenizer:
+    tokenizer = _read(path)
+    greatest = vocabulary_size(tokenizer) - 1
+    if greatest >= _LARGEST_VOCABULARY:  # the library writes a vocabulary out from 0 to there, gaps and all
+        raise InputError(f"{path}: the greatest id is {greatest}: no vocabulary is as large as that")
+    return tokenizer
+
+
+def _read(path: Path) -> Tokenizer:
     settings = path.with_name(_SETTINGS)
     if path.name.endswith((_MERGES, _VOCABULARY)):
         partner = _partner(path)
@@ -232,7 +243,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         return {}
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path}: holds {type(settings).__name__}, not a JSON object of settings")

@@ -41,7 +41,8 @@ class LanguageModel(keras.Model):
             `keras.utils.set_random_seed` sets, where left out.
 
     The attribute `per_step_metrics`, set before `fit`, makes the logs of each batch that batch's own values
-    instead of Keras' running means over the epoch.
+    instead of Keras' running means over the epoch. `catch_non_finite`, set before `fit`, leaves out the update of
+    a batch whose loss or gradient is not finite, and adds `gradient_norm` to the logs, which then is not finite.
     """
 
     config_class: ClassVar[type]
@@ -51,6 +52,7 @@ class LanguageModel(keras.Model):
         self.config = config
         self.seed = default_seed() if seed is None else seed
         self.per_step_metrics = False
+        self.catch_non_finite = False
 
     def get_config(self) -> dict[str, Any]:
         """The fields of the config; the task models add their own settings."""
@@ -93,10 +95,12 @@ class LanguageModel(keras.Model):
         return keras.ops.convert_to_numpy(self.named_variables()[name])
 
     def train_step(self, *args: Any) -> Any:
-        """Keras' own step, compiled as the backend does best; with `per_step_metrics` metrics are reset before it."""
+        """Keras' own step, compiled as is best, with what `per_step_metrics` and `catch_non_finite` add."""
         step = partial(backend.compiled_step, self, super().train_step)
         if self.per_step_metrics:
             step = partial(backend.per_step_metrics, self, step)
+        if self.catch_non_finite:
+            step = partial(backend.guarded_step, self, step)
         return step(*args)
 
     def _should_torch_compile(self) -> bool:

@@ -4,15 +4,20 @@ been.
 Keras' own `BackupAndRestore` leaves out seed generators and random states, restarts the epoch on weights that
 have already seen it, and a write that is cut off destroys the last good state. What is saved, and how it is
 read again, is in `training_state`; here is when.
+
+Training stands still only while the state is copied within memory. Hashing, writing and syncing, which take
+tens of times as long, are done in a thread of their own while training goes on.
 """
 
+import copy
 import json
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
@@ -22,7 +27,7 @@ from kerasllm.errors import InputError
 from kerasllm.training.atomic_files import sync_directory, write_atomically
 from kerasllm.training.interruption import Interruption
 from kerasllm.training.random_state import get_random_states, set_random_states
-from kerasllm.training.state_file import Entry, write_state_file
+from kerasllm.training.state_file import Entry, array_entry, snapshot, write_state_file
 from kerasllm.training.step_callback import StepCallback
 from kerasllm.training.training_state import (
     RestoredState,
@@ -41,7 +46,8 @@ _BEST = "best"
 class Stateful(Protocol):
     """What a callback needs for its state to be part of a checkpoint.
 
-    It may also have `get_arrays() -> dict[str, np.ndarray]` and `set_arrays(arrays)`.
+    It may also have `get_arrays() -> dict[str, np.ndarray]`, of arrays that are not written to any more, and
+    `set_arrays(arrays)`; and `sync()`, called in another thread before the checkpoint counts.
     """
 
     def get_state(self) -> dict[str, Any]:
@@ -51,6 +57,15 @@ class Stateful(Protocol):
         """Restores what `get_state` returned, after a way through JSON."""
 
 
+class _Snapshot(NamedTuple):
+    """The state after a step: all that the writing thread needs."""
+
+    step: int
+    entries: list[Entry]
+    state: dict[str, Any]
+    best: bool
+
+
 class Checkpoint(StepCallback):
     """Saves the training state after every so many optimizer steps or minutes, and when the run is told to
     stop.
@@ -58,6 +73,10 @@ class Checkpoint(StepCallback):
     Comes last among the callbacks: what it saves is the state after all others have seen the step. SIGTERM
     and SIGINT let the step finish, save and stop; the recipe then reads `interrupted`. A second one exits at
     once. If saving fails, the disk is full say, training goes on and the last good checkpoint stays.
+
+    Checkpoints are written while training goes on. One that is due by the count of steps, the best and the
+    last wait until the one before is written; one that is due by the clock comes later instead. The copy that
+    is written takes as much memory as weights and optimizer.
 
     Args:
         directory: `RunDirectory.checkpoints`; made when needed.
@@ -74,6 +93,7 @@ class Checkpoint(StepCallback):
     Attributes:
         interrupted: None, or the exit code of a run that was told to stop: 130 for SIGINT, 143 for SIGTERM.
         seconds: training time so far, over all sessions.
+        stalled: seconds of this session in which training stood still for saving.
     """
 
     def __init__(
@@ -101,7 +121,12 @@ class Checkpoint(StepCallback):
         self.total_steps = total_steps
         self.callbacks = {_name(index, callback): callback for index, callback in enumerate(callbacks)}
         self._interruption = Interruption() if handle_signals else None
+        self.stalled = 0.0
         self._best_next = False
+        self._forbidden = False
+        self._buffers: dict[str, np.ndarray] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kerasllm-checkpoint")
+        self._writing: Future[bool] | None = None
         self._random_states = restored.random_states if restored else None
         self._earlier_seconds = restored.seconds if restored else 0.0
         self._began = self._saved_at = time.monotonic()
@@ -134,11 +159,13 @@ class Checkpoint(StepCallback):
     def on_step_end(self, step: int, values: dict[str, float]) -> None:
         """Saves if it is time, or the last chance."""
         stopping = self.interrupted is not None
-        due = bool(self.steps) and step % self.steps == 0  # type: ignore[operator]
-        if self.minutes and time.monotonic() - self._saved_at >= self.minutes * 60:
+        due = self._best_next or (bool(self.steps) and step % self.steps == 0)  # type: ignore[operator]
+        idle = self._writing is None or self._writing.done()
+        if idle and self.minutes and time.monotonic() - self._saved_at >= self.minutes * 60:
             due = True
-        if due or self._best_next or stopping or step == self.total_steps or self.trainer.stop_training:
-            saved = self.save()
+        last = stopping or step == self.total_steps or self.trainer.stop_training
+        if (due or last) and not self._forbidden:
+            saved = self.save(wait=last)
             if stopping:
                 state = f"saved step {step}" if saved else f"step {step} is not saved"
                 print(f"stopped: {state}, --resume goes on from there", file=sys.stderr)
@@ -146,66 +173,60 @@ class Checkpoint(StepCallback):
             self.trainer.stop_training = True
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
-        """Gives the signals back to whoever had them."""
+        """Waits for what is being written, and gives the signals back to whoever had them."""
         self.close()
 
     def close(self) -> None:
-        """Gives the signals back, for a recipe whose training failed; safe to call twice."""
+        """As at the end of training, for a recipe whose training failed; safe to call twice."""
+        self.wait()
         if self._interruption:
             self._interruption.restore()
+
+    def wait(self) -> bool:
+        """Waits until what is being saved is on the disk, and says whether it is."""
+        return self._writing is None or self._writing.result()
+
+    def forbid(self) -> None:
+        """Nothing is saved from here on: what there is to save has gone wrong. For callbacks before this."""
+        self._forbidden = True
 
     def mark_best(self) -> None:
         """The step that is ending is saved, and kept until another is marked. For callbacks before this."""
         self._best_next = True
 
-    def save(self) -> bool:
+    def save(self, *, wait: bool = True) -> bool:
         """Saves the state after the current step, if that is not done yet.
 
-        Returns:
-            Whether the state is on the disk. If not, a line on standard error has said why.
-        """
-        if self._saved_step == self.step:
-            return True
-        began = time.monotonic()
-        place = self.directory / checkpoint_name(self.step)
-        temporary = self.directory / f".{place.name}.tmp"
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            for leftover in self.directory.glob(".step-*.tmp"):
-                shutil.rmtree(leftover)
-            temporary.mkdir()
-            self._write(temporary)
-            if place.exists():  # a broken one that `restore` has passed over
-                shutil.rmtree(place)
-            temporary.replace(place)
-            sync_directory(self.directory)
-            self._saved_step = self.step
-            if self._best_next:
-                write_atomically(self.directory / _BEST, place.name + "\n")
-                self._best_next = False
-            self._prune()
-        except (OSError, InputError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or error
-            print(f"checkpoint of step {self.step} not saved ({reason}); training goes on", file=sys.stderr)
-            return False
-        finally:
-            self._saved_at = time.monotonic()
-            for callback in self.callbacks.values():
-                if hasattr(callback, "exclude"):  # no part of the speed of training
-                    callback.exclude(self._saved_at - began)
-        return True
+        Args:
+            wait: until it is written; otherwise it is copied, and written in the background.
 
-    def _write(self, directory: Path) -> None:
+        Returns:
+            Whether the state is on the disk, or on its way there. Where it does not arrive, a line on standard
+            error says why.
+        """
+        began = time.monotonic()
+        written = self.wait()  # one at a time: the copies' memory is used again
+        if self._saved_step == self.step and written:
+            return True
+        self._saved_step, self._saved_at = self.step, began
+        self._writing = self._thread.submit(self._write, self._snapshot())
+        saved = self.wait() if wait else True
+        stalled = time.monotonic() - began
+        self.stalled += stalled
+        for callback in self.callbacks.values():
+            if hasattr(callback, "exclude"):  # no part of the speed of training
+                callback.exclude(stalled)
+        return saved
+
+    def _snapshot(self) -> _Snapshot:
         model = self.model  # on JAX this brings the state of this very step into the variables
-        entries = variable_entries(model)
+        entries = snapshot(variable_entries(model), self._buffers)
         states = {}
         for name, callback in self.callbacks.items():
-            states[name] = callback.get_state()
+            states[name] = copy.deepcopy(callback.get_state())
             if hasattr(callback, "get_arrays"):
                 for key, array in callback.get_arrays().items():
-                    entries.append(_array_entry(f"callback/{name}/{key}", array))
-        digest = write_state_file(directory / "state.safetensors", entries)
+                    entries.append(array_entry(f"callback/{name}/{key}", array))
         state = {
             "step": self.step,
             "seconds": round(self.seconds, 3),
@@ -216,18 +237,49 @@ class Checkpoint(StepCallback):
                 "keras": keras.__version__,
                 "backend": keras.backend.backend(),
             },
-            "sha256": digest,
         }
-        state["checksum"] = checksum(state)
-        write_atomically(directory / "state.json", json.dumps(state) + "\n")
+        best, self._best_next = self._best_next, False
+        return _Snapshot(self.step, entries, state, best)
 
-    def _prune(self) -> None:
+    def _write(self, snapshot: _Snapshot) -> bool:
+        """Whether it is on the disk; runs in the writing thread."""
+        place = self.directory / checkpoint_name(snapshot.step)
+        temporary = self.directory / f".{place.name}.tmp"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for leftover in self.directory.glob(".step-*.tmp"):
+                shutil.rmtree(leftover)
+            temporary.mkdir()
+            digest = write_state_file(temporary / "state.safetensors", snapshot.entries)
+            state = {**snapshot.state, "sha256": digest}
+            state["checksum"] = checksum(state)
+            write_atomically(temporary / "state.json", json.dumps(state) + "\n")
+            for callback in self.callbacks.values():
+                if hasattr(callback, "sync"):
+                    callback.sync()
+            if place.exists():  # a broken one that `restore` has passed over
+                shutil.rmtree(place)
+            temporary.replace(place)
+            sync_directory(self.directory)
+            if snapshot.best:
+                write_atomically(self.directory / _BEST, place.name + "\n")
+            self._prune(snapshot.step)
+        except (OSError, InputError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or error
+            print(
+                f"checkpoint of step {snapshot.step} not saved ({reason}); training goes on", file=sys.stderr
+            )
+            return False
+        return True
+
+    def _prune(self, newest: int) -> None:
         best = self.directory / _BEST
         marked = best.read_text().strip() if best.exists() else ""
         kept = 0
         for step, path in list_checkpoints(self.directory):
             # What lies beyond this step was passed over as damaged when the run was resumed.
-            if step <= self.step and (kept < self.keep or path.name == marked):
+            if step <= newest and (kept < self.keep or path.name == marked):
                 kept += 1
             else:
                 shutil.rmtree(path)
@@ -237,17 +289,16 @@ class Checkpoint(StepCallback):
             if name not in restored.callbacks:
                 print(f"{restored.path} holds no state of {name}: it starts afresh", file=sys.stderr)
                 continue
-            callback.set_state(restored.callbacks[name])
-            if hasattr(callback, "set_arrays"):
-                prefix = f"callback/{name}/"
-                arrays = {
-                    k.removeprefix(prefix): v for k, v in restored.arrays.items() if k.startswith(prefix)
-                }
-                callback.set_arrays(arrays)
-
-
-def _array_entry(name: str, array: np.ndarray) -> Entry:
-    return Entry(name, array.shape, array.dtype.name, lambda: array)
+            prefix = f"callback/{name}/"
+            arrays = {k.removeprefix(prefix): v for k, v in restored.arrays.items() if k.startswith(prefix)}
+            try:
+                callback.set_state(restored.callbacks[name])
+                if hasattr(callback, "set_arrays"):
+                    callback.set_arrays(arrays)
+            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+                raise InputError(
+                    f"{restored.path}: the state of {name} is not such as it writes ({error!r})"
+                ) from error
 
 
 def _name(index: int, callback: Stateful) -> str:

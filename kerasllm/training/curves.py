@@ -1,12 +1,13 @@
 """The picture of a run: loss against step above, everything else that was measured below."""
 
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 _COLOURS = ("#1f5fa8", "#d1601f", "#2f8f5b", "#8a4fa3", "#b8323f", "#6b6b6b")
-_NOT_SHOWN = {"step", "learning_rate", "tokens_per_second"}
+_NOT_SHOWN = {"step", "learning_rate", "tokens_per_second", "gradient_norm", "skipped"}
 _PREFIX = "validation_"
 
 
@@ -61,7 +62,7 @@ def plot_curves(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None
         axis.legend(frameon=False, fontsize=9)
     axes[-1].set_xlabel("optimizer step")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title, fontsize=12, parse_math=False)  # a name may hold dollars
     _save(figure, path)
 
 
@@ -107,7 +108,9 @@ def plot_comparison(tasks: Mapping[str, Mapping[str, Sequence[float]]], path: Pa
 def _save(figure: Any, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        figure.savefig(temporary, format="png")
+        with warnings.catch_warnings():  # a name may be Chinese, and the font not
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(temporary, format="png")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -50,6 +50,7 @@ class Evaluation(StepCallback):
         figures: those of the last validation, without prefix.
         best_step: the step with the best figure, 0 before any.
         best_value: that figure.
+        on_better: called after each validation that is the best so far, `Checkpoint.mark_best` say.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Evaluation(StepCallback):
         self.figures: dict[str, float] = {}
         self.best_step = 0
         self.best_value = math.nan
+        self.on_better: Callable[[], None] | None = None
         self._waited = 0
         self._best_weights: list[np.ndarray] = []
 
@@ -163,6 +165,8 @@ class Evaluation(StepCallback):
             if self.restore_best:
                 # Copies: on the CPU these arrays may be the very memory that training goes on writing.
                 self._best_weights = [np.array(keras.ops.convert_to_numpy(w)) for w in model.weights]
+            if self.on_better is not None:
+                self.on_better()
             return
         self._waited += 1
         if self.patience is not None and self._waited >= self.patience and step < self.total_steps:

@@ -12,9 +12,11 @@ from typing import Any
 
 import keras
 
+from kerasllm.training.bad_batch import replay_bad_batch, save_bad_batch
 from kerasllm.training.checkpointing import Checkpoint, restore
 from kerasllm.training.evaluation_callback import Evaluation
 from kerasllm.training.metrics_log import MetricsLog
+from kerasllm.training.number_guard import WENT_WRONG, GuardOptions, NumberGuard
 from kerasllm.training.progress import Progress
 from kerasllm.training.run_directory import RunDirectory
 
@@ -27,7 +29,8 @@ class FitResult:
         seconds: training time, over all sessions of the run.
         figures: of the last validation, or of the best one where that was restored.
         best_step: step of the best validation, 0 without any.
-        interrupted: None, or the exit code of a run that was told to stop.
+        interrupted: None, or the exit code of a run that was told to stop or whose numbers went wrong; 0 after
+            a replay.
         last_step: the last optimizer step that was made.
     """
 
@@ -57,6 +60,7 @@ def fit_run(
     checkpoint_minutes: float | None = None,
     keep: int = 2,
     resume: bool = False,
+    guard: GuardOptions | None = None,
 ) -> FitResult:
     """Trains a compiled model up to step `steps`, in the run directory `run`.
 
@@ -78,7 +82,12 @@ def fit_run(
         checkpoint_minutes: minutes between checkpoints.
         keep: number of the newest checkpoints that stay.
         resume: go on from the newest whole checkpoint, if there is one.
+        guard: what to do about a loss or gradient that is not finite; stop if None.
     """
+    guard = guard or GuardOptions()
+    if guard.replay:
+        print(replay_bad_batch(run.bad_batch, model))
+        return FitResult(0.0, {}, 0, interrupted=0, last_step=0)
     restored = restore(model, run.checkpoints) if resume else None
     start = restored.step if restored else 0
     if resume:
@@ -106,20 +115,37 @@ def fit_run(
             **common,
         )
         callbacks.append(evaluation)
+    batches = make_batches(start) if start < steps else None
+    numbers = NumberGuard(
+        guard,
+        metrics_log=log,
+        save_batch=lambda batch, step, figures: save_bad_batch(
+            run.bad_batch,
+            numbers.model,  # on JAX this brings the state into the variables
+            batches[batch],  # type: ignore[index]
+            step,
+            figures,
+        ),
+        **common,
+    )
+    callbacks.append(numbers)
     checkpoint = Checkpoint(
         run.checkpoints,
         steps=checkpoint_steps,
         minutes=checkpoint_minutes,
         keep=keep,
         total_steps=steps,
-        callbacks=[log, evaluation] if evaluation else [log],
+        callbacks=[log, evaluation, numbers] if evaluation else [log, numbers],
         gradient_accumulation=gradient_accumulation,
         restored=restored,
     )
     callbacks.append(checkpoint)
+    numbers.checkpoint = checkpoint
+    if evaluation:
+        evaluation.on_better = checkpoint.mark_best
     try:
-        if start < steps:
-            model.fit(make_batches(start), epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
+        if batches is not None:
+            model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
     finally:
         log.close()
         progress.close()
@@ -128,6 +154,6 @@ def fit_run(
         seconds=checkpoint.seconds,
         figures=dict(evaluation.figures) if evaluation else {},
         best_step=evaluation.best_step if evaluation else 0,
-        interrupted=checkpoint.interrupted,
+        interrupted=WENT_WRONG if numbers.stopped else checkpoint.interrupted,
         last_step=checkpoint.step,
     )

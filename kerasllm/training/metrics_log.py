@@ -5,6 +5,7 @@ the sums since the last line are part of the checkpoint, and what was written af
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -27,10 +28,10 @@ def default_log_interval(total_steps: int) -> int:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; a half-written last one is left out."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for text in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(line, dict) and isinstance(line.get("step"), int):
             lines.append(line)
@@ -99,8 +100,9 @@ class MetricsLog(StepCallback):
         """Adds the step to the window, and writes the line if it is due."""
         for name, value in values.items():
             window = self._window.setdefault(name, [0.0, 0])
-            window[0] += value
-            window[1] += 1
+            if math.isfinite(value):  # else the batch was left out of training, and is of the mean
+                window[0] += value
+                window[1] += 1
         if self.tokens_per_step is not None:
             tokens = self.tokens_per_step
             self._tokens += tokens(step) if callable(tokens) else tokens
@@ -112,7 +114,9 @@ class MetricsLog(StepCallback):
         step = self.step
         if not self._window:
             return
-        figures = {name: total / steps for name, (total, steps) in self._window.items()}
+        figures = {
+            name: total / steps if steps else math.nan for name, (total, steps) in self._window.items()
+        }
         rate = self._learning_rate(step) if self._learning_rate else self._rate(step)
         if rate is not None:
             figures["learning_rate"] = rate
@@ -160,12 +164,15 @@ class MetricsLog(StepCallback):
             self._events.close()
 
     def get_state(self) -> dict[str, Any]:
-        """The sums in progress, for a checkpoint; what is written so far is synced to the disk with it."""
+        """The sums in progress, for a checkpoint."""
+        seconds = self._seconds + time.perf_counter() - self._began
+        return {"window": self._window, "tokens": self._tokens, "seconds": seconds}
+
+    def sync(self) -> None:
+        """Brings what is written so far to the disk: a checkpoint of these steps is about to count."""
         if self.path.exists():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
-        seconds = self._seconds + time.perf_counter() - self._began
-        return {"window": self._window, "tokens": self._tokens, "seconds": seconds}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restores what `get_state` returned."""
@@ -175,13 +182,13 @@ class MetricsLog(StepCallback):
     def _prepare(self) -> None:
         """Cuts the file back to the step that training goes on from."""
         lines = [line for line in read_metrics(self.path) if line["step"] <= self.step]
-        contents = [to_json(line) + "\n" for line in lines]
-        text = "".join(contents).encode()
+        contents = [(to_json(line) + "\n").encode(errors="replace") for line in lines]
+        text = b"".join(contents)
         if self.path.exists() and self.path.read_bytes() != text:
             write_atomically(self.path, text)
         self.last = lines[-1] if lines else {}
         self._end = len(text)
-        self._offset = self._end - len(contents[-1].encode()) if lines else 0
+        self._offset = self._end - len(contents[-1]) if lines else 0
         if self._events and self.step:
             self._events.resume(self.step)
         self._prepared = True

@@ -36,3 +36,16 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     state = states.get(keras.backend.backend())
     if state is not None:
         backend.set_random_state(base64.b64decode(state))
+
+
+def check_random_states(states: Mapping[str, Any]) -> None:
+    """Whether `set_random_states` would take these states; nothing is changed.
+
+    Raises:
+        ValueError, TypeError, KeyError, RuntimeError: by whichever generator refuses.
+    """
+    before = get_random_states()
+    try:
+        set_random_states(states)
+    finally:
+        set_random_states(before)

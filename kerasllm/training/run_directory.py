@@ -23,7 +23,15 @@ from kerasllm.errors import InputError
 from kerasllm.settings import plain
 from kerasllm.training.atomic_files import to_json, write_atomically
 from kerasllm.training.run_card import write_run_card
-from kerasllm.training.run_settings import MAY_CHANGE, MAY_GROW, compare, read_config, recorded, versions
+from kerasllm.training.run_settings import (
+    MAY_CHANGE,
+    MAY_GROW,
+    compare,
+    lasting,
+    read_config,
+    recorded,
+    versions,
+)
 
 try:
     import fcntl
@@ -58,6 +66,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """Where the training state is saved; may not exist yet."""
         return self.path / "checkpoints"
+
+    @property
+    def bad_batch(self) -> Path:
+        """Where a batch is saved that stopped the run; may not exist."""
+        return self.path / "bad_batch"
 
     @property
     def model(self) -> Path:
@@ -154,7 +167,7 @@ class RunDirectory:
         """
         path = Path(output)
         finished = cls.check(path, config, resume=resume, may_change=may_change, may_grow=may_grow)
-        run = cls(path, plain(config), finished)
+        run = cls(path, lasting(plain(config)), finished)
         with _in_words(path):
             if finished:
                 run.settings = recorded(path)
@@ -167,6 +180,8 @@ class RunDirectory:
                 run._acquire()
                 # The directory may have changed hands between the check and the lock.
                 cls.check(path, config, resume=resume, may_change=may_change, may_grow=may_grow)
+                for leftover in (*path.glob(".*.tmp"), *run.model.glob(".*.tmp")):
+                    leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
                 run._wrote_config = not (path / "config.yaml").exists()
                 if _has_checkpoint(path):  # what was found out then holds for the rest of the run
                     run._resolved = dict(read_config(path).get("resolved") or {})

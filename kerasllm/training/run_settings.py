@@ -2,6 +2,7 @@
 
 import contextlib
 import platform
+import reprlib
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -17,12 +18,23 @@ MAY_CHANGE = frozenset(
     {
         *("output", "resume", "keep", "log_interval", "eval_interval"),
         *("checkpoint_steps", "checkpoint_minutes", "processes"),
+        *("guard.non_finite", "guard.skip_limit", "guard.loss_spike", "guard.replay"),
     }
 )
 """Settings that a resumed run may be given anew: they change nothing about what is learnt."""
 
+_SHORT = reprlib.Repr()  # what stands in a YAML file may be endless
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 2, 20, 200, 200
+
 MAY_GROW = frozenset({"steps", "epochs"})
 """Settings that a resumed run may raise."""
+
+
+def lasting(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without the wish to see a bad batch again, which is no part of the run."""
+    if not isinstance(settings.get("guard"), dict):
+        return settings
+    return {**settings, "guard": {**settings["guard"], "replay": False}}
 
 
 def versions() -> dict[str, str]:
@@ -54,8 +66,12 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = path / "config.yaml"
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = file.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        # A run writes none, and with them a short file may be without end.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("it refers to parts of itself")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, 2001-99-99, depth
         raise InputError(f"{file} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} holds no settings")
@@ -105,7 +121,7 @@ def compare(path: Path, before: dict, now: Any, may_change: set[str], may_grow: 
                 continue
             differences.append(f"{name} {was}, which can only grow, not {given}")
         else:
-            differences.append(f"{name} {was!r}, not {given!r}")
+            differences.append(f"{name} {_SHORT.repr(was)}, not {_SHORT.repr(given)}")
     if differences:
         raise InputError(
             f"{path} was started with {'; '.join(differences)}: give the same settings, or a new --output"
@@ -117,4 +133,4 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value

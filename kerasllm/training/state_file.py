@@ -46,6 +46,31 @@ class Entry:
     fetch: Callable[[], np.ndarray]
 
 
+def snapshot(entries: Iterable[Entry], buffers: dict[str, np.ndarray]) -> list[Entry]:
+    """Copies arrays that are about to change, so that another thread may write them.
+
+    Args:
+        entries: fetched now, each in turn.
+        buffers: by name, the memory that holds the copies; empty the first time, filled anew after that.
+
+    Returns:
+        The entries of the copies.
+    """
+    copies = []
+    for entry in entries:
+        values = buffers.get(entry.name)
+        if values is None:
+            values = buffers[entry.name] = np.empty(entry.shape, _DTYPES[_CODES[entry.dtype]])
+        np.copyto(values, entry.fetch(), casting="unsafe")
+        copies.append(array_entry(entry.name, values))
+    return copies
+
+
+def array_entry(name: str, array: np.ndarray) -> Entry:
+    """The entry of an array that is there and stays as it is."""
+    return Entry(name, array.shape, array.dtype.name, lambda: array)
+
+
 def write_state_file(path: Path, entries: Iterable[Entry]) -> str:
     """Writes and syncs a file.
 

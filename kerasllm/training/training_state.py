@@ -12,7 +12,8 @@ Names in state.safetensors are `model/00007/kernel` and `optimizer/00003/momentu
 model's variables (`model.variables`, seed generators included) or the optimizer's, and the last word of the
 name. Keras numbers its automatic names by how many layers the process has made, so whole paths would differ
 from one process to the next; positions do not, nor between backends, and so a run may be resumed on another
-backend (where dropout then draws other numbers).
+backend. The masks of kerasllm's dropout go on as they would have, being hashes; a `keras.layers.Dropout` of a
+user's own draws other numbers there.
 """
 
 import hashlib
@@ -29,8 +30,11 @@ import keras
 import numpy as np
 
 from kerasllm.errors import InputError
+from kerasllm.training.random_state import check_random_states
 from kerasllm.training.state_file import Entry, file_hash, read_state_file
 
+# What reading raises whose files are not what was written; a checksum can be put right by whoever wants to.
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
 _STEP_DIRECTORY = re.compile(r"step-(\d{8,})")
 
 
@@ -77,15 +81,18 @@ def restore(model: keras.Model, directory: str | Path) -> RestoredState | None:
             if file_hash(path / "state.safetensors") != state["sha256"]:
                 raise ValueError("state.safetensors is not what was written")
             arrays = read_state_file(path / "state.safetensors")
+            if checkpoint_name(state["step"]) != path.name:
+                raise ValueError("state.json is that of another step")
+            check_random_states(state["random_states"])
             restored = RestoredState(
-                int(state["step"]),
+                state["step"],
                 float(state["seconds"]),
                 path,
-                state["callbacks"],
+                dict(state["callbacks"]),
                 {name: array for name, array in arrays.items() if name.startswith("callback/")},
                 state["random_states"],
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except _DAMAGED as error:
             print(f"{path} is damaged ({error}): passed over", file=sys.stderr)
             continue
         _assign(model, arrays, path)

@@ -1,10 +1,12 @@
 """A run stopped and resumed against one that was not, to the last bit; and checkpoints that are broken."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import keras
 import numpy as np
@@ -67,6 +69,53 @@ def test_resumed_run_equals_the_uninterrupted_one(small, tmp_path, seeded, accum
     small.train(second, 7, 12, [validation, saving], accumulation)
     assert saving.step == 12
     assert equal(small.arrays(second), small.arrays(whole))
+
+
+def test_loss_scale_is_part_of_it(small, tmp_path):
+    """Of float16 training: the scale, and the count of the good steps since it changed."""
+
+    def build():
+        model = small.build()
+        inner = keras.optimizers.AdamW(0.01)
+        scaled = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**8, dynamic_growth_steps=4)
+        model.compile(scaled, "mse")
+        return model
+
+    whole, first, second = build(), build(), build()
+    small.train(whole, 0, 9, [])
+    small.train(first, 0, 7, [Checkpoint(tmp_path, total_steps=7)])
+    small.train(second, 7, 9, [Checkpoint(tmp_path, restored=restore(second, tmp_path))])
+    assert equal(small.arrays(second), small.arrays(whole))
+    assert float(keras.ops.convert_to_numpy(whole.optimizer.dynamic_scale)) == 2.0**10
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(small, tmp_path, monkeypatch):
+    """A step is made before the disk takes the first byte, and yet the state of the step before it lands."""
+    from kerasllm.training import checkpointing
+
+    may_write = threading.Event()
+    real = checkpointing.write_state_file
+
+    def slow(path, entries):
+        assert may_write.wait(60)
+        return real(path, entries)
+
+    expected = small.build()
+    small.train(expected, 0, 2, [])
+    monkeypatch.setattr(checkpointing, "write_state_file", slow)
+    checkpoint = Checkpoint(tmp_path, steps=2)
+    small.train(
+        small.build(),
+        0,
+        4,
+        [AtStep(3, lambda _: may_write.set()), checkpoint],
+    )
+    assert checkpoint.step == 4
+    found = small.build()
+    for later in tmp_path.glob("step-00000004"):
+        shutil.rmtree(later)
+    assert restore(found, tmp_path).step == 2
+    assert equal(small.arrays(found), small.arrays(expected))
 
 
 def saved(small, directory, steps=(1, 2, 3), **options):
@@ -277,8 +326,6 @@ def test_second_signal_exits_at_once():
 
 def test_handlers_only_in_the_main_thread():
     """In another thread training goes without."""
-    import threading
-
     thread = threading.Thread(target=Interruption().listen)
     before = signal.getsignal(signal.SIGTERM)
     thread.start()
@@ -295,6 +342,8 @@ def test_last_step_and_early_stop_are_saved(small, tmp_path):
 
 
 def test_minutes(small, tmp_path):
-    """A rule of no time at all saves every step."""
-    small.train(small.build(), 0, 3, [Checkpoint(tmp_path, minutes=1e-9, keep=9)])
-    assert len(list(tmp_path.iterdir())) == 3
+    """A rule of no time at all saves every step, but for those at which the one before is still being written."""
+    checkpoint = Checkpoint(tmp_path / "all", minutes=1e-9, keep=9)
+    waiting = [AtStep(step, lambda _: checkpoint.wait()) for step in (1, 2, 3)]
+    small.train(small.build(), 0, 3, [checkpoint, *waiting])
+    assert len(list((tmp_path / "all").iterdir())) == 3

@@ -165,6 +165,8 @@ def test_curves(small, tmp_path):
     picture = matplotlib.image.imread(tmp_path / "curves.png")
     assert picture.shape[0] > 400
     assert picture[..., :3].std() > 0.02
+    plot_curves([{"step": 1, "loss": 2.0}], tmp_path / "named.png", "数据 $x_{$ run")
+    assert (tmp_path / "named.png").stat().st_size > 1000
     plot_curves([], tmp_path / "none.png", "nothing")
     plot_curves([{"step": 1, "loss": None}], tmp_path / "none.png", "nothing but NaN")
     assert not (tmp_path / "none.png").exists()

@@ -1,0 +1,58 @@
+"""A look at the gradients between backpropagation and update, where Keras has no hook.
+
+Keras' own train steps end in `optimizer.apply`, and before it they pass the loss through
+`optimizer.scale_loss`; for the time of one step, or of its tracing, both are led past here.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def can_watch(model: Any) -> bool:
+    """Whether a step of the model can be guarded: a loss scale has a guard of its own."""
+    optimizer = getattr(model, "optimizer", None)
+    return optimizer is not None and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+@contextmanager
+def watch(
+    optimizer: keras.optimizers.Optimizer,
+    on_loss: Callable[[Any], Any],
+    on_gradients: Callable[[Callable, Any, Any], None],
+) -> Iterator[None]:
+    """Calls `on_loss(loss)`, whose result takes the loss's place, and `on_gradients(apply, gradients, variables)`.
+
+    Args:
+        optimizer: its instance alone is changed, and only within the context.
+        on_loss: from the loss to what is differentiated.
+        on_gradients: calls `apply(gradients, variables)`, or does not.
+    """
+    scale_loss, apply = optimizer.scale_loss, optimizer.apply
+    own = vars(optimizer)
+    own["scale_loss"] = lambda loss: on_loss(scale_loss(loss))
+    own["apply"] = lambda gradients, variables=None: on_gradients(apply, gradients, variables)
+    try:
+        yield
+    finally:
+        del own["scale_loss"], own["apply"]
+
+
+def poison_if_bad(loss):
+    """The loss; where it is not finite no gradient will be either. Where it is, nothing changes, not by a bit."""
+    return loss * ops.stop_gradient(ops.where(ops.isfinite(loss), ops.ones_like(loss), loss * float("nan")))
+
+
+def global_norm(gradients):
+    """The norm of all gradients together, written as Keras' clipping does, so that a compiler makes it once."""
+    squares = [ops.sum(ops.square(gradient)) for gradient in gradients if gradient is not None]
+    return ops.sqrt(ops.sum(ops.stack(squares)))
+
+
+def seed_states(model: keras.Model) -> list[Any]:
+    """The states of the model's seed generators: what a step changes beside weights, optimizer and metrics."""
+    weights = {id(variable) for variable in model.non_trainable_weights}
+    return [variable for variable in model.non_trainable_variables if id(variable) not in weights]

@@ -1,0 +1,104 @@
+"""The batch that stopped a run, saved with the state it met, and run again from there.
+
+bad_batch/step-00000057/state.safetensors   every variable as it was before the batch
+bad_batch/step-00000057/state.json          step, figures, SHA-256 of the other; as in a checkpoint
+bad_batch/step-00000057/batch.safetensors   inputs, labels and weights: 0/token_ids, 1, 2, …
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasllm.errors import InputError
+from kerasllm.training.atomic_files import write_atomically
+from kerasllm.training.random_state import get_random_states
+from kerasllm.training.state_file import array_entry, read_state_file, write_state_file
+from kerasllm.training.training_state import checkpoint_name, checksum, restore, variable_entries
+
+
+def save_bad_batch(
+    directory: Path, model: keras.Model, batch: Any, step: int, figures: Mapping[str, float]
+) -> Path:
+    """Saves a batch that was not learnt, and the state that it met.
+
+    Args:
+        directory: of the run's bad batches; only the newest one stays.
+        model: which the batch has left as it was.
+        batch: a tuple of arrays and dictionaries of arrays.
+        step: the optimizer step that it belongs to.
+        figures: what it gave.
+
+    Returns:
+        The directory.
+    """
+    place = directory / checkpoint_name(step)
+    shutil.rmtree(directory, ignore_errors=True)
+    place.mkdir(parents=True)
+    write_state_file(place / "batch.safetensors", [array_entry(*named) for named in _flat(batch)])
+    state = {
+        "step": step,
+        "seconds": 0.0,
+        "callbacks": {},
+        "random_states": get_random_states(),
+        "figures": {name: str(value) for name, value in figures.items()},  # JSON has no NaN
+        "backend": keras.backend.backend(),
+        "sha256": write_state_file(place / "state.safetensors", variable_entries(model)),
+    }
+    state["checksum"] = checksum(state)
+    write_atomically(place / "state.json", json.dumps(state) + "\n")
+    return place
+
+
+def replay_bad_batch(directory: Path, model: keras.Model) -> str:
+    """Runs the saved batch once, from the saved state.
+
+    Args:
+        directory: of the run's bad batches.
+        model: compiled as the run's was.
+
+    Returns:
+        What it gives and what it gave, for people.
+
+    Raises:
+        InputError: there is none.
+    """
+    restored = restore(model, directory)
+    if restored is None:
+        raise InputError(f"{directory} holds no batch to replay: none has stopped this run")
+    model.catch_non_finite = True
+    batch = _nested(read_state_file(restored.path / "batch.safetensors"))
+    logs = model.train_on_batch(*batch, return_dict=True)
+    before = json.loads((restored.path / "state.json").read_text(encoding="utf-8"))
+    again, then = _in_words(logs), _in_words(before["figures"])
+    return f"step {restored.step} again: {again}\nwhen it stopped the run ({before['backend']}): {then}"
+
+
+def _in_words(figures: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {float(figures[name]):.8g}" for name in sorted(figures))
+
+
+def _flat(batch: Any) -> Iterator[tuple[str, np.ndarray]]:
+    for position, part in enumerate(batch):
+        if isinstance(part, Mapping):
+            for name, values in part.items():
+                yield f"{position}/{name}", np.asarray(values)
+        else:
+            yield f"{position}", np.asarray(part)
+
+
+def _nested(arrays: Mapping[str, np.ndarray]) -> list[Any]:
+    parts: dict[str, Any] = {}
+    for name, values in arrays.items():
+        position, _, key = name.partition("/")
+        if key:
+            parts.setdefault(position, {})[key] = np.array(values)
+        else:
+            parts[position] = np.array(values)
+    return [parts[position] for position in sorted(parts)]

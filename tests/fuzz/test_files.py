@@ -1,0 +1,270 @@
+"""Every file that a user hands over, spoilt in a hundred ways: it is read, or refused in our own words.
+
+`KERASLLM_FUZZ_EXAMPLES=10000` makes it ten thousand ways; `tox run -e fuzz` does.
+"""
+
+import hashlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import yaml
+
+from kerasllm import BertBackbone, BertConfig, GPTCausalLM, GPTConfig
+from kerasllm.checkpoints import write_model
+from kerasllm.checkpoints.hugging_face import check_checkpoint, read_settings
+from kerasllm.cli import parse
+from kerasllm.data.byte_level_bpe import train_byte_level_bpe
+from kerasllm.data.characters import train_characters
+from kerasllm.data.chat_template import DEFAULT_CHAT_TEMPLATE
+from kerasllm.data.conversations import read_conversations
+from kerasllm.data.corpora import Corpus
+from kerasllm.data.labelled import read_labelled
+from kerasllm.data.tokenizers import encode, load_tokenizer, vocabulary_size
+from kerasllm.data.wordpiece import train_wordpiece
+from kerasllm.training.checkpointing import Checkpoint, restore
+from kerasllm.training.metrics_log import MetricsLog, read_metrics
+from kerasllm.training.random_state import set_random_states
+from kerasllm.training.run_directory import RunDirectory
+from kerasllm.training.training_state import checksum
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = "The cat sat on the mat. Dr. Smith said: “it’s 3.5 kg!”\nA second line, café.\n\n中文句子。再来一句！\n\nEnd\n"
+ROWS = [("A good film, truly", "pos"), ('a "bad" one', "neg"), ("plain", "pos"), ("é 中", "neg")]
+
+
+def jsonl(*records) -> bytes:
+    return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+
+
+def test_text_corpora(fuzz, tmp_path):
+    def text_corpus(spoiler):
+        file = tmp_path / "corpus.txt"
+        file.write_bytes(spoiler.content(TEXT.encode()))
+        corpus = Corpus([file])
+        corpus.fingerprint()
+        if spoiler.random.random() < 0.5:
+            list(corpus.documents())
+        else:
+            list(corpus.raw_documents())
+
+    fuzz(text_corpus)
+
+
+def test_jsonl_corpora(fuzz, tmp_path):
+    good = jsonl({"text": TEXT}, {"text": "short", "id": 3}, {"text": "", "more": [1]})
+
+    def jsonl_corpus(spoiler):
+        file = tmp_path / "corpus.jsonl"
+        file.write_bytes(spoiler.lines(good))
+        list(Corpus([file]).documents())
+
+    fuzz(jsonl_corpus)
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl"])
+def test_tables(fuzz, tmp_path, suffix):
+    good = {
+        "tsv": "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in ROWS),
+        "csv": "text,label\n" + "".join('"' + t.replace('"', '""') + f'",{label}\n' for t, label in ROWS),
+        "jsonl": jsonl(*({"text": text, "label": label} for text, label in ROWS)).decode(),
+    }[suffix].encode()
+
+    def table(spoiler):
+        file = tmp_path / f"table.{suffix}"
+        file.write_bytes(spoiler.lines(good) if suffix == "jsonl" else spoiler.content(good))
+        columns = spoiler.random.choice([None, None, "text", "0", "0,1", "label"])
+        read_labelled(str(file), columns, spoiler.random.choice([None, None, "label", "1"]))
+
+    table.__name__ = suffix
+    fuzz(table)
+
+
+def test_conversations(fuzz, tmp_path):
+    tokenizer = train_byte_level_bpe([TEXT * 5], 300)
+    turns = [{"role": role, "content": f"I am the {role}."} for role in ("system", "user", "assistant")]
+    good = jsonl({"messages": turns}, {"prompt": "2 + 2", "completion": " 4"}, {"messages": turns[1:] * 2})
+
+    def conversations(spoiler):
+        file = tmp_path / "chats.jsonl"
+        file.write_bytes(spoiler.lines(good))
+        read_conversations(file, tokenizer, DEFAULT_CHAT_TEMPLATE)
+
+    fuzz(conversations)
+
+
+def test_tokenizers(fuzz, tmp_path):
+    sentences = [line for line in TEXT.splitlines() if line] * 3
+    goods = [
+        train_wordpiece(sentences, 100).to_str().encode(),
+        train_byte_level_bpe(sentences, 280).to_str().encode(),
+        train_characters(sentences).to_str().encode(),
+    ]
+
+    def tokenizer(spoiler):
+        file = tmp_path / "tokenizer.json"
+        file.write_bytes(spoiler.json(spoiler.random.choice(goods)))
+        found = load_tokenizer(file)
+        vocabulary_size(found)
+        encode(found, "The cat sat, é.")
+
+    fuzz(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Tiny models of each format, as written."""
+    directory = tmp_path_factory.mktemp("models")
+    shape = {
+        "vocabulary_size": 11,
+        "num_layers": 1,
+        "num_heads": 2,
+        "hidden_dim": 8,
+        "max_sequence_length": 8,
+    }
+    llama = {
+        "normalization": "rms_norm",
+        "positions": "rotary",
+        "feed_forward": "gated",
+        "activation": "silu",
+    }
+    found = {
+        "bert": BertBackbone(BertConfig(**shape), seed=0),
+        "gpt2": GPTCausalLM(GPTConfig(**shape), seed=0),
+        "llama": GPTCausalLM(GPTConfig(**shape, **llama, use_bias=False), seed=0),
+        "own": GPTCausalLM(GPTConfig(**shape, **llama), seed=0),
+    }
+    for name, model in found.items():
+        write_model(model, directory / name)
+    return [directory / name for name in found]
+
+
+def test_model_settings(fuzz, models, tmp_path):
+    goods = [(directory / "config.json").read_bytes() for directory in models]
+    weights = [(directory / "model.safetensors").read_bytes() for directory in models]
+
+    def config_json(spoiler):
+        number = spoiler.random.randrange(len(goods))
+        (tmp_path / "config.json").write_bytes(spoiler.json(goods[number]))
+        (tmp_path / "model.safetensors").write_bytes(weights[number])
+        read_settings(tmp_path)
+        check_checkpoint(tmp_path)
+
+    fuzz(config_json)
+
+
+def test_weights(fuzz, models, tmp_path):
+    good = (models[1] / "model.safetensors").read_bytes()
+    end = 8 + int.from_bytes(good[:8], "little")
+    index = json.dumps(
+        {"metadata": {}, "weight_map": {"a": "model.safetensors", "b": "b.safetensors"}}
+    ).encode()
+    (tmp_path / "config.json").write_bytes((models[1] / "config.json").read_bytes())
+
+    def safetensors(spoiler):
+        file = tmp_path / "model.safetensors"
+        if spoiler.random.random() < 0.2:
+            file.unlink(missing_ok=True)
+            (tmp_path / "model.safetensors.index.json").write_bytes(spoiler.json(index))
+        elif spoiler.random.random() < 0.3:
+            file.write_bytes(spoiler.content(good))
+        else:
+            header = spoiler.json(good[8:end])
+            file.write_bytes(len(header).to_bytes(8, "little") + header + good[end:])
+        check_checkpoint(tmp_path)
+        if spoiler.random.random() < 0.1:
+            GPTCausalLM.from_pretrained(tmp_path)
+
+    fuzz(safetensors)
+
+
+def test_settings_files(fuzz, tmp_path):
+    spec = importlib.util.spec_from_file_location("fuzzed_recipe", ROOT / "recipes" / "pretrain_gpt.py")
+    recipe = importlib.util.module_from_spec(spec)
+    sys.modules["fuzzed_recipe"] = recipe
+    spec.loader.exec_module(recipe)
+    good = (ROOT / "recipes" / "configs" / "pretrain_gpt_shakespeare_cpu.yaml").read_bytes()
+    good += b"corpus: [a.txt, b.txt]\nguard: {non_finite: skip}\n"
+    laughs = b"e0: &e0 [x, x]\n" + b"".join(
+        b"e%d: &e%d [*e%d, *e%d]\n" % (level, level, level - 1, level - 1) for level in range(1, 40)
+    )
+    circles = b"&x steps: *x\ncorpus: &y [*y]\nmodel: &z {a: *z}\n"
+    goods = [good, laughs + b"corpus: *e39\n", laughs + b"steps: *e39\n", circles]
+
+    def yaml_settings(spoiler):
+        file = tmp_path / "settings.yaml"
+        file.write_bytes(spoiler.content(spoiler.random.choices(goods, [12, 1, 1, 1])[0]))
+        parse(recipe.Config, ["--config", str(file), "--output", "run"])
+
+    fuzz(yaml_settings)
+
+
+def test_run_directories(fuzz, tmp_path):
+    settings = {"steps": 4, "model": {"num_layers": 2}, "output": "run", "versions": {"keras": "3"}}
+    good = yaml.safe_dump(settings).encode()
+    lines = jsonl({"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25, "validation_loss": None})
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step-00000002").mkdir(parents=True)
+
+    def run_directory(spoiler):
+        (run / "config.yaml").write_bytes(spoiler.content(good))
+        (run / "metrics.jsonl").write_bytes(spoiler.lines(lines))
+        read_metrics(run / "metrics.jsonl")
+        log = MetricsLog(run, total_steps=4, start_step=2, tensorboard=False)
+        log._prepare()
+        with RunDirectory.create(run, {"steps": 4, "model": {"num_layers": 2}, "output": "run"}, resume=True):
+            pass
+
+    fuzz(run_directory)
+
+
+def test_checkpoints(fuzz, tmp_path, capsys):
+    """Spoilt as they lie, and by somebody who knows to put the checksums right again."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    log = MetricsLog(tmp_path, total_steps=4, tensorboard=False)
+    log._window = {"loss": [3.0, 2]}
+    checkpoint = Checkpoint(tmp_path, callbacks=[log], handle_signals=False)
+    checkpoint.set_model(model)
+    checkpoint.step = 3
+    assert checkpoint.save()
+    place = tmp_path / "step-00000003"
+    state, arrays = ((place / name).read_bytes() for name in ("state.json", "state.safetensors"))
+    end = 8 + int.from_bytes(arrays[:8], "little")
+    before = [np.array(value) for value in model.get_weights()]
+
+    def checkpoint_files(spoiler):
+        new_state, new_arrays = state, arrays
+        if spoiler.random.random() < 0.5:
+            new_state = spoiler.json(state)
+        elif spoiler.random.random() < 0.5:
+            new_arrays = spoiler.content(arrays)
+        else:
+            header = spoiler.json(arrays[8:end])
+            new_arrays = len(header).to_bytes(8, "little") + header + arrays[end:]
+        signed = spoiler.random.random() < 0.7
+        if signed:
+            try:
+                content = json.loads(new_state)
+                content["sha256"] = hashlib.sha256(new_arrays).hexdigest()
+                content["checksum"] = checksum(content)
+                new_state = json.dumps(content).encode()
+            except (ValueError, TypeError, AttributeError, RecursionError):
+                signed = False
+        (place / "state.json").write_bytes(new_state)
+        (place / "state.safetensors").write_bytes(new_arrays)
+        restored = restore(model, tmp_path)
+        if not signed and (new_state, new_arrays) != (state, arrays):
+            assert restored is None
+            assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+        if restored is not None:
+            Checkpoint(tmp_path, callbacks=[log], handle_signals=False, restored=restored)
+            set_random_states(restored.random_states)
+        capsys.readouterr()
+
+    fuzz(checkpoint_files)
