@@ -120,7 +120,7 @@ def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], path: Path,
     from matplotlib.figure import Figure
 
     rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(12, 0.9 + 3.3 * rows), dpi=130, layout="constrained")
+    figure = Figure(figsize=(14, 0.9 + 3.3 * rows), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     cells = figure.subplots(rows, 2, squeeze=False).ravel()
     series = list(
@@ -151,7 +151,7 @@ def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], path: Path,
                     (0, 3),
                     textcoords="offset points",
                     ha="center",
-                    fontsize=7.5,
+                    fontsize=7,
                 )
             places.append(left + (len(bars) - 1) / 2)
             left += len(bars) + 1
