@@ -119,7 +119,9 @@ def test_recipe_commands_run(workplace, monkeypatch, capsys):
             assert command[0] == "python"
             name = Path(command[1]).stem
             module = recipe(name)
-            if name == "benchmark":  # its processes take minutes; tests/recipes/test_benchmark.py runs tiny ones
+            if (
+                name == "benchmark"
+            ):  # its processes take minutes; tests/recipes/test_benchmark.py runs tiny ones
                 monkeypatch.setattr(module, "run_case", lambda case, steps: dict(MEASURED))
             arguments = command[2:] + shlex.split(SMALL.get(name, ""))
             if "MINILM" in arguments:  # a checkpoint that is not on every machine: from scratch instead

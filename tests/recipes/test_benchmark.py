@@ -29,16 +29,16 @@ def benchmark(recipe, monkeypatch):
 
 def test_ours_and_a_plain_loop_end_to_end(benchmark, run_recipe, tmp_path, capsys):
     backend = keras.backend.backend()
-    argv = ["--output", tmp_path / "out", "--work", "shakespeare", "--backends", backend, "--repeats", 2]
+    argv = ["--output", tmp_path / "out", "--work", "shakespeare", "--backends", backend, "--repeats", 1]
     assert run_recipe("benchmark", *argv, "--steps", 3) == 0
     report = json.loads((tmp_path / "out" / "benchmark.json").read_text())
-    assert report["settings"]["repeats"] == 2 and report["machine"]["cores"] >= 1
+    assert report["settings"]["repeats"] == 1 and report["machine"]["cores"] >= 1
     peers = [case["peer"] for case in report["cases"]]
     assert peers == ["kerasllm"] + (["torch_loop"] if backend == "torch" else [])
     for case in report["cases"]:
         speed = case["tokens_per_second"]
         assert 0 < speed["lowest"] <= speed["median"] <= speed["greatest"]
-        assert len(case["runs"]) == 2 and all(run["tokens"] == 32 for run in case["runs"])
+        assert len(case["runs"]) == 1 and all(run["tokens"] == 32 for run in case["runs"])
         assert case["mfu"] == pytest.approx(case["flops_per_second"] / case["peak_flops"])
         assert case["flops_per_second"] == pytest.approx(
             speed["median"] * report["cases"][0]["runs"][0]["flops_per_token"]
@@ -50,6 +50,23 @@ def test_ours_and_a_plain_loop_end_to_end(benchmark, run_recipe, tmp_path, capsy
     assert "kerasllm" in shown and ("x plain PyTorch" in shown) == (backend == "torch")
     assert run_recipe("benchmark", *argv) == 2
     assert "benchmark.json is there already" in capsys.readouterr().err
+
+
+def test_contenders_take_turns_and_the_median_counts(benchmark, monkeypatch):
+    asked, seconds = [], iter([1.0, 9.0, 4.0, 9.0, 2.0, 8.0])
+
+    def run_case(case, steps):
+        asked.append((case.peer, steps))
+        figures = {"tokens": 8.0, "step_seconds": next(seconds), "first_seconds": 1.0, "peak_bytes": 5}
+        return figures | {"peak_flops": 64.0, "flops_per_token": 4.0, "versions": {}}
+
+    monkeypatch.setattr(benchmark, "run_case", run_case)
+    names = ("kerasllm", "keras_hub")
+    contenders = [benchmark.Case("gpt", name, "jax", "float32", benchmark.WORKS["gpt"][0]) for name in names]
+    ours, other = benchmark.measure(benchmark.Config(output="unused", repeats=3), contenders)
+    assert asked == [(name, 8) for name in names] * 3
+    assert ours["tokens_per_second"] == {"median": 4.0, "lowest": 2.0, "greatest": 8.0}
+    assert ours["mfu"] == 4.0 * 4.0 / 64.0 and other["tokens_per_second"]["median"] == 8 / 9
 
 
 @pytest.mark.usefixtures("uncompiled")
