@@ -169,7 +169,8 @@ def train(config: Config) -> dict[str, Any]:
         batches = windows(config, steps)
     data = Waiting(batches)
     figures = time_fit(model, config, data)
-    waited = sum(data.seconds[WARM_UP:steps]) / (figures["seconds"] or 1.0)
+    # Batches are fetched a little ahead: with steps of a millisecond their waits may lie before the steps measured.
+    waited = min(sum(data.seconds[WARM_UP:steps]) / max(figures["seconds"], 1e-9), 1.0)
     tokens = float(np.mean(data.tokens[WARM_UP:steps]))
     flops = training_flops(model, config.length, config.slots or None)
     return figures | {"tokens": tokens, "waiting": waited, "flops_per_token": flops}

@@ -44,7 +44,7 @@ def test_ours_and_a_plain_loop_end_to_end(benchmark, run_recipe, tmp_path, capsy
             speed["median"] * report["cases"][0]["runs"][0]["flops_per_token"]
         )
         assert case["peak_bytes"] > 1e8 and case["first_seconds"] > 0
-    assert 0 <= report["cases"][0]["waiting"] < 1
+    assert 0 <= report["cases"][0]["waiting"] <= 1
     assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     shown = capsys.readouterr().out
     assert "kerasllm" in shown and ("x plain PyTorch" in shown) == (backend == "torch")
