@@ -105,6 +105,80 @@ def plot_comparison(tasks: Mapping[str, Mapping[str, Sequence[float]]], path: Pa
     _save(figure, path)
 
 
+Bar = tuple[float, float, float]
+
+
+def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], path: Path, title: str) -> None:
+    """Draws panels of grouped bars, each with its range.
+
+    Args:
+        panels: by title and name of the group, each bar's median, lowest and greatest value by series. A series
+            called as another with "bfloat16" at the end has that one's colour, hatched.
+        path: the PNG, replaced whole.
+        title: of the picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(14, 0.9 + 3.3 * rows), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    cells = figure.subplots(rows, 2, squeeze=False).ravel()
+    series = list(
+        dict.fromkeys(name for groups in panels.values() for bars in groups.values() for name in bars)
+    )
+    bases = list(dict.fromkeys(name.removesuffix(" bfloat16") for name in series))
+    handles: dict[str, Any] = {}
+    for axis, (heading, groups) in zip(cells, panels.items(), strict=False):
+        places: list[float] = []
+        left = 0.0
+        for bars in groups.values():
+            for number, name in enumerate(sorted(bars, key=series.index)):
+                median, low, high = bars[name]
+                bar = axis.bar(
+                    left + number,
+                    median,
+                    0.9,
+                    yerr=[[median - low], [high - median]],
+                    error_kw={"ecolor": "#222222", "elinewidth": 1, "capsize": 3},
+                    color=_COLOURS[bases.index(name.removesuffix(" bfloat16")) % len(_COLOURS)],
+                    hatch="///" if name.endswith(" bfloat16") else None,
+                    edgecolor="white",
+                )
+                handles.setdefault(name, bar)
+                axis.annotate(
+                    f"{median:,.0f}",
+                    (left + number, high),
+                    (0, 3),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=7,
+                )
+            places.append(left + (len(bars) - 1) / 2)
+            left += len(bars) + 1
+        axis.set_xticks(places, list(groups))
+        axis.tick_params(axis="x", length=0)
+        axis.set_title(heading, fontsize=10)
+        axis.margins(y=0.12)
+        axis.yaxis.set_major_formatter("{x:,.0f}")
+        axis.grid(axis="y", color="#e4e4e4", linewidth=0.7)
+        axis.set_axisbelow(True)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    for axis in cells[len(panels) :]:
+        axis.set_visible(False)
+    figure.legend(
+        [handles[name] for name in series],
+        series,
+        loc="outside lower center",
+        ncols=min(len(series), 4),
+        frameon=False,
+        fontsize=9,
+    )
+    figure.suptitle(title, fontsize=12)
+    _save(figure, path)
+
+
 def _save(figure: Any, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

@@ -19,6 +19,7 @@ from kerasllm.training.metrics_log import MetricsLog
 from kerasllm.training.number_guard import WENT_WRONG, GuardOptions, NumberGuard
 from kerasllm.training.progress import Progress
 from kerasllm.training.run_directory import RunDirectory
+from kerasllm.training.throughput import peak_tokens_per_second
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ def fit_run(
     log = MetricsLog(
         run.path, total_steps=steps, log_interval=log_interval, tokens_per_step=tokens_per_step, **common
     )
-    progress = Progress(steps, tokens_per_step=tokens_per_step, **common)
+    batches = make_batches(start) if start < steps else None
+    peak = peak_tokens_per_second(model, batches[0][0]) if batches is not None else None
+    progress = Progress(steps, tokens_per_step=tokens_per_step, peak_tokens_per_second=peak, **common)
     callbacks: list[keras.callbacks.Callback] = [log, progress]
     evaluation = None
     if evaluate is not None or sample is not None:

@@ -15,13 +15,14 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress(StepCallback):
-    """Shows step, loss, tokens a second, elapsed and remaining time.
+    """Shows step, loss, tokens a second and their share of what the machine could do (MFU), elapsed and remaining time.
 
     Args:
         total_steps: the last step.
         gradient_accumulation: batches an optimizer step takes.
         tokens_per_step: tokens an optimizer step trains on, or a function of the step; None leaves the speed
             out.
+        peak_tokens_per_second: the speed whose MFU is 100 %; None leaves the MFU out.
         start_step: steps done before.
         stream: where to, standard error if None. Not a terminal: a line at most every 10 s.
     """
@@ -32,12 +33,14 @@ class Progress(StepCallback):
         *,
         gradient_accumulation: int = 1,
         tokens_per_step: float | Callable[[int], float] | None = None,
+        peak_tokens_per_second: float | None = None,
         start_step: int = 0,
         stream: TextIO | None = None,
     ) -> None:
         super().__init__(gradient_accumulation=gradient_accumulation, start_step=start_step)
         self.total_steps = total_steps
         self.tokens_per_step = tokens_per_step
+        self.peak_tokens_per_second = peak_tokens_per_second
         self._stream = stream
         self._bar: Any = None
         self._task: Any = None
@@ -108,6 +111,8 @@ class Progress(StepCallback):
         figures = [] if math.isnan(self._loss) else [f"loss {self._loss:.4f}"]
         if not math.isnan(self._speed):
             figures.append(f"{self._speed:,.0f} tokens/s")
+            if self.peak_tokens_per_second:
+                figures.append(f"MFU {100 * self._speed / self.peak_tokens_per_second:.1f} %")
         left = "" if last else self._left(now)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.step, figures="  ".join(figures), left=left)

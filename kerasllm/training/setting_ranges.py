@@ -39,7 +39,9 @@ class Interval:
 _COUNT = Interval(1)
 
 RANGES = {
-    **dict.fromkeys(("steps", "epochs", "batch_size", "gradient_accumulation", "vocabulary_size"), _COUNT),
+    **dict.fromkeys(
+        ("steps", "epochs", "repeats", "batch_size", "gradient_accumulation", "vocabulary_size"), _COUNT
+    ),
     **dict.fromkeys(("eval_interval", "eval_batches", "log_interval", "patience"), _COUNT),
     **dict.fromkeys(("checkpoint_steps", "keep", "processes", "top_k"), _COUNT),
     **dict.fromkeys(("context_length", "max_new_tokens", "stride", "num_beams"), _COUNT),

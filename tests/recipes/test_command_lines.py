@@ -17,6 +17,8 @@ RECIPES = [
     "generate",
     "evaluate",
     "quickstart",
+    "benchmark",
+    "benchmark_case",
 ]
 REQUIRED = {
     "pretrain_bert": ["--output", "runs/x", "--corpus", "a.txt", "b.txt"],
@@ -27,6 +29,22 @@ REQUIRED = {
     "generate": ["--model", "runs/x"],
     "evaluate": ["--model", "runs/x", "--corpus", "a.txt"],
     "quickstart": [],
+    "benchmark": ["--output", "runs/x"],
+    "benchmark_case": [
+        *(
+            "--work",
+            "bert",
+            "--peer",
+            "kerasllm",
+            "--num_layers",
+            "4",
+            "--num_heads",
+            "4",
+            "--hidden_dim",
+            "256",
+        ),
+        *("--vocabulary_size", "99", "--length", "128", "--batch_size", "32"),
+    ],
 }
 
 

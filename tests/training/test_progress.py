@@ -34,6 +34,14 @@ def test_plain_lines_every_ten_seconds_and_a_last_one(monkeypatch):
     assert "left" not in lines[-1]
 
 
+def test_the_share_of_the_machine_stands_beside_the_speed(monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("kerasllm.training.progress.time.monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    train(Progress(4, tokens_per_step=64, peak_tokens_per_second=128, stream=stream), 4, clock, 4.0)
+    assert "16 tokens/s  MFU 12.5 %  " in stream.getvalue().splitlines()[0]
+
+
 def test_a_short_run_leaves_one_line():
     stream = io.StringIO()
     train(Progress(3, gradient_accumulation=2, stream=stream), 6)

@@ -1,0 +1,113 @@
+"""How much of the machine a training uses: the model's arithmetic beside the fastest matrix product.
+
+The share of the two is the model FLOP/s utilization, MFU. It counts the arithmetic that the model asks for, not what
+was done: padding, and scores of positions that nobody predicts, earn nothing.
+
+Reference: Chowdhery et al. 2022, "PaLM", https://arxiv.org/abs/2204.02311, appendix B.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import keras
+import numpy as np
+
+_SECONDS = 0.4  # of measured products, the warm one left out
+_LONG_ENOUGH = 0.01  # seconds: a product that takes so long keeps the machine busy
+_SIZES = (512, 1024, 2048, 4096, 8192)
+
+
+@lru_cache
+def matrix_product_peak(precision: str) -> float:
+    """FLOP/s of the fastest square matrix product found in half a second, by Keras' own `matmul`.
+
+    Sizes double from 512 to 2,048, and on until a product takes 10 ms, so that a GPU gets large ones. Measured
+    once in a process.
+
+    Args:
+        precision: a Keras dtype policy, "float32" or "mixed_bfloat16" say.
+    """
+    dtype = keras.dtype_policies.get(precision).compute_dtype
+    draw = np.random.default_rng(0)
+    best, began = 0.0, time.perf_counter()
+    for size in _SIZES:
+        left, right = (
+            keras.ops.cast(draw.standard_normal((size, size), dtype=np.float32), dtype) for _ in range(2)
+        )
+        _multiply(left, right)  # JAX compiles for each size, others warm their threads
+        for _ in range(3):
+            seconds = _multiply(left, right)
+            best = max(best, 2 * size**3 / seconds)
+            if time.perf_counter() - began > _SECONDS:
+                return best
+        busy = seconds > _LONG_ENOUGH and size >= 2048
+        if busy or time.perf_counter() - began + 16 * seconds > 2 * _SECONDS:  # two of the next size
+            break
+    return best
+
+
+def _multiply(left: Any, right: Any) -> float:
+    """Seconds of one product."""
+    began = time.perf_counter()
+    product = keras.ops.matmul(left, right)
+    # Waits for a device that works in the background.
+    keras.ops.convert_to_numpy(keras.ops.cast(product[0, 0], "float32"))
+    return time.perf_counter() - began
+
+
+def training_flops(model: Any, length: int, predicted: int | None = None) -> float:
+    """Arithmetic of one training step, for each token: forward and backward pass, not the optimizer.
+
+    PaLM's formula is 6 FLOPs a weight and token, and 12 * layers * hidden_dim * length for the attention over
+    a sequence of that length, causal or not. Here "weight" means one in a matrix product: embeddings are looked up,
+    which is free. The projection to the vocabulary counts only at the positions that are predicted, pooler and
+    classifier once a sequence. A weight that is not trained (LoRA) takes 4: there is no gradient of it.
+
+    Args:
+        model: a backbone or task model of `kerasllm`.
+        length: tokens of a sequence.
+        predicted: positions of a sequence whose next, or masked, token is predicted; all where None.
+
+    Returns:
+        FLOPs a token.
+    """
+    per_token = per_prediction = per_sequence = 0.0
+    for name, variable in model.named_variables().items():
+        layer = name.split("/")[0]
+        if len(variable.shape) < 2 or layer == "embeddings":
+            continue
+        flops = _flops(variable)
+        if layer.startswith("block_"):
+            per_token += flops
+        elif layer in ("head", "masked_lm_head"):
+            per_prediction += flops
+        else:
+            per_sequence += flops
+    backbone = getattr(model, "backbone", model)
+    tied = hasattr(model, "output_table") and model.head is None
+    if tied or getattr(model, "masked_lm_head", None) is not None:
+        per_prediction += _flops(backbone.embeddings.token)
+    predictions = length if predicted is None else predicted
+    attention = 12 * model.config.num_layers * model.config.hidden_dim * length
+    return per_token + attention + (per_prediction * predictions + per_sequence) / length
+
+
+def _flops(variable: keras.Variable) -> int:
+    return (6 if variable.trainable else 4) * math.prod(variable.shape)
+
+
+def peak_tokens_per_second(model: Any, inputs: Mapping[str, Any]) -> float:
+    """Tokens a second if the whole peak of the machine went into the model: the speed whose MFU is 1.
+
+    Args:
+        model: what is to be trained.
+        inputs: of a batch, which tell the length and, by `masked_positions`, what is predicted.
+    """
+    slots = inputs["masked_positions"].shape[-1] if "masked_positions" in inputs else None
+    flops = training_flops(model, inputs["token_ids"].shape[-1], slots)
+    return matrix_product_peak(model.dtype_policy.name) / flops

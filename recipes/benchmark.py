@@ -1,0 +1,343 @@
+"""The same work through kerasllm, KerasHub, transformers and a plain PyTorch loop, side by side on this machine.
+
+KERAS_BACKEND=jax python recipes/benchmark.py --output runs/benchmark
+
+Each measurement is a process of its own (`benchmark_case.py`, `benchmark_peers.py`), and the contenders take turns,
+so that a machine that slows down slows all of them. Libraries and backends that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from kerasllm import __version__, cli
+from kerasllm.errors import InputError
+from kerasllm.training.atomic_files import check_writable, to_json, write_atomically
+from kerasllm.training.curves import plot_bars
+from kerasllm.training.setting_ranges import check_ranges
+
+SMALL_GPT = {"num_layers": 6, "num_heads": 6, "hidden_dim": 384}
+WORKS: dict[str, list[dict[str, Any]]] = {
+    "bert": [
+        {
+            **{"num_layers": 4, "num_heads": 4, "hidden_dim": 256, "vocabulary_size": 30522},
+            **{"length": 128, "batch_size": 32, "slots": 20, "dropout": 0.1},
+        }
+    ],
+    "gpt": [{**SMALL_GPT, "vocabulary_size": 50304, "length": 256, "batch_size": 8}],
+    "shakespeare": [
+        {
+            **{"num_layers": 4, "num_heads": 4, "hidden_dim": 128, "vocabulary_size": 66},
+            **{"length": 64, "batch_size": 12},
+        }
+    ],
+    "generation": [
+        {**SMALL_GPT, "vocabulary_size": 50257, "length": 32, "new_tokens": 128, "batch_size": size}
+        for size in (1, 8)
+    ],
+}
+"""The shapes that each work is measured at."""
+
+TITLES = {
+    "bert": "BERT mini, pretraining",
+    "gpt": "GPT 6x384, training",
+    "shakespeare": "GPT 4x128 of characters, training",
+    "generation": "GPT 6x384, generation",
+}
+STEPS = {"shakespeare": 25.0, "generation": 0.375}
+"""Measured steps, or calls, for each of `--steps`, where not one."""
+
+PEERS = {
+    "bert": "transformers",
+    "gpt": "transformers",
+    "generation": "transformers",
+    "shakespeare": "torch_loop",
+}
+NEEDS = {"transformers": ("torch", "transformers"), "torch_loop": ("torch",), "keras_hub": ("keras_hub",)}
+NAMES = {
+    "kerasllm_all_logits": "kerasllm, all logits",
+    "keras_hub": "KerasHub",
+    "torch_loop": "plain PyTorch",
+}
+SECONDS_AT_MOST = 900
+
+Backend = Literal["jax", "torch", "tensorflow"]
+Work = Literal["bert", "gpt", "shakespeare", "generation"]
+
+
+@dataclass
+class Config:
+    """Measures kerasllm beside other libraries on this machine; keep the machine idle meanwhile."""
+
+    output: str
+    """Directory for benchmark.json and benchmark.png."""
+
+    work: list[Work] = field(default_factory=lambda: ["bert", "gpt", "shakespeare", "generation"])
+    """What to measure: training steps of bert, gpt and shakespeare (characters), and generation."""
+
+    backends: list[Backend] = field(default_factory=lambda: ["jax", "torch", "tensorflow"])
+    """Keras' backends."""
+
+    precisions: list[Literal["float32", "mixed_bfloat16"]] = field(
+        default_factory=lambda: ["float32", "mixed_bfloat16"]
+    )
+    """Precisions of bert and gpt; the others are measured in float32."""
+
+    repeats: int = 3
+    """Measurements of each contender, one after another in turn."""
+
+    steps: int = 8
+    """Measured steps of a measurement: 25 times as many of shakespeare, three calls of generation for 8."""
+
+    peers: bool = True
+    """Measure the other libraries too."""
+
+
+class Case(NamedTuple):
+    """A contender at one work."""
+
+    work: str
+    peer: str
+    backend: str
+    precision: str
+    shape: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of the work and its shape."""
+        batch = f", batch {self.shape['batch_size']}" if self.work == "generation" else ""
+        return TITLES[self.work] + batch
+
+    @property
+    def label(self) -> str:
+        """As one reads it."""
+        return f"{self.name}: {NAMES.get(self.peer, self.peer)} on {self.backend}, {self.precision}"
+
+
+def main(config: Config) -> int:
+    """Measure → table → JSON and picture."""
+    check_ranges(config)
+    directory = Path(config.output)
+    file = directory / "benchmark.json"
+    if file.exists():
+        raise InputError(f"{file} is there already: choose another --output")
+    directory.mkdir(parents=True, exist_ok=True)
+    check_writable(file)
+    backends = [name for name in dict.fromkeys(config.backends) if find_spec(name)]
+    if not backends:
+        raise InputError(f"--backends {' '.join(config.backends)}: none of them is installed")
+    wanted = [*config.backends, *(("keras_hub", "transformers") if config.peers else ())]
+    if missing := [name for name in wanted if not find_spec(name)]:
+        print(f"left out, as not installed: {', '.join(missing)}", flush=True)
+    measured: list[dict[str, Any]] = []
+    for work in dict.fromkeys(config.work):
+        measured += measure(config, list(cases(config, work, backends)))
+        report = {"settings": vars(config), "kerasllm": __version__, "machine": machine(), "cases": measured}
+        write_atomically(file, to_json(report, indent=1) + "\n")
+    show(measured)
+    draw(measured, directory / "benchmark.png")
+    print(f"written to {directory}")
+    return 0 if measured else 1
+
+
+def cases(config: Config, work: str, backends: Sequence[str]) -> Iterator[Case]:
+    """Who takes part in a work."""
+    precisions = dict.fromkeys(config.precisions) if work in ("bert", "gpt") else ["float32"]
+    ours = ["kerasllm", "kerasllm_all_logits"] if work == "gpt" else ["kerasllm"]
+    hub = ["keras_hub"] if config.peers and work != "shakespeare" and installed("keras_hub") else []
+    for shape in WORKS[work]:
+        for precision in precisions:
+            for backend in backends:
+                for peer in ours + hub:
+                    yield Case(work, peer, backend, precision, shape)
+            if config.peers and installed(PEERS[work]) and "torch" in backends:
+                yield Case(work, PEERS[work], "torch", precision, shape)
+
+
+def installed(peer: str) -> bool:
+    """Whether all that a peer needs is."""
+    return all(find_spec(name) for name in NEEDS[peer])
+
+
+def measure(config: Config, contenders: list[Case]) -> list[dict[str, Any]]:
+    """Runs all contenders in turn, as often as asked for; one that fails is told and left out."""
+    runs: dict[int, list[dict[str, Any]]] = {number: [] for number in range(len(contenders))}
+    for repeat in range(config.repeats):
+        for number, case in enumerate(contenders):
+            if len(runs[number]) < repeat:
+                continue
+            steps = max(round(config.steps * STEPS.get(case.work, 1.0)), 1)
+            print(f"{case.label} ({repeat + 1} of {config.repeats})", file=sys.stderr, flush=True)
+            figures = run_case(case, steps)
+            if figures is not None:
+                runs[number].append(figures)
+    flops = {
+        (case.work, case.shape["batch_size"]): runs[number][0]["flops_per_token"]
+        for number, case in enumerate(contenders)
+        if runs[number] and "flops_per_token" in runs[number][0]
+    }
+    return [
+        summary(case, runs[number], flops.get((case.work, case.shape["batch_size"])))
+        for number, case in enumerate(contenders)
+        if runs[number]
+    ]
+
+
+def run_case(case: Case, steps: int) -> dict[str, Any] | None:
+    """What the process of one measurement prints; None if it failed."""
+    script = "benchmark_peers.py" if case.peer in ("transformers", "torch_loop") else "benchmark_case.py"
+    command = [sys.executable, str(Path(__file__).resolve().with_name(script))]
+    settings = {"work": case.work, "peer": case.peer, "precision": case.precision, "steps": steps}
+    for name, value in (settings | {"slots": 0, "new_tokens": 0, "dropout": 0.0} | case.shape).items():
+        command += [f"--{name}", str(value)]
+    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "KERAS_BACKEND": case.backend,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=SECONDS_AT_MOST
+        )
+    except subprocess.TimeoutExpired:
+        print(f"left out: {case.label}: took more than {SECONDS_AT_MOST} s", file=sys.stderr, flush=True)
+        return None
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        print(f"left out: {case.label}: {reason}", file=sys.stderr, flush=True)
+        return None
+    return json.loads(lines[-1])
+
+
+def summary(case: Case, runs: list[dict[str, Any]], flops: float | None) -> dict[str, Any]:
+    """Median, lowest and greatest of the repeats."""
+    speeds = [run["tokens"] / run["step_seconds"] for run in runs]
+    speed = statistics.median(speeds)
+    result: dict[str, Any] = {
+        **{"work": case.work, "peer": case.peer, "backend": case.backend, "precision": case.precision},
+        "shape": case.shape,
+        "tokens_per_second": {"median": speed, "lowest": min(speeds), "greatest": max(speeds)},
+        "step_seconds": statistics.median(run["step_seconds"] for run in runs),
+        "first_seconds": statistics.median(run["first_seconds"] for run in runs),
+        "peak_bytes": statistics.median(run["peak_bytes"] for run in runs),
+        "versions": runs[0]["versions"],
+        "runs": runs,
+    }
+    if flops is not None:
+        peak = statistics.median(run["peak_flops"] for run in runs)
+        result |= {"flops_per_second": speed * flops, "peak_flops": peak, "mfu": speed * flops / peak}
+    if "waiting" in runs[0]:
+        result["waiting"] = statistics.median(run["waiting"] for run in runs)
+    return result
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured."""
+    processor = platform.processor()
+    information = Path("/proc/cpuinfo")
+    for line in information.read_text().splitlines() if information.exists() else ():
+        if line.startswith("model name"):
+            processor = line.split(":", 1)[1].strip()
+            break
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": processor, "cores": cores, "platform": platform.platform()}
+
+
+def describe(result: dict[str, Any]) -> tuple[str, str]:
+    """Names of the work and of the contender."""
+    case = Case(*(result[name] for name in Case._fields))
+    return case.name, NAMES.get(case.peer, case.peer)
+
+
+def show(measured: list[dict[str, Any]]) -> None:
+    """The table, and how we compare, on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Medians of the repeats, lowest and greatest in brackets")
+    columns = [
+        "work",
+        "library",
+        "backend",
+        "precision",
+        "tokens/s",
+        "ms",
+        "GFLOP/s",
+        "MFU",
+        "MB",
+        "first (s)",
+    ]
+    for column in [*columns, "data"]:
+        table.add_column(
+            column, justify="left" if column in columns[:4] else "right", no_wrap=column != "work"
+        )
+    for result in measured:
+        name, library = describe(result)
+        speed = result["tokens_per_second"]
+        table.add_row(
+            name,
+            library,
+            result["backend"],
+            result["precision"].removeprefix("mixed_"),
+            f"{speed['median']:,.0f} ({speed['lowest']:,.0f}-{speed['greatest']:,.0f})",
+            f"{1e3 * result['step_seconds']:,.1f}",
+            f"{result['flops_per_second'] / 1e9:,.0f}" if "mfu" in result else "",
+            f"{100 * result['mfu']:.0f} %" if "mfu" in result else "",
+            f"{result['peak_bytes'] / 1e6:,.0f}",
+            f"{result['first_seconds']:.1f}",
+            f"{100 * result['waiting']:.1f} %" if "waiting" in result else "",
+        )
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150)
+    console.print(table)
+    for line in comparisons(measured):
+        console.print(line, highlight=False)
+
+
+def comparisons(measured: list[dict[str, Any]]) -> Iterator[str]:
+    """How many times as fast as each other library ours is: on the same backend, and the best of each."""
+    best: dict[str, dict[str, dict[str, float]]] = {}
+    for result in measured:
+        name, library = describe(result)
+        for place in (result["backend"], "best backend"):
+            speeds = best.setdefault(name, {}).setdefault(place, {})
+            speeds[library] = max(speeds.get(library, 0.0), result["tokens_per_second"]["median"])
+    for name, places in best.items():
+        for place, speeds in places.items():
+            others = [other for other in speeds if not other.startswith("kerasllm")]
+            if others and "kerasllm" in speeds:
+                shown = ", ".join(f"{speeds['kerasllm'] / speeds[other]:.2f} x {other}" for other in others)
+                yield f"{name}, {place}, best precision: kerasllm = {shown}"
+
+
+def draw(measured: list[dict[str, Any]], path: Path) -> None:
+    """Tokens a second, and the memory that training takes."""
+    panels: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
+    for result in measured:
+        name, library = describe(result)
+        series = library + (" bfloat16" if result["precision"] == "mixed_bfloat16" else "")
+        speed = result["tokens_per_second"]
+        bar = (speed["median"], speed["lowest"], speed["greatest"])
+        panels.setdefault(f"{name} (tokens/s)", {}).setdefault(result["backend"], {})[series] = bar
+        if result["work"] == "gpt":
+            sizes = sorted(run["peak_bytes"] / 1e6 for run in result["runs"])
+            bar = (statistics.median(sizes), sizes[0], sizes[-1])
+            panels.setdefault(f"{name} (peak MB)", {}).setdefault(result["backend"], {})[series] = bar
+    if panels:
+        where = machine()
+        plot_bars(panels, path, f"{where['processor']}, {where['cores']} cores")
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

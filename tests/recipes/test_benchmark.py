@@ -1,0 +1,127 @@
+"""The benchmark end to end on tiny shapes: every contender that is installed, in processes as for a user."""
+
+import json
+from importlib.util import find_spec
+
+import keras
+import pytest
+
+TINY = {
+    **{"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "vocabulary_size": 60},
+    **{"length": 16, "batch_size": 2},
+}
+
+
+@pytest.fixture
+def benchmark(recipe, monkeypatch):
+    """The recipe's module with tiny works."""
+    module = recipe("benchmark")
+    works = {
+        "bert": [{**TINY, "slots": 3, "dropout": 0.1}],
+        "gpt": [TINY],
+        "shakespeare": [TINY],
+        "generation": [{**TINY, "new_tokens": 3}],
+    }
+    monkeypatch.setattr(module, "WORKS", works)
+    monkeypatch.setattr(module, "STEPS", {})
+    return module
+
+
+def test_ours_and_a_plain_loop_end_to_end(benchmark, run_recipe, tmp_path, capsys):
+    backend = keras.backend.backend()
+    argv = ["--output", tmp_path / "out", "--work", "shakespeare", "--backends", backend, "--repeats", 1]
+    assert run_recipe("benchmark", *argv, "--steps", 3) == 0
+    report = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert report["settings"]["repeats"] == 1 and report["machine"]["cores"] >= 1
+    peers = [case["peer"] for case in report["cases"]]
+    assert peers == ["kerasllm"] + (["torch_loop"] if backend == "torch" else [])
+    for case in report["cases"]:
+        speed = case["tokens_per_second"]
+        assert 0 < speed["lowest"] <= speed["median"] <= speed["greatest"]
+        assert len(case["runs"]) == 1 and all(run["tokens"] == 32 for run in case["runs"])
+        assert case["mfu"] == pytest.approx(case["flops_per_second"] / case["peak_flops"])
+        assert case["flops_per_second"] == pytest.approx(
+            speed["median"] * report["cases"][0]["runs"][0]["flops_per_token"]
+        )
+        assert case["peak_bytes"] > 1e8 and case["first_seconds"] > 0
+    assert 0 <= report["cases"][0]["waiting"] <= 1
+    assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    shown = capsys.readouterr().out
+    assert "kerasllm" in shown and ("x plain PyTorch" in shown) == (backend == "torch")
+    assert run_recipe("benchmark", *argv) == 2
+    assert "benchmark.json is there already" in capsys.readouterr().err
+
+
+def test_contenders_take_turns_and_the_median_counts(benchmark, monkeypatch):
+    asked, seconds = [], iter([1.0, 9.0, 4.0, 9.0, 2.0, 8.0])
+
+    def run_case(case, steps):
+        asked.append((case.peer, steps))
+        figures = {"tokens": 8.0, "step_seconds": next(seconds), "first_seconds": 1.0, "peak_bytes": 5}
+        return figures | {"peak_flops": 64.0, "flops_per_token": 4.0, "versions": {}}
+
+    monkeypatch.setattr(benchmark, "run_case", run_case)
+    names = ("kerasllm", "keras_hub")
+    contenders = [benchmark.Case("gpt", name, "jax", "float32", benchmark.WORKS["gpt"][0]) for name in names]
+    ours, other = benchmark.measure(benchmark.Config(output="unused", repeats=3), contenders)
+    assert asked == [(name, 8) for name in names] * 3
+    assert ours["tokens_per_second"] == {"median": 4.0, "lowest": 2.0, "greatest": 8.0}
+    assert ours["mfu"] == 4.0 * 4.0 / 64.0 and other["tokens_per_second"]["median"] == 8 / 9
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("work", ["bert", "gpt", "generation"])
+def test_each_of_our_measurements(work, benchmark, recipe, run_recipe, capsys):
+    """In this process, where TensorFlow needs no compilation."""
+    settings = {"work": work, "peer": "kerasllm_all_logits" if work == "gpt" else "kerasllm", "steps": 2}
+    argv = [
+        text for name, value in (settings | benchmark.WORKS[work][0]).items() for text in (f"--{name}", value)
+    ]
+    assert run_recipe("benchmark_case", *argv) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["step_seconds"] > 0 and figures["peak_bytes"] > 1e8
+    if work == "generation":
+        assert figures["tokens"] == 2 * 3
+    else:
+        assert 0 < figures["tokens"] <= 32 and figures["flops_per_token"] > 6 * 12 * 16 * 16
+
+
+@pytest.mark.skipif(not (find_spec("torch") and find_spec("transformers")), reason="transformers is missing")
+@pytest.mark.parametrize("work", ["bert", "generation"])
+def test_transformers(work, benchmark):
+    case = benchmark.Case(work, "transformers", "torch", "float32", benchmark.WORKS[work][0])
+    figures = benchmark.run_case(case, 1)
+    assert figures["tokens"] == (6 if work == "generation" else 32) and "transformers" in figures["versions"]
+
+
+@pytest.mark.skipif(not find_spec("keras_hub"), reason="KerasHub is missing")
+def test_keras_hub(benchmark):
+    case = benchmark.Case("gpt", "keras_hub", keras.backend.backend(), "float32", benchmark.WORKS["gpt"][0])
+    assert benchmark.run_case(case, 1)["tokens"] == 32
+
+
+def test_what_fails_is_told_and_left_out(benchmark, capsys):
+    shape = {**TINY, "hidden_dim": 15}
+    case = benchmark.Case("gpt", "kerasllm", keras.backend.backend(), "float32", shape)
+    config = benchmark.Config(output="unused", repeats=2, steps=1)
+    assert benchmark.measure(config, [case]) == []
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
+    assert len(told) == 1 and "hidden_dim 15 does not divide" in told[0]
+
+
+def test_comparison_takes_the_best_precision_and_backend(benchmark):
+    def result(peer, backend, precision, speed):
+        case = benchmark.Case("bert", peer, backend, precision, benchmark.WORKS["bert"][0])
+        return {**case._asdict(), "tokens_per_second": {"median": speed}}
+
+    measured = [
+        *(result("kerasllm", "jax", "float32", 300.0), result("kerasllm", "jax", "mixed_bfloat16", 100.0)),
+        *(result("keras_hub", "jax", "float32", 150.0), result("kerasllm", "torch", "float32", 600.0)),
+        result("transformers", "torch", "float32", 400.0),
+    ]
+    lines = [line.split("best precision: ")[1] for line in benchmark.comparisons(measured)]
+    assert lines == [
+        "kerasllm = 2.00 x KerasHub",
+        "kerasllm = 4.00 x KerasHub, 1.50 x transformers",
+        "kerasllm = 1.50 x transformers",
+    ]
