@@ -22,6 +22,7 @@ from kerasllm.data.token_stream import tokenize_stream
 from kerasllm.data.tokenizers import load_tokenizer, read_chat_template, save_tokenizer, vocabulary_size
 from kerasllm.errors import InputError
 from kerasllm.training.causal import compile_causal, evaluate_causal
+from kerasllm.training.compilation import choose_compilation
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import GPTOptions
 from kerasllm.training.number_guard import GuardOptions
@@ -88,6 +89,9 @@ class Config:
     precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
     """auto measures both, takes the faster and records it."""
 
+    jit_compile: bool | None = None
+    """Compile the training step; null: on PyTorch from 1,000 steps on, if there is a C++ compiler, elsewhere always."""
+
     restore_best: bool = False
     """End with the weights of the best validation."""
 
@@ -145,7 +149,8 @@ def main(config: Config) -> int:
         if config.dropout is not None:
             settings["dropout"] = config.dropout
         model = GPTCausalLM.from_pretrained(directory, seed=config.seed, **settings)
-        compile_causal(model, adamw(schedule, weight_decay=config.weight_decay, clip_norm=config.clip_norm))
+        optimizer = adamw(schedule, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+        compile_causal(model, optimizer, jit_compile=choose_compilation(config.jit_compile, steps))
         return model
 
     with RunDirectory.create(config.output, config, resume=config.resume) as run:

@@ -20,6 +20,7 @@ from kerasllm.data.tokenizers import load_wordpiece, save_tokenizer, vocabulary_
 from kerasllm.data.wordpiece import continuation_mask, special_token_ids, train_wordpiece
 from kerasllm.errors import InputError
 from kerasllm.settings import only_without
+from kerasllm.training.compilation import choose_compilation
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import BertOptions
 from kerasllm.training.number_guard import GuardOptions
@@ -112,6 +113,9 @@ class Config:
 
     precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
     """auto measures both, takes the faster and records it."""
+
+    jit_compile: bool | None = None
+    """Compile the training step; null: on PyTorch from 1,000 steps on, if there is a C++ compiler, elsewhere always."""
 
     eval_interval: int | None = None
     """Steps between validations; a tenth of all steps if null."""
@@ -224,7 +228,9 @@ def main(config: Config) -> int:
             clip_norm=config.clip_norm,
             gradient_accumulation=config.gradient_accumulation,
         )
-        compile_pretraining(model, optimizer, normalized_weights=config.gradient_accumulation > 1)
+        compiled = choose_compilation(config.jit_compile, config.steps)
+        normalized = config.gradient_accumulation > 1
+        compile_pretraining(model, optimizer, normalized_weights=normalized, jit_compile=compiled)
         return model
 
     with RunDirectory.create(config.output, config, resume=config.resume) as run:

@@ -19,7 +19,8 @@ from kerasllm.data.token_stream import TokenStream, tokenize_stream
 from kerasllm.data.tokenizers import end_of_text_id, load_tokenizer, save_tokenizer, vocabulary_size
 from kerasllm.errors import InputError
 from kerasllm.settings import only_without
-from kerasllm.training.causal import SampleLog, compile_causal, evaluate_causal
+from kerasllm.training.causal import compile_causal, evaluate_causal, sample_log
+from kerasllm.training.compilation import choose_compilation
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import GPTOptions, GPTSize
 from kerasllm.training.number_guard import GuardOptions
@@ -102,6 +103,9 @@ class Config:
 
     precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
     """auto measures both, takes the faster and records it."""
+
+    jit_compile: bool | None = None
+    """Compile the training step; null: on PyTorch from 1,000 steps on, if there is a C++ compiler, elsewhere always."""
 
     eval_interval: int | None = None
     """Steps between validations; a tenth of all steps if null."""
@@ -202,7 +206,9 @@ def main(config: Config) -> int:
             clip_norm=config.clip_norm,
             gradient_accumulation=config.gradient_accumulation,
         )
-        compile_causal(model, optimizer, normalized_weights=config.gradient_accumulation > 1)
+        compiled = choose_compilation(config.jit_compile, config.steps)
+        normalized = config.gradient_accumulation > 1
+        compile_causal(model, optimizer, normalized_weights=normalized, jit_compile=compiled)
         return model
 
     with RunDirectory.create(config.output, config, resume=config.resume) as run:
@@ -216,6 +222,7 @@ def main(config: Config) -> int:
             parameters=model.count_params(),
         )
         print(f"{model.count_params():,} parameters", flush=True)
+        prompt = config.sample_prompt or ("\n" if config.tokenizer == "characters" else "")
         result = fit_run(
             model,
             make_batches,
@@ -224,7 +231,7 @@ def main(config: Config) -> int:
             tokens_per_step=config.context_length * config.batch_size * config.gradient_accumulation,
             gradient_accumulation=config.gradient_accumulation,
             evaluate=validation_batches and (lambda model: evaluate_causal(model, validation_batches)),
-            sample=sampler(config, run, tokenizer),
+            sample=sample_log(run.path, tokenizer, prompt, config.sample_tokens),
             eval_interval=config.eval_interval or max(config.steps // 10, 1),
             restore_best=config.restore_best,
             patience=config.patience,
@@ -336,14 +343,6 @@ def evaluation_batches(config: Config, validation: TokenStream) -> CausalEvaluat
         )
     except InputError as error:
         raise InputError(f"validation: {error}") from error
-
-
-def sampler(config: Config, run: RunDirectory, tokenizer: Any) -> SampleLog | None:
-    """Writes a text of the model's as it is at a step; None if there are to be none."""
-    if config.sample_tokens == 0:
-        return None
-    prompt = config.sample_prompt or ("\n" if config.tokenizer == "characters" else "")
-    return SampleLog(run.path / "samples.jsonl", tokenizer, prompt, config.sample_tokens)
 
 
 if __name__ == "__main__":

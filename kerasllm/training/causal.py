@@ -89,3 +89,10 @@ class SampleLog:
         kept = [line for line in lines if json.loads(line)["step"] < step]
         kept.append(json.dumps({"step": step, "text": text}, ensure_ascii=False))
         write_atomically(self.path, "\n".join(kept) + "\n")
+
+
+def sample_log(directory: Path, tokenizer: Any, prompt: str, max_new_tokens: int) -> SampleLog | None:
+    """The samples.jsonl of a run; None where `max_new_tokens` is 0."""
+    if max_new_tokens == 0:
+        return None
+    return SampleLog(directory / "samples.jsonl", tokenizer, prompt, max_new_tokens)
