@@ -120,10 +120,11 @@ def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], path: Path,
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(14, 0.9 + 3.3 * rows), dpi=130, layout="constrained")
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(7 * columns, 0.9 + 3.3 * rows), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    cells = figure.subplots(rows, 2, squeeze=False).ravel()
+    cells = figure.subplots(rows, columns, squeeze=False).ravel()
     series = list(
         dict.fromkeys(name for groups in panels.values() for bars in groups.values() for name in bars)
     )
@@ -171,7 +172,7 @@ def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], path: Path,
         [handles[name] for name in series],
         series,
         loc="outside lower center",
-        ncols=min(len(series), 4),
+        ncols=min(len(series), 2 * columns),
         frameon=False,
         fontsize=9,
     )
