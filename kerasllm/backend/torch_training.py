@@ -34,8 +34,11 @@ def compiled_step(model, train_step, data):
     The function is made anew for each shape of the data. Where recording fails, which a subclass that looks at
     the values of tensors may bring about, one line says so and Keras' own step is taken from then on.
     """
-    if not model.jit_compile or model.run_eagerly or model.optimizer is None or not model.trainable_weights:
+    optimizer = model.optimizer
+    if not model.jit_compile or model.run_eagerly or optimizer is None or not model.trainable_weights:
         return train_step(data)
+    if optimizer.loss_scale_factor or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return train_step(data)  # the gradients to be recorded would be those of another loss
     gradients = _gradients_of(model)
     if gradients.failed:
         return train_step(data)
@@ -46,7 +49,6 @@ def compiled_step(model, train_step, data):
         gradients.failed = True
         print(f"this model is trained without compilation ({_first_line(error)})", file=sys.stderr)
         return train_step(data)
-    optimizer = model.optimizer
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
     fuse(optimizer)
@@ -78,15 +80,12 @@ class _Gradients:
         trainable = model.trainable_variables
         others = [*model.non_trainable_variables, *model.metrics_variables]
         leaves, form = pytree.tree_flatten(data)
-        key = (
-            str(form),
-            tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves if leaf is not None),
-            len(trainable),
-            len(others),
-        )
-        arguments = (*(variable.value.detach() for variable in (*trainable, *others)), *leaves)
+        kinds = tuple(None if leaf is None else (leaf.shape, leaf.dtype, leaf.device) for leaf in leaves)
+        key = (str(form), kinds, len(trainable), len(others))
+        values = [variable.value.detach() for variable in (*trainable, *others)]
+        arguments = (*values, *(leaf for leaf in leaves if leaf is not None))
         if key not in self._programs:
-            self._programs[key] = _compiled(model, trainable, others, form, arguments)
+            self._programs[key] = _compiled(model, trainable, others, (form, kinds), arguments)
         program, changed, form_of_results = self._programs[key]
         results, new_values = pytree.tree_unflatten(program(*arguments), form_of_results)
         for index, value in zip(changed, new_values, strict=True):
@@ -107,19 +106,24 @@ def _gradients_of(model) -> _Gradients:
     return known[1]
 
 
-def _compiled(model, trainable, others, form, arguments):
+def _compiled(model, trainable, others, data, arguments):
     """The program, which of `others` it changes, and the form of its results."""
+    form, kinds = data
     changed: list[int] = []
     forms: list[Any] = []
 
     def record(*arguments):
         values = [value.detach().requires_grad_() for value in arguments[: len(trainable)]]
         states = arguments[len(trainable) : len(trainable) + len(others)]
-        inputs, labels, weights = pytree.tree_unflatten(arguments[len(trainable) + len(others) :], form)
-        with torch.enable_grad(), keras.StatelessScope() as scope:
+        given = iter(arguments[len(trainable) + len(others) :])
+        leaves = [None if kind is None else next(given) for kind in kinds]
+        inputs, labels, weights = pytree.tree_unflatten(leaves, form)
+        with torch.enable_grad(), keras.StatelessScope(collect_losses=True) as scope:
             for variable, value in zip((*trainable, *others), (*values, *states), strict=True):
                 scope.add_update((variable, value))
             loss, logs = _loss_and_logs(model, inputs, labels, weights)
+            if scope.losses:
+                raise ValueError("layers add losses of their own")
             gradients = torch.autograd.grad(loss, values, allow_unused=True)
         after = [scope.get_current_value(variable) for variable in others]
         changed[:] = [

@@ -22,7 +22,7 @@ from kerasllm.data.hub_datasets import HubDataset, looks_like_hub_id
 from kerasllm.data.python_docs import python_docs, python_docs_fingerprint
 from kerasllm.data.raw_text import cut_raw, read_raw
 from kerasllm.data.sentences import split_paragraphs
-from kerasllm.data.text_lines import refuse_halves
+from kerasllm.data.text_lines import without_surrogates
 from kerasllm.data.text_pieces import Piece, cut, read_text
 from kerasllm.errors import InputError
 
@@ -283,7 +283,7 @@ def _json_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[Pie
             continue
         if not isinstance(text, str):
             raise InputError(f"{place}: field {text_column!r} holds {type(text).__name__}, not text")
-        refuse_halves(text, place)
+        text = without_surrogates(text)
         yield from cutting.document(text, place)
 
 

@@ -248,8 +248,7 @@ def _texts(table: Table, line: int, values: Sequence[Any], columns: Sequence[Col
     if not any(value.strip() for value in values):
         what = "the text is" if len(values) == 1 else "both texts are"
         raise InputError(f"{table.place(line)}: {what} empty; remove the row")
-    # JSON may hold halves of surrogate pairs, which no tokenizer accepts.
-    return tuple(value if value.isascii() else value.encode("utf-8", "replace").decode() for value in values)
+    return tuple(values)
 
 
 def _label(table: Table, line: int, value: Any, column: str, declared: Sequence[str] | None) -> str:

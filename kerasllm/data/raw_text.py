@@ -10,7 +10,8 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator
 
-from kerasllm.data.text_pieces import Piece, not_utf8, refuse_nul, with_end, without_surrogates
+from kerasllm.data.text_lines import without_surrogates
+from kerasllm.data.text_pieces import Piece, not_utf8, refuse_nul, with_end
 
 RAW_PIECE_SIZE = 1 << 16  # characters: a tokenizer takes some hundred times as much memory
 _LONGEST = 16 * RAW_PIECE_SIZE  # of a piece without a place to cut

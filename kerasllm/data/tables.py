@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kerasllm.data.hub_datasets import HubDataset
-from kerasllm.data.text_lines import refuse_halves, require_file, text_lines
+from kerasllm.data.text_lines import require_file, text_lines, without_surrogates
 from kerasllm.errors import InputError
 
 _FIELD_LIMIT = 1 << 24  # characters; an unclosed quotation mark makes one field of the rest of the file
@@ -227,11 +227,8 @@ def _open_json(source: str) -> Table:
                     raise InputError(
                         f"{source}:{line}: no {column.name!r} ({column.purpose}), only {there or 'nothing'}"
                     )
-            values = tuple(record[column.name] for column in columns)
-            for value in values:
-                if isinstance(value, str):
-                    refuse_halves(value, f"{source}:{line}")
-            yield Row(line, values)
+            values = (record[column.name] for column in columns)
+            yield Row(line, tuple(without_surrogates(v) if isinstance(v, str) else v for v in values))
 
     return Table(source, header=tuple(first[1]), read_rows=read_rows)
 

@@ -19,18 +19,9 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _GZIP_MARK = b"\x1f\x8b"
 
 
-def refuse_halves(text: str, place: str) -> None:
-    """JSON can write half of a surrogate pair, which is no character and cannot be tokenized.
-
-    Raises:
-        InputError: the text holds one.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{place}: {text[error.start]!r} is half of a character (a lone surrogate); leave it out"
-        ) from error
+def without_surrogates(text: str) -> str:
+    """The text with "?" for the halves of characters that JSON may hold and that no encoding can."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def require_file(source: str) -> Path:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from kerasllm.data.text_lines import without_surrogates
 from kerasllm.errors import InputError
 
 PIECE_SIZE = 1 << 20  # bytes or characters; a piece may be longer by one sentence
@@ -133,11 +134,6 @@ def not_utf8(place: str, offset: int, value: int) -> InputError:
         f"{place}: byte {offset} of the file (0x{value:02x}) is not UTF-8; "
         "convert the file, e.g. iconv -f WINDOWS-1252 -t UTF-8"
     )
-
-
-def without_surrogates(text: str) -> str:
-    """The text with "?" for the halves of characters that JSON may hold and that no encoding can."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _end_of_piece(text: str, start: int, limit: int) -> int:

@@ -84,6 +84,15 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         assert losses[2] < losses[0]
         assert capsys.readouterr().err.count("without compilation") == 1
 
+    def test_labels_need_no_weights(capsys):
+        def train(jit_compile):
+            model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
+            compile_causal(model, optimizer(), jit_compile=jit_compile)
+            return [float(model.train_on_batch(*batch[:2])) for batch in causal_data()[:3]]
+
+        np.testing.assert_allclose(train(True), train(False), rtol=1e-5)
+        assert "without compilation" not in capsys.readouterr().err
+
     def test_the_fused_update_is_keras_own():
         """Clipping, decay on some variables only, a schedule, and gradients whose strides are not the variable's."""
         from kerasllm.backend.torch_optimizer import fuse

@@ -303,7 +303,7 @@ CHECKPOINTS = [
     ("cut", "cut/model.safetensors: not a readable safetensors file"),
     ("no_weights", "holds no model.safetensors"),
     ("no_tokenizer", "holds neither tokenizer.json nor vocab.txt"),
-    ("shape", "query.weight has shape (8, 19)", "copy the model anew"),
+    ("shape", "query.weight has shape (3, 8), config.json says (8, 8)", "copy the model anew"),
     ("gpt2", "gpt2/config.json: model_type is 'gpt2', only 'bert'"),
     ("vast", "word_embeddings.weight has shape", "config.json says (1000000000000, 8)"),
     ("deep", "config.json says 1000000000 layers, the weights hold"),
