@@ -3,6 +3,8 @@
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -156,10 +158,9 @@ def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: 
         raise unknown_character(text[unknown], place)
     before = tokenizer.encode_special_tokens
     tokenizer.encode_special_tokens = not special_tokens
-    try:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-    except Exception as error:  # of no other kind: a tokenizer without its [UNK], half of a surrogate pair
-        raise InputError(f"{place or 'text'}: cannot be tokenized: {error}") from error
+    try:  # it raises where there is no [UNK], and at half of a surrogate pair
+        with _refusing(f"{place or 'text'}: cannot be tokenized"):
+            return tokenizer.encode(text, add_special_tokens=False).ids
     finally:
         tokenizer.encode_special_tokens = before
 
@@ -220,10 +221,19 @@ def _read(path: Path) -> Tokenizer:
         return read_byte_level_bpe(vocabulary, merges, _read_settings(settings))
     if path.suffix == ".txt":
         return bert_tokenizer(read_vocabulary(path), _read_settings(settings))
-    try:
+    with _refusing(f"{path}: not a tokenizer of the tokenizers library"):
         return Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises bare Exception for whatever it cannot read
-        raise InputError(f"{path}: not a tokenizer of the tokenizers library: {error}") from error
+
+
+@contextmanager
+def _refusing(words: str) -> Iterator[None]:
+    """What the library raises, as our own error: bare Exceptions, and Rust's panics, which are not even those."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise InputError(f"{words}: {error}") from error
+        raise
 
 
 def _roles(tokenizer: Tokenizer) -> dict[str, str]:

@@ -275,7 +275,7 @@ class Checkpoint(StepCallback):
 
     def _prune(self, newest: int) -> None:
         best = self.directory / _BEST
-        marked = best.read_text().strip() if best.exists() else ""
+        marked = best.read_text(errors="replace").strip() if best.exists() else ""
         kept = 0
         for step, path in list_checkpoints(self.directory):
             # What lies beyond this step was passed over as damaged when the run was resumed.

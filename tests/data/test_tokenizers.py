@@ -126,6 +126,15 @@ def test_faults_of_files_are_named(tmp_path, name, content, message):
         load_tokenizer(tmp_path)
 
 
+def test_a_panic_of_the_library_is_a_refusal(tmp_path):
+    """It raises what isn't even an `Exception` where a merge's second half is shorter than the prefix said."""
+    content = json.loads(KINDS["bpe"]().to_str())
+    content["model"]["continuing_subword_prefix"] = "a" * 30
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"tokenizer\.json: not a tokenizer"):
+        load_tokenizer(tmp_path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nothing.json: no such tokenizer; give a tokenizer.json"):
         load_tokenizer(tmp_path / "nothing.json")

@@ -82,6 +82,22 @@ def test_interrupted_and_resumed_it_ends_the_same(
         assert (path / "model" / name).read_bytes() == (trained / "model" / name).read_bytes()
 
 
+@pytest.mark.usefixtures("uncompiled")
+def test_one_seed_gives_the_same_bytes_twice(corpus, run_recipe, read_run, tmp_path):
+    """And another seed others; with dropout, and without anything else being set or kept from the first run."""
+    few = ["--tokenizer", "characters", "--steps", "2", "--validation_fraction", "0", "--sample_tokens", "4"]
+    options = ["--corpus", corpus, *few, "--model.dropout", "0.1", *MODEL]
+    for name, seed in (("first", 5), ("again", 5), ("other", 6)):
+        assert run_recipe("pretrain_gpt", *options, "--seed", seed, "--output", tmp_path / name) == 0
+    first, again, other = (tmp_path / name for name in ("first", "again", "other"))
+    for name in ("model/model.safetensors", "model/tokenizer.json", "samples.jsonl"):
+        assert (first / name).read_bytes() == (again / name).read_bytes()
+    assert read_run(first)[0] == read_run(again)[0]
+    weights = "model/model.safetensors"
+    assert (first / weights).read_bytes() != (other / weights).read_bytes()
+    assert read_run(first)[0][0]["loss"] != read_run(other)[0][0]["loss"]
+
+
 def test_going_on_from_a_run(trained, corpus, run_recipe, read_run, tmp_path):
     options = [
         "--corpus",

@@ -161,6 +161,10 @@ class Harness:
                 found[relative] = [
                     {key: value for key, value in line.items() if "second" not in key} for line in lines
                 ]
+            elif file.name == "README.md":
+                found[relative] = [
+                    line for line in file.read_text().splitlines() if "| seconds |" not in line
+                ]
             elif file.name in ("results.json", "state.json"):
                 content = json.loads(file.read_text())
                 # A run that is killed before its first checkpoint begins with other global generators, of which

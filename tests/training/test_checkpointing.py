@@ -196,6 +196,9 @@ def test_keep_and_best(small, tmp_path):
     small.train(model, 0, 5, [AtStep(2, lambda _: checkpoint.mark_best()), checkpoint])
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["best", "step-00000002", "step-00000004", "step-00000005"]
+    (tmp_path / "best").write_bytes(b"\xff\xfe")  # damaged: nothing is marked, and training goes on
+    small.train(model, 5, 6, [Checkpoint(tmp_path, steps=1, keep=1, restored=restore(model, tmp_path))])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "step-00000006"]
 
 
 def test_full_disk_lets_training_go_on(small, tmp_path, capsys, monkeypatch):
