@@ -42,6 +42,14 @@ def jsonl(*records) -> bytes:
     return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
 
 
+def content_of(file: bytes) -> str | bytes:
+    """JSON as it is read, whatever its spaces and line ends; what is none as it stands."""
+    try:
+        return json.dumps(json.loads(file))
+    except (ValueError, RecursionError):
+        return file
+
+
 def test_text_corpora(fuzz, tmp_path):
     def text_corpus(spoiler):
         file = tmp_path / "corpus.txt"
@@ -262,7 +270,7 @@ def test_checkpoints(fuzz, tmp_path, capsys):
         (place / "state.safetensors").write_bytes(new_arrays)
         before = [np.array(value) for value in model.get_weights()]
         restored = restore(model, tmp_path)
-        if not signed and (new_state, new_arrays) != (state, arrays):
+        if not signed and not (new_arrays == arrays and content_of(new_state) == content_of(state)):
             assert restored is None
             assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
         if restored is not None:
