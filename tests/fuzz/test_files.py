@@ -21,7 +21,7 @@ from kerasllm.checkpoints.hugging_face import check_checkpoint, read_settings
 from kerasllm.cli import parse
 from kerasllm.data.byte_level_bpe import train_byte_level_bpe
 from kerasllm.data.characters import train_characters
-from kerasllm.data.chat_template import DEFAULT_CHAT_TEMPLATE
+from kerasllm.data.chat_template import DEFAULT_CHAT_TEMPLATE, render
 from kerasllm.data.conversations import read_conversations
 from kerasllm.data.corpora import Corpus
 from kerasllm.data.labelled import read_labelled
@@ -104,6 +104,20 @@ def test_conversations(fuzz, tmp_path):
         read_conversations(file, tokenizer, DEFAULT_CHAT_TEMPLATE)
 
     fuzz(conversations)
+
+
+def test_chat_templates(fuzz):
+    messages = [{"role": role, "content": f"I am the {role}."} for role in ("system", "user", "assistant")]
+    program = (
+        "{% if messages[0].role == 'system' %}{% set first = 1 %}{% else %}{% set first = 0 %}{% endif %}"
+    )
+    good = (program + DEFAULT_CHAT_TEMPLATE + "{{ messages[first:] | length * 2 + 1 }}{{ 10 // 5 }}").encode()
+
+    def chat_template(spoiler):
+        template = spoiler.content(good).decode(errors="replace")
+        render(messages, template, end="<end>", add_generation_prompt=spoiler.random.random() < 0.5)
+
+    fuzz(chat_template)
 
 
 def test_tokenizers(fuzz, tmp_path):
