@@ -42,8 +42,6 @@ def render(
     Raises:
         InputError: the template is broken, or refuses the messages (`raise_exception`).
     """
-    from jinja2 import TemplateError
-
     try:
         return _compiled(template).render(
             messages=list(messages),
@@ -51,8 +49,8 @@ def render(
             bos_token=beginning or end,
             eos_token=end,
         )
-    except (TemplateError, TypeError) as error:
-        raise InputError(f"the chat template cannot be used: {error}") from error
+    except Exception as error:  # a template is a program: it may divide by zero
+        raise InputError(f"the chat template cannot be used: {str(error) or type(error).__name__}") from error
 
 
 @functools.lru_cache(maxsize=8)

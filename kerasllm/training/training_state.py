@@ -93,7 +93,9 @@ def restore(model: keras.Model, directory: str | Path) -> RestoredState | None:
                 state["random_states"],
             )
         except _DAMAGED as error:
-            print(f"{path} is damaged ({error}): passed over", file=sys.stderr)
+            # What the file held may stand in it, half characters too, at any length.
+            reason = str(error).encode(errors="backslashreplace").decode()[:200]
+            print(f"{path} is damaged ({reason}): passed over", file=sys.stderr)
             continue
         _assign(model, arrays, path)
         return restored

@@ -98,7 +98,13 @@ def test_broken_files_and_templates(tmp_path, tokenizer):
     with pytest.raises(InputError, match="holds no conversation"):
         read_conversations(path, tokenizer, DEFAULT_CHAT_TEMPLATE)
     write(path, {"messages": TALK})
-    for template in ("{% for %}", "{{ raise_exception('no') }}", "{{ ''.__class__.__mro__ }}"):
+    programs = (
+        "{{ 1 / 0 }}",
+        "{{ range(10 ** 9) | list }}",
+        "{{ [1] | sum(start='a') }}",
+        "{{ '(' * 5 % 2 }}",
+    )
+    for template in ("{% for %}", "{{ raise_exception('no') }}", "{{ ''.__class__.__mro__ }}", *programs):
         with pytest.raises(InputError, match="chat template"):
             read_conversations(path, tokenizer, template)
     with pytest.raises(InputError, match="changes what was said before"):

@@ -21,7 +21,7 @@ from kerasllm.checkpoints.hugging_face import check_checkpoint, read_settings
 from kerasllm.cli import parse
 from kerasllm.data.byte_level_bpe import train_byte_level_bpe
 from kerasllm.data.characters import train_characters
-from kerasllm.data.chat_template import DEFAULT_CHAT_TEMPLATE
+from kerasllm.data.chat_template import DEFAULT_CHAT_TEMPLATE, render
 from kerasllm.data.conversations import read_conversations
 from kerasllm.data.corpora import Corpus
 from kerasllm.data.labelled import read_labelled
@@ -40,6 +40,14 @@ ROWS = [("A good film, truly", "pos"), ('a "bad" one', "neg"), ("plain", "pos"),
 
 def jsonl(*records) -> bytes:
     return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+
+
+def content_of(file: bytes) -> str | bytes:
+    """JSON as it is read, whatever its spaces and line ends; what is none as it stands."""
+    try:
+        return json.dumps(json.loads(file))
+    except (ValueError, RecursionError):
+        return file
 
 
 def test_text_corpora(fuzz, tmp_path):
@@ -96,6 +104,20 @@ def test_conversations(fuzz, tmp_path):
         read_conversations(file, tokenizer, DEFAULT_CHAT_TEMPLATE)
 
     fuzz(conversations)
+
+
+def test_chat_templates(fuzz):
+    messages = [{"role": role, "content": f"I am the {role}."} for role in ("system", "user", "assistant")]
+    program = (
+        "{% if messages[0].role == 'system' %}{% set first = 1 %}{% else %}{% set first = 0 %}{% endif %}"
+    )
+    good = (program + DEFAULT_CHAT_TEMPLATE + "{{ messages[first:] | length * 2 + 1 }}{{ 10 // 5 }}").encode()
+
+    def chat_template(spoiler):
+        template = spoiler.content(good).decode(errors="replace")
+        render(messages, template, end="<end>", add_generation_prompt=spoiler.random.random() < 0.5)
+
+    fuzz(chat_template)
 
 
 def test_tokenizers(fuzz, tmp_path):
@@ -262,7 +284,7 @@ def test_checkpoints(fuzz, tmp_path, capsys):
         (place / "state.safetensors").write_bytes(new_arrays)
         before = [np.array(value) for value in model.get_weights()]
         restored = restore(model, tmp_path)
-        if not signed and (new_state, new_arrays) != (state, arrays):
+        if not signed and not (new_arrays == arrays and content_of(new_state) == content_of(state)):
             assert restored is None
             assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
         if restored is not None:

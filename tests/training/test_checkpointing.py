@@ -1,5 +1,6 @@
 """A run stopped and resumed against one that was not, to the last bit; and checkpoints that are broken."""
 
+import json
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from kerasllm.training.checkpointing import Checkpoint, restore
 from kerasllm.training.evaluation_callback import Evaluation
 from kerasllm.training.interruption import Interruption
 from kerasllm.training.step_callback import StepCallback
+from kerasllm.training.training_state import checksum
 
 
 class AtStep(StepCallback):
@@ -136,6 +138,19 @@ def test_step_number_is_protected(small, tmp_path, capsys):
     file.write_text(file.read_text().replace('"step": 2', '"step": 3'))
     assert restore(small.build(), tmp_path).step == 1
     assert "state.json is not what was written" in capsys.readouterr().err
+
+
+def test_what_a_damaged_file_holds_can_be_printed(small, tmp_path, capsys):
+    """A checksum put right, and half a character where a generator's state should be; at length."""
+    saved(small, tmp_path, (1, 2))
+    file = tmp_path / "step-00000002" / "state.json"
+    state = json.loads(file.read_text())
+    state["random_states"]["python"][0] = "\ud800" * 1000
+    state["checksum"] = checksum(state)
+    file.write_text(json.dumps(state))
+    assert restore(small.build(), tmp_path).step == 1
+    error = capsys.readouterr().err  # strict about what UTF-8 can't say, as a notebook's may be
+    assert "step-00000002 is damaged" in error and "\\ud800" in error and len(error) < 600
 
 
 def damage(file, how):
