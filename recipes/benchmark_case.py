@@ -33,6 +33,7 @@ from kerasllm.data.token_stream import TokenStream
 from kerasllm.data.wordpiece import SpecialTokens
 from kerasllm.training.atomic_files import to_json
 from kerasllm.training.causal import compile_causal
+from kerasllm.training.compilation import FROM_STEPS, choose_compilation
 from kerasllm.training.objectives import compile_pretraining
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.throughput import matrix_product_peak, training_flops
@@ -157,13 +158,14 @@ def train(config: Config) -> dict[str, Any]:
     model: Any
     batches: Any
     steps = WARM_UP + config.steps
+    compiled = choose_compilation(None, FROM_STEPS)  # as in a run that is long enough to compare
     if config.work == "bert":
         model = BertPretraining(BertConfig(max_sequence_length=config.length, **shape(config)), seed=0)
-        compile_pretraining(model, adamw(1e-4))
+        compile_pretraining(model, adamw(1e-4), jit_compile=compiled)
         batches = pair_batches(config, steps)
     else:
         model = GPTCausalLM(GPTConfig(max_sequence_length=config.length, **shape(config)), seed=0)
-        compile_causal(model, adamw(1e-4))
+        compile_causal(model, adamw(1e-4), jit_compile=compiled)
         if config.peer == "kerasllm_all_logits":
             model.loss.chunk_size = 0
         batches = windows(config, steps)

@@ -31,12 +31,15 @@ def pytest_unconfigure() -> None:
 def _uncompiled(eagerly: bool = True) -> Iterator[None]:
     import keras
 
+    from kerasllm import backend
+
     if keras.backend.backend() != "tensorflow":
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            if keras.backend.backend() == "torch":
+                patch.setattr(backend, "can_compile", lambda: False)
+            yield
         return
     import tensorflow
-
-    from kerasllm import backend
 
     before = tensorflow.config.functions_run_eagerly()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
@@ -51,7 +54,7 @@ def _uncompiled(eagerly: bool = True) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def without_compiling():
-    """A context in which TensorFlow runs step by step, or `eagerly=False` in graphs without XLA.
+    """A context in which TensorFlow runs step by step, or `eagerly=False` in graphs without XLA; nor does torch compile.
 
     Tracing a model takes some five seconds, and XLA as long again; a step of a tiny one takes a tenth. So few
     steps go without both, and many without XLA, in tests that are not about compilation. Others on TensorFlow
