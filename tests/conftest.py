@@ -54,7 +54,7 @@ def _uncompiled(eagerly: bool = True) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def without_compiling():
-    """A context in which TensorFlow runs step by step, or `eagerly=False` in graphs without XLA; nor does torch compile.
+    """A context in which torch does not compile, and TensorFlow runs step by step, or in graphs without XLA.
 
     Tracing a model takes some five seconds, and XLA as long again; a step of a tiny one takes a tenth. So few
     steps go without both, and many without XLA, in tests that are not about compilation. Others on TensorFlow
