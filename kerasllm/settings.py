@@ -156,7 +156,7 @@ class _TextLoader(yaml.BaseLoader):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str) or key in mapping:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"key {key!r} twice", problem_mark=key_node.start_mark
+                    problem=f"key {_shown(key)} twice", problem_mark=key_node.start_mark
                 )
             mapping[key] = self.construct_object(value_node, deep=True)
         return mapping

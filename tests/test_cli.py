@@ -226,6 +226,10 @@ def test_yaml(tmp_path, text, name, expected):
     assert getattr(values("--config", str(tmp_path / "a.yaml")), name) == expected
 
 
+LAUGHS = "e0: &e0 [x, x]\n" + "".join(f"e{i}: &e{i} [*e{i - 1}, *e{i - 1}]\n" for i in range(1, 22))
+"""A few lines which, written out, are four million; in a message they would be cut short too late."""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -236,6 +240,7 @@ def test_yaml(tmp_path, text, name, expected):
         ("seed: [1]", "a.yaml: seed: ['1'] is not a whole number"),
         ("model: 3", "a.yaml: model: '3' is not a group of settings"),
         ("seed: 1\nseed: 2", "a.yaml:2: not valid YAML: key 'seed' twice"),
+        (LAUGHS + "? *e21\n: 1", "a.yaml:22: not valid YAML: key [[[[[[["),
         ("seed: [1", "a.yaml:1: not valid YAML"),
         ("- seed", "a.yaml: expected `option: value` lines"),
         ("\x00", "a.yaml: not valid YAML"),
@@ -247,7 +252,7 @@ def test_mistakes_in_yaml(tmp_path, monkeypatch, text, message):
     with pytest.raises(InputError) as error:
         values("--config", "a.yaml")
     assert str(error.value).startswith(message)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
 def test_command_line_over_yaml_over_defaults(tmp_path):
