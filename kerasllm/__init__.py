@@ -7,7 +7,12 @@ import kerasllm.backend  # first: says in a line if the chosen backend is not in
 import kerasllm.checkpoints
 import kerasllm.generation  # noqa: F401 - gives GPTCausalLM its generate
 from kerasllm.checkpoints import from_keras_hub, to_keras_hub
-from kerasllm.losses import CausalLanguageModelLoss, MaskedLanguageModelLoss, NextSentenceLoss
+from kerasllm.losses import (
+    CausalLanguageModelLoss,
+    MaskedLanguageModelLoss,
+    NextSentenceLoss,
+    SquaredErrorLoss,
+)
 from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy, Perplexity
 from kerasllm.models import (
     BERT_SIZES,
@@ -43,6 +48,7 @@ __all__ = [
     "NextSentenceAccuracy",
     "NextSentenceLoss",
     "Perplexity",
+    "SquaredErrorLoss",
     "__version__",
     "from_keras_hub",
     "to_keras_hub",

@@ -28,19 +28,11 @@ def token_cross_entropy(labels, logits):
     return losses
 
 
-class _CrossEntropy(keras.losses.Loss):
-    """Weighted cross-entropy from logits, for the classes below."""
+class _WeightedLoss(keras.losses.Loss):
+    """Keras' reductions of one value a label, for the classes below."""
 
-    def __init__(
-        self,
-        label_smoothing: float = 0.0,
-        reduction: str = "mean_with_sample_weight",
-        name: str | None = None,
-    ) -> None:
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {label_smoothing}, it must lie in [0, 1)")
+    def __init__(self, reduction: str = "mean_with_sample_weight", name: str | None = None) -> None:
         super().__init__(name=name, reduction=reduction)
-        self.label_smoothing = label_smoothing
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """A scalar, or the unreduced losses with `reduction=None`."""
@@ -58,6 +50,25 @@ class _CrossEntropy(keras.losses.Loss):
             return total / ops.maximum(ops.sum(weights), 1e-7)
         return total / ops.cast(ops.size(losses), "float32")
 
+    def get_config(self):
+        """The arguments of the constructor."""
+        return {"reduction": self.reduction, "name": self.name}
+
+
+class _CrossEntropy(_WeightedLoss):
+    """Weighted cross-entropy from logits, for the classes below."""
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean_with_sample_weight",
+        name: str | None = None,
+    ) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {label_smoothing}, it must lie in [0, 1)")
+        super().__init__(name=name, reduction=reduction)
+        self.label_smoothing = label_smoothing
+
     def call(self, y_true, y_pred):
         """The loss of each label, in nats, of the shape of the labels."""
         losses = token_cross_entropy(y_true, y_pred)
@@ -69,7 +80,7 @@ class _CrossEntropy(keras.losses.Loss):
 
     def get_config(self):
         """The arguments of the constructor."""
-        return {"label_smoothing": self.label_smoothing, "reduction": self.reduction, "name": self.name}
+        return super().get_config() | {"label_smoothing": self.label_smoothing}
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -100,11 +111,30 @@ class NextSentenceLoss(_CrossEntropy):
         reduction: "mean_with_sample_weight", or "sum" where the weights are normalised already.
         name: of the loss.
 
-    Call with `labels` int (batch,), `logits` float (batch, 2) and, optionally, `sample_weight` (batch,).
-    Returns a scalar in nats.
+    Call with `labels` int (batch,), `logits` float (batch, 2) and, optionally, `sample_weight` (batch,); in packed
+    rows each has a second axis, of slots. Returns a scalar in nats.
 
     Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1.
     """
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class SquaredErrorLoss(_WeightedLoss):
+    """Mean squared error of a number each, of which a weight of 0 takes nothing into account.
+
+    Keras' own takes the mean over the last axis, of the texts here, before it looks at the weights.
+
+    Args:
+        reduction: "mean_with_sample_weight", or "sum" where the weights are normalised already.
+        name: of the loss.
+
+    Call with `labels` and predictions, float of one shape, and, optionally, `sample_weight` of the same.
+    Returns a scalar.
+    """
+
+    def call(self, y_true, y_pred):
+        """The squared difference of each."""
+        return ops.square(ops.cast(y_pred, "float32") - ops.cast(y_true, "float32"))
 
 
 LOGITS_AT_A_TIME = 1 << 26

@@ -8,7 +8,6 @@ batches, which are then shuffled. Within a length, what meets in a batch is left
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,16 +15,14 @@ import keras
 import numpy as np
 
 from kerasllm.data.encoded_texts import EncodedTexts
+from kerasllm.data.labelled_batches import GRANULE, Batch, LabelledBatches
 from kerasllm.data.random_streams import SHUFFLING, random_stream
 from kerasllm.errors import InputError
 
-Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
-
-_GRANULE = 16  # lengths are multiples of it, which matrix units like
 _WORTHWHILE = 0.95  # one more length must save a twentieth of the work, for it costs a compilation
 
 
-class ClassificationBatches(keras.utils.PyDataset):
+class ClassificationBatches(LabelledBatches):
     """Batches of texts with a class or a number each; every text exactly once an epoch.
 
     A step uses `batch_size * gradient_accumulation` examples, drawn as one batch and handed out in
@@ -71,25 +68,10 @@ class ClassificationBatches(keras.utils.PyDataset):
         buckets: Sequence[int] | Literal["auto"] | None = "auto",
         normalize_weights: bool | None = None,
     ) -> None:
-        super().__init__()
-        for name, value in (
-            ("batch_size", batch_size),
-            ("gradient_accumulation", gradient_accumulation),
-            ("epochs", epochs),
-        ):
-            if value < 1:
-                raise InputError(f"{name} is {value}, it must be at least 1")
-        if len(encoded) == 0:
-            raise InputError("there are no texts to make batches of")
-        if labels is None:
-            labels = np.zeros(len(encoded), np.int32)
-        if labels.shape != (len(encoded),):
-            raise ValueError(f"labels of shape {labels.shape} for {len(encoded)} texts")
-        self.encoded = encoded
-        self.labels = labels.astype(np.int32 if np.issubdtype(labels.dtype, np.integer) else np.float32)
-        self.batch_size, self.gradient_accumulation = batch_size, gradient_accumulation
-        self.seed, self.epochs, self.shuffle = seed, epochs, shuffle
-        self.normalize_weights = gradient_accumulation > 1 if normalize_weights is None else normalize_weights
+        super().__init__(
+            encoded, labels, batch_size, seed, epochs, gradient_accumulation, start_step, normalize_weights
+        )
+        self.shuffle, self.rows_per_batch = shuffle, batch_size
         if buckets is None:
             self.buckets: tuple[int, ...] = (encoded.sequence_length,)
         elif isinstance(buckets, str):
@@ -99,38 +81,11 @@ class ClassificationBatches(keras.utils.PyDataset):
         if not self.buckets or self.buckets[-1] < encoded.lengths.max():
             raise InputError(f"buckets {self.buckets}: the longest text has {encoded.lengths.max()} tokens")
         self._bucket_of = np.searchsorted(self.buckets, encoded.lengths)
-        self.steps_per_epoch = -(-len(encoded) // (batch_size * gradient_accumulation))
-        self.steps = epochs * self.steps_per_epoch
-        if not 0 <= start_step <= self.steps:
-            raise InputError(f"start_step is {start_step}, it must lie in [0, {self.steps}], the run's steps")
-        self.start_step = start_step
-        self._orders: dict[int, np.ndarray] = {}
-        self._orders_lock = threading.Lock()
         self._in_epoch = False
         self._order_of_epoch(0)  # so that a wrong seed is told now
 
-    def __len__(self) -> int:
-        """The micro-batches left from `start_step` on."""
-        return (self.steps - self.start_step) * self.gradient_accumulation
-
-    def __getitem__(self, index: int) -> Batch:
-        """Micro-batch `index`, counted from `start_step`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"micro-batch {index} of {len(self)}")
-        step, part = divmod(index, self.gradient_accumulation)
-        inputs, labels, weights = self.batch(
-            self.start_step + step, extra_columns=self._columns_to_show(index)
-        )
-        rows = slice(part * self.batch_size, (part + 1) * self.batch_size)
-        return {name: array[rows] for name, array in inputs.items()}, labels[rows], weights[rows]
-
     def batch(self, step: int, extra_columns: int = 0) -> Batch:
-        """All `batch_size * gradient_accumulation` examples of optimizer step `step`, counted from 0.
-
-        Args:
-            step: below `steps`.
-            extra_columns: padding beyond the batch's length.
-        """
+        """See the base class."""
         encoded, chosen = self.encoded, self._texts_of(step)  # (rows,), -1 for a row to be filled
         real = chosen >= 0
         chosen = np.where(real, chosen, chosen[0])  # padding only would leave no token to attend to
@@ -141,16 +96,7 @@ class ClassificationBatches(keras.utils.PyDataset):
         segment_ids = np.zeros(mask.shape, np.int32)
         token_ids[mask], segment_ids[mask] = encoded.token_ids[places], encoded.segment_ids[places]
         inputs = {"token_ids": token_ids, "segment_ids": segment_ids, "padding_mask": mask.astype(np.int32)}
-        weights = real.astype(np.float32)
-        if self.normalize_weights:
-            weights *= np.float32(self.gradient_accumulation / real.sum())
-        return inputs, self.labels[chosen], weights
-
-    def real_tokens(self, step: int) -> int:
-        """Tokens of the texts of a step, padding not counted."""
-        chosen = self._texts_of(step)
-        chosen = chosen[chosen >= 0]
-        return int((self.encoded.offsets[chosen + 1] - self.encoded.offsets[chosen]).sum())
+        return inputs, self.labels[chosen], self._weights(real, real.sum())
 
     @property
     def order(self) -> np.ndarray:
@@ -176,23 +122,11 @@ class ClassificationBatches(keras.utils.PyDataset):
         steps = (self.start_step, self.start_step + 1 // self.gradient_accumulation)
         return int(self._length(self._texts_of(steps[0])) == self._length(self._texts_of(steps[1])))
 
-    def _texts_of(self, step: int) -> np.ndarray:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        return self._order_of_epoch(epoch)[position]
-
     def _length(self, texts: np.ndarray) -> int:
         return self.buckets[self._bucket_of[texts[texts >= 0]].max()]
 
     def _order_of_epoch(self, epoch: int) -> np.ndarray:
-        """The texts of each step, int64 (steps, rows); -1, at the end, where a row is to be filled."""
-        epoch = epoch if self.shuffle else 0
-        with self._orders_lock:
-            if epoch not in self._orders:
-                self._orders = {
-                    other: order for other, order in self._orders.items() if abs(other - epoch) == 1
-                }
-                self._orders[epoch] = self._make_order(epoch)
-            return self._orders[epoch]
+        return super()._order_of_epoch(epoch if self.shuffle else 0)
 
     def _make_order(self, epoch: int) -> np.ndarray:
         count, size = len(self.encoded), self.batch_size * self.gradient_accumulation
@@ -221,7 +155,7 @@ def choose_buckets(lengths: np.ndarray, sequence_length: int, most: int = 4) -> 
         Ascending; multiples of 16, but for `sequence_length` itself.
     """
     longest = int(lengths.max())
-    limits = np.minimum(np.arange(_GRANULE, longest + _GRANULE, _GRANULE), max(sequence_length, longest))
+    limits = np.minimum(np.arange(GRANULE, longest + GRANULE, GRANULE), max(sequence_length, longest))
     below = np.searchsorted(np.sort(lengths), limits, side="right")  # texts that fit each limit
     # costs[i], plans[i]: columns needed by all texts that fit limits[i], with that limit as the last bucket.
     costs = below * limits

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from kerasllm.data.conversations import Example
+from kerasllm.data.packing import pack
 from kerasllm.data.prefetch import Prefetcher
 from kerasllm.errors import InputError
 
@@ -119,31 +120,3 @@ class ConversationBatches(keras.utils.PyDataset):
                 start = place[1].stop
         inputs = {"token_ids": token_ids, "segment_ids": segment_ids, "position_ids": position_ids}
         return inputs, labels, weights
-
-
-def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Which items share a row: first fit, the longest first (best known simple packing; deterministic).
-
-    Args:
-        lengths: of the items, none above the capacity.
-        capacity: of a row.
-
-    Returns:
-        The items' numbers, row by row; no row's lengths sum to more than the capacity.
-
-    Reference: Johnson et al. 1974, https://doi.org/10.1137/0203025.
-    """
-    order = sorted(range(len(lengths)), key=lambda item: (-lengths[item], item))
-    by_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows with exactly so much room left
-    rows: list[list[int]] = []
-    for item in order:
-        length = lengths[item]
-        room = next((room for room in range(length, capacity + 1) if by_room[room]), None)
-        if room is None:
-            rows.append([item])
-            by_room[capacity - length].append(len(rows) - 1)
-            continue
-        row = by_room[room].pop()
-        rows[row].append(item)
-        by_room[room - length].append(row)
-    return rows

@@ -101,7 +101,9 @@ class TransformerEmbeddings(keras.layers.Layer):
             else:
                 # A product with the one-hot of two or so segments: its gradient is a matrix product, where
                 # that of a gather would be a scatter over every token of the batch.
-                one_hot = ops.one_hot(segment_ids, self.num_segments, dtype=hidden.dtype)
+                # Compared, for torch's own one-hot looks at the values, which cannot be recorded.
+                numbers = ops.arange(self.num_segments, dtype=segment_ids.dtype)
+                one_hot = ops.cast(segment_ids[:, :, None] == numbers, hidden.dtype)
                 hidden = hidden + ops.matmul(one_hot, self.segment)
         if self.normalize:
             hidden = normalize(self, "norm", hidden, kind="layer_norm", epsilon=self.layer_norm_epsilon)

@@ -10,6 +10,11 @@ from kerasllm.layers.initializers import KeyedNormal, KeyedTruncatedNormal, defa
 from kerasllm.layers.projections import add_norm, normalize
 
 
+def take_columns(hidden, columns):
+    """(batch, length, hidden_dim) at columns int (batch, slots) → (batch, slots, hidden_dim)."""
+    return ops.take_along_axis(hidden, ops.cast(columns, "int32")[:, :, None], axis=1)
+
+
 class _Head(keras.layers.Layer):
     """What the heads share: a seeded dense projection."""
 
@@ -38,22 +43,26 @@ class Pooler(_Head):
         standard_deviation: of the initial values.
         seed: of the initial values.
 
+    With `first_positions` int (batch, slots), the columns of the first tokens of a row's several sequences, it
+    returns (batch, slots, hidden_dim).
+
     Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805 (released code).
     """
 
-    def build(self, input_shape):
+    def build(self, hidden_shape, first_positions_shape=None):
         """Creates the weights."""
         if not self.built:
-            self.kernel, self.bias = self._dense(input_shape[-1], input_shape[-1])
+            self.kernel, self.bias = self._dense(hidden_shape[-1], hidden_shape[-1])
             self.built = True
 
-    def call(self, hidden):
+    def call(self, hidden, first_positions=None):
         """See the class."""
-        return ops.tanh(ops.matmul(hidden[:, 0, :], self.kernel) + self.bias)
+        first = hidden[:, 0, :] if first_positions is None else take_columns(hidden, first_positions)
+        return ops.tanh(ops.matmul(first, self.kernel) + self.bias)
 
-    def compute_output_shape(self, input_shape):
-        """(batch, hidden_dim)."""
-        return (input_shape[0], input_shape[-1])
+    def compute_output_shape(self, hidden_shape, first_positions_shape=None):
+        """(batch, hidden_dim), or (batch, slots, hidden_dim)."""
+        return (*(first_positions_shape or hidden_shape[:1]), hidden_shape[-1])
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -102,7 +111,7 @@ class MaskedLanguageModelHead(_Head):
     def call(self, hidden, token_table, masked_positions=None):
         """See the class."""
         if masked_positions is not None:
-            hidden = ops.take_along_axis(hidden, ops.cast(masked_positions, "int32")[:, :, None], axis=1)
+            hidden = take_columns(hidden, masked_positions)
         hidden = activate(self.activation, dense(hidden, self.kernel, self.bias))
         hidden = backend.layer_norm(hidden, self.norm_scale, self.norm_bias, self.layer_norm_epsilon)
         table = ops.cast(token_table, hidden.dtype)
@@ -123,7 +132,7 @@ class MaskedLanguageModelHead(_Head):
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class ClassificationHead(_Head):
-    """Dropout, then a projection of a pooled output to scores: (batch, hidden_dim) → (batch, num_outputs).
+    """Dropout, then a projection of a pooled output to scores: (..., hidden_dim) → (..., num_outputs).
 
     Args:
         num_outputs: number of scores; 2 for next-sentence prediction, 1 for regression.
@@ -152,8 +161,8 @@ class ClassificationHead(_Head):
         return ops.matmul(pooled, self.kernel) + self.bias
 
     def compute_output_shape(self, input_shape):
-        """(batch, num_outputs)."""
-        return (input_shape[0], self.num_outputs)
+        """(..., num_outputs)."""
+        return (*input_shape[:-1], self.num_outputs)
 
     def get_config(self):
         """The arguments of the constructor."""

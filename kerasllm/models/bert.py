@@ -34,6 +34,11 @@ class BertBackbone(LanguageModel):
     Call with a dict of `token_ids` int (batch, length) and, optionally, `segment_ids` (batch, length) and
     `padding_mask` (batch, length), 1 for real tokens. Returns a dict of `sequence_output`
     (batch, length, hidden_dim) and `pooled_output` (batch, hidden_dim).
+
+    Rows may hold several sequences that do not see one another (`kerasllm.data.packing`): then, in place of
+    `padding_mask`, give `sequence_ids` and `position_ids`, both int (batch, length), and `first_positions`
+    int (batch, slots), the columns of their first tokens. The pooled output is (batch, slots, hidden_dim), and
+    so have the scores of the tasks above a second axis of slots.
     """
 
     config_class = BertConfig
@@ -80,13 +85,17 @@ class BertBackbone(LanguageModel):
 
     def call(self, inputs, training=False):
         """See the class."""
-        padding_mask = inputs.get("padding_mask")
-        hidden = self.embeddings(inputs["token_ids"], inputs.get("segment_ids"), training=training)
+        mask = inputs.get("padding_mask")
+        if (sequences := inputs.get("sequence_ids")) is not None:
+            mask = sequences[:, :, None] == sequences[:, None, :]  # padding, too, sees its own like
+        hidden = self.embeddings(
+            inputs["token_ids"], inputs.get("segment_ids"), inputs.get("position_ids"), training=training
+        )
         for block in self.blocks:
-            hidden = block(hidden, padding_mask, training=training)  # (batch, length, hidden_dim)
+            hidden = block(hidden, mask, training=training)  # (batch, length, hidden_dim)
         outputs = {"sequence_output": hidden}
         if self.pooler is not None:
-            outputs["pooled_output"] = self.pooler(hidden)
+            outputs["pooled_output"] = self.pooler(hidden, inputs.get("first_positions"))
         return outputs
 
     def get_config(self):
@@ -308,7 +317,7 @@ class BertRegressor(LanguageModel):
         backbone: an existing one; a new one where left out.
         seed: of the initial values and of dropout.
 
-    Call with the backbone's dict. Returns (batch,), for a `MeanSquaredError`.
+    Call with the backbone's dict. Returns (batch,), for a `SquaredErrorLoss`.
     """
 
     config_class = BertConfig
@@ -328,6 +337,5 @@ class BertRegressor(LanguageModel):
 
     def call(self, inputs, training=False):
         """See the class."""
-        return self.regressor(self.backbone(inputs, training=training)["pooled_output"], training=training)[
-            :, 0
-        ]
+        pooled = self.backbone(inputs, training=training)["pooled_output"]
+        return self.regressor(pooled, training=training)[..., 0]

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from kerasllm import BertConfig, BertPretraining, GPTCausalLM, GPTConfig
+from kerasllm import BertClassifier, BertConfig, BertPretraining, GPTCausalLM, GPTConfig
 from kerasllm.training.causal import compile_causal
 from kerasllm.training.objectives import compile_pretraining
 from kerasllm.training.optimizers import adamw
@@ -24,6 +24,7 @@ def pretraining_data():
     for _ in range(STEPS):
         inputs = {
             "token_ids": random.integers(0, 50, (4, 16)).astype("int32"),
+            "segment_ids": random.integers(0, 2, (4, 16)).astype("int32"),
             "padding_mask": (np.arange(16) < random.integers(8, 17, (4, 1))).astype("int32"),
             "masked_positions": np.sort(random.integers(0, 8, (4, 3))).astype("int32"),
         }
@@ -33,10 +34,39 @@ def pretraining_data():
     return batches
 
 
+def packed_data():
+    """Two sequences a row and some padding, a text's class each."""
+    batches = []
+    for inputs, labels, _ in pretraining_data():
+        first = np.array([7, 4, 9, 6])[:, None]
+        columns = np.arange(16)
+        second = columns >= first
+        places = {
+            "sequence_ids": np.where(columns < 15, second, -1),
+            "position_ids": np.where(second, columns - first, columns),
+            "first_positions": np.concatenate([np.zeros_like(first), first], axis=1),
+        }
+        inputs = {name: inputs[name] for name in ("token_ids", "segment_ids")}
+        inputs |= {name: array.astype("int32") for name, array in places.items()}
+        classes = np.stack([labels["next_sentence"], 1 - labels["next_sentence"]], axis=1)
+        weights = np.ones((4, 2), "float32")
+        weights[3, 1] = 0
+        batches.append((inputs, classes, weights))
+    return batches
+
+
+def compile_classifier(model, optimizer, jit_compile):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    model.compile(optimizer=optimizer, loss=loss, weighted_metrics=[accuracy], jit_compile=jit_compile)
+    model.per_step_metrics = True
+
+
 SHAPE = {"vocabulary_size": 50, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 16}
 CASES = {
     "gpt": (GPTCausalLM, GPTConfig(dropout=0.1, **SHAPE), compile_causal, causal_data),
     "bert": (BertPretraining, BertConfig(dropout=0.1, **SHAPE), compile_pretraining, pretraining_data),
+    "packed texts": (BertClassifier, BertConfig(dropout=0.1, **SHAPE), compile_classifier, packed_data),
 }
 
 

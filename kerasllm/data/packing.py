@@ -1,0 +1,110 @@
+"""Several sequences in a row, none of which sees another: padding is what is left over at the end of rows.
+
+A row's sequences lie side by side. The inputs tell them apart: `sequence_ids` (which of the row's sequences a
+token belongs to; -1 for padding), `position_ids` (from 0 in each) and `first_positions` (the column of each
+one's first token, [CLS]), so that a packed sequence is computed as it would be alone.
+
+Reference: Krell et al. 2021, https://arxiv.org/abs/2107.02027.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def pack(lengths: Sequence[int] | np.ndarray, capacity: int, most: int | None = None) -> list[list[int]]:
+    """Which items share a row: the longest first, each into the fullest row that has room (deterministic).
+
+    Args:
+        lengths: of the items, none above the capacity.
+        capacity: of a row.
+        most: items of a row at most.
+
+    Returns:
+        The items' numbers, row by row; no row's lengths sum to more than the capacity.
+
+    Reference: Johnson et al. 1974, https://doi.org/10.1137/0203025 (best fit, decreasing).
+    """
+    lengths = np.asarray(lengths)
+    rows: list[list[int]] = []
+    by_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows with exactly so much room left
+    some = 0  # bit n: there are rows with room n
+    sizes = lengths.tolist()
+    for item in np.argsort(-lengths, kind="stable").tolist():
+        length = sizes[item]
+        enough = some >> length
+        if enough:
+            room = length + (enough & -enough).bit_length() - 1  # the lowest bit that is set
+            row = by_room[room].pop()
+            if not by_room[room]:
+                some ^= 1 << room
+        else:
+            room, row = capacity, len(rows)
+            rows.append([])
+        rows[row].append(item)
+        if most is None or len(rows[row]) < most:
+            by_room[room - length].append(row)
+            some |= 1 << (room - length)
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class PackedRows:
+    """Where the sequences of some rows lie.
+
+    Args:
+        lengths: int64 (sequences,), row by row.
+        counts: int64 (rows,), sequences of each row; 0 for a row of padding alone.
+        row_length: columns.
+        slots: sequences that a row may have.
+    """
+
+    lengths: np.ndarray
+    counts: np.ndarray
+    row_length: int
+    slots: int
+
+    def inputs(self, tokens: Mapping[str, np.ndarray], padding: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """Rows of tokens, and what tells the sequences apart.
+
+        Args:
+            tokens: arrays (tokens,) of the sequences, one after another.
+            padding: what fills each of them up, 0 where left out.
+
+        Returns:
+            Each of `tokens`, `sequence_ids` and `position_ids`, int32 (rows, row_length), and
+            `first_positions` int32 (rows, slots), 0 in empty slots.
+        """
+        starts = np.cumsum(self.lengths) - self.lengths  # (sequences,) within the tokens
+        total = int(self.lengths.sum())
+        own = {
+            "sequence_ids": np.repeat(self._number, self.lengths),
+            "position_ids": np.arange(total) - np.repeat(starts, self.lengths),
+        }
+        bounds = np.concatenate([[0], np.cumsum(self.lengths)])
+        ends = np.cumsum(self.counts)
+        fill = bounds[ends] - bounds[ends - self.counts]  # (rows,) tokens of each row
+        taken = np.arange(self.row_length) < fill[:, None]  # (rows, row_length), in the order of the tokens
+        rows: dict[str, np.ndarray] = {}
+        for name, values in ({**tokens} | own).items():
+            filler = -1 if name == "sequence_ids" else padding.get(name, 0)
+            rows[name] = np.full(taken.shape, filler, np.int32)
+            rows[name][taken] = values
+        rows["first_positions"] = self.by_slot(starts - np.repeat(bounds[ends - self.counts], self.counts))
+        return rows
+
+    def by_slot(self, values: np.ndarray) -> np.ndarray:
+        """Values of the sequences → (rows, slots), 0 in empty slots; floats stay float32, integers int32."""
+        kind = np.int32 if np.issubdtype(values.dtype, np.integer) else np.float32
+        slots = np.zeros((len(self.counts), self.slots), kind)
+        slots[np.repeat(np.arange(len(self.counts)), self.counts), self._number] = values
+        return slots
+
+    @property
+    def _number(self) -> np.ndarray:
+        """The number of each sequence within its row."""
+        before = np.cumsum(self.counts) - self.counts
+        return np.arange(len(self.lengths)) - np.repeat(before, self.counts)
