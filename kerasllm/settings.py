@@ -73,10 +73,11 @@ def only_without(*names: str) -> dict[str, tuple[str, ...]]:
 
 
 def options(config_class: type, prefix: str = "", default: Any = dataclasses.MISSING) -> Iterator[Option]:
-    """The leaves of a dataclass, depth first; `default` is the instance a nested field starts from."""
+    """The leaves of a dataclass, its own before its bases'; nested fields start from the instance `default`."""
     hints = typing.get_type_hints(config_class)
     documentation = _documentation(config_class)
-    for field in dataclasses.fields(config_class):
+    own = inspect.get_annotations(config_class)
+    for field in sorted(dataclasses.fields(config_class), key=lambda field: field.name not in own):
         if not field.init:
             continue
         value = _default(field) if default is dataclasses.MISSING else getattr(default, field.name)
@@ -89,9 +90,8 @@ def options(config_class: type, prefix: str = "", default: Any = dataclasses.MIS
 
 
 def _default(field: dataclasses.Field) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def _documentation(config_class: type) -> dict[str, str]:

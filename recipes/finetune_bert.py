@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kerasllm import BertClassifier, BertRegressor, backend, cli  # tells if Keras lacks its backend
+from kerasllm import BertClassifier, BertRegressor, SquaredErrorLoss, cli  # tells if Keras lacks its backend
 
 # isort: split
 import keras
@@ -19,26 +19,30 @@ from kerasllm.checkpoints import resolve_directory, write_model
 from kerasllm.data.classification_batches import ClassificationBatches
 from kerasllm.data.encoded_texts import encode_texts
 from kerasllm.data.labelled import LabelledTexts, read_labelled
+from kerasllm.data.labelled_batches import LabelledBatches
+from kerasllm.data.packed_classification_batches import PackedClassificationBatches
 from kerasllm.data.tokenizers import load_wordpiece, save_tokenizer, vocabulary_size
 from kerasllm.data.wordpiece import train_wordpiece
 from kerasllm.errors import InputError
 from kerasllm.settings import only_without
+from kerasllm.training.compilation import choose_compilation
 from kerasllm.training.evaluation import evaluate_classifier, evaluate_regressor, monitored
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import BertOptions
-from kerasllm.training.number_guard import GuardOptions
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
 from kerasllm.training.run_directory import RunDirectory
+from kerasllm.training.run_options import RunOptions
 from kerasllm.training.run_settings import nothing_to_resume
 from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
 from kerasllm.training.setting_ranges import check_ranges
+from kerasllm.training.throughput import training_flops
 
 POSITIONS = 128  # learned positions of a new model, unless --model.max_sequence_length says
 
 
 @dataclass
-class Config:
+class Config(RunOptions):
     """Fine-tunes a BERT on labelled texts or pairs and writes a run directory."""
 
     output: str
@@ -87,6 +91,9 @@ class Config:
     batch_size: int = 32
     """Texts of a batch; an optimizer step sees batch_size * gradient_accumulation."""
 
+    packing: bool = True
+    """Put several texts into a row, none of which sees another; else pad rows to one of a few lengths."""
+
     gradient_accumulation: int = 1
     """Batches whose gradients make one optimizer step."""
 
@@ -102,43 +109,14 @@ class Config:
     weight_decay: float = 0.01
     """Decoupled weight decay, not on biases and layer normalisation."""
 
-    clip_norm: float = 1.0
-    """Largest global norm of the gradient; 0 for no clipping."""
-
-    precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
-    """auto measures both, takes the faster and records it."""
-
     eval_interval: int | None = None
     """Steps between validations; once an epoch if null."""
 
     monitor: Literal["loss", "accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman"] = "loss"
     """The validation figure that --restore_best and --patience go by."""
 
-    restore_best: bool = False
-    """End with the weights of the best validation."""
-
-    patience: int | None = None
-    """Validations without a better one after which training stops; null for never."""
-
-    log_interval: int | None = None
-    """Steps between lines of metrics.jsonl; 1 up to 100 steps, else 10, if null."""
-
-    checkpoint_steps: int | None = None
-    """Steps between checkpoints."""
-
-    checkpoint_minutes: float | None = 10.0
-    """Minutes between checkpoints."""
-
-    keep: int = 2
-    """Checkpoints that stay."""
-
-    guard: GuardOptions = field(default_factory=GuardOptions)
-
     seed: int = 0
     """Of the new weights, dropout and order."""
-
-    resume: bool = False
-    """Go on with an interrupted run."""
 
 
 def main(config: Config) -> int:
@@ -165,8 +143,9 @@ def main(config: Config) -> int:
     }
     report(parts, encoded)
 
-    def make_batches(start_step: int) -> ClassificationBatches:
-        return ClassificationBatches(
+    def make_batches(start_step: int) -> LabelledBatches:
+        kind = PackedClassificationBatches if config.packing else ClassificationBatches
+        return kind(
             encoded["train"],
             train.labels,
             batch_size=config.batch_size,
@@ -194,11 +173,11 @@ def main(config: Config) -> int:
     def make_model() -> BertClassifier | BertRegressor:
         model = initial_model(config, train, vocabulary_size(tokenizer))
         reduction = "sum" if config.gradient_accumulation > 1 else "mean_with_sample_weight"
-        loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, reduction=reduction
-        )
-        if regression:
-            loss = keras.losses.MeanSquaredError(reduction=reduction)
+        loss: keras.losses.Loss = SquaredErrorLoss(reduction=reduction)
+        if not regression:
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+        tokens = config.epochs * int(encoded["train"].lengths.sum())
+        flops = tokens * training_flops(model, config.sequence_length)
         model.compile(
             optimizer=adamw(
                 schedule,
@@ -208,7 +187,7 @@ def main(config: Config) -> int:
             ),
             loss=loss,
             weighted_metrics=[] if regression else [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-            jit_compile=backend.jit_compile,
+            jit_compile=choose_compilation(config.jit_compile, batches.steps, flops, batches.shapes),
         )
         model.per_step_metrics = True
         return model
@@ -239,15 +218,8 @@ def main(config: Config) -> int:
             gradient_accumulation=config.gradient_accumulation,
             evaluate=(lambda model: monitored(figures(model, "validation"))) if config.validation else None,
             eval_interval=config.eval_interval or batches.steps_per_epoch,
-            restore_best=config.restore_best and config.validation is not None,
-            patience=config.patience,
             monitor=config.monitor,
-            log_interval=config.log_interval,
-            checkpoint_steps=config.checkpoint_steps,
-            checkpoint_minutes=config.checkpoint_minutes,
-            keep=config.keep,
-            resume=config.resume,
-            guard=config.guard,
+            **config.for_fit,
         )
         if result.interrupted is not None:
             return result.interrupted

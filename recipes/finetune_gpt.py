@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import resource
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kerasllm import GPTCausalLM, cli
 from kerasllm.checkpoints import resolve_directory, write_model
@@ -25,17 +25,18 @@ from kerasllm.training.causal import compile_causal, evaluate_causal
 from kerasllm.training.compilation import choose_compilation
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import GPTOptions
-from kerasllm.training.number_guard import GuardOptions
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
 from kerasllm.training.run_directory import RunDirectory
+from kerasllm.training.run_options import RunOptions
 from kerasllm.training.run_settings import nothing_to_resume
 from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
 from kerasllm.training.setting_ranges import check_ranges
+from kerasllm.training.throughput import training_flops
 
 
 @dataclass
-class Config:
+class Config(RunOptions):
     """Fine-tunes a GPT and writes a run directory."""
 
     output: str
@@ -74,9 +75,6 @@ class Config:
     weight_decay: float = 0.0
     """Decoupled weight decay, on matrices only."""
 
-    clip_norm: float = 1.0
-    """Largest global norm of the gradient; 0 for no clipping."""
-
     dropout: float | None = None
     """Dropout in place of the checkpoint's."""
 
@@ -86,40 +84,11 @@ class Config:
     lora_alpha: float | None = None
     """The adapters count alpha / rank; twice the rank if null."""
 
-    precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
-    """auto measures both, takes the faster and records it."""
-
-    jit_compile: bool | None = None
-    """Compile the training step; null: on PyTorch from 1,000 steps on, if there is a C++ compiler, elsewhere always."""
-
-    restore_best: bool = False
-    """End with the weights of the best validation."""
-
-    patience: int | None = None
-    """Epochs without a better validation after which training stops; null for never."""
-
-    log_interval: int | None = None
-    """Steps between lines of metrics.jsonl; 1 up to 100 steps, else 10, if null."""
-
-    checkpoint_steps: int | None = None
-    """Steps between checkpoints."""
-
-    checkpoint_minutes: float | None = 10.0
-    """Minutes between checkpoints."""
-
-    keep: int = 2
-    """Checkpoints that stay."""
-
-    guard: GuardOptions = field(default_factory=GuardOptions)
-
     processes: int | None = None
     """Processes that tokenize plain text; as many as there are cores if null."""
 
     seed: int = 0
     """Of adapters, dropout and order."""
-
-    resume: bool = field(default=False)
-    """Go on with an interrupted run."""
 
 
 def main(config: Config) -> int:
@@ -142,6 +111,7 @@ def main(config: Config) -> int:
     batches = make_batches(0)
     steps = batches.steps
     an_epoch = steps // config.epochs
+    tokens_per_step = length * config.batch_size * getattr(batches, "fill", 1.0)
     schedule = LinearWarmupDecay(config.learning_rate, steps=steps, warmup=warmup_steps(config.warmup, steps))
 
     def make_model() -> GPTCausalLM:
@@ -150,7 +120,8 @@ def main(config: Config) -> int:
             settings["dropout"] = config.dropout
         model = GPTCausalLM.from_pretrained(directory, seed=config.seed, **settings)
         optimizer = adamw(schedule, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
-        compile_causal(model, optimizer, jit_compile=choose_compilation(config.jit_compile, steps))
+        flops = tokens_per_step * steps * training_flops(model, length)
+        compile_causal(model, optimizer, jit_compile=choose_compilation(config.jit_compile, steps, flops))
         return model
 
     with RunDirectory.create(config.output, config, resume=config.resume) as run:
@@ -170,17 +141,10 @@ def main(config: Config) -> int:
             make_batches,
             run,
             steps=steps,
-            tokens_per_step=length * config.batch_size * getattr(batches, "fill", 1.0),
+            tokens_per_step=tokens_per_step,
             evaluate=(lambda model: evaluate_causal(model, validation)) if validation else None,
             eval_interval=an_epoch,
-            restore_best=config.restore_best,
-            patience=config.patience,
-            log_interval=config.log_interval,
-            checkpoint_steps=config.checkpoint_steps,
-            checkpoint_minutes=config.checkpoint_minutes,
-            keep=config.keep,
-            resume=config.resume,
-            guard=config.guard,
+            **config.for_fit,
         )
         if result.interrupted is not None:
             return result.interrupted

@@ -23,20 +23,21 @@ from kerasllm.settings import only_without
 from kerasllm.training.compilation import choose_compilation
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import BertOptions
-from kerasllm.training.number_guard import GuardOptions
 from kerasllm.training.objectives import compile_pretraining, evaluate_pretraining
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
 from kerasllm.training.run_directory import RunDirectory
+from kerasllm.training.run_options import RunOptions
 from kerasllm.training.run_settings import nothing_to_resume
 from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
 from kerasllm.training.setting_ranges import check_ranges
+from kerasllm.training.throughput import training_flops
 
 POSITIONS = 512  # learned positions of a new model, unless --model.max_sequence_length says
 
 
 @dataclass
-class Config:
+class Config(RunOptions):
     """Pretrains a BERT with masked-LM and next-sentence prediction and writes a run directory."""
 
     output: str
@@ -87,6 +88,9 @@ class Config:
     sequence_length: int = 128
     """Tokens of a training example, special tokens included."""
 
+    packing: bool = False
+    """Put several examples into a row, none of which sees another; --batch_size then counts rows."""
+
     batch_size: int = 32
     """Examples of a batch; an optimizer step sees batch_size * gradient_accumulation."""
 
@@ -108,49 +112,17 @@ class Config:
     beta_2: float = 0.999
     """Decay of AdamW's second moment."""
 
-    clip_norm: float = 1.0
-    """Largest global norm of the gradient; 0 for no clipping."""
-
-    precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
-    """auto measures both, takes the faster and records it."""
-
-    jit_compile: bool | None = None
-    """Compile the training step; null: on PyTorch from 1,000 steps on, if there is a C++ compiler, elsewhere always."""
-
     eval_interval: int | None = None
     """Steps between validations; a tenth of all steps if null."""
 
     eval_batches: int = 50
     """Batches of a validation at most."""
 
-    restore_best: bool = False
-    """End with the weights of the best validation."""
-
-    patience: int | None = None
-    """Validations without a better one after which training stops; null for never."""
-
-    log_interval: int | None = None
-    """Steps between lines of metrics.jsonl; 1 up to 100 steps, else 10, if null."""
-
-    checkpoint_steps: int | None = None
-    """Steps between checkpoints."""
-
-    checkpoint_minutes: float | None = 10.0
-    """Minutes between checkpoints."""
-
-    keep: int = 2
-    """Checkpoints that stay."""
-
-    guard: GuardOptions = field(default_factory=GuardOptions)
-
     processes: int | None = None
     """Processes that tokenize; as many as there are cores if null."""
 
     seed: int = 0
     """Of initial values, dropout, order, pairs and masks."""
-
-    resume: bool = False
-    """Go on with an interrupted run."""
 
 
 def main(config: Config) -> int:
@@ -180,6 +152,7 @@ def main(config: Config) -> int:
         "sequence_length": config.sequence_length,
         "batch_size": config.batch_size,
         "objectives": config.objectives,
+        "packing": config.packing,
         "masking": config.masking,
         "masking_probability": config.masking_probability,
         "continuation": continuation_mask(tokenizer),
@@ -212,6 +185,8 @@ def main(config: Config) -> int:
         except InputError as error:
             raise InputError(f"validation: {error}") from error
 
+    rows = config.batch_size * config.gradient_accumulation
+    tokens_per_step = batches.mean_fill * config.sequence_length * rows
     schedule = LinearWarmupDecay(
         config.learning_rate,
         steps=config.steps,
@@ -228,7 +203,10 @@ def main(config: Config) -> int:
             clip_norm=config.clip_norm,
             gradient_accumulation=config.gradient_accumulation,
         )
-        compiled = choose_compilation(config.jit_compile, config.steps)
+        flops = (
+            tokens_per_step * config.steps * training_flops(model, config.sequence_length, batches.num_slots)
+        )
+        compiled = choose_compilation(config.jit_compile, config.steps, flops)
         normalized = config.gradient_accumulation > 1
         compile_pretraining(model, optimizer, normalized_weights=normalized, jit_compile=compiled)
         return model
@@ -250,21 +228,11 @@ def main(config: Config) -> int:
             make_batches,
             run,
             steps=config.steps,
-            tokens_per_step=batches.mean_fill
-            * config.sequence_length
-            * config.batch_size
-            * config.gradient_accumulation,
+            tokens_per_step=tokens_per_step,
             gradient_accumulation=config.gradient_accumulation,
             evaluate=validation_batches and (lambda model: evaluate_pretraining(model, validation_batches)),
             eval_interval=config.eval_interval or max(config.steps // 10, 1),
-            restore_best=config.restore_best,
-            patience=config.patience,
-            log_interval=config.log_interval,
-            checkpoint_steps=config.checkpoint_steps,
-            checkpoint_minutes=config.checkpoint_minutes,
-            keep=config.keep,
-            resume=config.resume,
-            guard=config.guard,
+            **config.for_fit,
         )
         if result.interrupted is not None:
             return result.interrupted

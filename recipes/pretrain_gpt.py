@@ -23,17 +23,18 @@ from kerasllm.training.causal import compile_causal, evaluate_causal, sample_log
 from kerasllm.training.compilation import choose_compilation
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import GPTOptions, GPTSize
-from kerasllm.training.number_guard import GuardOptions
 from kerasllm.training.optimizers import adamw
 from kerasllm.training.precision import choose_precision
 from kerasllm.training.run_directory import RunDirectory
+from kerasllm.training.run_options import RunOptions
 from kerasllm.training.run_settings import nothing_to_resume
 from kerasllm.training.schedules import CosineWarmupDecay, warmup_steps
 from kerasllm.training.setting_ranges import check_ranges
+from kerasllm.training.throughput import training_flops
 
 
 @dataclass
-class Config:
+class Config(RunOptions):
     """Pretrains a GPT and writes a run directory."""
 
     output: str
@@ -98,26 +99,11 @@ class Config:
     beta_2: float = 0.95
     """Decay of AdamW's second moment."""
 
-    clip_norm: float = 1.0
-    """Largest global norm of the gradient; 0 for no clipping."""
-
-    precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
-    """auto measures both, takes the faster and records it."""
-
-    jit_compile: bool | None = None
-    """Compile the training step; null: on PyTorch from 1,000 steps on, if there is a C++ compiler, elsewhere always."""
-
     eval_interval: int | None = None
     """Steps between validations; a tenth of all steps if null."""
 
     eval_batches: int | None = 200
     """Validate on as many tokens as so many training batches have; on all that are set aside if null."""
-
-    restore_best: bool = False
-    """End with the weights of the best validation."""
-
-    patience: int | None = None
-    """Validations without a better one after which training stops; null for never."""
 
     sample_tokens: int = 128
     """Tokens of text that is made at each validation, for samples.jsonl; 0 for none."""
@@ -125,28 +111,11 @@ class Config:
     sample_prompt: str = ""
     """What the samples begin with; a line break for characters, the mark between documents otherwise, if empty."""
 
-    log_interval: int | None = None
-    """Steps between lines of metrics.jsonl; 1 up to 100 steps, else 10, if null."""
-
-    checkpoint_steps: int | None = None
-    """Steps between checkpoints."""
-
-    checkpoint_minutes: float | None = 10.0
-    """Minutes between checkpoints."""
-
-    keep: int = 2
-    """Checkpoints that stay."""
-
-    guard: GuardOptions = field(default_factory=GuardOptions)
-
     processes: int | None = None
     """Processes that tokenize; as many as there are cores if null."""
 
     seed: int = 0
     """Of initial values, dropout and windows."""
-
-    resume: bool = False
-    """Go on with an interrupted run."""
 
 
 def main(config: Config) -> int:
@@ -188,6 +157,7 @@ def main(config: Config) -> int:
 
     validation_batches = evaluation_batches(config, validation) if validation else None
     peak = config.learning_rate
+    tokens_per_step = config.context_length * config.batch_size * config.gradient_accumulation
     schedule = CosineWarmupDecay(
         peak,
         minimum=peak / 10 if config.minimum_learning_rate is None else config.minimum_learning_rate,
@@ -206,7 +176,8 @@ def main(config: Config) -> int:
             clip_norm=config.clip_norm,
             gradient_accumulation=config.gradient_accumulation,
         )
-        compiled = choose_compilation(config.jit_compile, config.steps)
+        flops = tokens_per_step * config.steps * training_flops(model, config.context_length)
+        compiled = choose_compilation(config.jit_compile, config.steps, flops)
         normalized = config.gradient_accumulation > 1
         compile_causal(model, optimizer, normalized_weights=normalized, jit_compile=compiled)
         return model
@@ -228,19 +199,12 @@ def main(config: Config) -> int:
             make_batches,
             run,
             steps=config.steps,
-            tokens_per_step=config.context_length * config.batch_size * config.gradient_accumulation,
+            tokens_per_step=tokens_per_step,
             gradient_accumulation=config.gradient_accumulation,
             evaluate=validation_batches and (lambda model: evaluate_causal(model, validation_batches)),
             sample=sample_log(run.path, tokenizer, prompt, config.sample_tokens),
             eval_interval=config.eval_interval or max(config.steps // 10, 1),
-            restore_best=config.restore_best,
-            patience=config.patience,
-            log_interval=config.log_interval,
-            checkpoint_steps=config.checkpoint_steps,
-            checkpoint_minutes=config.checkpoint_minutes,
-            keep=config.keep,
-            resume=config.resume,
-            guard=config.guard,
+            **config.for_fit,
         )
         if result.interrupted is not None:
             return result.interrupted

@@ -80,6 +80,7 @@ class ClassificationBatches(LabelledBatches):
             self.buckets = tuple(sorted(buckets))
         if not self.buckets or self.buckets[-1] < encoded.lengths.max():
             raise InputError(f"buckets {self.buckets}: the longest text has {encoded.lengths.max()} tokens")
+        self.shapes = len(self.buckets)
         self._bucket_of = np.searchsorted(self.buckets, encoded.lengths)
         self._in_epoch = False
         self._order_of_epoch(0)  # so that a wrong seed is told now

@@ -31,6 +31,7 @@ class LabelledBatches(keras.utils.PyDataset):
     """
 
     rows_per_batch: int
+    shapes: int  # how many of them batches have
 
     def __init__(
         self,

@@ -64,7 +64,7 @@ class PackedClassificationBatches(LabelledBatches):
             return max(len(rows) for rows in self._packed(some, length)) * length * (1 + length / 1024)
 
         self.row_length = min(lengths, key=cost)
-        self.rows_per_batch = self.slots = 1
+        self.rows_per_batch = self.slots = self.shapes = 1
         for epoch in range(epochs):
             order = self._make_order(epoch).reshape(-1, batch_size)
             for rows in self._packed(order, self.row_length):

@@ -52,6 +52,44 @@ def pack(lengths: Sequence[int] | np.ndarray, capacity: int, most: int | None = 
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """Which items lie in which row.
+
+    Args:
+        items: int64 (items,), row by row.
+        offsets: int64 (rows + 1,), where each row begins in them.
+    """
+
+    items: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> Rows:
+        """From a list a row."""
+        return cls(np.concatenate([np.array(row, np.int64) for row in rows]), _bounds([len(r) for r in rows]))
+
+    @classmethod
+    def alone(cls, count: int) -> Rows:
+        """One item a row."""
+        return cls(np.arange(count), np.arange(count + 1))
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.offsets) - 1
+
+    @property
+    def most(self) -> int:
+        """Items of the row that has most."""
+        return int(np.diff(self.offsets).max())
+
+    def take(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The items of some rows, one row after another, and how many each has."""
+        counts = self.offsets[numbers + 1] - self.offsets[numbers]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self.items[np.repeat(self.offsets[numbers], counts) + within], counts
+
+
+@dataclass(frozen=True, eq=False)
 class PackedRows:
     """Where the sequences of some rows lie.
 
@@ -78,22 +116,20 @@ class PackedRows:
             Each of `tokens`, `sequence_ids` and `position_ids`, int32 (rows, row_length), and
             `first_positions` int32 (rows, slots), 0 in empty slots.
         """
-        starts = np.cumsum(self.lengths) - self.lengths  # (sequences,) within the tokens
-        total = int(self.lengths.sum())
+        starts = _bounds(self.lengths)  # of the sequences, within the tokens
         own = {
             "sequence_ids": np.repeat(self._number, self.lengths),
-            "position_ids": np.arange(total) - np.repeat(starts, self.lengths),
+            "position_ids": np.arange(starts[-1]) - np.repeat(starts[:-1], self.lengths),
         }
-        bounds = np.concatenate([[0], np.cumsum(self.lengths)])
-        ends = np.cumsum(self.counts)
-        fill = bounds[ends] - bounds[ends - self.counts]  # (rows,) tokens of each row
+        rows_start = starts[_bounds(self.counts)]  # of the rows, within the tokens
+        fill = np.diff(rows_start)
         taken = np.arange(self.row_length) < fill[:, None]  # (rows, row_length), in the order of the tokens
         rows: dict[str, np.ndarray] = {}
         for name, values in ({**tokens} | own).items():
             filler = -1 if name == "sequence_ids" else padding.get(name, 0)
             rows[name] = np.full(taken.shape, filler, np.int32)
             rows[name][taken] = values
-        rows["first_positions"] = self.by_slot(starts - np.repeat(bounds[ends - self.counts], self.counts))
+        rows["first_positions"] = self.by_slot(starts[:-1] - np.repeat(rows_start[:-1], self.counts))
         return rows
 
     def by_slot(self, values: np.ndarray) -> np.ndarray:
@@ -106,5 +142,9 @@ class PackedRows:
     @property
     def _number(self) -> np.ndarray:
         """The number of each sequence within its row."""
-        before = np.cumsum(self.counts) - self.counts
-        return np.arange(len(self.lengths)) - np.repeat(before, self.counts)
+        return np.arange(len(self.lengths)) - np.repeat(_bounds(self.counts)[:-1], self.counts)
+
+
+def _bounds(sizes: np.ndarray | Sequence[int]) -> np.ndarray:
+    """Where each of some things begins that lie one after another, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])

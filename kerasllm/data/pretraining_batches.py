@@ -15,8 +15,9 @@ import keras
 import numpy as np
 
 from kerasllm.data.masking import MaskingMode, default_num_slots, mask_tokens
+from kerasllm.data.packing import PackedRows, Rows, pack
 from kerasllm.data.prefetch import Prefetcher
-from kerasllm.data.random_streams import MASKING, random_stream
+from kerasllm.data.random_streams import MASKING, SHUFFLING, random_stream
 from kerasllm.data.sentence_pairs import NextSentence, PairPlan, plan_pairs
 from kerasllm.errors import InputError
 
@@ -48,6 +49,10 @@ class BertPretrainingBatches(keras.utils.PyDataset):
     about as many examples, and one that has fewer begins again at its start. The corpus is cut, paired,
     shuffled and masked anew in each.
 
+    With `packing` a row holds as many examples as fit, none of which sees another, each with its own [CLS] and
+    next-sentence label; `batch_size` and what is said of examples then count rows. Short documents, which leave
+    the rest of a row empty otherwise, then cost what they are long.
+
     While a step is used, one thread makes the next ones. It ends by itself when they are made, so none is
     left after `fit`, however `fit` ended.
 
@@ -55,7 +60,7 @@ class BertPretrainingBatches(keras.utils.PyDataset):
         store: the tokenized corpus.
         special: ids of the special tokens.
         sequence_length: tokens of a row, special tokens included.
-        batch_size: examples of a micro-batch.
+        batch_size: examples, or packed rows, of a micro-batch.
         steps: optimizer steps of the whole run; None for one epoch.
         seed: of all random numbers.
         start_step: the first step to be handed out, counted from 0; those before it are done already.
@@ -68,6 +73,7 @@ class BertPretrainingBatches(keras.utils.PyDataset):
         num_slots: predictions of a row at most; by default as many as the longest row has, 19 for 128 tokens.
         continuation: boolean (vocabulary,), True where a piece continues a word; for "whole_word" and "span".
         short_sequence_probability: of an example that is shorter than the row by intent.
+        packing: whether several examples share a row.
         pad_last: for evaluation: `steps` are cut to one epoch, and its last batch is kept, filled up with
             repeated examples of weight 0. Serves corpora smaller than a batch, too.
         normalize_weights: see above; None: when `gradient_accumulation` is above 1.
@@ -76,7 +82,9 @@ class BertPretrainingBatches(keras.utils.PyDataset):
     An item is (inputs, labels, weights), dicts of arrays of static shapes: inputs `token_ids`, `segment_ids`
     (0 for [CLS] A [SEP] and padding, 1 for B [SEP]), `padding_mask` (1 for real tokens), all int32 (batch,
     length), and `masked_positions` int32 (batch, slots); labels and weights `masked_lm`, int32 and float32
-    (batch, slots), and `next_sentence`, (batch,), where 1 says that B does not follow A.
+    (batch, slots), and `next_sentence`, (batch,), where 1 says that B does not follow A. In packed batches
+    `sequence_ids`, `position_ids` and `first_positions` take the place of the mask (see `kerasllm.data.packing`),
+    and `next_sentence` is (batch, examples of a row).
 
     Raises:
         InputError: a setting is out of range, or the corpus is too small or of the wrong form.
@@ -101,6 +109,7 @@ class BertPretrainingBatches(keras.utils.PyDataset):
         num_slots: int | None = None,
         continuation: np.ndarray | None = None,
         short_sequence_probability: float = 0.1,
+        packing: bool = False,
         pad_last: bool = False,
         normalize_weights: bool | None = None,
         prefetch: int = 2,
@@ -119,11 +128,15 @@ class BertPretrainingBatches(keras.utils.PyDataset):
         longest = sequence_length - (3 if self.pairs else 2)
         self.num_slots = default_num_slots(longest, masking_probability) if num_slots is None else num_slots
         self._tokens = np.asarray(store.tokens)  # a memory map's own indexing is slower
-        self._plans: dict[int, PairPlan] = {}
+        self._plans: dict[int, tuple[PairPlan, Rows]] = {}
         self._plans_lock = threading.Lock()
-        first = self._plan(0)
-        self.mean_fill, self.examples_per_epoch = first.mean_fill, len(first)
-        self.steps_per_epoch = self._count_steps(len(first))
+        self.packing = packing
+        self._most: int | None = None
+        pairs, rows = self._plan(0)
+        self._most = rows.most  # the later epochs keep to it, so that shapes never change
+        self.examples_per_epoch, self.rows_per_epoch = len(pairs), len(rows)
+        self.mean_fill = float(pairs.sequence_lengths.sum() / (len(rows) * sequence_length))
+        self.steps_per_epoch = self._count_steps(len(rows))
         self.steps = self.steps_per_epoch if steps is None else steps
         if pad_last:
             self.steps = min(self.steps, self.steps_per_epoch)
@@ -151,13 +164,20 @@ class BertPretrainingBatches(keras.utils.PyDataset):
         """All `batch_size * gradient_accumulation` examples of optimizer step `step`, counted from 0."""
         size = self.batch_size * self.gradient_accumulation
         epoch, position = divmod(step, self.steps_per_epoch)
-        plan = self._plan(epoch)
+        plan, planned = self._plan(epoch)
         numbers = np.arange(position * size, (position + 1) * size)
-        real = (numbers < len(plan)) if self.pad_last else np.ones(size, bool)
-        numbers = numbers % len(plan)
+        real = (numbers < len(planned)) if self.pad_last else np.ones(size, bool)
+        examples, counts = planned.take(numbers % len(planned))
         tokens, inputs = assemble_rows(
-            self._tokens, plan.starts[numbers], plan.lengths[numbers], self.sequence_length, self.special
+            self._tokens, plan.starts[examples], plan.lengths[examples], self.sequence_length, self.special
         )
+        packed = None
+        if self.packing:
+            taken = inputs.pop("padding_mask").astype(bool)
+            packed = PackedRows(taken.sum(axis=1), counts, self.sequence_length, self._most or 1)
+            flat = {name: array[taken] for name, array in (inputs | {"tokens": tokens}).items()}
+            inputs = packed.inputs(flat, {"token_ids": self.special.pad})
+            tokens = inputs.pop("tokens").astype(bool)
         labels: Arrays = {}
         weights: Arrays = {}
         if self.predicts_tokens:
@@ -177,20 +197,22 @@ class BertPretrainingBatches(keras.utils.PyDataset):
             labels["masked_lm"] = masked.labels
             weights["masked_lm"] = masked.weights * real[:, None].astype(np.float32)
         if self.pairs:
-            labels["next_sentence"] = plan.labels[numbers].astype(np.int32)
-            weights["next_sentence"] = real.astype(np.float32)
+            kinds, judged = plan.labels[examples].astype(np.int32), np.repeat(real, counts)
+            judged = judged.astype(np.float32)
+            labels["next_sentence"] = packed.by_slot(kinds) if packed else kinds
+            weights["next_sentence"] = packed.by_slot(judged) if packed else judged
         if self.normalize_weights:
             for name, weight in weights.items():
                 total = weight.sum(dtype=np.float64)
                 weights[name] = (weight * (self.gradient_accumulation / max(total, 1))).astype(np.float32)
         return inputs, labels, weights
 
-    def _plan(self, epoch: int) -> PairPlan:
+    def _plan(self, epoch: int) -> tuple[PairPlan, Rows]:
         with self._plans_lock:
             if epoch not in self._plans:
                 # The thread may be in the next epoch already while this one is still being used.
                 self._plans = {other: plan for other, plan in self._plans.items() if abs(other - epoch) == 1}
-                self._plans[epoch] = plan_pairs(
+                pairs = plan_pairs(
                     self.store,
                     sequence_length=self.sequence_length,
                     seed=self.seed,
@@ -198,20 +220,30 @@ class BertPretrainingBatches(keras.utils.PyDataset):
                     short_sequence_probability=self.short_sequence_probability,
                     next_sentence=self.pairs,
                 )
+                self._plans[epoch] = pairs, self._rows(pairs, epoch)
             return self._plans[epoch]
 
-    def _count_steps(self, num_examples: int) -> int:
+    def _rows(self, pairs: PairPlan, epoch: int) -> Rows:
+        """Which examples share a row, the rows in random order."""
+        if not self.packing:
+            return Rows.alone(len(pairs))
+        rows = pack(pairs.sequence_lengths, self.sequence_length, self._most)
+        order = random_stream(self.seed, SHUFFLING, epoch).permutation(len(rows))
+        return Rows.of([rows[number] for number in order])
+
+    def _count_steps(self, num_rows: int) -> int:
         size = self.batch_size * self.gradient_accumulation
         if self.pad_last:
-            return -(-num_examples // size)
-        if num_examples < size:
+            return -(-num_rows // size)
+        if num_rows < size:
             num_tokens = int(np.sum(self.store.sentence_ends) - np.sum(self.store.sentence_starts))
+            what = "rows" if self.packing else "examples"
             raise InputError(
-                f"the corpus of {num_tokens:,} tokens makes {num_examples:,} examples of sequence_length "
+                f"the corpus of {num_tokens:,} tokens makes {num_rows:,} {what} of sequence_length "
                 f"{self.sequence_length}, fewer than one step of {size:,} (batch_size {self.batch_size} x "
                 f"gradient_accumulation {self.gradient_accumulation}): lower one of these, or give more text"
             )
-        return num_examples // size
+        return num_rows // size
 
 
 def assemble_rows(

@@ -35,23 +35,20 @@ class PairPlan:
         lengths: int32 (examples, 2), their lengths in tokens; B is 0 long in examples of a single segment.
         labels: int8 (examples,), 0: B follows A; 1: B is from another document ("nsp"), or the two are
             swapped ("sop"). All 0 for single segments.
-        sequence_length: tokens of a row, special tokens included.
     """
 
     starts: np.ndarray
     lengths: np.ndarray
     labels: np.ndarray
-    sequence_length: int
 
     def __len__(self) -> int:
         """The number of examples."""
         return len(self.labels)
 
     @property
-    def mean_fill(self) -> float:
-        """The share of the positions of all rows that is not padding, special tokens counted in, 0 to 1."""
-        specials = np.where(self.lengths[:, 1] > 0, 3, 2)
-        return float((self.lengths.sum(axis=1) + specials).mean() / self.sequence_length)
+    def sequence_lengths(self) -> np.ndarray:
+        """Tokens of each example, [CLS] and [SEP] counted in."""
+        return self.lengths.sum(axis=1) + np.where(self.lengths[:, 1] > 0, 3, 2)
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ def plan_pairs(
             sentences, sequence_length - 3, short_sequence_probability, next_sentence, rng
         )
     order = rng.permutation(len(labels))
-    return PairPlan(starts[order], lengths[order].astype(np.int32), labels[order], sequence_length)
+    return PairPlan(starts[order], lengths[order].astype(np.int32), labels[order])
 
 
 def _check(sentences: _Sentences, next_sentence: NextSentence) -> None:

@@ -6,16 +6,21 @@ from kerasllm import backend
 from kerasllm.errors import InputError
 
 FROM_STEPS = 1_000
-"""Steps from which on PyTorch's compilation, of ten to forty seconds, pays."""
+FROM_FLOPS = 2e13
+"""Steps, or arithmetic, from which on PyTorch's compilation of ten to forty seconds pays."""
 
 
-def choose_compilation(asked: bool | None, steps: int) -> bool | str:
+def choose_compilation(asked: bool | None, steps: int, flops: float = 0.0, shapes: int = 1) -> bool | str:
     """The `jit_compile` of a run.
 
+    It depends on the run alone, never on how fast the machine is just now, or no run could be repeated.
+
     Args:
-        asked: what the user says; None: on PyTorch from `FROM_STEPS` steps on, where there is a C++ compiler, and
-            always on JAX and TensorFlow.
+        asked: what the user says; None: on PyTorch from `FROM_STEPS` steps or `FROM_FLOPS` on, for each shape, where
+            there is a C++ compiler, and always on JAX and TensorFlow.
         steps: of the whole run.
+        flops: of the whole run's training, see `kerasllm.training.throughput.training_flops`.
+        shapes: of the batches; each is a compilation.
 
     Raises:
         InputError: it is asked for, and there is no compiler.
@@ -27,6 +32,7 @@ def choose_compilation(asked: bool | None, steps: int) -> bool | str:
             "--jit_compile true needs a C++ compiler and Python's headers on PyTorch: install g++ and python3-dev, "
             "or leave it out"
         )
-    if asked or (backend.name == "torch" and steps >= FROM_STEPS and backend.can_compile()):
+    long_enough = steps >= FROM_STEPS * shapes or flops >= FROM_FLOPS * shapes
+    if asked or (backend.name == "torch" and long_enough and backend.can_compile()):
         return True
     return backend.jit_compile

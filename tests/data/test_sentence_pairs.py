@@ -169,7 +169,7 @@ def test_rules_of_pairs(seed, epoch, num_documents, sequence_length, longest, ne
     limit = sequence_length - 3
     total = plan.lengths.sum(axis=1)
     assert (plan.lengths >= 1).all() and (total <= limit).all()
-    assert 0 < plan.mean_fill <= 1
+    assert (plan.sequence_lengths == total + 3).all()
     own = documents_of(documents, plan.starts)  # (pairs, 2)
     ends = np.array([end for _, end in document_ranges(documents)])
     assert (plan.starts + plan.lengths <= ends[own]).all()
