@@ -18,6 +18,7 @@ attention_probabilities = engine.attention_probabilities
 can_compile = engine.can_compile
 compiled_step = engine.compiled_step
 dense = engine.dense
+drop = engine.drop
 fence = engine.fence
 fill_rows = engine.fill_rows
 layer_norm = engine.layer_norm
@@ -38,6 +39,7 @@ __all__ = [
     "compiled_step",
     "decoding",
     "dense",
+    "drop",
     "fence",
     "fill_rows",
     "get_random_state",

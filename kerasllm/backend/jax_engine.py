@@ -40,6 +40,11 @@ def attention_probabilities(query, key, mask=None, is_causal: bool = False):
     return jax.nn.softmax(scores, axis=-1)
 
 
+def drop(inputs, draws, least: int, kept: float):
+    """`inputs` / `kept` where the `draws`, int32 from 0 on and of the same shape, are `least` or more; elsewhere 0."""
+    return jnp.where(draws >= least, inputs / kept, jnp.zeros_like(inputs))
+
+
 def layer_norm(inputs, scale, bias, epsilon: float):
     """Layer normalisation over the last axis, computed in float32.
 

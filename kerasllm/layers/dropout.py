@@ -9,6 +9,8 @@ dropout switched on.
 import keras
 from keras import ops
 
+from kerasllm import backend
+
 # Odd multipliers of a 32-bit finaliser of low bias (C. Wellons, "Prospecting for hash functions", 2018).
 _MULTIPLIER_1 = 0x7FEB352D
 _MULTIPLIER_2 = 0x846CA68B - 2**32
@@ -27,12 +29,11 @@ def mix(value):
     return ops.bitwise_xor(value, shift_right(value, 16))
 
 
-def keep_mask(shape: tuple[int, ...], rate: float, seed):
-    """A boolean mask of `shape`, True with probability 1 - rate.
+def draws(shape: tuple[int, ...], seed):
+    """Random int32 of `shape`, uniform in [0, 2**31).
 
     Args:
-        shape: of the mask.
-        rate: share of False, in [0, 1).
+        shape: any.
         seed: integer tensor (2,): the seed and the number of the call, as `SeedGenerator.next()` gives it.
     """
     size = 1
@@ -41,8 +42,7 @@ def keep_mask(shape: tuple[int, ...], rate: float, seed):
     seed = ops.cast(seed, "int32")
     key = mix(mix(seed[0]) + seed[1] * GOLDEN)
     bits = mix(mix(ops.arange(size, dtype="int32") + key) + key)
-    uniform = shift_right(bits, 1)  # [0, 2**31)
-    return ops.reshape(uniform >= int(rate * 2**31), shape)
+    return ops.reshape(shift_right(bits, 1), shape)
 
 
 def dropout(inputs, rate: float, seed_generator: keras.random.SeedGenerator):
@@ -57,5 +57,5 @@ def dropout(inputs, rate: float, seed_generator: keras.random.SeedGenerator):
     """
     if rate == 0:
         return inputs
-    keep = keep_mask(ops.shape(inputs), rate, seed_generator.next())
-    return ops.where(keep, inputs / (1 - rate), ops.zeros_like(inputs))
+    inputs = ops.convert_to_tensor(inputs)
+    return backend.drop(inputs, draws(ops.shape(inputs), seed_generator.next()), int(rate * 2**31), 1 - rate)

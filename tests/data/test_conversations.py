@@ -4,12 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kerasllm.data.byte_level_bpe import train_byte_level_bpe
 from kerasllm.data.chat_template import DEFAULT_CHAT_TEMPLATE, render
-from kerasllm.data.conversation_batches import ConversationBatches, pack
+from kerasllm.data.conversation_batches import ConversationBatches
 from kerasllm.data.conversations import Example, is_conversation_file, read_conversations
 from kerasllm.data.sliding_batches import SlidingBatches
 from kerasllm.data.token_stream import TokenStream
@@ -111,18 +109,6 @@ def test_broken_files_and_templates(tmp_path, tokenizer):
         read_conversations(path, tokenizer, "{{ messages | length }}")
     assert is_conversation_file(str(path))
     assert not is_conversation_file(str(write(path, {"text": "a"})))
-
-
-@given(st.lists(st.integers(1, 20), min_size=1, max_size=60))
-@settings(max_examples=100, deadline=None)
-def test_packing_fits_and_wastes_little(lengths):
-    rows = pack(lengths, 20)
-    assert sorted(item for row in rows for item in row) == list(range(len(lengths)))
-    loads = [sum(lengths[item] for item in row) for row in rows]
-    assert max(loads) <= 20
-    assert (
-        len(rows) <= 11 / 9 * -(-sum(lengths) // 20) + 1 or sum(load > 10 for load in loads) >= len(rows) - 1
-    )
 
 
 def examples():
