@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import random
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-COLLATOR = "torch.utils.data"  # by its name, as only `kerasllm.backend` imports a framework
+LOADING = "torch.utils.data"  # by its name, as only `kerasllm.backend` imports a framework
 VOCABULARY = {"pairs": 8192, "windows": 16384}
 SHORT = 0.1  # of the pairs are shorter than a row by intent
 MASKED = 0.15
@@ -35,21 +37,13 @@ def main(options: dict[str, Any]) -> None:
     text, tokenizer = prepared(options)
     measure = ours if options["peer"] == "kerasllm" else PEERS[options["kind"]]
     with tempfile.TemporaryDirectory(dir=options["directory"]) as empty:
-        clock = Clock()
-        versions = measure(options, text, tokenizer, empty, clock)
+        (clock, versions), peak = watched(lambda: measure(options, text, tokenizer, empty))
     size = text.stat().st_size
     tokenizing = clock.seconds.get("load", 0.0) + clock.seconds["tokenize"]
     figures = {
-        "first_seconds": clock.first,
-        "step_seconds": clock.total,
-        "tokens": float(clock.tokens),
-        "text_bytes": size,
-        "bytes_per_second": size / clock.total,
-        "tokenizing_bytes_per_second": size / tokenizing,
-        "stages": clock.seconds,
-        "peak_bytes": peak_memory(),
-        "worker_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
-        "versions": versions,
+        **{"first_seconds": clock.first, "step_seconds": clock.total, "tokens": float(clock.tokens)},
+        **{"bytes_per_second": size / clock.total, "tokenizing_bytes_per_second": size / tokenizing},
+        **{"text_bytes": size, "stages": clock.seconds, "peak_bytes": peak, "versions": versions},
     }
     print(json.dumps(figures), flush=True)
 
@@ -68,10 +62,6 @@ class Clock:
         """Seconds of all stages."""
         return sum(self.seconds.values())
 
-    def start(self) -> None:
-        """Leaves out what came before, imports say."""
-        self._began = time.perf_counter()
-
     def lap(self, stage: str) -> None:
         """Ends a stage."""
         now = time.perf_counter()
@@ -86,6 +76,43 @@ class Clock:
         self.lap("batches")
 
 
+def watched(work: Callable[[], Any]) -> tuple[Any, int]:
+    """What it gives, and the bytes of memory that this process and those below it took at most.
+
+    Looks ten times a second; what processes share counts once (Linux's "Pss").
+    """
+    peak, over = [0], threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.1):
+            peak[0] = max(peak[0], memory())
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        result = work()
+    finally:
+        over.set()
+        thread.join()
+    return result, peak[0] or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def memory() -> int:
+    """Bytes that this process and those below it take now; 0 where that is not told."""
+    total, family = 0, [os.getpid()]
+    for process in family:  # which grows
+        place = Path(f"/proc/{process}")
+        try:
+            lines = (place / "smaps_rollup").read_text().splitlines()
+            family += [
+                int(child) for file in place.glob("task/*/children") for child in file.read_text().split()
+            ]
+        except OSError:  # over meanwhile
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
 def prepared(options: dict[str, Any]) -> tuple[Path, Path]:
     """The text and the tokenizer, made first where they are missing: in a process whose memory does not count."""
     directory = Path(options["directory"])
@@ -97,13 +124,7 @@ def prepared(options: dict[str, Any]) -> tuple[Path, Path]:
 
 
 def prepare(directory: Path, text: str, megabytes: float) -> None:
-    """Writes a text, of the documents of Python's documentation over and over in another order, and tokenizers.
-
-    Args:
-        directory: for all files.
-        text: a file to be taken instead of a text made; empty for none.
-        megabytes: to be written.
-    """
+    """Writes a text, the documents of Python's own over and over in another order, unless given; and tokenizers."""
     from kerasllm.data.byte_level_bpe import train_byte_level_bpe
     from kerasllm.data.corpora import Corpus
     from kerasllm.data.tokenizers import save_tokenizer
@@ -127,8 +148,8 @@ def prepare(directory: Path, text: str, megabytes: float) -> None:
 
 
 def ours(
-    options: dict[str, Any], text: Path, tokenizer_file: Path, empty: str, clock: Clock
-) -> dict[str, str]:
+    options: dict[str, Any], text: Path, tokenizer_file: Path, empty: str
+) -> tuple[Clock, dict[str, str]]:
     """Text → token cache → batches, as the recipes do it."""
     from kerasllm import __version__
     from kerasllm.data.causal_batches import CausalBatches
@@ -141,9 +162,9 @@ def ours(
 
     tokenizer = load_tokenizer(tokenizer_file)
     length, size, processes = options["length"], options["batch_size"], options["processes"]
-    batches: Any
-    clock.start()
+    clock = Clock()
     corpus = Corpus([text])
+    batches: Any
     if options["kind"] == "pairs":
         store = tokenize_corpus(corpus, tokenizer, empty, processes=processes, progress=False)
         clock.lap("tokenize")
@@ -157,40 +178,29 @@ def ours(
             short_sequence_probability=SHORT,
             masking_probability=MASKED,
         )
+        clock.count(batches[number][0]["padding_mask"] for number in range(len(batches)))
     else:
         stream = tokenize_stream(corpus, tokenizer, empty, processes=processes, progress=False)
         clock.lap("tokenize")
-        windows = (stream.num_tokens - 1) // length
-        batches = CausalBatches(
-            stream, context_length=length, batch_size=size, steps=windows // size, seed=0
-        )
-    numbers = range(len(batches))
-    if options["kind"] == "pairs":
-        clock.count(batches[number][0]["padding_mask"] for number in numbers)
-    else:
-        clock.count(batches[number][2] for number in numbers)
-    return {"kerasllm": __version__}
+        steps = (stream.num_tokens - 1) // length // size
+        batches = CausalBatches(stream, context_length=length, batch_size=size, steps=steps, seed=0)
+        clock.count(batches[number][2] for number in range(steps))
+    return clock, {"kerasllm": __version__}
 
 
 def pairs_of_datasets(
-    options: dict[str, Any], text: Path, tokenizer_file: Path, empty: str, clock: Clock
-) -> dict[str, str]:
+    options: dict[str, Any], text: Path, tokenizer_file: Path, empty: str
+) -> tuple[Clock, dict[str, str]]:
     """Documents → sentences → pairs by `map` → a collator that masks. A line counts as a sentence."""
-    datasets, transformers, loading = libraries()
+    datasets, transformers = libraries()
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tokenizer_file.parent)
-    specials = {"cls": tokenizer.cls_token_id, "sep": tokenizer.sep_token_id}
-    length = options["length"]
+    cls, sep, length = tokenizer.cls_token_id, tokenizer.sep_token_id, options["length"]
+    plain = dict.fromkeys(("add_special_tokens", "return_attention_mask", "return_token_type_ids"), False)
 
     def tokenize(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         lines = [[line for line in document.split("\n") if line.strip()] for document in rows["text"]]
         flat = [line for document in lines for line in document]
-        if not flat:
-            return {"sentences": lines}
-        ids = iter(
-            tokenizer(
-                flat, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
-            )["input_ids"]
-        )
+        ids = iter(tokenizer(flat, **plain)["input_ids"])
         return {"sentences": [[next(ids) for _ in document] for document in lines]}
 
     def pair(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -200,7 +210,7 @@ def pairs_of_datasets(
         for number in range(len(documents)):
             for first, second, label in document_pairs(documents, number, length - 3, random):
                 row = {
-                    "input_ids": [specials["cls"], *first, specials["sep"], *second, specials["sep"]],
+                    "input_ids": [cls, *first, sep, *second, sep],
                     "token_type_ids": [0] * (len(first) + 2) + [1] * (len(second) + 1),
                     "special_tokens_mask": [1, *[0] * len(first), 1, *[0] * len(second), 1],
                     "next_sentence_label": label,
@@ -209,7 +219,7 @@ def pairs_of_datasets(
                     made.setdefault(name, []).append(value)
         return made
 
-    clock.start()
+    clock = Clock()
     data = datasets.load_dataset(
         "text", data_files=str(text), split="train", sample_by="paragraph", cache_dir=empty
     )
@@ -221,16 +231,8 @@ def pairs_of_datasets(
     collate = transformers.DataCollatorForLanguageModeling(
         tokenizer, mlm_probability=MASKED, pad_to_multiple_of=length
     )
-    batches = loading.DataLoader(
-        data,
-        batch_size=options["batch_size"],
-        shuffle=True,
-        drop_last=True,
-        collate_fn=collate,
-        num_workers=options["processes"],
-    )
-    clock.count(batch["attention_mask"] for batch in arrays(batches))
-    return versions(datasets, transformers)
+    clock.count(batch["attention_mask"] for batch in loaded(data, collate, options))
+    return clock, {module.__name__: module.__version__ for module in (datasets, transformers)}
 
 
 def document_pairs(
@@ -273,10 +275,10 @@ def document_pairs(
 
 
 def windows_of_datasets(
-    options: dict[str, Any], text: Path, tokenizer_file: Path, empty: str, clock: Clock
-) -> dict[str, str]:
+    options: dict[str, Any], text: Path, tokenizer_file: Path, empty: str
+) -> tuple[Clock, dict[str, str]]:
     """Lines → tokens → blocks, by `map`, each with a copy for labels."""
-    datasets, transformers, loading = libraries()
+    datasets, transformers = libraries()
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tokenizer_file.parent)
     length = options["length"]
 
@@ -292,7 +294,7 @@ def windows_of_datasets(
         made["labels"] = list(made["input_ids"])
         return made
 
-    clock.start()
+    clock = Clock()
     data = datasets.load_dataset(
         "text", data_files=str(text), split="train", keep_linebreaks=True, cache_dir=empty
     )
@@ -301,52 +303,48 @@ def windows_of_datasets(
     clock.lap("tokenize")
     data = data.map(group, batched=True, num_proc=options["processes"])
     clock.lap("blocks")
-    batches = loading.DataLoader(
-        data,
-        batch_size=options["batch_size"],
-        shuffle=True,
-        drop_last=True,
-        collate_fn=transformers.default_data_collator,
-        num_workers=options["processes"],
-    )
-    clock.count(batch["attention_mask"] for batch in arrays(batches))
-    return versions(datasets, transformers)
+    batches = loaded(data, transformers.default_data_collator, options)
+    clock.count(batch["attention_mask"] for batch in batches)
+    return clock, {module.__name__: module.__version__ for module in (datasets, transformers)}
 
 
 PEERS = {"pairs": pairs_of_datasets, "windows": windows_of_datasets}
 
 
-def libraries() -> tuple[Any, Any, Any]:
-    """datasets, transformers and PyTorch's loading, quiet."""
+def libraries() -> tuple[Any, Any]:
+    """Hugging Face's two, quiet."""
     datasets, transformers = importlib.import_module("datasets"), importlib.import_module("transformers")
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()  # about texts longer than the model's rows
-    return datasets, transformers, importlib.import_module(COLLATOR)
+    importlib.import_module(LOADING)  # now, as it takes a second
+    return datasets, transformers
 
 
-def versions(*modules: Any) -> dict[str, str]:
-    """Of the libraries."""
-    return {module.__name__: module.__version__ for module in modules}
-
-
-def arrays(batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def loaded(data: Any, collate: Any, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Batches of NumPy arrays."""
-    for batch in batches:
+    loader = importlib.import_module(LOADING).DataLoader(
+        data,
+        batch_size=options["batch_size"],
+        shuffle=True,
+        drop_last=True,
+        collate_fn=collate,
+        num_workers=options["processes"],
+    )
+    for batch in loader:
         yield {name: value.numpy() for name, value in batch.items()}
 
 
-def peak_memory() -> int:
-    """Bytes of resident memory at most, of this process. The system's counter holds a parent's too."""
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def read(arguments: list[str]) -> dict[str, Any]:
+    """`--name value` pairs; all but names are numbers."""
+    pairs = {
+        name.removeprefix("--"): value for name, value in zip(arguments[::2], arguments[1::2], strict=True)
+    }
+    names = ("peer", "kind", "directory", "text")
+    return {name: value if name in names else json.loads(value) for name, value in pairs.items()}
 
 
 if __name__ == "__main__":
-    words = iter(sys.argv[1:])
-    given: dict[str, Any] = {name.removeprefix("--"): next(words) for name in words}
-    for whole in ("length", "batch_size", "processes"):
-        given[whole] = int(given[whole])
-    main(given | {"megabytes": float(given["megabytes"])})
+    if len(sys.argv) < 3:
+        print(__doc__)
+    else:
+        main(read(sys.argv[1:]))
