@@ -2,8 +2,8 @@
 
 KERAS_BACKEND=jax python recipes/benchmark.py --output runs/benchmark
 
-Each measurement is a process of its own (`benchmark_case.py`, `benchmark_peers.py`), and the contenders take turns,
-so that a machine that slows down slows all of them. Libraries and backends that are not installed are left out.
+Each measurement is a process of its own (`benchmark_*.py` beside this file), and the contenders take turns, so that a
+machine that slows down slows all of them. Libraries and backends that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,32 +19,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from kerasllm import __version__, cli
+from kerasllm.data.text_lines import require_file
 from kerasllm.errors import InputError
 from kerasllm.training.atomic_files import check_writable, to_json, write_atomically
 from kerasllm.training.curves import plot_bars
 from kerasllm.training.setting_ranges import check_ranges
 
+MINI_BERT = {"num_layers": 4, "num_heads": 4, "hidden_dim": 256, "vocabulary_size": 30522}
+TINY_GPT = {"num_layers": 4, "num_heads": 4, "hidden_dim": 128, "vocabulary_size": 66}
 SMALL_GPT = {"num_layers": 6, "num_heads": 6, "hidden_dim": 384}
 WORKS: dict[str, list[dict[str, Any]]] = {
-    "bert": [
-        {
-            **{"num_layers": 4, "num_heads": 4, "hidden_dim": 256, "vocabulary_size": 30522},
-            **{"length": 128, "batch_size": 32, "slots": 20, "dropout": 0.1},
-        }
-    ],
+    "bert": [{**MINI_BERT, "length": 128, "batch_size": 32, "slots": 20, "dropout": 0.1}],
     "gpt": [{**SMALL_GPT, "vocabulary_size": 50304, "length": 256, "batch_size": 8}],
-    "shakespeare": [
-        {
-            **{"num_layers": 4, "num_heads": 4, "hidden_dim": 128, "vocabulary_size": 66},
-            **{"length": 64, "batch_size": 12},
-        }
-    ],
+    "shakespeare": [{**TINY_GPT, "length": 64, "batch_size": 12}],
     "generation": [
         {**SMALL_GPT, "vocabulary_size": 50257, "length": 32, "new_tokens": 128, "batch_size": size}
         for size in (1, 8)
+    ],
+    "input": [
+        {"kind": "pairs", "length": 128, "batch_size": 32, "processes": 2, "megabytes": 30},
+        {"kind": "windows", "length": 256, "batch_size": 8, "processes": 2, "megabytes": 30},
     ],
 }
 """The shapes that each work is measured at."""
@@ -53,17 +51,15 @@ TITLES = {
     "gpt": "GPT 6x384, training",
     "shakespeare": "GPT 4x128 of characters, training",
     "generation": "GPT 6x384, generation",
+    "input": "Text file to batches",
 }
 STEPS = {"shakespeare": 25.0, "generation": 0.375}
 """Measured steps, or calls, for each of `--steps`, where not one."""
 
-PEERS = {
-    "bert": "transformers",
-    "gpt": "transformers",
-    "generation": "transformers",
-    "shakespeare": "torch_loop",
-}
+PEERS = dict.fromkeys(("bert", "gpt", "generation"), "transformers")
+PEERS |= {"shakespeare": "torch_loop", "input": "datasets"}
 NEEDS = {"transformers": ("torch", "transformers"), "torch_loop": ("torch",), "keras_hub": ("keras_hub",)}
+NEEDS["datasets"] = ("datasets", *NEEDS["transformers"])
 NAMES = {
     "kerasllm_all_logits": "kerasllm, all logits",
     "keras_hub": "KerasHub",
@@ -72,7 +68,7 @@ NAMES = {
 SECONDS_AT_MOST = 900
 
 Backend = Literal["jax", "torch", "tensorflow"]
-Work = Literal["bert", "gpt", "shakespeare", "generation"]
+Work = Literal["bert", "gpt", "shakespeare", "generation", "input"]
 
 
 @dataclass
@@ -82,8 +78,11 @@ class Config:
     output: str
     """Directory for benchmark.json and benchmark.png."""
 
-    work: list[Work] = field(default_factory=lambda: ["bert", "gpt", "shakespeare", "generation"])
-    """What to measure: training steps of bert, gpt and shakespeare (characters), and generation."""
+    work: list[Work] = field(default_factory=lambda: [*get_args(Work)])
+    """What to measure: training steps of bert, gpt and shakespeare (characters), generation, and the input alone."""
+
+    text: str = ""
+    """A file, the text of the input; unless given, 30 MB are made of Python's own documentation."""
 
     backends: list[Backend] = field(default_factory=lambda: ["jax", "torch", "tensorflow"])
     """Keras' backends."""
@@ -116,7 +115,7 @@ class Case(NamedTuple):
     def name(self) -> str:
         """Of the work and its shape."""
         batch = f", batch {self.shape['batch_size']}" if self.work == "generation" else ""
-        return TITLES[self.work] + batch
+        return TITLES[self.work] + batch + (f", {self.shape['kind']}" if self.work == "input" else "")
 
     @property
     def label(self) -> str:
@@ -127,6 +126,8 @@ class Case(NamedTuple):
 def main(config: Config) -> int:
     """Measure → table → JSON and picture."""
     check_ranges(config)
+    if config.text:
+        require_file(config.text)
     directory = Path(config.output)
     file = directory / "benchmark.json"
     if file.exists():
@@ -142,6 +143,7 @@ def main(config: Config) -> int:
     measured: list[dict[str, Any]] = []
     for work in dict.fromkeys(config.work):
         measured += measure(config, list(cases(config, work, backends)))
+        shutil.rmtree(input_directory(config), ignore_errors=True)
         report = {"settings": vars(config), "kerasllm": __version__, "machine": machine(), "cases": measured}
         write_atomically(file, to_json(report, indent=1) + "\n")
     show(measured)
@@ -155,6 +157,13 @@ def cases(config: Config, work: str, backends: Sequence[str]) -> Iterator[Case]:
     precisions = dict.fromkeys(config.precisions) if work in ("bert", "gpt") else ["float32"]
     ours = ["kerasllm", "kerasllm_all_logits"] if work == "gpt" else ["kerasllm"]
     hub = ["keras_hub"] if config.peers and work != "shakespeare" and installed("keras_hub") else []
+    if work == "input":
+        given = {"directory": str(input_directory(config)), "text": config.text}
+        for shape in WORKS[work]:
+            yield Case(work, "kerasllm", backends[0], "float32", shape | given)
+            if config.peers and installed(PEERS[work]):
+                yield Case(work, PEERS[work], backends[0], "float32", shape | given)
+        return
     for shape in WORKS[work]:
         for precision in precisions:
             for backend in backends:
@@ -162,6 +171,11 @@ def cases(config: Config, work: str, backends: Sequence[str]) -> Iterator[Case]:
                     yield Case(work, peer, backend, precision, shape)
             if config.peers and installed(PEERS[work]) and "torch" in backends:
                 yield Case(work, PEERS[work], "torch", precision, shape)
+
+
+def input_directory(config: Config) -> Path:
+    """For a text that is made, and tokenizers."""
+    return Path(config.output) / f".input-{os.getpid()}"
 
 
 def installed(peer: str) -> bool:
@@ -196,9 +210,12 @@ def measure(config: Config, contenders: list[Case]) -> list[dict[str, Any]]:
 def run_case(case: Case, steps: int) -> dict[str, Any] | None:
     """What the process of one measurement prints; None if it failed."""
     script = "benchmark_peers.py" if case.peer in ("transformers", "torch_loop") else "benchmark_case.py"
-    command = [sys.executable, str(Path(__file__).resolve().with_name(script))]
     settings = {"work": case.work, "peer": case.peer, "precision": case.precision, "steps": steps}
-    for name, value in (settings | {"slots": 0, "new_tokens": 0, "dropout": 0.0} | case.shape).items():
+    settings |= {"slots": 0, "new_tokens": 0, "dropout": 0.0}
+    if case.work == "input":
+        script, settings = "benchmark_input.py", {"peer": case.peer}
+    command = [sys.executable, str(Path(__file__).resolve().with_name(script))]
+    for name, value in (settings | case.shape).items():
         command += [f"--{name}", str(value)]
     paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
@@ -238,8 +255,8 @@ def summary(case: Case, runs: list[dict[str, Any]], flops: float | None) -> dict
     if flops is not None:
         peak = statistics.median(run["peak_flops"] for run in runs)
         result |= {"flops_per_second": speed * flops, "peak_flops": peak, "mfu": speed * flops / peak}
-    if "waiting" in runs[0]:
-        result["waiting"] = statistics.median(run["waiting"] for run in runs)
+    for name in {"waiting", "bytes_per_second", "tokenizing_bytes_per_second"} & {*runs[0]}:
+        result[name] = statistics.median(run[name] for run in runs)
     return result
 
 
@@ -267,28 +284,13 @@ def show(measured: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title="Medians of the repeats, lowest and greatest in brackets")
-    columns = [
-        "work",
-        "library",
-        "backend",
-        "precision",
-        "tokens/s",
-        "ms",
-        "GFLOP/s",
-        "MFU",
-        "MB",
-        "first (s)",
-    ]
-    for column in [*columns, "data"]:
-        table.add_column(
-            column, justify="left" if column in columns[:4] else "right", no_wrap=column != "work"
-        )
+    columns = ["work", "library", "backend", "precision"]
+    for column in [*columns, *("tokens/s", "ms", "GFLOP/s", "MFU", "MB", "first (s)", "data")]:
+        table.add_column(column, justify="left" if column in columns else "right", no_wrap=column != "work")
     for result in measured:
-        name, library = describe(result)
         speed = result["tokens_per_second"]
         table.add_row(
-            name,
-            library,
+            *describe(result),
             result["backend"],
             result["precision"].removeprefix("mixed_"),
             f"{speed['median']:,.0f} ({speed['lowest']:,.0f}-{speed['greatest']:,.0f})",
@@ -310,15 +312,19 @@ def comparisons(measured: list[dict[str, Any]]) -> Iterator[str]:
     best: dict[str, dict[str, dict[str, float]]] = {}
     for result in measured:
         name, library = describe(result)
-        for place in (result["backend"], "best backend"):
+        speed = result["tokens_per_second"]["median"]
+        found = {f"{place}, best precision": speed for place in (result["backend"], "best backend")}
+        if result["work"] == "input":
+            found = {"all": result["bytes_per_second"], "tokenizing": result["tokenizing_bytes_per_second"]}
+        for place, speed in found.items():
             speeds = best.setdefault(name, {}).setdefault(place, {})
-            speeds[library] = max(speeds.get(library, 0.0), result["tokens_per_second"]["median"])
+            speeds[library] = max(speeds.get(library, 0.0), speed)
     for name, places in best.items():
         for place, speeds in places.items():
             others = [other for other in speeds if not other.startswith("kerasllm")]
             if others and "kerasllm" in speeds:
                 shown = ", ".join(f"{speeds['kerasllm'] / speeds[other]:.2f} x {other}" for other in others)
-                yield f"{name}, {place}, best precision: kerasllm = {shown}"
+                yield f"{name}, {place}: kerasllm = {shown}"
 
 
 def draw(measured: list[dict[str, Any]], path: Path) -> None:

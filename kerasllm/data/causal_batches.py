@@ -71,7 +71,7 @@ class CausalBatches(keras.utils.PyDataset):
         gradient_accumulation: int = 1,
         within_documents: bool = False,
         normalize_weights: bool | None = None,
-        prefetch: int = 2,
+        prefetch: int = 8,
     ) -> None:
         super().__init__()
         _check_positive(

@@ -1,6 +1,7 @@
 """Batches made ahead of time by a thread that ends when it has caught up.
 
-A thread that waited for work would have to be told when `fit` is over, and an interrupted `fit` tells nobody.
+A thread that waited for work would have to be told when `fit` is over, and an interrupted `fit` tells nobody. As
+whoever starts a thread waits until it runs, which takes up to a millisecond, it is started once for several batches.
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ class Prefetcher(Generic[Item]):
             }
             self._known[number] = future
             self._waiting = deque(key for key in self._waiting if key in self._known)
-            for key in range(number + 1, min(number + 1 + self._depth, self._stop)):
-                if key not in self._known:
-                    self._known[key] = Future()
-                    self._waiting.append(key)
+            ahead = range(number + 1, min(number + 1 + self._depth, self._stop))
+            missing = [key for key in ahead if key not in self._known]
+            if len(missing) > self._depth // 2 or number + 1 in missing:
+                self._known |= {key: Future() for key in missing}
+                self._waiting += missing
             if self._waiting and not self._working:
                 self._working = True
                 threading.Thread(target=self._work, name="kerasllm-prefetch", daemon=True).start()

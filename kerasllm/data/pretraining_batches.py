@@ -112,7 +112,7 @@ class BertPretrainingBatches(keras.utils.PyDataset):
         packing: bool = False,
         pad_last: bool = False,
         normalize_weights: bool | None = None,
-        prefetch: int = 2,
+        prefetch: int = 8,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("gradient_accumulation", gradient_accumulation)):

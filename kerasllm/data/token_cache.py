@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from tokenizers import Tokenizer
 
-from kerasllm.data import characters, coverage, piece_tokenizers, raw_text, sentences
+from kerasllm.data import characters, coverage, known_words, piece_tokenizers, raw_text, sentences
 from kerasllm.data.corpora import Corpus
 from kerasllm.data.piece_tokenizers import plain_tokenizer
 from kerasllm.data.store_files import (
@@ -34,8 +34,8 @@ from kerasllm.errors import InputError
 
 # The rules by which a text becomes tokens: a change in one makes new entries.
 _RULES: dict[str, tuple[ModuleType, ...]] = {
-    "sentences": (sentences, piece_tokenizers),
-    "verbatim": (raw_text, piece_tokenizers, coverage, characters),
+    "sentences": (sentences, piece_tokenizers, known_words),
+    "verbatim": (raw_text, piece_tokenizers, known_words, coverage, characters),
 }
 Entry = TypeVar("Entry")
 

@@ -48,3 +48,26 @@ def test_items_are_made_once_and_none_behind_the_end():
         assert ahead.get(number) == number
     assert sorted(number for number, _ in made) == list(range(6))
     assert [number for number, here in made if here] == [0]
+
+
+def test_a_thread_is_started_for_several_items(monkeypatch):
+    started = []
+
+    class Counted(threading.Thread):
+        def start(self):
+            started.append(self)
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", Counted)
+    made, main = [], threading.get_ident()
+
+    def make(number):
+        made.append((number, threading.get_ident() == main))
+        return number
+
+    ahead = Prefetcher(make, depth=8, stop=40)
+    for number in range(40):
+        assert ahead.get(number) == number
+        assert not left_after_a_while()  # a step that takes longer than the items
+    assert sorted(made) == [(number, number == 0) for number in range(40)]
+    assert len(started) <= 9

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kerasllm.data
-from kerasllm.data import piece_tokenizers, token_builder, token_cache, worker_pool
+from kerasllm.data import known_words, piece_tokenizers, token_builder, token_cache, worker_pool
 from kerasllm.data.corpora import Corpus
 from kerasllm.data.piece_tokenizers import SentenceTokenizer
 from kerasllm.data.token_cache import default_cache_directory, put_in_place
@@ -136,7 +136,7 @@ def test_words_looked_up_are_words_encoded(texts):
         if not lowercase:
             tokenizer = train_wordpiece([make_text(5)], 120, lowercase=False)
         fast = SentenceTokenizer(tokenizer.to_str(), "uint16")
-        assert fast._by_word
+        assert fast._words.split is not None
         slow = piece_tokenizers.plain_tokenizer(tokenizer.to_str())
         for _ in range(2):
             tokens, lengths, counts = fast.tokenize(texts)
@@ -154,7 +154,7 @@ def test_words_looked_up_are_words_encoded(texts):
 
 
 def test_the_table_of_words_is_bounded(tokenizer, monkeypatch):
-    monkeypatch.setattr(piece_tokenizers, "_CHARACTERS_KEPT", 50)
+    monkeypatch.setattr(known_words, "_CHARACTERS_KEPT", 50)
     fast = SentenceTokenizer(tokenizer.to_str(), "uint16")
     fresh = [
         SentenceTokenizer(tokenizer.to_str(), "uint16").tokenize([make_text(3, seed)]).tokens
@@ -162,7 +162,7 @@ def test_the_table_of_words_is_bounded(tokenizer, monkeypatch):
     ]
     for seed in range(5):
         np.testing.assert_array_equal(fast.tokenize([make_text(3, seed)]).tokens, fresh[seed])
-    assert fast._num_characters < 500
+    assert fast._words._num_characters < 500
 
 
 def test_special_tokens_in_the_text_are_text(tokenizer, tmp_path):

@@ -1,6 +1,7 @@
 """The benchmark end to end on tiny shapes: every contender that is installed, in processes as for a user."""
 
 import json
+import random
 from importlib.util import find_spec
 
 import keras
@@ -21,6 +22,10 @@ def benchmark(recipe, monkeypatch):
         "gpt": [TINY],
         "shakespeare": [TINY],
         "generation": [{**TINY, "new_tokens": 3}],
+        "input": [
+            {"kind": kind, "length": 16, "batch_size": 2, "processes": 2, "megabytes": 0.1}
+            for kind in ("pairs", "windows")
+        ],
     }
     monkeypatch.setattr(module, "WORKS", works)
     monkeypatch.setattr(module, "STEPS", {})
@@ -86,6 +91,59 @@ def test_each_of_our_measurements(work, benchmark, recipe, run_recipe, capsys):
         assert 0 < figures["tokens"] <= 32 and figures["flops_per_token"] > 6 * 12 * 16 * 16
 
 
+@pytest.fixture
+def input_files(recipe, corpus, tmp_path):
+    """Options of benchmark_input.py, tokenizers made already."""
+    recipe("benchmark_input").prepare(tmp_path / "input", str(corpus), 0.1)
+    return {"directory": str(tmp_path / "input"), "text": str(corpus)}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_our_input(number, benchmark, recipe, input_files, corpus, capsys):
+    options = benchmark.WORKS["input"][number] | input_files | {"peer": "kerasllm"}
+    recipe("benchmark_input").main(options)
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["text_bytes"] == corpus.stat().st_size and figures["peak_bytes"] > 1e8
+    assert list(figures["stages"]) == ["tokenize", "batches"] and figures["tokens"] > 1000
+    assert figures["step_seconds"] == pytest.approx(sum(figures["stages"].values()))
+    assert 0 < figures["first_seconds"] <= figures["step_seconds"]
+
+
+def test_a_text_is_made_of_all_documents(recipe, tmp_path, monkeypatch):
+    documents = [["One.", "Two.", "Three."], ["Four."]]
+    monkeypatch.setattr("kerasllm.data.corpora.Corpus.documents", lambda self: iter(documents))
+    recipe("benchmark_input").prepare(tmp_path, "", 1e-4)
+    text = (tmp_path / "text.txt").read_text()
+    assert 100 <= len(text) < 200
+    counts = {document.count("T") for document in text.strip().split("\n\n")}
+    assert counts == {0, 2} and text.count("Four.") == text.count("Two.")
+
+
+def test_pairs_of_the_peer_follow_the_paper(recipe):
+    """Segments from one document or from two, half and half; the row is never too long."""
+    documents = [[[number] * length for length in (3, 4, 5, 2, 6, 4)] for number in range(4)]
+    made = []
+    for number in range(4):
+        for seed in range(50):
+            made += recipe("benchmark_input").document_pairs(documents, number, 12, random.Random(seed))
+    assert all(len(first) + len(second) <= 12 and first and second for first, second, _ in made)
+    assert all((first[0] != second[0]) == label for first, second, label in made)
+    assert 0.4 < sum(label for *_, label in made) / len(made) < 0.6
+
+
+@pytest.mark.skipif(
+    not all(map(find_spec, ("torch", "transformers", "datasets"))),
+    reason="transformers or datasets is missing",
+)
+@pytest.mark.parametrize("number", [0, 1])
+def test_input_by_datasets(number, benchmark, input_files):
+    shape = benchmark.WORKS["input"][number] | input_files
+    case = benchmark.Case("input", "datasets", keras.backend.backend(), "float32", shape)
+    figures = benchmark.run_case(case, 1)
+    assert figures["tokens"] > 500 and set(figures["versions"]) == {"datasets", "transformers"}
+    assert list(figures["stages"]) == ["load", "tokenize", ("pairs", "blocks")[number], "batches"]
+
+
 @pytest.mark.skipif(not (find_spec("torch") and find_spec("transformers")), reason="transformers is missing")
 @pytest.mark.parametrize("work", ["bert", "generation"])
 def test_transformers(work, benchmark):
@@ -124,4 +182,16 @@ def test_comparison_takes_the_best_precision_and_backend(benchmark):
         "kerasllm = 2.00 x KerasHub",
         "kerasllm = 4.00 x KerasHub, 1.50 x transformers",
         "kerasllm = 1.50 x transformers",
+    ]
+
+
+def test_input_is_compared_by_its_text(benchmark):
+    def result(peer, speed):
+        case = benchmark.Case("input", peer, "jax", "float32", benchmark.WORKS["input"][0])
+        speeds = {"bytes_per_second": speed, "tokenizing_bytes_per_second": speed**2}
+        return {**case._asdict(), **speeds, "tokens_per_second": {"median": 1.0}}
+
+    assert list(benchmark.comparisons([result("kerasllm", 6.0), result("datasets", 2.0)])) == [
+        "Text file to batches, pairs, all: kerasllm = 3.00 x datasets",
+        "Text file to batches, pairs, tokenizing: kerasllm = 9.00 x datasets",
     ]
