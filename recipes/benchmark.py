@@ -29,16 +29,16 @@ from kerasllm.training.curves import plot_bars
 from kerasllm.training.setting_ranges import check_ranges
 
 MINI_BERT = {"num_layers": 4, "num_heads": 4, "hidden_dim": 256, "vocabulary_size": 30522}
+MINI_BERT |= {"length": 128, "batch_size": 32}
 TINY_GPT = {"num_layers": 4, "num_heads": 4, "hidden_dim": 128, "vocabulary_size": 66}
 SMALL_GPT = {"num_layers": 6, "num_heads": 6, "hidden_dim": 384}
+GENERATED = {"vocabulary_size": 50257, "length": 32, "new_tokens": 128}
 WORKS: dict[str, list[dict[str, Any]]] = {
-    "bert": [{**MINI_BERT, "length": 128, "batch_size": 32, "slots": 20, "dropout": 0.1}],
+    "bert": [{**MINI_BERT, "slots": 20, "dropout": 0.1}],
+    "packing": [{**MINI_BERT, "dropout": 0.1}],
     "gpt": [{**SMALL_GPT, "vocabulary_size": 50304, "length": 256, "batch_size": 8}],
     "shakespeare": [{**TINY_GPT, "length": 64, "batch_size": 12}],
-    "generation": [
-        {**SMALL_GPT, "vocabulary_size": 50257, "length": 32, "new_tokens": 128, "batch_size": size}
-        for size in (1, 8)
-    ],
+    "generation": [{**SMALL_GPT, **GENERATED, "batch_size": size} for size in (1, 8)],
     "input": [
         {"kind": "pairs", "length": 128, "batch_size": 32, "processes": 2, "megabytes": 30},
         {"kind": "windows", "length": 256, "batch_size": 8, "processes": 2, "megabytes": 30},
@@ -48,6 +48,7 @@ WORKS: dict[str, list[dict[str, Any]]] = {
 
 TITLES = {
     "bert": "BERT mini, pretraining",
+    "packing": "BERT mini, short pairs",
     "gpt": "GPT 6x384, training",
     "shakespeare": "GPT 4x128 of characters, training",
     "generation": "GPT 6x384, generation",
@@ -60,15 +61,12 @@ PEERS = dict.fromkeys(("bert", "gpt", "generation"), "transformers")
 PEERS |= {"shakespeare": "torch_loop", "input": "datasets"}
 NEEDS = {"transformers": ("torch", "transformers"), "torch_loop": ("torch",), "keras_hub": ("keras_hub",)}
 NEEDS["datasets"] = ("datasets", *NEEDS["transformers"])
-NAMES = {
-    "kerasllm_all_logits": "kerasllm, all logits",
-    "keras_hub": "KerasHub",
-    "torch_loop": "plain PyTorch",
-}
+NAMES = {"kerasllm_all_logits": "kerasllm, all logits", "kerasllm_padded": "padded rows"}
+NAMES |= {"keras_hub": "KerasHub", "torch_loop": "plain PyTorch"}
 SECONDS_AT_MOST = 900
 
 Backend = Literal["jax", "torch", "tensorflow"]
-Work = Literal["bert", "gpt", "shakespeare", "generation", "input"]
+Work = Literal["bert", "packing", "gpt", "shakespeare", "generation", "input"]
 
 
 @dataclass
@@ -79,7 +77,7 @@ class Config:
     """Directory for benchmark.json and benchmark.png."""
 
     work: list[Work] = field(default_factory=lambda: [*get_args(Work)])
-    """What to measure: training steps of bert, gpt and shakespeare (characters), generation, and the input alone."""
+    """What to measure: training of bert, short pairs packed, gpt, and characters; generation; the input alone."""
 
     text: str = ""
     """A file, the text of the input; unless given, 30 MB are made of Python's own documentation."""
@@ -155,8 +153,9 @@ def main(config: Config) -> int:
 def cases(config: Config, work: str, backends: Sequence[str]) -> Iterator[Case]:
     """Who takes part in a work."""
     precisions = dict.fromkeys(config.precisions) if work in ("bert", "gpt") else ["float32"]
-    ours = ["kerasllm", "kerasllm_all_logits"] if work == "gpt" else ["kerasllm"]
-    hub = ["keras_hub"] if config.peers and work != "shakespeare" and installed("keras_hub") else []
+    ours = ["kerasllm", *{"gpt": ["kerasllm_all_logits"], "packing": ["kerasllm_padded"]}.get(work, [])]
+    with_hub = config.peers and PEERS.get(work) == "transformers" and installed("keras_hub")
+    hub = ["keras_hub"] if with_hub else []
     if work == "input":
         given = {"directory": str(input_directory(config)), "text": config.text}
         for shape in WORKS[work]:
@@ -169,7 +168,7 @@ def cases(config: Config, work: str, backends: Sequence[str]) -> Iterator[Case]:
             for backend in backends:
                 for peer in ours + hub:
                     yield Case(work, peer, backend, precision, shape)
-            if config.peers and installed(PEERS[work]) and "torch" in backends:
+            if config.peers and "torch" in backends and work in PEERS and installed(PEERS[work]):
                 yield Case(work, PEERS[work], "torch", precision, shape)
 
 

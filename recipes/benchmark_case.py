@@ -46,11 +46,11 @@ TOKENS = 500_000
 class Config:
     """Measures one library at one work, on random tokens."""
 
-    work: Literal["bert", "gpt", "shakespeare", "generation"]
-    """BERT's pretraining step, a GPT's (shakespeare: one of characters), or greedy generation."""
+    work: Literal["bert", "packing", "gpt", "shakespeare", "generation"]
+    """BERT's step (packing: with short pairs), a GPT's (shakespeare: of characters), or greedy generation."""
 
-    peer: Literal["kerasllm", "kerasllm_all_logits", "keras_hub"]
-    """The library; kerasllm_all_logits has no chunked loss."""
+    peer: Literal["kerasllm", "kerasllm_all_logits", "kerasllm_padded", "keras_hub"]
+    """The library; kerasllm_all_logits has no chunked loss, kerasllm_padded one short pair a row."""
 
     num_layers: int
     """Blocks."""
@@ -122,8 +122,8 @@ class Waiting(keras.utils.PyDataset):
         batch = self.batches[index]
         self.seconds[index] = time.perf_counter() - began
         inputs = batch[0]
-        mask = inputs.get("padding_mask")
-        self.tokens[index] = inputs["token_ids"].size if mask is None else int(mask.sum())
+        real = inputs.get("padding_mask", inputs.get("sequence_ids", inputs["token_ids"]) >= 0)
+        self.tokens[index] = int(real.sum())
         return batch
 
 
@@ -159,7 +159,7 @@ def train(config: Config) -> dict[str, Any]:
     batches: Any
     steps = WARM_UP + config.steps
     compiled = choose_compilation(None, FROM_STEPS)  # as in a run that is long enough to compare
-    if config.work == "bert":
+    if config.work in ("bert", "packing"):
         model = BertPretraining(BertConfig(max_sequence_length=config.length, **shape(config)), seed=0)
         compile_pretraining(model, adamw(1e-4), jit_compile=compiled)
         batches = pair_batches(config, steps)
@@ -174,7 +174,7 @@ def train(config: Config) -> dict[str, Any]:
     # Batches are fetched a little ahead: with steps of a millisecond their waits may lie before the steps measured.
     waited = min(sum(data.seconds[WARM_UP:steps]) / max(figures["seconds"], 1e-9), 1.0)
     tokens = float(np.mean(data.tokens[WARM_UP:steps]))
-    flops = training_flops(model, config.length, config.slots or None)
+    flops = training_flops(model, config.length, getattr(batches, "num_slots", None))
     return figures | {"tokens": tokens, "waiting": waited, "flops_per_token": flops}
 
 
@@ -185,23 +185,26 @@ def shape(config: Config) -> dict[str, Any]:
 
 
 def pair_batches(config: Config, steps: int) -> BertPretrainingBatches:
-    """Of documents of random tokens, long enough for full rows."""
+    """Of documents of random tokens: long enough for full rows, or of two sentences, as long as MRPC's are."""
     sentence = max(config.length // 8, 1)
-    count = TOKENS // sentence
-    starts = np.arange(count, dtype=np.int64) * sentence
-    documents = np.append(np.arange(0, count, 200, dtype=np.int64), count)
-    store = TokenStore(
-        random_tokens(config, TOKENS, least=5), starts, starts + sentence, documents, config.vocabulary_size
-    )
+    ends = np.arange(1, TOKENS // sentence + 1, dtype=np.int64) * sentence
+    in_document = 200
+    if config.work == "packing":
+        lengths = np.clip(np.random.default_rng(0).normal(25, 8, TOKENS // 30).round(), 4, 60)
+        ends, in_document = np.cumsum(lengths.astype(np.int64)), 2
+    documents = np.append(np.arange(0, len(ends) - 1, in_document, dtype=np.int64), len(ends))
+    tokens = random_tokens(config, int(ends[-1]), least=5)
+    starts = np.concatenate([[0], ends[:-1]])
     return BertPretrainingBatches(
-        store,
+        TokenStore(tokens, starts, ends, documents, config.vocabulary_size),
         special=SpecialTokens(pad=0, unknown=1, cls=2, sep=3, mask=4),
         sequence_length=config.length,
         batch_size=config.batch_size,
         steps=steps,
         seed=0,
-        num_slots=config.slots,
+        num_slots=config.slots or None,
         short_sequence_probability=0.0,
+        packing=config.work == "packing" and config.peer == "kerasllm",
     )
 
 

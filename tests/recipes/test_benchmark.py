@@ -19,6 +19,7 @@ def benchmark(recipe, monkeypatch):
     module = recipe("benchmark")
     works = {
         "bert": [{**TINY, "slots": 3, "dropout": 0.1}],
+        "packing": [{**TINY, "length": 128}],
         "gpt": [TINY],
         "shakespeare": [TINY],
         "generation": [{**TINY, "new_tokens": 3}],
@@ -55,6 +56,17 @@ def test_ours_and_a_plain_loop_end_to_end(benchmark, run_recipe, tmp_path, capsy
     assert "kerasllm" in shown and ("x plain PyTorch" in shown) == (backend == "torch")
     assert run_recipe("benchmark", *argv) == 2
     assert "benchmark.json is there already" in capsys.readouterr().err
+
+
+def test_packed_and_padded(benchmark, run_recipe, tmp_path, capsys):
+    backend = keras.backend.backend()
+    argv = ["--output", tmp_path / "out", "--work", "packing", "--backends", backend, "--repeats", 1]
+    assert run_recipe("benchmark", *argv, "--steps", 2) == 0
+    cases = json.loads((tmp_path / "out" / "benchmark.json").read_text())["cases"]
+    assert [case["peer"] for case in cases] == ["kerasllm", "kerasllm_padded"]
+    packed, padded = (case["runs"][0]["tokens"] for case in cases)
+    assert 1.8 * padded < packed <= 2 * 128  # real tokens of a step
+    assert "x padded rows" in capsys.readouterr().out
 
 
 def test_contenders_take_turns_and_the_median_counts(benchmark, monkeypatch):
