@@ -14,6 +14,7 @@ from kerasllm import backend
 from kerasllm.data.tokenizers import encode
 from kerasllm.losses import CausalLanguageModelLoss
 from kerasllm.training.atomic_files import write_atomically
+from kerasllm.training.interruption import break_off_if_told
 
 
 def compile_causal(
@@ -53,6 +54,7 @@ def evaluate_causal(model: Any, batches: Iterable[tuple[dict, Any, Any]]) -> dic
     loss = tokens = 0.0
     summed = model.loss.reduction == "sum"
     for index in range(len(batches)):  # type: ignore[arg-type]
+        break_off_if_told()
         inputs, labels, weights = batches[index]  # type: ignore[index]
         weight = float(weights.sum())
         value = float(model.test_on_batch(inputs, labels, weights))

@@ -118,7 +118,6 @@ def fit_run(
             **common,
         )
         callbacks.append(evaluation)
-    batches = make_batches(start) if start < steps else None
     numbers = NumberGuard(
         guard,
         metrics_log=log,
@@ -144,11 +143,18 @@ def fit_run(
     )
     callbacks.append(checkpoint)
     numbers.checkpoint = checkpoint
-    if evaluation:
-        evaluation.on_better = checkpoint.mark_best
     try:
-        if batches is not None:
+        if evaluation:
+            evaluation.set_model(model)
+            evaluation.on_better = checkpoint.mark_restored_best
+            evaluation.make_up()
+            evaluation.on_better = checkpoint.mark_best
+        if batches is not None and not (evaluation and evaluation.stopped):
             model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
+        else:  # all was learnt before, but not what comes of it written
+            for callback in (log, evaluation) if evaluation else (log,):
+                callback.set_model(model)
+                callback.on_train_end()
     finally:
         log.close()
         progress.close()
