@@ -7,6 +7,7 @@ import time
 import pytest
 
 from kerasllm.training import causal
+from kerasllm.training.metrics_log import MetricsLog
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 
@@ -24,12 +25,43 @@ def options(corpus, tmp_path):
     return make
 
 
+def interrupt_at_step_2(patch):
+    """SIGTERM at the end of the second step."""
+
+    def flush(self):
+        original(self)
+        if self.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    original = MetricsLog.flush
+    patch.setattr(MetricsLog, "flush", flush)
+
+
 def test_a_clock_set_back(options, run_recipe, tmp_path, monkeypatch):
     """An hour back after each look: nothing is measured by it that matters."""
     hours = iter(range(10**6, 0, -1))
     monkeypatch.setattr(time, "time", lambda: next(hours) * 3600.0)
     assert run_recipe("pretrain_gpt", *options("a run 数据", "--steps", 4, "--checkpoint_minutes", 1e-6)) == 0
     assert (tmp_path / "a run 数据" / "checkpoints" / "step-00000004" / "state.json").is_file()
+
+
+def test_other_data_in_the_same_file(options, run_recipe, corpus, tmp_path, monkeypatch, capsys):
+    """A resumed run is refused them, and stays as it was."""
+    text = tmp_path / "corpus.txt"
+    text.write_bytes(corpus.read_bytes())
+    argv = ["--corpus", text, *options("run", "--steps", 4)[2:]]
+    with monkeypatch.context() as patch:
+        interrupt_at_step_2(patch)
+        assert run_recipe("pretrain_gpt", *argv) == 143
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    text.write_text(corpus.read_text().replace("cat", "cot"))
+    assert run_recipe("pretrain_gpt", *argv, "--resume") == 2
+    assert "was started with other data (corpus_sha256" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.yaml").read_bytes().replace(
+        b"resume: true", b"resume: false"
+    ) == before
+    text.write_bytes(corpus.read_bytes())
+    assert run_recipe("pretrain_gpt", *argv, "--resume") == 0
 
 
 def test_interrupted_in_a_validation_and_after_the_last_step(
