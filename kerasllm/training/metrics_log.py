@@ -95,7 +95,7 @@ class MetricsLog(StepCallback):
         self._end = 0
         self._waiting = b""  # what belongs behind the first `_written` bytes of the file
         self._written = 0
-        self._full = False
+        self._full = self._told = False
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Drops what lies beyond the step that training goes on from."""
@@ -151,17 +151,18 @@ class MetricsLog(StepCallback):
         self._waiting = self._waiting[: max(offset - self._written, 0)] + content
         self._written = min(self._written, offset)
         self.last, self._offset, self._end = line, offset, offset + len(content)
-        full = self._full
         try:
             self._write()
+            self._full = False
             if self._events:
                 self._events.add(step, figures)
-            self._full = False
+            self._told = False
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            self._full = True
-            if not full:
+            self._full = bool(self._waiting)
+            if not self._told:
+                self._told = True
                 print(f"{self.path}: the disk is full; training goes on, its lines wait", file=sys.stderr)
 
     def exclude(self, seconds: float) -> None:
