@@ -111,7 +111,7 @@ def _tensors_of(path: Path) -> dict[str, _Stored]:
     from safetensors import SafetensorError, safe_open
 
     if not os.path.isfile(path):  # Path.is_file() raises where the name is too long
-        raise InputError(f"{path}: there is no such file; copy the model anew")
+        raise InputError(f"{path.with_name(path.name[:80])}: there is no such file; copy the model anew")
     try:
         with safe_open(path, framework="numpy"):
             pass
