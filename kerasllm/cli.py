@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kerasllm import settings
-from kerasllm.errors import InputError, InputWarning
+from kerasllm.errors import DISK_FULL, InputError, InputWarning
 
 Config = TypeVar("Config")
 
@@ -30,8 +30,7 @@ _BUILT_IN = {
     "help": "show this help and exit",
 }
 _LONGEST_LINE = 2000  # a message may quote a file, which may hold anything
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-_ONE_LINE_ERRORS = {*_DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+_ONE_LINE_ERRORS = {*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "can't allocate memory", "Unable to allocate")
 
@@ -64,7 +63,7 @@ def run(main: Callable[[Any], int | None], config_class: type, argv: Sequence[st
         if error.errno not in _ONE_LINE_ERRORS:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        full = "; free some space, or choose another --output" if error.errno in _DISK_FULL else ""
+        full = "; free some space, or choose another --output" if error.errno in DISK_FULL else ""
         code = _complain(f"{place}{error.strerror}{full}")
     except Exception as error:
         if not _out_of_memory(error):

@@ -1,5 +1,10 @@
 """One exception for everything a user can put right: the message alone must be enough to do so."""
 
+import errno
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Numbers of the `OSError`s that say so."""
+
 
 class InputError(ValueError):
     """Wrong input: a file, a value or a setting. The message names the place, the value and the mend.

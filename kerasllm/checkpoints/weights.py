@@ -110,8 +110,8 @@ def _tensors_of(path: Path) -> dict[str, _Stored]:
     """The header of a file, which the `safetensors` package has checked against the file's size."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; copy the model anew")
+    if not os.path.isfile(path):  # Path.is_file() raises where the name is too long
+        raise InputError(f"{path.with_name(path.name[:80])}: there is no such file; copy the model anew")
     try:
         with safe_open(path, framework="numpy"):
             pass

@@ -4,7 +4,6 @@ A rename within a directory is atomic, and the sync before it means that a power
 the new one, never half of one.
 """
 
-import errno
 import json
 import math
 import os
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kerasllm.errors import InputError
+from kerasllm.errors import DISK_FULL, InputError
 from kerasllm.settings import plain
 
 
@@ -37,7 +36,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise InputError(
                 f"{path}: the disk is full; free some space or choose another --output"
             ) from error

@@ -1,12 +1,13 @@
 """The batch that stopped a run, saved with the state it met, and run again from there.
 
 bad_batch/step-00000057/state.safetensors   every variable as it was before the batch
-bad_batch/step-00000057/state.json          step, figures, SHA-256 of the other; as in a checkpoint
+bad_batch/step-00000057/state.json          step, figures, SHA-256 of the others; as in a checkpoint
 bad_batch/step-00000057/batch.safetensors   inputs, labels and weights: 0/token_ids, 1, 2, …
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ import numpy as np
 from kerasllm.errors import InputError
 from kerasllm.training.atomic_files import write_atomically
 from kerasllm.training.random_state import get_random_states
-from kerasllm.training.state_file import array_entry, read_state_file, write_state_file
+from kerasllm.training.state_file import array_entry, file_hash, read_state_file, write_state_file
 from kerasllm.training.training_state import checkpoint_name, checksum, restore, variable_entries
 
 
@@ -41,7 +42,7 @@ def save_bad_batch(
     place = directory / checkpoint_name(step)
     shutil.rmtree(directory, ignore_errors=True)
     place.mkdir(parents=True)
-    write_state_file(place / "batch.safetensors", [array_entry(*named) for named in _flat(batch)])
+    entries = [array_entry(*named) for named in _flat(batch)]
     state = {
         "step": step,
         "seconds": 0.0,
@@ -50,10 +51,20 @@ def save_bad_batch(
         "figures": {name: str(value) for name, value in figures.items()},  # JSON has no NaN
         "backend": keras.backend.backend(),
         "sha256": write_state_file(place / "state.safetensors", variable_entries(model)),
+        "batch_sha256": write_state_file(place / "batch.safetensors", entries),
     }
     state["checksum"] = checksum(state)
     write_atomically(place / "state.json", json.dumps(state) + "\n")
     return place
+
+
+def batch_hash(batch: Any) -> str:
+    """SHA-256 of a batch, in hexadecimal: names, shapes, dtypes and values."""
+    digest = hashlib.sha256()
+    for name, values in _flat(batch):
+        digest.update(f"{name} {values.shape} {values.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
 
 
 def replay_bad_batch(directory: Path, model: keras.Model) -> str:
@@ -67,15 +78,18 @@ def replay_bad_batch(directory: Path, model: keras.Model) -> str:
         What it gives and what it gave, for people.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it is damaged.
     """
     restored = restore(model, directory)
     if restored is None:
-        raise InputError(f"{directory} holds no batch to replay: none has stopped this run")
+        reason = "it is damaged" if any(directory.glob("step-*")) else "none has stopped this run"
+        raise InputError(f"{directory} holds no batch to replay: {reason}")
     model.catch_non_finite = True
-    batch = _nested(read_state_file(restored.path / "batch.safetensors"))
-    logs = model.train_on_batch(*batch, return_dict=True)
     before = json.loads((restored.path / "state.json").read_text(encoding="utf-8"))
+    file = restored.path / "batch.safetensors"
+    if not file.is_file() or file_hash(file) != before.get("batch_sha256"):
+        raise InputError(f"{file} is damaged: there is nothing to replay")
+    logs = model.train_on_batch(*_nested(read_state_file(file)), return_dict=True)
     again, then = _in_words(logs), _in_words(before["figures"])
     return f"step {restored.step} again: {again}\nwhen it stopped the run ({before['backend']}): {then}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import keras
 
 from kerasllm import backend
 from kerasllm.data.tokenizers import encode
+from kerasllm.errors import InputError
 from kerasllm.losses import CausalLanguageModelLoss
 from kerasllm.training.atomic_files import write_atomically
+from kerasllm.training.interruption import break_off_if_told
 
 
 def compile_causal(
@@ -53,6 +56,7 @@ def evaluate_causal(model: Any, batches: Iterable[tuple[dict, Any, Any]]) -> dic
     loss = tokens = 0.0
     summed = model.loss.reduction == "sum"
     for index in range(len(batches)):  # type: ignore[arg-type]
+        break_off_if_told()
         inputs, labels, weights = batches[index]  # type: ignore[index]
         weight = float(weights.sum())
         value = float(model.test_on_batch(inputs, labels, weights))
@@ -88,7 +92,10 @@ class SampleLog:
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] < step]
         kept.append(json.dumps({"step": step, "text": text}, ensure_ascii=False))
-        write_atomically(self.path, "\n".join(kept) + "\n")
+        try:
+            write_atomically(self.path, "\n".join(kept) + "\n")
+        except InputError as error:
+            print(f"{error}; training goes on without the sample of step {step}", file=sys.stderr)
 
 
 def sample_log(directory: Path, tokenizer: Any, prompt: str, max_new_tokens: int) -> SampleLog | None:

@@ -72,7 +72,9 @@ class Checkpoint(StepCallback):
 
     Comes last among the callbacks: what it saves is the state after all others have seen the step. SIGTERM
     and SIGINT let the step finish, save and stop; the recipe then reads `interrupted`. A second one exits at
-    once. If saving fails, the disk is full say, training goes on and the last good checkpoint stays.
+    once. They are left to whoever has them until a first step is done: before, there is nothing to save, and it
+    may take minutes to compile. If saving fails, the disk is full say, training goes on and the last good
+    checkpoint stays.
 
     Checkpoints are written while training goes on. One that is due by the count of steps, the best and the
     last wait until the one before is written; one that is due by the clock comes later instead. The copy that
@@ -145,10 +147,8 @@ class Checkpoint(StepCallback):
         return self._earlier_seconds + time.monotonic() - self._began
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
-        """Listens for signals from here on."""
+        """The time begins."""
         self._began = self._saved_at = time.monotonic()
-        if self._interruption:
-            self._interruption.listen()
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """Restores the random states: only now, as on torch `fit` itself has drawn from them."""
@@ -157,7 +157,9 @@ class Checkpoint(StepCallback):
             self._random_states = None
 
     def on_step_end(self, step: int, values: dict[str, float]) -> None:
-        """Saves if it is time, or the last chance."""
+        """Saves if it is time, or the last chance; listens for signals from the first one on."""
+        if self._interruption:
+            self._interruption.listen()
         stopping = self.interrupted is not None
         due = self._best_next or (bool(self.steps) and step % self.steps == 0)  # type: ignore[operator]
         idle = self._writing is None or self._writing.done()
@@ -193,6 +195,10 @@ class Checkpoint(StepCallback):
     def mark_best(self) -> None:
         """The step that is ending is saved, and kept until another is marked. For callbacks before this."""
         self._best_next = True
+
+    def mark_restored_best(self) -> None:
+        """As `mark_best`, for the step that training goes on from: its validation is made only now."""
+        write_atomically(self.directory / _BEST, checkpoint_name(self.step) + "\n")
 
     def save(self, *, wait: bool = True) -> bool:
         """Saves the state after the current step, if that is not done yet.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kerasllm.data.classification_batches import ClassificationBatches
+from kerasllm.training.interruption import break_off_if_told
 
 
 def classification_figures(
@@ -111,6 +112,7 @@ def predict_in_order(model: Any, batches: ClassificationBatches) -> np.ndarray:
     for step in range(batches.steps_per_epoch):
         whole = batches.batch(step)[0]
         for part in range(batches.gradient_accumulation):
+            break_off_if_told()
             texts = batches.order[step * batches.gradient_accumulation + part]
             inputs = {name: array[part * size : (part + 1) * size] for name, array in whole.items()}
             outputs = np.asarray(model.predict_on_batch(inputs)).astype(np.float32)

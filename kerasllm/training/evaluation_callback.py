@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from kerasllm.errors import InputError
+from kerasllm.training.interruption import BrokenOff, break_off_if_told
 from kerasllm.training.metrics_log import MetricsLog
 from kerasllm.training.random_state import get_random_states, set_random_states
 from kerasllm.training.step_callback import StepCallback
@@ -28,6 +29,9 @@ class Evaluation(StepCallback):
 
     Place it after `MetricsLog`, to which its figures go as `validation_loss` and so on, and before
     `Checkpoint`, which is to be given it: best weights and patience are part of a checkpoint.
+
+    An `evaluate` that calls `break_off_if_told` between its batches is broken off when the run is told to stop,
+    and the resumed run makes up for it (`make_up`) before it trains on.
 
     Args:
         validation_dataset: for `model.evaluate`, which averages the batches' losses: right only if the
@@ -51,6 +55,8 @@ class Evaluation(StepCallback):
         best_step: the step with the best figure, 0 before any.
         best_value: that figure.
         on_better: called after each validation that is the best so far, `Checkpoint.mark_best` say.
+        stopped: patience has come to its end.
+        broken_off: the validation of the last step is still to be made.
     """
 
     def __init__(
@@ -89,6 +95,8 @@ class Evaluation(StepCallback):
         self.best_step = 0
         self.best_value = math.nan
         self.on_better: Callable[[], None] | None = None
+        self.stopped = False
+        self.broken_off = False
         self._waited = 0
         self._best_weights: list[np.ndarray] = []
 
@@ -96,6 +104,11 @@ class Evaluation(StepCallback):
         """Validates if it is time."""
         if step == self.total_steps or (self.interval and step % self.interval == 0):
             self._validate(step)
+
+    def make_up(self) -> None:
+        """Makes the validation that was broken off, if one was; after `set_model`, before training goes on."""
+        if self.broken_off:
+            self._validate(self.step)
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         """Goes back to the best weights, if asked to."""
@@ -109,6 +122,8 @@ class Evaluation(StepCallback):
             "best_step": self.best_step,
             "best_value": None if math.isnan(self.best_value) else self.best_value,
             "waited": self._waited,
+            "stopped": self.stopped,
+            "broken_off": self.broken_off,
             "figures": {name: None if math.isnan(value) else value for name, value in self.figures.items()},
         }
 
@@ -117,6 +132,7 @@ class Evaluation(StepCallback):
         self.best_step = int(state["best_step"])
         self.best_value = math.nan if state["best_value"] is None else float(state["best_value"])
         self._waited = int(state["waited"])
+        self.stopped, self.broken_off = bool(state.get("stopped")), bool(state.get("broken_off"))
         self.figures = {
             n: math.nan if value is None else float(value) for n, value in state["figures"].items()
         }
@@ -133,7 +149,9 @@ class Evaluation(StepCallback):
         began = time.perf_counter()
         random_states = get_random_states()
         model = self.model  # on JAX this brings the state of this very step into the variables
+        self.broken_off = True
         try:
+            break_off_if_told()
             if self.evaluate is not None:
                 figures = dict(self.evaluate(model))
             else:
@@ -141,11 +159,15 @@ class Evaluation(StepCallback):
             if self.extra is not None:
                 figures.update(self.extra(model))
             if self.sample is not None:
+                break_off_if_told()
                 self.sample(model, step)
+        except BrokenOff:
+            return
         finally:
             if keras.backend.backend() == "torch":
                 model.train()
             set_random_states(random_states)
+        self.broken_off = False
         self.figures = {name: float(value) for name, value in figures.items()}
         self._judge(step, model)
         if self.metrics_log is not None:
@@ -174,4 +196,4 @@ class Evaluation(StepCallback):
             print(f"stopped at step {step}: no validation was better than {best}", file=sys.stderr)
             if self.metrics_log is not None:
                 self.metrics_log.flush()
-            model.stop_training = True
+            self.stopped = model.stop_training = True

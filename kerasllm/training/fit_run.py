@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from kerasllm.training.bad_batch import replay_bad_batch, save_bad_batch
+from kerasllm.training.bad_batch import batch_hash, replay_bad_batch, save_bad_batch
 from kerasllm.training.checkpointing import Checkpoint, restore
 from kerasllm.training.evaluation_callback import Evaluation
 from kerasllm.training.metrics_log import MetricsLog
@@ -84,6 +84,9 @@ def fit_run(
         keep: number of the newest checkpoints that stay.
         resume: go on from the newest whole checkpoint, if there is one.
         guard: what to do about a loss or gradient that is not finite; stop if None.
+
+    Raises:
+        InputError: the run that is resumed was started with other data, or its checkpoint is of another model.
     """
     guard = guard or GuardOptions()
     if guard.replay:
@@ -100,6 +103,7 @@ def fit_run(
     log = MetricsLog(
         run.path, total_steps=steps, log_interval=log_interval, tokens_per_step=tokens_per_step, **common
     )
+    run.record(first_batch_sha256=batch_hash(make_batches(0)[0]))
     batches = make_batches(start) if start < steps else None
     peak = peak_tokens_per_second(model, batches[0][0]) if batches is not None else None
     progress = Progress(steps, tokens_per_step=tokens_per_step, peak_tokens_per_second=peak, **common)
@@ -118,7 +122,6 @@ def fit_run(
             **common,
         )
         callbacks.append(evaluation)
-    batches = make_batches(start) if start < steps else None
     numbers = NumberGuard(
         guard,
         metrics_log=log,
@@ -144,11 +147,18 @@ def fit_run(
     )
     callbacks.append(checkpoint)
     numbers.checkpoint = checkpoint
-    if evaluation:
-        evaluation.on_better = checkpoint.mark_best
     try:
-        if batches is not None:
+        if evaluation:
+            evaluation.set_model(model)
+            evaluation.on_better = checkpoint.mark_restored_best
+            evaluation.make_up()
+            evaluation.on_better = checkpoint.mark_best
+        if batches is not None and not (evaluation and evaluation.stopped):
             model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
+        else:  # all was learnt before, but not what comes of it written
+            for callback in (log, evaluation) if evaluation else (log,):
+                callback.set_model(model)
+                callback.on_train_end()
     finally:
         log.close()
         progress.close()

@@ -8,6 +8,10 @@ from types import FrameType
 from typing import Any
 
 
+class BrokenOff(Exception):
+    """What `break_off_if_told` raises."""
+
+
 class Interruption:
     """Remembers the first signal; a second one ends the process at once.
 
@@ -24,6 +28,7 @@ class Interruption:
         if threading.current_thread() is threading.main_thread() and not self._before:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
+            _listening.append(self)
 
     def restore(self) -> None:
         """Puts the handlers back that were there before."""
@@ -31,6 +36,7 @@ class Interruption:
             for number, handler in self._before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
             self._before = {}
+            _listening[:] = [other for other in _listening if other is not self]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # Written straight to the descriptor: a signal may come in the middle of a print.
@@ -40,3 +46,16 @@ class Interruption:
             os._exit(128 + number)
         self.exit_code = 128 + number
         os.write(2, b"\nstopping after this step (once more to exit at once)\n")
+
+
+_listening: list[Interruption] = []
+
+
+def break_off_if_told() -> None:
+    """For the loops of validation, between two batches: a long one must not keep the run from saving in time.
+
+    Raises:
+        BrokenOff: a signal has told the training under way to stop.
+    """
+    if any(interruption.exit_code is not None for interruption in _listening):
+        raise BrokenOff

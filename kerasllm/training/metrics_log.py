@@ -4,9 +4,11 @@ The file of a run that was interrupted and resumed equals, but for the timings, 
 the sums since the last line are part of the checkpoint, and what was written after the checkpoint is dropped.
 """
 
+import errno
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import keras
 
+from kerasllm.errors import DISK_FULL
 from kerasllm.training.atomic_files import to_json, write_atomically
 from kerasllm.training.curves import plot_curves
 from kerasllm.training.step_callback import StepCallback
@@ -43,7 +46,8 @@ class MetricsLog(StepCallback):
 
     `loss` and the model's other metrics are the mean of the steps since the line before, in float64;
     `learning_rate` is what that step used; `tokens_per_second` leaves out time spent elsewhere (`exclude`).
-    Place it first among the callbacks, before `Evaluation`, which adds to its lines, and `Checkpoint`.
+    Place it first among the callbacks, before `Evaluation`, which adds to its lines, and `Checkpoint`. While the
+    disk is full the lines wait in memory, and no checkpoint counts; an error comes of it only at the end.
 
     Args:
         path: the run directory; writes metrics.jsonl, tensorboard/ and, at the end, curves.png.
@@ -89,6 +93,9 @@ class MetricsLog(StepCallback):
         self._prepared = False
         self._offset = 0  # where the last line begins, in bytes
         self._end = 0
+        self._waiting = b""  # what belongs behind the first `_written` bytes of the file
+        self._written = 0
+        self._full = self._told = False
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Drops what lies beyond the step that training goes on from."""
@@ -141,13 +148,22 @@ class MetricsLog(StepCallback):
         # One write of the whole line, over its own beginning if it is merged: no moment in which it is gone.
         content = (to_json(line) + "\n").encode()
         offset = self._offset if merged else self._end
-        with self.path.open("r+b" if self.path.exists() else "w+b") as file:
-            file.seek(offset)
-            file.write(content)
-            file.truncate()
+        self._waiting = self._waiting[: max(offset - self._written, 0)] + content
+        self._written = min(self._written, offset)
         self.last, self._offset, self._end = line, offset, offset + len(content)
-        if self._events:
-            self._events.add(step, figures)
+        try:
+            self._write()
+            self._full = False
+            if self._events:
+                self._events.add(step, figures)
+            self._told = False
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            self._full = bool(self._waiting)
+            if not self._told:
+                self._told = True
+                print(f"{self.path}: the disk is full; training goes on, its lines wait", file=sys.stderr)
 
     def exclude(self, seconds: float) -> None:
         """Takes time spent on something else than training, a validation say, out of the speed."""
@@ -155,6 +171,7 @@ class MetricsLog(StepCallback):
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         """Draws curves.png."""
+        self._write()
         self.close()
         plot_curves(read_metrics(self.path), self.directory / "curves.png", self.title)
 
@@ -170,6 +187,8 @@ class MetricsLog(StepCallback):
 
     def sync(self) -> None:
         """Brings what is written so far to the disk: a checkpoint of these steps is about to count."""
+        if self._full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         if self.path.exists():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -179,6 +198,14 @@ class MetricsLog(StepCallback):
         self._window = {name: [float(total), int(steps)] for name, (total, steps) in state["window"].items()}
         self._tokens, self._seconds = float(state["tokens"]), float(state["seconds"])
 
+    def _write(self) -> None:
+        if self._waiting:
+            with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+                file.seek(self._written)
+                file.write(self._waiting)
+                file.truncate()
+            self._written, self._waiting = self._written + len(self._waiting), b""
+
     def _prepare(self) -> None:
         """Cuts the file back to the step that training goes on from."""
         lines = [line for line in read_metrics(self.path) if line["step"] <= self.step]
@@ -187,7 +214,7 @@ class MetricsLog(StepCallback):
         if self.path.exists() and self.path.read_bytes() != text:
             write_atomically(self.path, text)
         self.last = lines[-1] if lines else {}
-        self._end = len(text)
+        self._end = self._written = len(text)
         self._offset = self._end - len(contents[-1]) if lines else 0
         if self._events and self.step:
             self._events.resume(self.step)

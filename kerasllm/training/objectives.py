@@ -11,6 +11,7 @@ import keras
 from kerasllm import backend
 from kerasllm.losses import MaskedLanguageModelLoss, NextSentenceLoss
 from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy
+from kerasllm.training.interruption import break_off_if_told
 
 
 def compile_pretraining(
@@ -60,6 +61,7 @@ def evaluate_pretraining(model: Any, batches: Iterable[tuple[dict, dict, dict]])
     totals = dict.fromkeys(objectives, 0.0)
     normalized = any(loss.reduction == "sum" for loss in model.loss.values())
     for index in range(len(batches)):  # type: ignore[arg-type]
+        break_off_if_told()
         inputs, labels, weights = batches[index]  # type: ignore[index]
         model.reset_metrics()
         logs = model.test_on_batch(inputs, labels, weights, return_dict=True)

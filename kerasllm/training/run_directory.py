@@ -7,7 +7,6 @@ goes again if the recipe fails before the first step: a mistake leaves no litter
 """
 
 import contextlib
-import errno
 import os
 import shutil
 import sys
@@ -19,7 +18,7 @@ from typing import Any, Self
 
 import yaml
 
-from kerasllm.errors import InputError
+from kerasllm.errors import DISK_FULL, InputError
 from kerasllm.settings import plain
 from kerasllm.training.atomic_files import to_json, write_atomically
 from kerasllm.training.run_card import write_run_card
@@ -138,6 +137,9 @@ class RunDirectory:
                 )
             if not finished and _has_checkpoint(path):
                 compare(path, recorded(path), plain(config), {*MAY_CHANGE, *may_change}, set(may_grow))
+            if finished:  # killed as it ended, it may have left its lock: nothing is left to lock
+                with contextlib.suppress(OSError):
+                    (path / ".lock").unlink(missing_ok=True)
             return finished
 
     @classmethod
@@ -192,8 +194,20 @@ class RunDirectory:
         return run
 
     def record(self, **resolved: Any) -> None:
-        """Adds to config.yaml what was found out rather than set: the precision that `auto` came to, say."""
-        self._resolved.update(plain(resolved))
+        """Adds to config.yaml what was found out rather than set: the precision that `auto` came to, say.
+
+        Raises:
+            InputError: the run goes on, with other data than before: what is named `…_sha256` has changed.
+        """
+        found = plain(resolved)
+        for name, value in found.items():
+            before = str(self._resolved.get(name, value))
+            if name.endswith("_sha256") and before != value:
+                raise InputError(
+                    f"{self.path} was started with other data ({name} {before[:16]}, now {value[:16]}): "
+                    "give the same files, or a new --output"
+                )
+        self._resolved.update(found)
         self._write_config()
 
     def write_results(self, results: Mapping[str, Any], seconds: float | None = None) -> None:
@@ -254,7 +268,7 @@ class RunDirectory:
         if kind is None:
             self.close()
             return
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = isinstance(error, OSError) and error.errno in DISK_FULL
         # The log of a run that failed is worth keeping; after a mistake of the user's nothing stays behind.
         self.discard_if_empty(keep_log=not full and not isinstance(error, InputError))
         if full:

@@ -53,6 +53,6 @@ class EventWriter:
 
     def close(self) -> None:
         """Closes the file; a later `add` begins another."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()

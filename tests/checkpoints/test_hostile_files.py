@@ -210,6 +210,7 @@ HOSTILE = {
         index(lambda name: "gone.safetensors"),
         "gone.safetensors: there is no such file",
     ),
+    "a shard of too long a name": (index(lambda name: "a" * 5000 + ".safetensors"), "there is no such file"),
     "an index of no map": (index({"weight_map": [SHARD]}), "holds no weight_map"),
     "an index of nothing": (index({}), "holds no weight_map"),
     "an index that promises more": (

@@ -1,8 +1,8 @@
 """Trains a tiny BERT under one backend, and goes on from the checkpoints of others.
 
-Arguments: `train DIRECTORY` writes DIRECTORY/curves.json and the run DIRECTORY/run;
-`resume DIRECTORY OTHER …` goes on from the step-10 checkpoint of each OTHER/run, and writes
-DIRECTORY/OTHER'S_NAME.json.
+Arguments: `train DIRECTORY` writes DIRECTORY/curves.json and the runs DIRECTORY/without and DIRECTORY/with;
+`resume DIRECTORY OTHER …` goes on to step 30 from the step-10 checkpoints of each OTHER, without dropout and with
+it, and writes DIRECTORY/OTHER'S_NAME.json.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from kerasllm.training.run_directory import RunDirectory
 from kerasllm.training.schedules import LinearWarmupDecay
 
 STEPS, VOCABULARY = 50, 80
+DROPOUTS = {"without": 0.0, "with": 0.1}
 SPECIAL = SimpleNamespace(pad=0, unknown=1, cls=2, sep=3, mask=4)
 
 
@@ -78,16 +79,19 @@ def main(task: str, directory: Path, others: list[Path]) -> None:
             name: hashlib.sha256(keras.ops.convert_to_numpy(variable).tobytes()).hexdigest()
             for name, variable in make_model(0.1).named_variables().items()
         }
-        curves = {"without": train(directory / "plain", 0.0), "with": train(directory / "run", 0.1)}
+        curves = {name: train(directory / name, dropout) for name, dropout in DROPOUTS.items()}
         (directory / "curves.json").write_text(json.dumps({"weights": weights, "curves": curves}))
         return
     for other in others:
-        copy = directory / f"from_{other.name}"
-        shutil.copytree(other / "run", copy)
-        for checkpoint in (copy / "checkpoints").iterdir():
-            if checkpoint.name != "step-00000010":
-                shutil.rmtree(checkpoint)
-        (directory / f"{other.name}.json").write_text(json.dumps(train(copy, 0.1, steps=20, resume=True)))
+        losses = {}
+        for name, dropout in DROPOUTS.items():
+            copy = directory / f"{name}_from_{other.name}"
+            shutil.copytree(other / name, copy)
+            for checkpoint in (copy / "checkpoints").iterdir():
+                if checkpoint.name != "step-00000010":
+                    shutil.rmtree(checkpoint)
+            losses[name] = train(copy, dropout, steps=30, resume=True)
+        (directory / f"{other.name}.json").write_text(json.dumps(losses))
 
 
 if __name__ == "__main__":

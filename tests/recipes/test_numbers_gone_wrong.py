@@ -130,8 +130,16 @@ def test_a_replay_gives_the_very_numbers(tmp_path):
     again, then = replay_bad_batch(tmp_path, build()).splitlines()
     assert again == f"step 4 again: gradient_norm {figures['gradient_norm']:.8g}, loss {figures['loss']:.8g}"
     assert then.endswith(": loss nan") and place.name == "step-00000004"
-    with pytest.raises(InputError, match="no batch to replay"):
+    with pytest.raises(InputError, match="no batch to replay: none has stopped"):
         replay_bad_batch(tmp_path / "none", build())
+    spoilt = bytearray((place / "batch.safetensors").read_bytes())
+    spoilt[-1] ^= 1
+    (place / "batch.safetensors").write_bytes(spoilt)
+    with pytest.raises(InputError, match=r"batch\.safetensors is damaged"):
+        replay_bad_batch(tmp_path, build())
+    (place / "state.json").write_text("{")
+    with pytest.raises(InputError, match="no batch to replay: it is damaged"):
+        replay_bad_batch(tmp_path, build())
 
 
 def test_too_many(train, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The lines of metrics.jsonl against sums by hand, and a resumed file against an uninterrupted one."""
 
+import errno
 import json
 import math
 import subprocess
@@ -47,6 +48,37 @@ def test_accumulated_batches_make_one_step(tmp_path):
 
 def test_default_interval():
     assert [default_log_interval(steps) for steps in (1, 100, 101, 10_000)] == [1, 1, 10, 10]
+
+
+def test_lines_wait_while_the_disk_is_full(tmp_path, monkeypatch, capsys):
+    """Half a line is all there was room for; no checkpoint counts meanwhile; in the end all lines are there."""
+    log = MetricsLog(tmp_path, total_steps=9, log_interval=1)
+    feed(log, [1, 2])
+    original = type(tmp_path).open
+
+    def open_full(path, mode, *more):
+        if "b" in mode and mode != "rb" and "metrics" in path.name:
+            with original(path, "ab") as file:
+                file.write(b'{"step": 3, "lo')
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return original(path, mode, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "open", open_full)
+        log.add(2, {"validation_loss": 7})
+        feed(log, [3, 4], begin=False)
+        log.add(4, {"validation_loss": 8})
+        for needed in (log.sync, log.on_train_end):
+            with pytest.raises(OSError, match="No space left"):
+                needed()
+    assert capsys.readouterr().err.count("the disk is full; training goes on") == 1
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    feed(log, [5], begin=False)
+    log.sync()
+    log.close()
+    assert [(line["step"], line["loss"], line.get("validation_loss")) for line in lines_of(tmp_path)] == [
+        *((1, 1.0, None), (2, 2.0, 7), (3, 3.0, None), (4, 4.0, 8), (5, 5.0, None))
+    ]
 
 
 def test_resumed_file_equals_the_uninterrupted_one(tmp_path):

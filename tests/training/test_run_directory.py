@@ -74,8 +74,10 @@ def test_finished_run(tmp_path):
         run.write_results({})
     with pytest.raises(InputError, match="holds a finished run"):
         RunDirectory.create(tmp_path, Config())
+    (tmp_path / ".lock").touch()  # of a process that was killed just then
     with RunDirectory.create(tmp_path, Config(), resume=True) as run:
         assert run.finished
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "results.json"]
 
 
 def test_interrupted_run(tmp_path):
@@ -99,6 +101,23 @@ def test_interrupted_run(tmp_path):
         tmp_path, Config(steps=30, learning_rate=1e-3), resume=True, may_change=["learning_rate"]
     ):
         pass
+
+
+def test_other_data_are_refused(tmp_path):
+    """What is named by a hash must be the same in every session; the rest may be found anew."""
+    with RunDirectory.create(tmp_path, Config()) as run:
+        run.record(corpus_sha256="a" * 64, parameters=5)
+        (run.checkpoints / "step-00000004").mkdir(parents=True)
+    with RunDirectory.create(tmp_path, Config(), resume=True) as run:
+        run.record(corpus_sha256="a" * 64, first_batch_sha256="b" * 64, parameters=6)
+    changed = r"other data \(first_batch_sha256 b{16}, now c{16}\)"
+    with (
+        pytest.raises(InputError, match=changed),
+        RunDirectory.create(tmp_path, Config(), resume=True) as run,
+    ):
+        run.record(first_batch_sha256="c" * 64)
+    resolved = yaml.safe_load((tmp_path / "config.yaml").read_text())["resolved"]
+    assert resolved == {"corpus_sha256": "a" * 64, "first_batch_sha256": "b" * 64, "parameters": 6}
 
 
 def test_before_any_checkpoint_everything_may_change(tmp_path):
