@@ -6,7 +6,8 @@ import pytest
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*new, with initial values")
 
-TRAINING = ["--batch_size", "8", "--epochs", "6", "--learning_rate", "1e-2", "--model.dropout", "0", "--seed", "2"]
+TRAINING = ["--batch_size", "8", "--epochs", "6", "--learning_rate", "1e-2"]
+TRAINING += ["--model.dropout", "0", "--seed", "2"]
 
 
 def write_tsv(path, rows, columns, header=None):
