@@ -182,7 +182,8 @@ class RunDirectory:
                 run._acquire()
                 # The directory may have changed hands between the check and the lock.
                 cls.check(path, config, resume=resume, may_change=may_change, may_grow=may_grow)
-                for leftover in (*path.glob(".*.tmp"), *run.model.glob(".*.tmp")):
+                best = run.checkpoints.glob(".best.*.tmp")
+                for leftover in (*path.glob(".*.tmp"), *run.model.glob(".*.tmp"), *best):
                     leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
                 run._wrote_config = not (path / "config.yaml").exists()
                 if _has_checkpoint(path):  # what was found out then holds for the rest of the run

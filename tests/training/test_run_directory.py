@@ -219,7 +219,7 @@ def test_one_process_at_a_time(tmp_path):
 def test_what_a_killed_process_was_writing_goes(tmp_path):
     interrupt(tmp_path)
     (tmp_path / "model").mkdir()
-    for name in (".metrics.jsonl.0.tmp", "model/.model.safetensors.7.tmp"):
+    for name in (".metrics.jsonl.0.tmp", "model/.model.safetensors.7.tmp", "checkpoints/.best.3.tmp"):
         (tmp_path / name).touch()
     with RunDirectory.create(tmp_path, Config(), resume=True):
         assert sorted(p.name for p in tmp_path.rglob(".*")) == [".lock"]
