@@ -200,6 +200,10 @@ class Checkpoint(StepCallback):
         """As `mark_best`, for the step that training goes on from: its validation is made only now."""
         write_atomically(self.directory / _BEST, checkpoint_name(self.step) + "\n")
 
+    def prune(self) -> None:
+        """Removes old checkpoints that a run has left which was killed while it removed them."""
+        self._prune(self.step)
+
     def save(self, *, wait: bool = True) -> bool:
         """Saves the state after the current step, if that is not done yet.
 

@@ -159,6 +159,7 @@ def fit_run(
             for callback in (log, evaluation) if evaluation else (log,):
                 callback.set_model(model)
                 callback.on_train_end()
+            checkpoint.prune()
     finally:
         log.close()
         progress.close()

@@ -1,6 +1,7 @@
 """What the machine may do to a run."""
 
 import itertools
+import shutil
 import signal
 import time
 
@@ -96,7 +97,12 @@ def test_interrupted_in_a_validation_and_after_the_last_step(
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
         patch.setattr(recipe("pretrain_gpt"), "write_model", crash)
         run_recipe("pretrain_gpt", *output)
+    # As of a run that was killed while it removed old checkpoints.
+    checkpoints = tmp_path / "other" / "checkpoints"
+    shutil.copytree(checkpoints / (checkpoints / "best").read_text().strip(), checkpoints / "step-00000001")
     assert run_recipe("pretrain_gpt", *output) == 0
+    names = [sorted(p.name for p in (tmp_path / run / "checkpoints").iterdir()) for run in ("whole", "other")]
+    assert names[0] == names[1]
     out = capsys.readouterr().out
     assert f"resuming from step {best}" in out and f"resuming from step {last}" in out
     found = read_run(tmp_path / "other")
