@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from kerasllm.data.micro_batches import MicroBatches
 from kerasllm.data.prefetch import Prefetcher
 from kerasllm.data.random_streams import WINDOWS, random_stream
 from kerasllm.errors import InputError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
 
-class CausalBatches(keras.utils.PyDataset):
+class CausalBatches(MicroBatches):
     """Batches of `steps` optimizer steps for causal language modelling.
 
     A window is `context_length` tokens of the stream. They come without replacement: each pass over the stream
@@ -86,6 +87,7 @@ class CausalBatches(keras.utils.PyDataset):
         self.stream, self.context_length, self.batch_size = stream, context_length, batch_size
         self.steps, self.seed, self.start_step = steps, seed, start_step
         self.gradient_accumulation, self.within_documents = gradient_accumulation, within_documents
+        self.rows_per_batch = batch_size
         self.normalize_weights = gradient_accumulation > 1 if normalize_weights is None else normalize_weights
         # Row i is the window that begins at token i, and the token after it: a view, which takes no memory.
         self._windows = np.lib.stride_tricks.sliding_window_view(
@@ -97,18 +99,9 @@ class CausalBatches(keras.utils.PyDataset):
         random_stream(seed, WINDOWS, 0)  # tells a wrong seed now, not in a thread in the middle of fit
         self._ahead = Prefetcher(self.batch, depth=prefetch, stop=steps)
 
-    def __len__(self) -> int:
-        """The micro-batches left from `start_step` on."""
-        return (self.steps - self.start_step) * self.gradient_accumulation
-
-    def __getitem__(self, index: int) -> Batch:
-        """Micro-batch `index`, counted from `start_step`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"micro-batch {index} of {len(self)}")
-        step, part = divmod(index, self.gradient_accumulation)
-        inputs, labels, weights = self._ahead.get(self.start_step + step)
-        rows = slice(part * self.batch_size, (part + 1) * self.batch_size)
-        return {name: array[rows] for name, array in inputs.items()}, labels[rows], weights[rows]
+    def whole(self, step: int, index: int) -> Batch:
+        """See the base class."""
+        return self._ahead.get(step)
 
     def batch(self, step: int) -> Batch:
         """All `batch_size * gradient_accumulation` windows of optimizer step `step`, counted from 0."""

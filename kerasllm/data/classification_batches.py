@@ -9,7 +9,7 @@ batches, which are then shuffled. Within a length, what meets in a batch is left
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -23,35 +23,19 @@ _WORTHWHILE = 0.95  # one more length must save a twentieth of the work, for it 
 
 
 class ClassificationBatches(LabelledBatches):
-    """Batches of texts with a class or a number each; every text exactly once an epoch.
-
-    A step uses `batch_size * gradient_accumulation` examples, drawn as one batch and handed out in
-    `gradient_accumulation` micro-batches. The last step of an epoch is filled up with rows of weight 0, so
-    that the number of rows never changes. Give `fit` these batches with `shuffle=False`.
-
-    With accumulation weights are w * K / W instead of w, K being `gradient_accumulation` and W the sum of
-    the weights over the step. Build the loss with `reduction="sum"` then: the K sums, averaged, are the mean
-    over the whole step, also where some micro-batches hold less than others.
+    """Batches of texts with a class or a number each, one a row, padded to one of a few lengths.
 
     Args:
         encoded: the texts.
-        labels: integers or floats (texts,); None for prediction, all 0 then.
-        batch_size: examples of a micro-batch.
-        seed: of the order.
-        epochs: passes over all texts.
-        gradient_accumulation: micro-batches of a step.
-        start_step: the first step to be handed out, counted from 0; those before it are done already.
+        labels: as for `LabelledBatches`.
         shuffle: False for evaluation: texts are sorted by needed length only, `order` tells which is where.
         buckets: lengths to pad to; "auto" chooses up to four for these texts; None for always
             `encoded.sequence_length`.
-        normalize_weights: see above; None: when `gradient_accumulation` is above 1.
+        settings: the others of `LabelledBatches`.
 
     An item is (inputs, labels, weights): a dict of `token_ids`, `segment_ids` and `padding_mask` (1 for real
     tokens), int32 (batch, length), with one of the lengths in `buckets`; int32 or float32 (batch,); float32
     (batch,).
-
-    Raises:
-        InputError: a setting is out of range, or there are no texts.
     """
 
     def __init__(
@@ -59,29 +43,22 @@ class ClassificationBatches(LabelledBatches):
         encoded: EncodedTexts,
         labels: np.ndarray | None,
         *,
-        batch_size: int,
-        seed: int = 0,
-        epochs: int = 1,
-        gradient_accumulation: int = 1,
-        start_step: int = 0,
         shuffle: bool = True,
         buckets: Sequence[int] | Literal["auto"] | None = "auto",
-        normalize_weights: bool | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            encoded, labels, batch_size, seed, epochs, gradient_accumulation, start_step, normalize_weights
-        )
-        self.shuffle, self.rows_per_batch = shuffle, batch_size
+        super().__init__(encoded, labels, **settings)
+        self.shuffle, self.rows_per_batch = shuffle, self.batch_size
         if buckets is None:
             self.buckets: tuple[int, ...] = (encoded.sequence_length,)
         elif isinstance(buckets, str):
-            self.buckets = choose_buckets(encoded.lengths, encoded.sequence_length)
+            self.buckets = choose_buckets(self.lengths, encoded.sequence_length)
         else:
             self.buckets = tuple(sorted(buckets))
-        if not self.buckets or self.buckets[-1] < encoded.lengths.max():
-            raise InputError(f"buckets {self.buckets}: the longest text has {encoded.lengths.max()} tokens")
+        if not self.buckets or self.buckets[-1] < self.lengths.max():
+            raise InputError(f"buckets {self.buckets}: the longest text has {self.lengths.max()} tokens")
         self.shapes = len(self.buckets)
-        self._bucket_of = np.searchsorted(self.buckets, encoded.lengths)
+        self._bucket_of = np.searchsorted(self.buckets, self.lengths)
         self._in_epoch = False
         self._order_of_epoch(0)  # so that a wrong seed is told now
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import threading
 
-import keras
 import numpy as np
 
 from kerasllm.data.encoded_texts import EncodedTexts
+from kerasllm.data.micro_batches import MicroBatches
 from kerasllm.errors import InputError
 
 Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
@@ -16,8 +17,16 @@ GRANULE = 16
 """Rows have a multiple of it as their length, which matrix units like."""
 
 
-class LabelledBatches(keras.utils.PyDataset):
-    """Batches of texts with a class or a number each: the part that does not depend on how rows are filled.
+class LabelledBatches(MicroBatches):
+    """Batches of texts with a class or a number each, every text exactly once an epoch.
+
+    A step uses `batch_size * gradient_accumulation` texts, drawn as one batch and handed out in
+    `gradient_accumulation` micro-batches. Their number of rows never changes: what an epoch lacks is filled up
+    with weight 0. Give `fit` these batches with `shuffle=False`.
+
+    With accumulation weights are w * K / W instead of w, K being `gradient_accumulation` and W the sum of
+    the weights over the step. Build the loss with `reduction="sum"` then: the K sums, averaged, are the mean
+    over the whole step, also where some micro-batches hold less than others.
 
     Args:
         encoded: the texts.
@@ -26,23 +35,26 @@ class LabelledBatches(keras.utils.PyDataset):
         seed: of the order.
         epochs: passes over all texts.
         gradient_accumulation: micro-batches of a step.
-        start_step: the first step to be handed out.
-        normalize_weights: whether weights are w * K / W; None: when `gradient_accumulation` is above 1.
+        start_step: the first step to be handed out, counted from 0; those before it are done already.
+        normalize_weights: see above; None: when `gradient_accumulation` is above 1.
+
+    Raises:
+        InputError: a setting is out of range, or there are no texts.
     """
 
-    rows_per_batch: int
     shapes: int  # how many of them batches have
 
     def __init__(
         self,
         encoded: EncodedTexts,
         labels: np.ndarray | None,
+        *,
         batch_size: int,
-        seed: int,
-        epochs: int,
-        gradient_accumulation: int,
-        start_step: int,
-        normalize_weights: bool | None,
+        seed: int = 0,
+        epochs: int = 1,
+        gradient_accumulation: int = 1,
+        start_step: int = 0,
+        normalize_weights: bool | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -58,7 +70,7 @@ class LabelledBatches(keras.utils.PyDataset):
             labels = np.zeros(len(encoded), np.int32)
         if labels.shape != (len(encoded),):
             raise ValueError(f"labels of shape {labels.shape} for {len(encoded)} texts")
-        self.encoded = encoded
+        self.encoded, self.lengths = encoded, encoded.lengths
         self.labels = labels.astype(np.int32 if np.issubdtype(labels.dtype, np.integer) else np.float32)
         self.batch_size, self.gradient_accumulation = batch_size, gradient_accumulation
         self.seed, self.epochs = seed, epochs
@@ -70,22 +82,17 @@ class LabelledBatches(keras.utils.PyDataset):
         self.start_step = start_step
         self._orders: dict[int, np.ndarray] = {}
         self._orders_lock = threading.Lock()
+        self._last: tuple[tuple[int, int], Batch] | None = None
 
-    def __len__(self) -> int:
-        """The micro-batches left from `start_step` on."""
-        return (self.steps - self.start_step) * self.gradient_accumulation
+    def whole(self, step: int, index: int) -> Batch:
+        """See the base class; the last one is kept for the micro-batches after."""
+        wanted = step, self._columns_to_show(index)
+        known = self._last
+        if known is None or known[0] != wanted:
+            known = self._last = wanted, self.batch(step, extra_columns=wanted[1])
+        return known[1]
 
-    def __getitem__(self, index: int) -> Batch:
-        """Micro-batch `index`, counted from `start_step`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"micro-batch {index} of {len(self)}")
-        step, part = divmod(index, self.gradient_accumulation)
-        inputs, labels, weights = self.batch(
-            self.start_step + step, extra_columns=self._columns_to_show(index)
-        )
-        rows = slice(part * self.rows_per_batch, (part + 1) * self.rows_per_batch)
-        return {name: array[rows] for name, array in inputs.items()}, labels[rows], weights[rows]
-
+    @abc.abstractmethod
     def batch(self, step: int, extra_columns: int = 0) -> Batch:
         """All `batch_size * gradient_accumulation` texts of optimizer step `step`, counted from 0.
 
@@ -93,12 +100,11 @@ class LabelledBatches(keras.utils.PyDataset):
             step: below `steps`.
             extra_columns: padding beyond the batch's length.
         """
-        raise NotImplementedError
 
     def real_tokens(self, step: int) -> int:
         """Tokens of the texts of a step, padding not counted."""
         chosen = self._texts_of(step)
-        return int(self.encoded.lengths[chosen[chosen >= 0]].sum())
+        return int(self.lengths[chosen[chosen >= 0]].sum())
 
     def _columns_to_show(self, index: int) -> int:
         """Columns of padding beyond the batch's length in item `index`."""
@@ -118,8 +124,9 @@ class LabelledBatches(keras.utils.PyDataset):
                 self._orders[epoch] = self._make_order(epoch)
             return self._orders[epoch]
 
+    @abc.abstractmethod
     def _make_order(self, epoch: int) -> np.ndarray:
-        raise NotImplementedError
+        """That of an epoch."""
 
     def _weights(self, real: np.ndarray, count: int) -> np.ndarray:
         """1 where there is a text, 0 elsewhere; normalized by the `count` of the step's texts."""

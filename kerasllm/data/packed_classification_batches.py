@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,10 @@ class PackedClassificationBatches(LabelledBatches):
     like lengths together instead.) A batch of up to `batch_size` texts is packed by itself: it has the same
     loss, and the same update, as if each of its texts were alone in a row.
 
-    Accumulation and weights are as for `ClassificationBatches`, and the arguments too.
+    Args:
+        encoded: the texts.
+        labels: as for `LabelledBatches`.
+        settings: the others of `LabelledBatches`.
 
     Attributes:
         row_length: columns, a multiple of 16 or `encoded.sequence_length`: the best for these texts.
@@ -34,28 +38,12 @@ class PackedClassificationBatches(LabelledBatches):
     An item is (inputs, labels, weights): `token_ids`, `segment_ids`, `sequence_ids` and `position_ids`, int32
     (rows, row_length), and `first_positions` int32 (rows, slots), see `kerasllm.data.packing`; labels int32 or
     float32 and weights float32, (rows, slots), 0 in empty slots.
-
-    Raises:
-        InputError: a setting is out of range, or there are no texts.
     """
 
-    def __init__(
-        self,
-        encoded: EncodedTexts,
-        labels: np.ndarray | None,
-        *,
-        batch_size: int,
-        seed: int = 0,
-        epochs: int = 1,
-        gradient_accumulation: int = 1,
-        start_step: int = 0,
-        normalize_weights: bool | None = None,
-    ) -> None:
-        super().__init__(
-            encoded, labels, batch_size, seed, epochs, gradient_accumulation, start_step, normalize_weights
-        )
-        some = self._order_of_epoch(0).reshape(-1, batch_size)[:_SAMPLE]
-        longest = int(encoded.lengths.max())
+    def __init__(self, encoded: EncodedTexts, labels: np.ndarray | None, **settings: Any) -> None:
+        super().__init__(encoded, labels, **settings)
+        some = self._order_of_epoch(0).reshape(-1, self.batch_size)[:_SAMPLE]
+        longest = int(self.lengths.max())
         lengths = [*range(-(-longest // GRANULE) * GRANULE, encoded.sequence_length, GRANULE)]
         lengths.append(max(encoded.sequence_length, longest))
 
@@ -65,13 +53,13 @@ class PackedClassificationBatches(LabelledBatches):
 
         self.row_length = min(lengths, key=cost)
         self.rows_per_batch = self.slots = self.shapes = 1
-        for epoch in range(epochs):
-            order = self._make_order(epoch).reshape(-1, batch_size)
+        for epoch in range(self.epochs):
+            order = self._make_order(epoch).reshape(-1, self.batch_size)
             for rows in self._packed(order, self.row_length):
                 self.rows_per_batch = max(self.rows_per_batch, len(rows))
                 self.slots = max(self.slots, max(map(len, rows), default=0))
-        places = self.steps_per_epoch * gradient_accumulation * self.rows_per_batch * self.row_length
-        self.fill = float(encoded.lengths.sum() / places)
+        places = self.steps_per_epoch * self.gradient_accumulation * self.rows_per_batch * self.row_length
+        self.fill = float(self.lengths.sum() / places)
 
     def batch(self, step: int, extra_columns: int = 0) -> Batch:
         """See the base class."""
@@ -83,7 +71,7 @@ class PackedClassificationBatches(LabelledBatches):
             chosen += [part[place] for row in rows for place in row]
             counts += [len(row) for row in rows] + [0] * (self.rows_per_batch - len(rows))
         packed = PackedRows(
-            encoded.lengths[chosen], np.array(counts), self.row_length + extra_columns, self.slots
+            self.lengths[chosen], np.array(counts), self.row_length + extra_columns, self.slots
         )
         places = np.concatenate([np.arange(*encoded.offsets[text : text + 2]) for text in chosen])
         tokens = {"token_ids": encoded.token_ids[places], "segment_ids": encoded.segment_ids[places]}
@@ -93,14 +81,13 @@ class PackedClassificationBatches(LabelledBatches):
 
     def _packed(self, parts: np.ndarray, row_length: int) -> Iterator[list[list[int]]]:
         """The rows of each micro-batch, as places in it."""
-        lengths = self.encoded.lengths
         for part in parts:
-            yield pack(lengths[part[part >= 0]], row_length)
+            yield pack(self.lengths[part[part >= 0]], row_length)
 
     def _make_order(self, epoch: int) -> np.ndarray:
         rng = random_stream(self.seed, SHUFFLING, epoch)
         order = rng.permutation(len(self.encoded))
-        order = order[np.argsort(self.encoded.lengths[order], kind="stable")]
+        order = order[np.argsort(self.lengths[order], kind="stable")]
         number = self.steps_per_epoch * self.gradient_accumulation  # of micro-batches
         dealt = np.full((number, self.batch_size), -1, np.int64)
         for layer, start in enumerate(range(0, len(order), number)):

@@ -11,10 +11,10 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-import keras
 import numpy as np
 
 from kerasllm.data.masking import MaskingMode, default_num_slots, mask_tokens
+from kerasllm.data.micro_batches import MicroBatches
 from kerasllm.data.packing import PackedRows, Rows, pack
 from kerasllm.data.prefetch import Prefetcher
 from kerasllm.data.random_streams import MASKING, SHUFFLING, random_stream
@@ -32,7 +32,7 @@ Batch = tuple[Arrays, Arrays, Arrays]
 _PAIRS: dict[str, NextSentence] = {"next_sentence": "nsp", "sentence_order": "sop"}
 
 
-class BertPretrainingBatches(keras.utils.PyDataset):
+class BertPretrainingBatches(MicroBatches):
     """Batches of `steps` optimizer steps for masked language modelling and next-sentence prediction.
 
     A step uses `batch_size * gradient_accumulation` examples. They are drawn as one batch and handed out in
@@ -120,6 +120,7 @@ class BertPretrainingBatches(keras.utils.PyDataset):
                 raise InputError(f"{name} is {value}, it must be at least 1")
         self.store, self.special = store, special
         self.sequence_length, self.batch_size = sequence_length, batch_size
+        self.rows_per_batch = batch_size
         self.gradient_accumulation, self.seed, self.pad_last = gradient_accumulation, seed, pad_last
         self.predicts_tokens, self.pairs = read_objectives(objectives)
         self.masking, self.masking_probability, self.continuation = masking, masking_probability, continuation
@@ -134,7 +135,7 @@ class BertPretrainingBatches(keras.utils.PyDataset):
         self._most: int | None = None
         pairs, rows = self._plan(0)
         self._most = rows.most  # the later epochs keep to it, so that shapes never change
-        self.examples_per_epoch, self.rows_per_epoch = len(pairs), len(rows)
+        self.examples_per_epoch = len(pairs)
         self.mean_fill = float(pairs.sequence_lengths.sum() / (len(rows) * sequence_length))
         self.steps_per_epoch = self._count_steps(len(rows))
         self.steps = self.steps_per_epoch if steps is None else steps
@@ -146,19 +147,9 @@ class BertPretrainingBatches(keras.utils.PyDataset):
         self.batch(0)  # so that a wrong masking setting is told now, not by a thread in the middle of fit
         self._ahead = Prefetcher(self.batch, depth=prefetch, stop=self.steps)
 
-    def __len__(self) -> int:
-        """The micro-batches left from `start_step` on."""
-        return (self.steps - self.start_step) * self.gradient_accumulation
-
-    def __getitem__(self, index: int) -> Batch:
-        """Micro-batch `index`, counted from `start_step`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"micro-batch {index} of {len(self)}")
-        step, part = divmod(index, self.gradient_accumulation)
-        whole = self._ahead.get(self.start_step + step)
-        rows = slice(part * self.batch_size, (part + 1) * self.batch_size)
-        inputs, labels, weights = ({name: array[rows] for name, array in group.items()} for group in whole)
-        return inputs, labels, weights
+    def whole(self, step: int, index: int) -> Batch:
+        """See the base class."""
+        return self._ahead.get(step)
 
     def batch(self, step: int) -> Batch:
         """All `batch_size * gradient_accumulation` examples of optimizer step `step`, counted from 0."""

@@ -6,8 +6,8 @@ from kerasllm import backend
 from kerasllm.errors import InputError
 
 FROM_STEPS = 1_000
-FROM_FLOPS = 2e13
-"""Steps, or arithmetic, from which on PyTorch's compilation of ten to forty seconds pays."""
+FROM_FLOPS = 3e13
+"""Steps, or arithmetic, from which on PyTorch's compilation, which takes up to a minute, pays."""
 
 
 def choose_compilation(asked: bool | None, steps: int, flops: float = 0.0, shapes: int = 1) -> bool | str:

@@ -103,8 +103,9 @@ def fit_run(
     log = MetricsLog(
         run.path, total_steps=steps, log_interval=log_interval, tokens_per_step=tokens_per_step, **common
     )
-    run.record(first_batch_sha256=batch_hash(make_batches(0)[0]))
-    batches = make_batches(start) if start < steps else None
+    first = make_batches(0)
+    run.record(first_batch_sha256=batch_hash(first[0]))
+    batches = None if start >= steps else make_batches(start) if start else first
     peak = peak_tokens_per_second(model, batches[0][0]) if batches is not None else None
     progress = Progress(steps, tokens_per_step=tokens_per_step, peak_tokens_per_second=peak, **common)
     callbacks: list[keras.callbacks.Callback] = [log, progress]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from kerasllm.data.classification_batches import ClassificationBatches, choose_buckets
-from kerasllm.data.encoded_texts import EncodedTexts, encode_texts
+from kerasllm.data.encoded_texts import encode_texts
 from kerasllm.errors import InputError
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d"]
@@ -25,19 +25,6 @@ def tokenizer():
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     return found
-
-
-def encoded(lengths, sequence_length=64):
-    """Texts of these lengths, the tokens of text i being all i + 1."""
-    lengths = np.asarray(lengths)
-    return EncodedTexts(
-        token_ids=np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths),
-        segment_ids=np.concatenate([np.arange(n) >= n // 2 for n in lengths]).astype(np.int8),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        sequence_length=sequence_length,
-        pad_id=0,
-        num_truncated=0,
-    )
 
 
 def drawn(batch):
@@ -81,7 +68,7 @@ def test_a_row_needs_room_for_text():
     assert encode_texts(tokenizer(), [("a a", "b b")], 5).lengths.tolist() == [5]
 
 
-def test_a_batch_by_hand():
+def test_a_batch_by_hand(encoded):
     batches = ClassificationBatches(
         encoded([3, 6, 2]), np.array([0.5, 1, 2]), batch_size=4, shuffle=False, buckets=(4, 8)
     )
@@ -111,7 +98,7 @@ def test_a_batch_by_hand():
     buckets=st.sampled_from(["auto", None, (16, 64)]),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_text_once_an_epoch(lengths, batch_size, accumulation, epochs, seed, shuffle, buckets):
+def test_every_text_once_an_epoch(encoded, lengths, batch_size, accumulation, epochs, seed, shuffle, buckets):
     texts = encoded(lengths)
     labels = np.arange(len(lengths)) * 10
     arguments = {"batch_size": batch_size, "gradient_accumulation": accumulation, "seed": seed}
@@ -148,7 +135,7 @@ def test_every_text_once_an_epoch(lengths, batch_size, accumulation, epochs, see
         resumed[len(resumed)]
 
 
-def test_micro_batches_are_slices_of_the_step():
+def test_micro_batches_are_slices_of_the_step(encoded):
     batches = ClassificationBatches(
         encoded(np.arange(1, 12)), np.arange(11), batch_size=3, gradient_accumulation=2, epochs=2
     )
@@ -163,7 +150,7 @@ def test_micro_batches_are_slices_of_the_step():
             )
 
 
-def test_accumulated_sums_average_to_the_mean_of_the_step():
+def test_accumulated_sums_average_to_the_mean_of_the_step(encoded):
     batches = ClassificationBatches(
         encoded([5] * 10), np.arange(10), batch_size=3, gradient_accumulation=4, shuffle=False
     )
@@ -172,7 +159,7 @@ def test_accumulated_sums_average_to_the_mean_of_the_step():
     np.testing.assert_allclose(np.mean(sums), losses.mean(), rtol=1e-6)
 
 
-def test_epochs_and_seeds_differ_and_every_text_meets_every_place():
+def test_epochs_and_seeds_differ_and_every_text_meets_every_place(encoded):
     texts, labels = encoded([7] * 40), np.zeros(40, int)
     batches = ClassificationBatches(texts, labels, batch_size=8, epochs=300, seed=5)
     orders = np.array([drawn(batches.batch(step)) for step in range(1500)]).reshape(300, 40)
@@ -183,7 +170,7 @@ def test_epochs_and_seeds_differ_and_every_text_meets_every_place():
     assert drawn(other.batch(0)) != drawn(batches.batch(0))
 
 
-def test_neighbours_are_left_to_chance_within_a_length_and_long_batches_come_at_any_time():
+def test_neighbours_are_left_to_chance_within_a_length_and_long_batches_come_at_any_time(encoded):
     lengths = np.repeat([5, 60], 40)
     batches = ClassificationBatches(
         encoded(lengths), np.zeros(80, int), batch_size=8, epochs=20, buckets=(16, 64)
@@ -221,7 +208,7 @@ def test_buckets_need_the_least_padding(lengths):
         assert best[len(found) + 1] > 0.95 * cost
 
 
-def test_buckets_that_do_not_fit():
+def test_buckets_that_do_not_fit(encoded):
     texts = encoded([5, 20])
     with pytest.raises(InputError, match="the longest text has 20 tokens"):
         ClassificationBatches(texts, None, batch_size=2, buckets=(16,))
@@ -238,7 +225,7 @@ def test_buckets_that_do_not_fit():
         ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_settings_out_of_range(arguments, expected):
+def test_settings_out_of_range(encoded, arguments, expected):
     with pytest.raises(InputError, match=expected):
         ClassificationBatches(encoded([5] * 4), None, **{"batch_size": 2, **arguments})
 
@@ -249,7 +236,7 @@ def test_no_texts():
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_fit_takes_batches_of_several_lengths(accumulation):
+def test_fit_takes_batches_of_several_lengths(encoded, accumulation):
     """On TensorFlow Keras would take the first two batches' length for the only one."""
     from kerasllm import BertClassifier, BertConfig
 

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerasllm.data.encoded_texts import EncodedTexts
 from kerasllm.data.packed_classification_batches import PackedClassificationBatches
 from kerasllm.data.packing import PackedRows, Rows, pack
 from kerasllm.errors import InputError
@@ -39,18 +38,6 @@ def test_rows_by_hand():
     assert packed.by_slot(np.array([0.5, 2, 3])).tolist() == [[0.5, 2], [0, 0], [3, 0]]
 
 
-def encoded(lengths, sequence_length=64):
-    """Texts of these lengths, the tokens of text i being all i + 1."""
-    return EncodedTexts(
-        token_ids=np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths),
-        segment_ids=np.concatenate([np.arange(n) >= n // 2 for n in lengths]).astype(np.int8),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        sequence_length=sequence_length,
-        pad_id=0,
-        num_truncated=0,
-    )
-
-
 def texts_of(batch):
     """(text, label) of each sequence with a weight, from the tokens alone (text i is made of tokens i + 1)."""
     inputs, labels, weights = batch
@@ -77,7 +64,7 @@ def texts_of(batch):
     seed=st.integers(0, 2**32),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_text_comes_once_an_epoch_in_one_shape(lengths, batch_size, accumulation, seed):
+def test_every_text_comes_once_an_epoch_in_one_shape(encoded, lengths, batch_size, accumulation, seed):
     labels = np.arange(len(lengths)) * 0.5
     batches = PackedClassificationBatches(
         encoded(lengths),
@@ -110,7 +97,7 @@ def test_every_text_comes_once_an_epoch_in_one_shape(lengths, batch_size, accumu
         assert all(lengths[text] == length and labels[text] == label for text, length, label in found)
 
 
-def test_batches_depend_on_seed_and_step_alone():
+def test_batches_depend_on_seed_and_step_alone(encoded):
     draw = np.random.default_rng(0)
     texts = encoded(draw.integers(5, 40, 203))
     make = {"labels": np.zeros(203, int), "batch_size": 16, "epochs": 2}
@@ -126,7 +113,7 @@ def test_batches_depend_on_seed_and_step_alone():
     assert not np.array_equal(whole[0][0]["token_ids"], other[0][0]["token_ids"][: whole.rows_per_batch])
 
 
-def test_little_is_padding_and_batches_are_alike():
+def test_little_is_padding_and_batches_are_alike(encoded):
     """Texts of MRPC's lengths: 53 tokens on average, deviation 13, the longest 103."""
     draw = np.random.default_rng(0)
     lengths = np.clip(draw.normal(53, 13, 3000).round().astype(int), 19, 103)
@@ -141,6 +128,6 @@ def test_little_is_padding_and_batches_are_alike():
 @pytest.mark.parametrize(
     "setting,message", [({"batch_size": 0}, "batch_size is 0"), ({"start_step": 9}, r"lie in \[0, 1\]")]
 )
-def test_settings_out_of_range(setting, message):
+def test_settings_out_of_range(encoded, setting, message):
     with pytest.raises(InputError, match=message):
         PackedClassificationBatches(encoded([5, 6]), np.zeros(2, int), **({"batch_size": 2} | setting))

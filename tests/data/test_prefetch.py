@@ -36,13 +36,19 @@ def test_a_failure_is_raised_where_the_item_is_asked_for_and_may_pass():
     assert not left_after_a_while()
 
 
-def test_items_are_made_once_and_none_behind_the_end():
+def recorded():
+    """What was made, and whether by the thread that asks here; and what makes it."""
     made, main = [], threading.get_ident()
 
     def make(number):
         made.append((number, threading.get_ident() == main))
         return number
 
+    return made, make
+
+
+def test_items_are_made_once_and_none_behind_the_end():
+    made, make = recorded()
     ahead = Prefetcher(make, depth=2, stop=6)
     for number in range(6):
         assert ahead.get(number) == number
@@ -59,12 +65,7 @@ def test_a_thread_is_started_for_several_items(monkeypatch):
             super().start()
 
     monkeypatch.setattr(threading, "Thread", Counted)
-    made, main = [], threading.get_ident()
-
-    def make(number):
-        made.append((number, threading.get_ident() == main))
-        return number
-
+    made, make = recorded()
     ahead = Prefetcher(make, depth=8, stop=40)
     for number in range(40):
         assert ahead.get(number) == number
