@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 _COLOURS = ("#1f5fa8", "#d1601f", "#2f8f5b", "#8a4fa3", "#b8323f", "#6b6b6b")
-_NOT_SHOWN = {"step", "learning_rate", "tokens_per_second", "gradient_norm", "skipped"}
+_NOT_SHOWN = {"step", "learning_rate", "tokens_per_second", "gradient_norm", "skipped", "validation_tokens"}
 _PREFIX = "validation_"
 
 

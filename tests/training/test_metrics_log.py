@@ -199,6 +199,10 @@ def test_curves(small, tmp_path):
     assert picture[..., :3].std() > 0.02
     plot_curves([{"step": 1, "loss": 2.0}], tmp_path / "named.png", "数据 $x_{$ run")
     assert (tmp_path / "named.png").stat().st_size > 1000
+    counted = {"step": 1, "loss": 2.0, "validation_tokens": 50.0}  # how many there were is no curve
+    plot_curves([counted], tmp_path / "counted.png", "counted")
+    shapes = [matplotlib.image.imread(tmp_path / f"{name}.png").shape for name in ("named", "counted")]
+    assert shapes[0] == shapes[1]
     plot_curves([], tmp_path / "none.png", "nothing")
     plot_curves([{"step": 1, "loss": None}], tmp_path / "none.png", "nothing but NaN")
     assert not (tmp_path / "none.png").exists()
