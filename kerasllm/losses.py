@@ -21,9 +21,7 @@ def token_cross_entropy(labels, logits):
     The largest logit is subtracted first, and `logsumexp - logit[label]` needs no one-hot. What it finds is
     remembered for a metric of the same step (see `kerasllm.metrics.Perplexity`).
     """
-    scores = ops.cast(logits, "float32")
-    chosen = ops.take_along_axis(scores, ops.cast(labels, "int32")[..., None], axis=-1)[..., 0]
-    losses = ops.logsumexp(scores, axis=-1) - chosen
+    losses = backend.cross_entropy(ops.cast(labels, "int32"), logits)
     backend.remember_losses(labels, logits, losses)
     return losses
 

@@ -14,14 +14,18 @@ guarded_step = import_module(f"kerasllm.backend.{name}_guard").guarded_step
 decoding = import_module(f"kerasllm.backend.{name}_decoding")
 
 attention = engine.attention
-attention_probabilities = engine.attention_probabilities
+attention_scores = engine.attention_scores
 can_compile = engine.can_compile
 compiled_step = engine.compiled_step
+cross_entropy = engine.cross_entropy
 dense = engine.dense
 drop = engine.drop
 fence = engine.fence
 fill_rows = engine.fill_rows
+fuse = engine.fuse
 layer_norm = engine.layer_norm
+make_train_function = engine.make_train_function
+masked_softmax = engine.masked_softmax
 per_step_metrics = engine.per_step_metrics
 recall_losses = engine.recall_losses
 remember_losses = engine.remember_losses
@@ -34,19 +38,23 @@ jit_compile = engine.jit_compile
 
 __all__ = [
     "attention",
-    "attention_probabilities",
+    "attention_scores",
     "can_compile",
     "compiled_step",
+    "cross_entropy",
     "decoding",
     "dense",
     "drop",
     "fence",
     "fill_rows",
+    "fuse",
     "get_random_state",
     "guarded_step",
     "jit_compile",
     "layer_norm",
     "linear_cross_entropy",
+    "make_train_function",
+    "masked_softmax",
     "name",
     "per_step_metrics",
     "recall_losses",

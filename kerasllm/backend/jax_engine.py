@@ -24,13 +24,18 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
 
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
     """
-    probabilities = attention_probabilities(query, key, mask, is_causal)
+    probabilities = masked_softmax(attention_scores(query, key), mask, is_causal)
     return jnp.einsum("...qk,...kd->...qd", probabilities.astype(value.dtype), value)
 
 
-def attention_probabilities(query, key, mask=None, is_causal: bool = False):
+def attention_scores(query, key):
+    """The scaled scores (batch, heads, queries, keys)."""
+    return jnp.einsum("...qd,...kd->...qk", query * query.shape[-1] ** -0.5, key)
+
+
+def masked_softmax(scores, mask=None, is_causal: bool = False):
     """The softmax of the masked scores, float32 (batch, heads, queries, keys)."""
-    scores = jnp.einsum("...qd,...kd->...qk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
+    scores = scores.astype(jnp.float32)
     lowest = jnp.finfo(jnp.float32).min
     if is_causal:
         allowed = jnp.tril(jnp.ones(scores.shape[-2:], bool), scores.shape[-1] - scores.shape[-2])
@@ -38,6 +43,11 @@ def attention_probabilities(query, key, mask=None, is_causal: bool = False):
     if mask is not None:
         scores = jnp.where(mask, scores, lowest)
     return jax.nn.softmax(scores, axis=-1)
+
+
+def fuse(function, *tensors, **settings):
+    """`function(*tensors, **settings)`: XLA fuses by itself."""
+    return function(*tensors, **settings)
 
 
 def drop(inputs, draws, least: int, kept: float):
@@ -66,6 +76,35 @@ def dense(inputs, kernel, bias=None):
 
 def _array(value, dtype):
     return jnp.asarray(keras.ops.convert_to_tensor(value), dtype)
+
+
+def cross_entropy(labels, logits):
+    """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
+    return _cross_entropy(labels, logits)
+
+
+@jax.custom_vjp
+def _cross_entropy(labels, logits):
+    return _with_normalizer(labels, logits)[0]
+
+
+def _with_normalizer(labels, logits):
+    scores = logits.astype(jnp.float32)
+    normalizer = jax.nn.logsumexp(scores, axis=-1)
+    chosen = jnp.take_along_axis(scores, labels[..., None], axis=-1)[..., 0]
+    return normalizer - chosen, (labels, logits, normalizer)
+
+
+def _slope(kept, upstream):
+    """Softmax less one-hot, from the logits: a gather's gradient would be a scatter into as many zeros."""
+    labels, logits, normalizer = kept
+    probabilities = jnp.exp(logits.astype(jnp.float32) - normalizer[..., None])
+    is_label = jnp.arange(logits.shape[-1]) == labels[..., None]
+    slope = jnp.where(is_label, probabilities - 1, probabilities) * upstream[..., None]
+    return None, slope.astype(logits.dtype)
+
+
+_cross_entropy.defvjp(_with_normalizer, _slope)
 
 
 def take_rows(table, ids):
@@ -107,6 +146,11 @@ def per_step_metrics(model, train_step, state, data):
 def can_compile() -> bool:
     """Whether `jit_compile=True` is possible here: always."""
     return True
+
+
+def make_train_function(model, make):
+    """Keras' own, `make()`."""
+    make()
 
 
 def compiled_step(model, train_step, *arguments):

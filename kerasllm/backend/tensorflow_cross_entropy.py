@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from kerasllm.backend.tensorflow_fusion import fuse
+
 
 def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differentiable: bool = True):
     """The weighted sum of the cross-entropies of `labels` under the logits `hidden @ table.T`.
@@ -35,17 +37,30 @@ def _loss(chunks, hidden, table, labels, weights):
     matrix = tf.cast(table, hidden.dtype)
 
     def step(index, total):
-        return index + 1, total + _loss_of_chunk(hidden[index], matrix, labels[index], weights[index])[0]
+        logits = tf.matmul(hidden[index], matrix, transpose_b=True)
+        return index + 1, total + fuse(_loss_of_chunk, logits, labels[index], weights[index])
 
     return tf.while_loop(lambda index, _: index < chunks, step, (0, 0.0), parallel_iterations=1)[1]
 
 
-def _loss_of_chunk(hidden, matrix, labels, weights):
-    logits = tf.cast(tf.matmul(hidden, matrix, transpose_b=True), tf.float32)
-    normalizer = tf.reduce_logsumexp(logits, axis=-1)
+def _loss_of_chunk(logits, labels, weights):
+    logits = tf.cast(logits, tf.float32)
     chosen = tf.gather(logits, labels, axis=1, batch_dims=1)
+    losses = tf.where(weights == 0, 0.0, (tf.reduce_logsumexp(logits, axis=-1) - chosen) * weights)
+    return tf.reduce_sum(losses)
+
+
+def _loss_and_slope(logits, labels, weights):
+    """The loss of a chunk, and its gradient with respect to the logits, in their type."""
+    wide = tf.cast(logits, tf.float32)
+    normalizer = tf.reduce_logsumexp(wide, axis=-1)
+    chosen = tf.gather(wide, labels, axis=1, batch_dims=1)
     losses = tf.where(weights == 0, 0.0, (normalizer - chosen) * weights)
-    return tf.reduce_sum(losses), logits, normalizer
+    probabilities = tf.exp(wide - normalizer[:, None])
+    # A comparison that XLA fuses into the subtraction: the one-hot never lies in memory.
+    is_label = tf.range(tf.shape(logits)[-1])[None, :] == labels[:, None]
+    slope = tf.where(is_label, probabilities - 1, probabilities) * weights[:, None]
+    return tf.reduce_sum(losses), tf.cast(slope, logits.dtype)
 
 
 def _with_gradient(chunks, labels, weights):
@@ -54,13 +69,9 @@ def _with_gradient(chunks, labels, weights):
         matrix = tf.cast(table, hidden.dtype)
 
         def step(index, total, of_table, of_hidden):
-            part, label, weight = hidden[index], labels[index], weights[index]
-            loss, logits, normalizer = _loss_of_chunk(part, matrix, label, weight)
-            probabilities = tf.exp(logits - normalizer[:, None])
-            # A comparison that XLA fuses into the subtraction: the one-hot never lies in memory.
-            is_label = tf.range(tf.shape(logits)[-1])[None, :] == label[:, None]
-            slope = tf.where(is_label, probabilities - 1, probabilities) * weight[:, None]
-            slope = tf.cast(slope, part.dtype)
+            part = hidden[index]
+            logits = tf.matmul(part, matrix, transpose_b=True)
+            loss, slope = fuse(_loss_and_slope, logits, labels[index], weights[index])
             of_table += tf.cast(tf.matmul(slope, part, transpose_a=True), table.dtype)
             of_hidden = of_hidden.write(index, tf.matmul(slope, matrix))
             return index + 1, total + loss, of_table, of_hidden

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from kerasllm.backend.tensorflow_fusion import compiled_step, fuse, is_fusing, make_train_function  # noqa: F401
+
 jit_compile = True
 
 
@@ -21,12 +23,21 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
 
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
     """
-    return tf.matmul(tf.cast(attention_probabilities(query, key, mask, is_causal), value.dtype), value)
+    probabilities = fuse(_probabilities, attention_scores(query, key), mask, is_causal=is_causal)
+    return tf.matmul(probabilities, value)
 
 
-def attention_probabilities(query, key, mask=None, is_causal: bool = False):
+def attention_scores(query, key):
+    """The scaled scores (batch, heads, queries, keys)."""
+    return tf.matmul(query * tf.cast(query.shape[-1] ** -0.5, query.dtype), key, transpose_b=True)
+
+
+def _probabilities(scores, mask, is_causal):
+    return tf.cast(masked_softmax(scores, mask, is_causal), scores.dtype)
+
+
+def masked_softmax(scores, mask=None, is_causal: bool = False):
     """The softmax of the masked scores, float32 (batch, heads, queries, keys)."""
-    scores = tf.matmul(query * tf.cast(query.shape[-1] ** -0.5, query.dtype), key, transpose_b=True)
     scores = tf.cast(scores, tf.float32)
     if is_causal:
         queries, keys = tf.shape(scores)[-2], tf.shape(scores)[-1]
@@ -39,7 +50,8 @@ def attention_probabilities(query, key, mask=None, is_causal: bool = False):
 
 def drop(inputs, draws, least: int, kept: float):
     """`inputs` / `kept` where the `draws`, int32 from 0 on and of the same shape, are `least` or more; elsewhere 0."""
-    return tf.where(draws >= least, inputs / kept, tf.zeros_like(inputs))
+    wide = tf.cast(inputs, tf.float32)
+    return tf.cast(tf.where(draws >= least, wide / kept, 0.0), inputs.dtype)
 
 
 def layer_norm(inputs, scale, bias, epsilon: float):
@@ -47,7 +59,12 @@ def layer_norm(inputs, scale, bias, epsilon: float):
 
     Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
     """
-    scale, bias = (tf.cast(keras.ops.convert_to_tensor(value), tf.float32) for value in (scale, bias))
+    scale, bias = (keras.ops.convert_to_tensor(value) for value in (scale, bias))
+    return fuse(_layer_norm, inputs, scale, bias, epsilon=epsilon)
+
+
+def _layer_norm(inputs, scale, bias, epsilon):
+    scale, bias = tf.cast(scale, tf.float32), tf.cast(bias, tf.float32)
     hidden = tf.cast(inputs, tf.float32)
     centred = hidden - tf.reduce_mean(hidden, axis=-1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
@@ -57,7 +74,44 @@ def layer_norm(inputs, scale, bias, epsilon: float):
 def dense(inputs, kernel, bias=None):
     """(rows, in) @ kernel (in, out), plus bias (out,) if there is one; Keras variables or tensors."""
     product = tf.matmul(inputs, tf.cast(keras.ops.convert_to_tensor(kernel), inputs.dtype))
-    return product if bias is None else product + tf.cast(keras.ops.convert_to_tensor(bias), inputs.dtype)
+    if bias is None:
+        return product
+    bias = tf.cast(keras.ops.convert_to_tensor(bias), inputs.dtype)
+    return _add_bias(product, bias) if is_fusing() else product + bias
+
+
+@tf.custom_gradient
+def _add_bias(product, bias):
+    def gradient(upstream):  # a product with ones, which oneDNN sums in float32
+        ones = tf.ones((1, tf.shape(upstream)[0]), upstream.dtype)
+        return upstream, tf.matmul(ones, upstream)[0]
+
+    return tf.nn.bias_add(product, bias), gradient
+
+
+def cross_entropy(labels, logits):
+    """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
+    return _cross_entropy(labels, logits)
+
+
+@tf.custom_gradient
+def _cross_entropy(labels, logits):
+    losses, normalizer = fuse(_with_normalizer, labels, logits)
+    return losses, lambda upstream: (None, fuse(_slope, labels, logits, normalizer, upstream))
+
+
+def _with_normalizer(labels, logits):
+    scores = tf.cast(logits, tf.float32)
+    normalizer = tf.reduce_logsumexp(scores, axis=-1)
+    return normalizer - tf.gather(scores, labels, axis=-1, batch_dims=len(labels.shape)), normalizer
+
+
+def _slope(labels, logits, normalizer, upstream):
+    """Softmax less one-hot, from the logits: a gather's gradient would be a scatter into as many zeros."""
+    probabilities = tf.exp(tf.cast(logits, tf.float32) - normalizer[..., None])
+    is_label = tf.range(tf.shape(logits)[-1]) == labels[..., None]
+    slope = tf.where(is_label, probabilities - 1, probabilities) * upstream[..., None]
+    return tf.cast(slope, logits.dtype)
 
 
 def take_rows(table, ids):
@@ -72,12 +126,16 @@ def take_rows(table, ids):
     @tf.custom_gradient
     def take(table):
         def gradient(upstream):
-            rows = tf.reshape(upstream, (-1, table.shape[1]))
-            return tf.math.unsorted_segment_sum(rows, tf.reshape(ids, (-1,)), table.shape[0])
+            return fuse(_table_of, upstream, ids, rows=table.shape[0])
 
         return tf.gather(table, ids), gradient
 
     return take(tf.convert_to_tensor(keras.ops.convert_to_tensor(table)))
+
+
+def _table_of(upstream, ids, rows):
+    wide = tf.cast(tf.reshape(upstream, (-1, upstream.shape[-1])), tf.float32)  # bfloat16 cannot count to 257
+    return tf.cast(tf.math.unsorted_segment_sum(wide, tf.reshape(ids, (-1,)), rows), upstream.dtype)
 
 
 def write_slice(cache, value, position):
@@ -107,11 +165,6 @@ def per_step_metrics(model, train_step, data):
 def can_compile() -> bool:
     """Whether `jit_compile=True` is possible here: always."""
     return True
-
-
-def compiled_step(model, train_step, *arguments):
-    """Keras' own step, which it compiles as `jit_compile` says."""
-    return train_step(*arguments)
 
 
 def get_random_state() -> bytes | None:

@@ -33,10 +33,10 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
     """
     if query.device.type == "cpu" and key.shape[-2] <= _SHORT and is_recording():
-        probabilities = attention_probabilities(query, key, mask, is_causal)
+        probabilities = masked_softmax(attention_scores(query, key), mask, is_causal)
         return torch.matmul(probabilities.to(value.dtype), value)
     if mask is not None and is_causal:
-        mask, is_causal = mask & _causal(query, key), False
+        mask, is_causal = mask & _causal(query.shape[-2], key.shape[-2], query.device), False
     if query.ndim == 3:  # for three axes there is no fused kernel
         mask = None if mask is None else mask[None]
         return functional.scaled_dot_product_attention(
@@ -45,19 +45,24 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal)
 
 
-def attention_probabilities(query, key, mask=None, is_causal: bool = False):
+def attention_scores(query, key):
+    """The scaled scores (batch, heads, queries, keys)."""
+    return torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+
+
+def masked_softmax(scores, mask=None, is_causal: bool = False):
     """The softmax of the masked scores, float32 (batch, heads, queries, keys)."""
-    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)).float()
+    scores = scores.float()
     if is_causal:
-        scores = scores + _penalty(_causal(query, key))
+        scores = scores + _penalty(_causal(*scores.shape[-2:], scores.device))
     if mask is not None:
         scores = scores + _penalty(mask)
     return torch.softmax(scores, dim=-1)
 
 
-def _causal(query, key):
-    queries, keys = (torch.arange(part.shape[-2], device=query.device) for part in (query, key))
-    return queries[:, None] + (len(keys) - len(queries)) >= keys
+def _causal(queries: int, keys: int, device):
+    places = torch.arange(keys, device=device)
+    return places[keys - queries :, None] >= places
 
 
 def _penalty(allowed):
@@ -66,6 +71,11 @@ def _penalty(allowed):
     Bytes are in between, for compiled code on a CPU takes ten times as long to read or write a boolean as a byte.
     """
     return (1 - allowed.to(torch.uint8).float()) * -1e30
+
+
+def fuse(function, *tensors, **settings):
+    """`function(*tensors, **settings)`: a step that is compiled is compiled whole."""
+    return function(*tensors, **settings)
 
 
 def drop(inputs, draws, least: int, kept: float):
@@ -113,6 +123,13 @@ def _tensor(value, dtype):
     return (value.value if isinstance(value, keras.Variable) else value).to(dtype)
 
 
+def cross_entropy(labels, logits):
+    """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
+    scores = logits.float()
+    chosen = torch.gather(scores, -1, labels.long()[..., None])[..., 0]
+    return torch.logsumexp(scores, dim=-1) - chosen
+
+
 def take_rows(table, ids):
     """The rows of a table (rows, hidden_dim) at `ids`, any shape; a Keras variable or array."""
     return keras.ops.take(table, ids, axis=0)
@@ -145,6 +162,11 @@ def per_step_metrics(model, train_step, data):
     """Runs `train_step` with every metric reset first: the logs are this batch's, not a running mean."""
     model.reset_metrics()
     return train_step(data)
+
+
+def make_train_function(model, make):
+    """Keras' own, `make()`."""
+    make()
 
 
 def get_random_state() -> bytes | None:

@@ -3,7 +3,7 @@
 from keras import ops
 
 from kerasllm import backend
-from kerasllm.layers.dropout import dropout
+from kerasllm.layers.dropout import dropped
 
 
 def split_heads(projected, num_parts: int, num_heads: int):
@@ -42,9 +42,13 @@ def scaled_attention(query, key, value, *, mask=None, is_causal=False, dropout_r
         key, value = ops.repeat(key, shared, axis=1), ops.repeat(value, shared, axis=1)
     if dropout_rate == 0:
         return backend.attention(query, key, value, mask, is_causal)
-    probabilities = backend.attention_probabilities(query, key, mask, is_causal)
-    probabilities = ops.cast(dropout(probabilities, dropout_rate, seed_generator), value.dtype)
+    scores, seed = backend.attention_scores(query, key), seed_generator.next()
+    probabilities = backend.fuse(_dropped_softmax, scores, mask, seed, is_causal=is_causal, rate=dropout_rate)
     return ops.matmul(probabilities, value)
+
+
+def _dropped_softmax(scores, mask, seed, is_causal: bool, rate: float):
+    return ops.cast(dropped(backend.masked_softmax(scores, mask, is_causal), seed, rate), scores.dtype)
 
 
 def self_attention(

@@ -7,7 +7,7 @@ from keras import ops
 
 from kerasllm import backend
 from kerasllm.layers.attention import merge_heads, scaled_attention
-from kerasllm.layers.dropout import dropout
+from kerasllm.layers.dropout import add_dropped
 from kerasllm.layers.feed_forward import activate
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import add_norm, add_projection, normalize, project
@@ -120,7 +120,7 @@ class TransformerDecoderBlock(keras.layers.Layer):
             self._norm("attention_norm", hidden), attention_mask, rotary, training, cache, cache_position
         )
         attended = project(self, "attention_output", attended)
-        hidden = hidden + dropout(attended, rate, self.seed_generator)
+        hidden = add_dropped(hidden, attended, rate, self.seed_generator)
 
         wide = project(self, "intermediate", self._norm("feed_forward_norm", hidden))
         if self.feed_forward == "gated":
@@ -128,7 +128,7 @@ class TransformerDecoderBlock(keras.layers.Layer):
             wide = activate(self.activation, gate) * up
         else:
             wide = activate(self.activation, wide)  # (batch, length, intermediate_dim)
-        hidden = hidden + dropout(project(self, "output", wide), rate, self.seed_generator)
+        hidden = add_dropped(hidden, project(self, "output", wide), rate, self.seed_generator)
         return hidden if cache is None else (hidden, cache)
 
     def _norm(self, name: str, hidden):

@@ -57,5 +57,20 @@ def dropout(inputs, rate: float, seed_generator: keras.random.SeedGenerator):
     """
     if rate == 0:
         return inputs
-    inputs = ops.convert_to_tensor(inputs)
-    return backend.drop(inputs, draws(ops.shape(inputs), seed_generator.next()), int(rate * 2**31), 1 - rate)
+    return backend.fuse(dropped, ops.convert_to_tensor(inputs), seed_generator.next(), rate=rate)
+
+
+def dropped(inputs, seed, rate: float):
+    """`dropout` with the draws of one seed, see `draws`."""
+    return backend.drop(inputs, draws(ops.shape(inputs), seed), int(rate * 2**31), 1 - rate)
+
+
+def add_dropped(hidden, branch, rate: float, seed_generator: keras.random.SeedGenerator):
+    """`hidden + dropout(branch)`."""
+    if rate == 0:
+        return hidden + branch
+    return backend.fuse(_sum, hidden, branch, seed_generator.next(), rate=rate)
+
+
+def _sum(hidden, branch, seed, rate):
+    return hidden + dropped(branch, seed, rate)

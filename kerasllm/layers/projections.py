@@ -90,6 +90,10 @@ def normalize(layer: Any, name: str, hidden, *, kind: str, epsilon: float):
     scale, bias = getattr(layer, f"{name}_scale"), getattr(layer, f"{name}_bias")
     if kind == "layer_norm":
         return backend.layer_norm(hidden, scale, bias, epsilon)
+    return backend.fuse(_rms_norm, hidden, ops.convert_to_tensor(scale), epsilon=epsilon)
+
+
+def _rms_norm(hidden, scale, epsilon: float):
     wide = ops.cast(hidden, "float32")
     normal = wide * ops.rsqrt(ops.mean(ops.square(wide), axis=-1, keepdims=True) + epsilon)
     return ops.cast(normal * ops.cast(scale, "float32"), hidden.dtype)

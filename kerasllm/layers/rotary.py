@@ -5,6 +5,8 @@ The angles are float32 whatever the precision: in bfloat16 position 300 and 301 
 
 from keras import ops
 
+from kerasllm import backend
+
 
 def rotary_tables(positions, head_dim: int, base: float):
     """Cosines and sines, float32 (..., length, head_dim / 2), of int `positions` (..., length).
@@ -29,7 +31,10 @@ def rotate(heads, tables):
         heads: queries or keys.
         tables: of `rotary_tables`, (batch or 1, length, head_dim / 2) each.
     """
-    cosine, sine = (table[:, None] for table in tables)  # over the heads
+    return backend.fuse(_rotate, heads, *(table[:, None] for table in tables))  # over the heads
+
+
+def _rotate(heads, cosine, sine):
     wide = ops.cast(heads, "float32")
     half = wide.shape[-1] // 2
     first, second = wide[..., :half], wide[..., half:]

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from kerasllm.layers.attention import self_attention
-from kerasllm.layers.dropout import dropout
+from kerasllm.layers.dropout import add_dropped
 from kerasllm.layers.feed_forward import activate
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import add_norm, add_projection, normalize, project
@@ -87,13 +87,13 @@ class TransformerEncoderBlock(keras.layers.Layer):
             seed_generator=self.seed_generator,
         )
         attended = project(self, "attention_output", attended)
-        hidden = self._norm("attention_norm", hidden + dropout(attended, rate, self.seed_generator))
+        hidden = self._norm("attention_norm", add_dropped(hidden, attended, rate, self.seed_generator))
 
         wide = activate(
             self.activation, project(self, "intermediate", hidden)
         )  # (batch, length, intermediate_dim)
         narrow = project(self, "output", wide)
-        return self._norm("output_norm", hidden + dropout(narrow, rate, self.seed_generator))
+        return self._norm("output_norm", add_dropped(hidden, narrow, rate, self.seed_generator))
 
     def _norm(self, name: str, hidden):
         return normalize(self, name, hidden, kind="layer_norm", epsilon=self.layer_norm_epsilon)

@@ -94,6 +94,10 @@ class LanguageModel(keras.Model):
                     return merged_kernel(layer, weight.removesuffix("_kernel"))
         return keras.ops.convert_to_numpy(self.named_variables()[name])
 
+    def make_train_function(self, force: bool = False) -> None:
+        """Keras' own; on TensorFlow what `jit_compile` compiles may be less than the whole step."""
+        backend.make_train_function(self, partial(super().make_train_function, force))
+
     def train_step(self, *args: Any) -> Any:
         """Keras' own step, compiled as is best, with what `per_step_metrics` and `catch_non_finite` add."""
         step = partial(backend.compiled_step, self, super().train_step)

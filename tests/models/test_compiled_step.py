@@ -1,5 +1,7 @@
 """A compiled training step against Keras' own, uncompiled: what is faster must not be different."""
 
+from functools import cache
+
 import keras
 import numpy as np
 import pytest
@@ -62,6 +64,9 @@ def compile_classifier(model, optimizer, jit_compile):
     model.per_step_metrics = True
 
 
+if keras.backend.backend() == "tensorflow":
+    from kerasllm.backend import tensorflow_fusion
+
 SHAPE = {"vocabulary_size": 50, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 16}
 CASES = {
     "gpt": (GPTCausalLM, GPTConfig(dropout=0.1, **SHAPE), compile_causal, causal_data),
@@ -72,6 +77,12 @@ CASES = {
 
 def optimizer():
     return adamw(LinearWarmupDecay(1e-2, steps=STEPS, warmup=3), weight_decay=0.1, clip_norm=0.5)
+
+
+@cache
+def plain(kind):
+    """Keras' own, uncompiled."""
+    return train(kind, False)
 
 
 def train(kind, jit_compile):
@@ -87,7 +98,7 @@ def train(kind, jit_compile):
 
 @pytest.mark.parametrize("kind", CASES)
 def test_ten_steps_are_those_of_the_plain_path(kind, capsys):
-    plain_logs, plain_state = train(kind, False)
+    plain_logs, plain_state = plain(kind)
     logs, state = train(kind, True)
     assert [step.keys() for step in logs] == [step.keys() for step in plain_logs]
     for found, expected in zip(logs, plain_logs, strict=True):
@@ -96,6 +107,62 @@ def test_ten_steps_are_those_of_the_plain_path(kind, capsys):
         np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
     assert plain_logs[-1]["loss"] != plain_logs[0]["loss"]
     assert "without compilation" not in capsys.readouterr().err
+
+
+if keras.backend.backend() == "tensorflow":
+
+    @pytest.fixture
+    def in_parts(monkeypatch):
+        """Compiled in parts whatever the machine and the precision."""
+        monkeypatch.setattr(tensorflow_fusion, "in_parts", lambda model: bool(model.jit_compile))
+
+    @pytest.mark.parametrize("kind", ["gpt", "bert"])
+    def test_ten_steps_in_parts_are_those_of_the_plain_path(kind, in_parts):
+        plain_logs, plain_state = plain(kind)
+        logs, state = train(kind, True)
+        for found, expected in zip(logs, plain_logs, strict=True):
+            np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+        for found, expected in zip(state, plain_state, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
+
+    def test_parts_in_bfloat16(in_parts):
+        """Dropout draws the same; the rest is off by what bfloat16 rounds."""
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            whole, parts = (train("bert", compiled)[0] for compiled in (False, True))
+        finally:
+            keras.config.set_dtype_policy("float32")
+        losses = [[step["loss"] for step in logs] for logs in (whole, parts)]
+        np.testing.assert_allclose(*losses, rtol=1e-2)
+        assert losses[0] != losses[1]  # two paths indeed
+
+    def test_a_bad_batch_in_parts_leaves_no_trace(in_parts):
+        results = []
+        for batches in ((0, 1, 2), (0, 2)):
+            model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
+            compile_causal(model, keras.optimizers.SGD(0.1, momentum=0.9), jit_compile=True)
+            model.catch_non_finite = True
+            data = causal_data()
+            data[1][2][0, 0] = np.nan
+            norms = [
+                float(model.train_on_batch(*data[i], return_dict=True)["gradient_norm"]) for i in batches
+            ]
+            assert [np.isfinite(norm) for norm in norms] == [i != 1 for i in batches]
+            results.append([keras.ops.convert_to_numpy(v) for v in model.trainable_variables])
+        for with_bad, without in zip(*results, strict=True):
+            np.testing.assert_array_equal(with_bad, without)
+
+    def test_in_bfloat16_jit_compile_stays_as_asked():
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        compile_causal(model, optimizer(), jit_compile=True)
+        model.make_train_function()
+        assert model.jit_compile is True
+        compile_causal(model, optimizer(), jit_compile=False)
+        assert not tensorflow_fusion.in_parts(model)
 
 
 if keras.backend.backend() == "torch":  # the others compile by themselves
