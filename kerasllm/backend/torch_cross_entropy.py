@@ -58,7 +58,7 @@ def _run(hidden, table, labels, weights, chunk_size, differentiable, compiled):
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     of_hidden = torch.empty_like(hidden) if differentiable else hidden.new_empty(0)
     of_table = torch.zeros_like(table) if differentiable else table.new_empty(0)
-    slopes = _compiled_slopes() if compiled and not is_recording() else _slopes
+    slopes, add = _compiled() if compiled and not is_recording() else (_slopes, torch.Tensor.add_)
     for start in range(0, len(hidden), chunk_size):
         chunk = slice(start, start + chunk_size)
         part = hidden[chunk]
@@ -69,7 +69,7 @@ def _run(hidden, table, labels, weights, chunk_size, differentiable, compiled):
             if table.dtype == hidden.dtype:
                 of_table.addmm_(slope.t(), part)
             else:
-                of_table += slope.t() @ part
+                add(of_table, slope.t() @ part)
     return total, of_hidden, of_table
 
 
@@ -94,8 +94,11 @@ def _slopes(logits, labels, weights):
 
 
 @functools.cache
-def _compiled_slopes():
-    """The same, without what in-place operations save: a compiler reads the logits twice and writes once."""
+def _compiled():
+    """`_slopes` without what in-place operations save: a compiler reads the logits twice and writes once.
+
+    And the sum of a table in float32 and one in bfloat16, of which torch itself first makes a copy in float32.
+    """
 
     def slopes(logits, labels, weights):
         scores = logits.float()
@@ -106,4 +109,7 @@ def _compiled_slopes():
         slope = torch.where(is_label, probabilities - 1, probabilities) * weights[:, None]
         return losses.masked_fill(weights == 0, 0.0).sum(), slope.to(logits.dtype)
 
-    return torch.compile(slopes, fullgraph=True, dynamic=False)
+    def add(total, share):
+        total.add_(share)
+
+    return [torch.compile(function, fullgraph=True, dynamic=False) for function in (slopes, add)]
