@@ -21,7 +21,7 @@ def token_cross_entropy(labels, logits):
     The largest logit is subtracted first, and `logsumexp - logit[label]` needs no one-hot. What it finds is
     remembered for a metric of the same step (see `kerasllm.metrics.Perplexity`).
     """
-    losses = backend.cross_entropy(ops.cast(labels, "int32"), logits)
+    losses = backend.cross_entropy(ops.cast(labels, "int32"), ops.convert_to_tensor(logits))
     backend.remember_losses(labels, logits, losses)
     return losses
 

@@ -41,7 +41,7 @@ def _is_highest(labels, logits):
     An argmax is several times as slow under XLA on a CPU. Ties, common in bfloat16, count as a fair draw among
     them would.
     """
-    return backend.fuse(_hits, ops.cast(labels, "int32"), logits)
+    return backend.fuse(_hits, ops.cast(labels, "int32"), ops.convert_to_tensor(logits))
 
 
 def _hits(labels, logits):
