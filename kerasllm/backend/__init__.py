@@ -31,6 +31,7 @@ recall_losses = engine.recall_losses
 remember_losses = engine.remember_losses
 get_random_state = engine.get_random_state
 set_random_state = engine.set_random_state
+split = engine.split
 take_rows = engine.take_rows
 version = engine.version
 write_slice = engine.write_slice
@@ -60,6 +61,7 @@ __all__ = [
     "recall_losses",
     "remember_losses",
     "set_random_state",
+    "split",
     "take_rows",
     "version",
     "write_slice",

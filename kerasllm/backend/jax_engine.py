@@ -1,5 +1,7 @@
 """JAX: plain operations that XLA fuses; training state is functional, so nothing is mutated here."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -105,6 +107,11 @@ def _slope(kept, upstream):
 
 
 _cross_entropy.defvjp(_with_normalizer, _slope)
+
+
+def split(inputs, sizes: tuple[int, ...], axis: int):
+    """Parts of `inputs`, `sizes` wide each, along an axis."""
+    return jnp.split(inputs, list(itertools.accumulate(sizes))[:-1], axis=axis)
 
 
 def take_rows(table, ids):

@@ -114,6 +114,11 @@ def _slope(labels, logits, normalizer, upstream):
     return tf.cast(slope, logits.dtype)
 
 
+def split(inputs, sizes: tuple[int, ...], axis: int):
+    """Parts of `inputs`, `sizes` wide each, along an axis."""
+    return tf.split(inputs, sizes, axis=axis)
+
+
 def take_rows(table, ids):
     """The rows of a table (rows, hidden_dim) at `ids`, any shape; a Keras variable or tensor.
 

@@ -130,6 +130,11 @@ def cross_entropy(labels, logits):
     return torch.logsumexp(scores, dim=-1) - chosen
 
 
+def split(inputs, sizes: tuple[int, ...], axis: int):
+    """Parts of `inputs`, `sizes` wide each, along an axis."""
+    return torch.split(inputs, sizes, dim=axis)
+
+
 def take_rows(table, ids):
     """The rows of a table (rows, hidden_dim) at `ids`, any shape; a Keras variable or array."""
     return keras.ops.take(table, ids, axis=0)

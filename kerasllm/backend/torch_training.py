@@ -1,7 +1,7 @@
 """Training for PyTorch in which forward pass, loss and backward pass are one compiled function of the weights.
 
-`torch.compile` cannot follow Keras' layers: it stops some twenty times a step. So the step is first recorded as
-it runs, operator by operator (`make_fx`, through autograd), with the values of all variables as arguments; what
+`torch.compile` cannot follow Keras' layers: it stops some twenty times a step. So the step is first recorded,
+operator by operator (`make_fx`, through autograd), with the values of all variables as arguments; what
 has been recorded knows nothing of Keras and compiles whole. Clipping and update follow outside (`torch_optimizer`).
 """
 
@@ -138,8 +138,8 @@ def _compiled(model, trainable, others, data, arguments):
         forms[:] = [form_of_results]
         return flat
 
-    with recording():
-        graph = make_fx(record)(*arguments)
+    with recording():  # shapes alone are computed: no second step's memory, nor its time
+        graph = make_fx(record, tracing_mode="fake", _allow_non_fake_inputs=True)(*arguments)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     program = torch.compile(graph, fullgraph=True, dynamic=False)

@@ -180,7 +180,7 @@ class TransformerDecoderBlock(keras.layers.Layer):
         head_dim = width // sum(counts)
         heads = ops.reshape(projected, (batch, length, sum(counts), head_dim))
         heads = ops.transpose(heads, (0, 2, 1, 3))
-        return ops.split(heads, (counts[0], counts[0] + counts[1]), axis=1)
+        return backend.split(heads, counts, axis=1)
 
     def compute_output_shape(self, hidden_shape, *other_shapes, **more_shapes):
         """The shape of the input."""
