@@ -23,6 +23,7 @@ drop = engine.drop
 fence = engine.fence
 fill_rows = engine.fill_rows
 fuse = engine.fuse
+gelu = engine.gelu
 layer_norm = engine.layer_norm
 make_train_function = engine.make_train_function
 masked_softmax = engine.masked_softmax
@@ -49,6 +50,7 @@ __all__ = [
     "fence",
     "fill_rows",
     "fuse",
+    "gelu",
     "get_random_state",
     "guarded_step",
     "jit_compile",

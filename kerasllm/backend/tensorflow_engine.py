@@ -1,5 +1,7 @@
 """TensorFlow: plain operations for XLA, which on the CPU runs 1.3 to 1.45 times as fast as the graph executor."""
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -52,6 +54,21 @@ def drop(inputs, draws, least: int, kept: float):
     """`inputs` / `kept` where the `draws`, int32 from 0 on and of the same shape, are `least` or more; elsewhere 0."""
     wide = tf.cast(inputs, tf.float32)
     return tf.cast(tf.where(draws >= least, wide / kept, 0.0), inputs.dtype)
+
+
+def gelu(inputs, approximate: bool = False):
+    """The exact one (erf), or its approximation by tanh, in float32 in between.
+
+    Written out: TensorFlow's own takes a cube for a power, and the complement of the error function, which costs more.
+
+    Reference: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415.
+    """
+    wide = tf.cast(inputs, tf.float32)
+    if approximate:
+        share = 1.0 + tf.tanh((2 / math.pi) ** 0.5 * wide * (1.0 + 0.044715 * (wide * wide)))
+    else:
+        share = 1.0 + tf.math.erf(wide * 2**-0.5)
+    return tf.cast(0.5 * wide * share, inputs.dtype)
 
 
 def layer_norm(inputs, scale, bias, epsilon: float):

@@ -98,6 +98,14 @@ class _Drop(torch.autograd.Function):
         return gradient / ctx.kept * stays.to(gradient.dtype), None, None
 
 
+def gelu(inputs, approximate: bool = False):
+    """The exact one (erf), or its approximation by tanh, in float32 in between.
+
+    Reference: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415.
+    """
+    return functional.gelu(inputs, approximate="tanh" if approximate else "none")
+
+
 def layer_norm(inputs, scale, bias, epsilon: float):
     """Layer normalisation over the last axis, computed in float32.
 

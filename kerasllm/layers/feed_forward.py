@@ -1,7 +1,5 @@
 """Dense projections and activations as functions of their weights."""
 
-import math
-
 import keras
 from keras import ops
 
@@ -29,12 +27,6 @@ def activate(name: str, inputs):
 
 def _activate(inputs, name: str):
     inputs = backend.fence(inputs)
-    if name not in ("gelu", "gelu_tanh"):
-        return backend.fence(keras.activations.get(name)(inputs))
-    # Written out: the frameworks' own take a cube for a power, and the error function's complement, which costs more.
-    wide = ops.cast(inputs, "float32")
-    if name == "gelu":
-        share = 1.0 + ops.erf(wide * 2**-0.5)
-    else:
-        share = 1.0 + ops.tanh((2 / math.pi) ** 0.5 * wide * (1.0 + 0.044715 * (wide * wide)))
-    return backend.fence(ops.cast(0.5 * wide * share, inputs.dtype))
+    if name in ("gelu", "gelu_tanh"):
+        return backend.fence(backend.gelu(inputs, approximate=name == "gelu_tanh"))
+    return backend.fence(keras.activations.get(name)(inputs))
