@@ -9,7 +9,9 @@ from kerasllm.backend.choice import choose
 
 name = choose()
 engine = import_module(f"kerasllm.backend.{name}_engine")
-linear_cross_entropy = import_module(f"kerasllm.backend.{name}_cross_entropy").linear_cross_entropy
+_cross_entropy = import_module(f"kerasllm.backend.{name}_cross_entropy")
+cross_entropy = _cross_entropy.cross_entropy
+linear_cross_entropy = _cross_entropy.linear_cross_entropy
 guarded_step = import_module(f"kerasllm.backend.{name}_guard").guarded_step
 decoding = import_module(f"kerasllm.backend.{name}_decoding")
 
@@ -17,7 +19,6 @@ attention = engine.attention
 attention_scores = engine.attention_scores
 can_compile = engine.can_compile
 compiled_step = engine.compiled_step
-cross_entropy = engine.cross_entropy
 dense = engine.dense
 drop = engine.drop
 fence = engine.fence

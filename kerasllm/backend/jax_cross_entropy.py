@@ -1,9 +1,50 @@
-"""Projection to the vocabulary and cross-entropy in one, a chunk of tokens at a time, for JAX."""
+"""Cross-entropy for JAX; also in one with the projection to the vocabulary, a chunk of tokens at a time."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+
+
+def cross_entropy(labels, logits):
+    """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
+    return _cross_entropy(labels, logits)
+
+
+@jax.custom_vjp
+def _cross_entropy(labels, logits):
+    return _losses(labels, logits)[0]
+
+
+def _losses(labels, logits):
+    """The losses, and the normalizers, which `_slope` needs."""
+    scores = logits.astype(jnp.float32)
+    normalizer = jax.nn.logsumexp(scores, axis=-1)
+    return normalizer - jnp.take_along_axis(scores, labels[..., None], axis=-1)[..., 0], normalizer
+
+
+def _slope(labels, logits, normalizer, upstream):
+    """The gradient of the logits, in their type: softmax less one-hot.
+
+    The latter is a comparison, which XLA fuses: the gradient of a gather would be a scatter into as many zeros.
+    """
+    probabilities = jnp.exp(logits.astype(jnp.float32) - normalizer[..., None])
+    is_label = jnp.arange(logits.shape[-1]) == labels[..., None]
+    slope = jnp.where(is_label, probabilities - 1, probabilities) * upstream[..., None]
+    return slope.astype(logits.dtype)
+
+
+def _with_kept(labels, logits):
+    losses, normalizer = _losses(labels, logits)
+    return losses, (labels, logits, normalizer)
+
+
+def _gradient(kept, upstream):
+    labels, logits, normalizer = kept
+    return None, _slope(labels, logits, normalizer, upstream)
+
+
+_cross_entropy.defvjp(_with_kept, _gradient)
 
 
 def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differentiable: bool = True):
@@ -44,11 +85,9 @@ def _chunked(hidden, table, labels, weights):
 
 def _loss_of_chunk(matrix, chunk):
     hidden, labels, weights = chunk
-    logits = jnp.matmul(hidden, matrix.T).astype(jnp.float32)
-    normalizer = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    losses = jnp.where(weights == 0, 0.0, (normalizer - chosen) * weights)
-    return jnp.sum(losses), logits, normalizer
+    logits = jnp.matmul(hidden, matrix.T)
+    losses, normalizer = _losses(labels, logits)
+    return jnp.sum(jnp.where(weights == 0, 0.0, losses * weights)), logits, normalizer
 
 
 def _forward(hidden, table, labels, weights):
@@ -58,11 +97,7 @@ def _forward(hidden, table, labels, weights):
         total, of_table = carry
         part, labels, weights = chunk
         loss, logits, normalizer = _loss_of_chunk(matrix, chunk)
-        probabilities = jnp.exp(logits - normalizer[:, None])
-        # A comparison that XLA fuses into the subtraction: the one-hot never lies in memory.
-        is_label = jnp.arange(logits.shape[-1])[None, :] == labels[:, None]
-        slope = jnp.where(is_label, probabilities - 1, probabilities) * weights[:, None]
-        slope = slope.astype(part.dtype)
+        slope = _slope(labels, logits, normalizer, weights)
         of_table = of_table + jnp.matmul(slope.T, part).astype(jnp.float32)
         return (total + loss, of_table), jnp.matmul(slope, matrix)
 

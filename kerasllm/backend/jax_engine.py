@@ -96,35 +96,6 @@ def _array(value, dtype):
     return jnp.asarray(keras.ops.convert_to_tensor(value), dtype)
 
 
-def cross_entropy(labels, logits):
-    """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
-    return _cross_entropy(labels, logits)
-
-
-@jax.custom_vjp
-def _cross_entropy(labels, logits):
-    return _with_normalizer(labels, logits)[0]
-
-
-def _with_normalizer(labels, logits):
-    scores = logits.astype(jnp.float32)
-    normalizer = jax.nn.logsumexp(scores, axis=-1)
-    chosen = jnp.take_along_axis(scores, labels[..., None], axis=-1)[..., 0]
-    return normalizer - chosen, (labels, logits, normalizer)
-
-
-def _slope(kept, upstream):
-    """Softmax less one-hot, from the logits: a gather's gradient would be a scatter into as many zeros."""
-    labels, logits, normalizer = kept
-    probabilities = jnp.exp(logits.astype(jnp.float32) - normalizer[..., None])
-    is_label = jnp.arange(logits.shape[-1]) == labels[..., None]
-    slope = jnp.where(is_label, probabilities - 1, probabilities) * upstream[..., None]
-    return None, slope.astype(logits.dtype)
-
-
-_cross_entropy.defvjp(_with_normalizer, _slope)
-
-
 def split(inputs, sizes: tuple[int, ...], axis: int):
     """Parts of `inputs`, `sizes` wide each, along an axis."""
     return jnp.split(inputs, list(itertools.accumulate(sizes))[:-1], axis=axis)

@@ -1,8 +1,37 @@
-"""Projection to the vocabulary and cross-entropy in one, a chunk of tokens at a time, for TensorFlow."""
+"""Cross-entropy for TensorFlow; also in one with the projection to the vocabulary, a chunk of tokens at a time."""
 
 import tensorflow as tf
 
 from kerasllm.backend.tensorflow_fusion import fuse
+
+
+def cross_entropy(labels, logits):
+    """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
+    return _cross_entropy(labels, logits)
+
+
+@tf.custom_gradient
+def _cross_entropy(labels, logits):
+    losses, normalizer = fuse(_losses, labels, logits)
+    return losses, lambda upstream: (None, fuse(_slope, labels, logits, normalizer, upstream))
+
+
+def _losses(labels, logits):
+    """The losses, and the normalizers, which `_slope` needs."""
+    scores = tf.cast(logits, tf.float32)
+    normalizer = tf.reduce_logsumexp(scores, axis=-1)
+    return normalizer - tf.gather(scores, labels, axis=-1, batch_dims=len(labels.shape)), normalizer
+
+
+def _slope(labels, logits, normalizer, upstream):
+    """The gradient of the logits, in their type: softmax less one-hot.
+
+    The latter is a comparison, which XLA fuses: the gradient of a gather would be a scatter into as many zeros.
+    """
+    probabilities = tf.exp(tf.cast(logits, tf.float32) - normalizer[..., None])
+    is_label = tf.range(tf.shape(logits)[-1]) == labels[..., None]
+    slope = tf.where(is_label, probabilities - 1, probabilities) * upstream[..., None]
+    return tf.cast(slope, logits.dtype)
 
 
 def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differentiable: bool = True):
@@ -44,23 +73,18 @@ def _loss(chunks, hidden, table, labels, weights):
 
 
 def _loss_of_chunk(logits, labels, weights):
-    logits = tf.cast(logits, tf.float32)
-    chosen = tf.gather(logits, labels, axis=1, batch_dims=1)
-    losses = tf.where(weights == 0, 0.0, (tf.reduce_logsumexp(logits, axis=-1) - chosen) * weights)
-    return tf.reduce_sum(losses)
+    return _loss_and_normalizer(logits, labels, weights)[0]
+
+
+def _loss_and_normalizer(logits, labels, weights):
+    losses, normalizer = _losses(labels, logits)
+    return tf.reduce_sum(tf.where(weights == 0, 0.0, losses * weights)), normalizer
 
 
 def _loss_and_slope(logits, labels, weights):
-    """The loss of a chunk, and its gradient with respect to the logits, in their type."""
-    wide = tf.cast(logits, tf.float32)
-    normalizer = tf.reduce_logsumexp(wide, axis=-1)
-    chosen = tf.gather(wide, labels, axis=1, batch_dims=1)
-    losses = tf.where(weights == 0, 0.0, (normalizer - chosen) * weights)
-    probabilities = tf.exp(wide - normalizer[:, None])
-    # A comparison that XLA fuses into the subtraction: the one-hot never lies in memory.
-    is_label = tf.range(tf.shape(logits)[-1])[None, :] == labels[:, None]
-    slope = tf.where(is_label, probabilities - 1, probabilities) * weights[:, None]
-    return tf.reduce_sum(losses), tf.cast(slope, logits.dtype)
+    """The loss of a chunk, and its gradient of the logits."""
+    loss, normalizer = _loss_and_normalizer(logits, labels, weights)
+    return loss, _slope(labels, logits, normalizer, weights)
 
 
 def _with_gradient(chunks, labels, weights):

@@ -106,31 +106,6 @@ def _add_bias(product, bias):
     return tf.nn.bias_add(product, bias), gradient
 
 
-def cross_entropy(labels, logits):
-    """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
-    return _cross_entropy(labels, logits)
-
-
-@tf.custom_gradient
-def _cross_entropy(labels, logits):
-    losses, normalizer = fuse(_with_normalizer, labels, logits)
-    return losses, lambda upstream: (None, fuse(_slope, labels, logits, normalizer, upstream))
-
-
-def _with_normalizer(labels, logits):
-    scores = tf.cast(logits, tf.float32)
-    normalizer = tf.reduce_logsumexp(scores, axis=-1)
-    return normalizer - tf.gather(scores, labels, axis=-1, batch_dims=len(labels.shape)), normalizer
-
-
-def _slope(labels, logits, normalizer, upstream):
-    """Softmax less one-hot, from the logits: a gather's gradient would be a scatter into as many zeros."""
-    probabilities = tf.exp(tf.cast(logits, tf.float32) - normalizer[..., None])
-    is_label = tf.range(tf.shape(logits)[-1]) == labels[..., None]
-    slope = tf.where(is_label, probabilities - 1, probabilities) * upstream[..., None]
-    return tf.cast(slope, logits.dtype)
-
-
 def split(inputs, sizes: tuple[int, ...], axis: int):
     """Parts of `inputs`, `sizes` wide each, along an axis."""
     return tf.split(inputs, sizes, axis=axis)

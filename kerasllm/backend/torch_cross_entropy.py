@@ -1,10 +1,17 @@
-"""Projection to the vocabulary and cross-entropy in one, a chunk of tokens at a time, for PyTorch."""
+"""Cross-entropy for PyTorch; also in one with the projection to the vocabulary, a chunk of tokens at a time."""
 
 import functools
 
 import torch
 
 from kerasllm.backend.torch_products import is_recording, product_with_transpose
+
+
+def cross_entropy(labels, logits):
+    """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
+    scores = logits.float()
+    chosen = scores.gather(-1, labels.long()[..., None])[..., 0]
+    return torch.logsumexp(scores, dim=-1) - chosen
 
 
 def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differentiable: bool = True):

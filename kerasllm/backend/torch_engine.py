@@ -54,15 +54,15 @@ def masked_softmax(scores, mask=None, is_causal: bool = False):
     """The softmax of the masked scores, float32 (batch, heads, queries, keys)."""
     scores = scores.float()
     if is_causal:
-        scores = scores + _penalty(_causal(*scores.shape[-2:], scores.device))
+        scores = scores + _penalty(_causal(scores.shape[-2], scores.shape[-1], scores.device))
     if mask is not None:
         scores = scores + _penalty(mask)
     return torch.softmax(scores, dim=-1)
 
 
 def _causal(queries: int, keys: int, device):
-    places = torch.arange(keys, device=device)
-    return places[keys - queries :, None] >= places
+    rows, columns = (torch.arange(count, device=device) for count in (queries, keys))
+    return rows[:, None] + (keys - queries) >= columns
 
 
 def _penalty(allowed):
@@ -131,16 +131,9 @@ def _tensor(value, dtype):
     return (value.value if isinstance(value, keras.Variable) else value).to(dtype)
 
 
-def cross_entropy(labels, logits):
-    """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
-    scores = logits.float()
-    chosen = torch.gather(scores, -1, labels.long()[..., None])[..., 0]
-    return torch.logsumexp(scores, dim=-1) - chosen
-
-
 def split(inputs, sizes: tuple[int, ...], axis: int):
-    """Parts of `inputs`, `sizes` wide each, along an axis."""
-    return torch.split(inputs, sizes, dim=axis)
+    """Parts of `inputs`, `sizes` wide each, along an axis; Keras' own would read the sizes as values of a tensor."""
+    return torch.split(inputs, list(sizes), dim=axis)
 
 
 def take_rows(table, ids):
