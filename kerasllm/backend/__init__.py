@@ -15,6 +15,7 @@ linear_cross_entropy = _cross_entropy.linear_cross_entropy
 guarded_step = import_module(f"kerasllm.backend.{name}_guard").guarded_step
 decoding = import_module(f"kerasllm.backend.{name}_decoding")
 
+attend = engine.attend
 attention = engine.attention
 attention_scores = engine.attention_scores
 can_compile = engine.can_compile
@@ -40,6 +41,7 @@ write_slice = engine.write_slice
 jit_compile = engine.jit_compile
 
 __all__ = [
+    "attend",
     "attention",
     "attention_scores",
     "can_compile",

@@ -5,6 +5,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from kerasllm.backend.jax_products import multiply, row_sums
+
 
 def cross_entropy(labels, logits):
     """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
@@ -17,31 +19,36 @@ def _cross_entropy(labels, logits):
 
 
 def _losses(labels, logits):
-    """The losses, and the normalizers, which `_slope` needs."""
-    scores = logits.astype(jnp.float32)
-    normalizer = jax.nn.logsumexp(scores, axis=-1)
-    return normalizer - jnp.take_along_axis(scores, labels[..., None], axis=-1)[..., 0], normalizer
+    """The losses; and of the softmax the numerators and the denominators (..., 1), and the highest logits (..., 1).
+
+    The numerators are made once and summed by a product, which is faster on a CPU than XLA's own sum of them; and
+    the highest logit is sought in the logits' own type.
+    """
+    highest = jnp.max(logits, axis=-1, keepdims=True).astype(jnp.float32)
+    numerators = jnp.exp(logits.astype(jnp.float32) - highest)
+    denominators = row_sums(numerators)
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1).astype(jnp.float32)
+    return (jnp.log(denominators) + (highest - chosen))[..., 0], (numerators, denominators, highest)
 
 
-def _slope(labels, logits, normalizer, upstream):
-    """The gradient of the logits, in their type: softmax less one-hot.
+def _slope(labels, probabilities, upstream):
+    """The gradient of the logits, float32: softmax less one-hot.
 
     The latter is a comparison, which XLA fuses: the gradient of a gather would be a scatter into as many zeros.
     """
-    probabilities = jnp.exp(logits.astype(jnp.float32) - normalizer[..., None])
-    is_label = jnp.arange(logits.shape[-1]) == labels[..., None]
-    slope = jnp.where(is_label, probabilities - 1, probabilities) * upstream[..., None]
-    return slope.astype(logits.dtype)
+    is_label = jnp.arange(probabilities.shape[-1]) == labels[..., None]
+    return jnp.where(is_label, probabilities - 1, probabilities) * upstream[..., None]
 
 
 def _with_kept(labels, logits):
-    losses, normalizer = _losses(labels, logits)
-    return losses, (labels, logits, normalizer)
+    losses, (_, denominators, highest) = _losses(labels, logits)
+    return losses, (labels, logits, jnp.log(denominators) + highest)
 
 
 def _gradient(kept, upstream):
     labels, logits, normalizer = kept
-    return None, _slope(labels, logits, normalizer, upstream)
+    probabilities = jnp.exp(logits.astype(jnp.float32) - normalizer)
+    return None, _slope(labels, probabilities, upstream).astype(logits.dtype)
 
 
 _cross_entropy.defvjp(_with_kept, _gradient)
@@ -85,9 +92,9 @@ def _chunked(hidden, table, labels, weights):
 
 def _loss_of_chunk(matrix, chunk):
     hidden, labels, weights = chunk
-    logits = jnp.matmul(hidden, matrix.T)
-    losses, normalizer = _losses(labels, logits)
-    return jnp.sum(jnp.where(weights == 0, 0.0, losses * weights)), logits, normalizer
+    logits = multiply(hidden, matrix, transpose_right=True)
+    losses, (numerators, denominators, _) = _losses(labels, logits)
+    return jnp.sum(jnp.where(weights == 0, 0.0, losses * weights)), numerators, denominators
 
 
 def _forward(hidden, table, labels, weights):
@@ -96,10 +103,10 @@ def _forward(hidden, table, labels, weights):
     def step(carry, chunk):
         total, of_table = carry
         part, labels, weights = chunk
-        loss, logits, normalizer = _loss_of_chunk(matrix, chunk)
-        slope = _slope(labels, logits, normalizer, weights)
-        of_table = of_table + jnp.matmul(slope.T, part).astype(jnp.float32)
-        return (total + loss, of_table), jnp.matmul(slope, matrix)
+        loss, numerators, denominators = _loss_of_chunk(matrix, chunk)
+        slope = _slope(labels, numerators * (1 / denominators), weights).astype(matrix.dtype)
+        of_table = of_table + multiply(slope, part, transpose_left=True).astype(jnp.float32)
+        return (total + loss, of_table), multiply(slope, matrix)
 
     start = (jnp.float32(0), jnp.zeros(table.shape, jnp.float32))
     (total, of_table), of_hidden = _over_chunks(step, start, hidden, labels, weights)

@@ -2,11 +2,15 @@
 
 import itertools
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+
+from kerasllm.backend.jax_products import by_onednn, column_sums, multiply, row_sums
+from kerasllm.backend import onednn
 
 jit_compile = "auto"
 _ON_CPU = jax.default_backend() == "cpu"
@@ -28,24 +32,48 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
     """
     probabilities = masked_softmax(attention_scores(query, key), mask, is_causal)
-    return jnp.einsum("...qk,...kd->...qd", probabilities.astype(value.dtype), value)
+    return attend(probabilities.astype(value.dtype), value)
+
+
+def attend(probabilities, value):
+    """The values (batch, heads, keys, head_dim) in sums weighted by (batch, heads, queries, keys)."""
+    return multiply(probabilities, value)
 
 
 def attention_scores(query, key):
     """The scaled scores (batch, heads, queries, keys)."""
-    return jnp.einsum("...qd,...kd->...qk", query * query.shape[-1] ** -0.5, key)
+    return multiply(query * query.shape[-1] ** -0.5, key, transpose_right=True)
 
 
 def masked_softmax(scores, mask=None, is_causal: bool = False):
     """The softmax of the masked scores, float32 (batch, heads, queries, keys)."""
-    scores = scores.astype(jnp.float32)
-    lowest = jnp.finfo(jnp.float32).min
+    lowest = jnp.finfo(scores.dtype).min
     if is_causal:
         allowed = jnp.tril(jnp.ones(scores.shape[-2:], bool), scores.shape[-1] - scores.shape[-2])
         scores = jnp.where(allowed, scores, lowest)
     if mask is not None:
         scores = jnp.where(mask, scores, lowest)
-    return jax.nn.softmax(scores, axis=-1)
+    return _softmax(scores)
+
+
+@jax.custom_vjp
+def _softmax(scores):
+    numerators = jnp.exp(scores.astype(jnp.float32) - jnp.max(scores, axis=-1, keepdims=True).astype(jnp.float32))
+    return numerators * (1 / row_sums(numerators))
+
+
+def _softmax_forward(scores):
+    probabilities = _softmax(scores)
+    return probabilities, (probabilities, jnp.zeros((), scores.dtype))
+
+
+def _softmax_gradient(kept, upstream):
+    probabilities, kind = kept
+    weighted = probabilities * upstream
+    return ((weighted - probabilities * row_sums(weighted)).astype(kind.dtype),)
+
+
+_softmax.defvjp(_softmax_forward, _softmax_gradient)
 
 
 def fuse(function, *tensors, **settings):
@@ -78,18 +106,57 @@ def layer_norm(inputs, scale, bias, epsilon: float):
 
     Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
     """
+    scale, bias = _array(scale, jnp.float32), _array(bias, jnp.float32)
+    return _layer_norm(inputs, scale, bias, epsilon)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(inputs, scale, bias, epsilon):
+    return _normalized(inputs, scale, bias, epsilon)[0]
+
+
+def _normalized(inputs, scale, bias, epsilon):
     hidden = inputs.astype(jnp.float32)
     mean = jnp.mean(hidden, axis=-1, keepdims=True)
     centred = hidden - mean
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    normal = centred * jax.lax.rsqrt(variance + epsilon)
-    return (normal * jnp.asarray(scale, jnp.float32) + jnp.asarray(bias, jnp.float32)).astype(inputs.dtype)
+    factor = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + epsilon)
+    return (centred * factor * scale + bias).astype(inputs.dtype), (inputs, scale, mean, factor)
 
 
-def dense(inputs, kernel, bias=None):
-    """(rows, in) @ kernel (in, out), plus bias (out,) if there is one; Keras variables or arrays."""
-    product = jnp.matmul(inputs, _array(kernel, inputs.dtype))
-    return product if bias is None else product + _array(bias, inputs.dtype)
+def _layer_norm_gradient(epsilon, kept, upstream):
+    inputs, scale, mean, factor = kept
+    normal = (inputs.astype(jnp.float32) - mean) * factor
+    slope = upstream.astype(jnp.float32)
+    rows = (-1, slope.shape[-1])
+    of_scale = column_sums((slope * normal).reshape(rows))
+    of_bias = column_sums(upstream.reshape(rows)).astype(jnp.float32)
+    slope = slope * scale
+    along = jnp.mean(slope * normal, axis=-1, keepdims=True)
+    of_inputs = factor * (slope - jnp.mean(slope, axis=-1, keepdims=True) - normal * along)
+    return of_inputs.astype(inputs.dtype), of_scale, of_bias
+
+
+_layer_norm.defvjp(_normalized, _layer_norm_gradient)
+
+
+def dense(inputs, kernel, bias=None, transposed: bool = False):
+    """(rows, in) @ kernel (in, out), plus bias (out,) if there is one; Keras variables or arrays.
+
+    A `transposed` kernel is (out, in).
+    """
+    product = multiply(inputs, _array(kernel, inputs.dtype), transpose_right=transposed)
+    return product if bias is None else _add_bias(product, _array(bias, inputs.dtype))
+
+
+@jax.custom_vjp
+def _add_bias(product, bias):
+    return product + bias
+
+
+_add_bias.defvjp(
+    lambda product, bias: (product + bias, None),
+    lambda _, upstream: (upstream, column_sums(upstream)),
+)
 
 
 def _array(value, dtype):
@@ -149,6 +216,9 @@ def make_train_function(model, make):
 
 def compiled_step(model, train_step, *arguments):
     """Keras' own step, which it compiles as `jit_compile` says."""
+    if onednn.available():
+        with by_onednn():
+            return train_step(*arguments)
     return train_step(*arguments)
 
 

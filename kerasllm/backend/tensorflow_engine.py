@@ -26,6 +26,11 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
     """
     probabilities = fuse(_probabilities, attention_scores(query, key), mask, is_causal=is_causal)
+    return attend(probabilities, value)
+
+
+def attend(probabilities, value):
+    """The values (batch, heads, keys, head_dim) in sums weighted by (batch, heads, queries, keys)."""
     return tf.matmul(probabilities, value)
 
 
@@ -88,9 +93,13 @@ def _layer_norm(inputs, scale, bias, epsilon):
     return tf.cast(centred * tf.math.rsqrt(variance + epsilon) * scale + bias, inputs.dtype)
 
 
-def dense(inputs, kernel, bias=None):
-    """(rows, in) @ kernel (in, out), plus bias (out,) if there is one; Keras variables or tensors."""
-    product = tf.matmul(inputs, tf.cast(keras.ops.convert_to_tensor(kernel), inputs.dtype))
+def dense(inputs, kernel, bias=None, transposed: bool = False):
+    """(rows, in) @ kernel (in, out), plus bias (out,) if there is one; Keras variables or tensors.
+
+    A `transposed` kernel is (out, in).
+    """
+    kernel = tf.cast(keras.ops.convert_to_tensor(kernel), inputs.dtype)
+    product = tf.matmul(inputs, kernel, transpose_b=transposed)
     if bias is None:
         return product
     bias = tf.cast(keras.ops.convert_to_tensor(bias), inputs.dtype)

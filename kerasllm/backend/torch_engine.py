@@ -34,7 +34,7 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
     """
     if query.device.type == "cpu" and key.shape[-2] <= _SHORT and is_recording():
         probabilities = masked_softmax(attention_scores(query, key), mask, is_causal)
-        return torch.matmul(probabilities.to(value.dtype), value)
+        return attend(probabilities.to(value.dtype), value)
     if mask is not None and is_causal:
         mask, is_causal = mask & _causal(query.shape[-2], key.shape[-2], query.device), False
     if query.ndim == 3:  # for three axes there is no fused kernel
@@ -43,6 +43,11 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
             query[None], key[None], value[None], attn_mask=mask, is_causal=is_causal
         )[0]
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal)
+
+
+def attend(probabilities, value):
+    """The values (batch, heads, keys, head_dim) in sums weighted by (batch, heads, queries, keys)."""
+    return torch.matmul(probabilities, value)
 
 
 def attention_scores(query, key):
@@ -115,9 +120,13 @@ def layer_norm(inputs, scale, bias, epsilon: float):
     return functional.layer_norm(inputs.float(), scale.shape, scale, bias, epsilon).to(inputs.dtype)
 
 
-def dense(inputs, kernel, bias=None):
-    """(rows, in) @ kernel (in, out), plus bias (out,) if there is one; Keras variables or tensors."""
+def dense(inputs, kernel, bias=None, transposed: bool = False):
+    """(rows, in) @ kernel (in, out), plus bias (out,) if there is one; Keras variables or tensors.
+
+    A `transposed` kernel is (out, in).
+    """
     kernel = _tensor(kernel, inputs.dtype)
+    kernel = kernel.t() if transposed else kernel
     bias = None if bias is None else _tensor(bias, inputs.dtype)
     if not torch.is_grad_enabled():
         return product_with_transpose(inputs, kernel.t(), bias)

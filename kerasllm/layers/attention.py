@@ -44,7 +44,7 @@ def scaled_attention(query, key, value, *, mask=None, is_causal=False, dropout_r
         return backend.attention(query, key, value, mask, is_causal)
     scores, seed = backend.attention_scores(query, key), seed_generator.next()
     probabilities = backend.fuse(_dropped_softmax, scores, mask, seed, is_causal=is_causal, rate=dropout_rate)
-    return ops.matmul(probabilities, value)
+    return backend.attend(probabilities, value)
 
 
 def _dropped_softmax(scores, mask, seed, is_causal: bool, rate: float):

@@ -114,8 +114,7 @@ class MaskedLanguageModelHead(_Head):
             hidden = take_columns(hidden, masked_positions)
         hidden = activate(self.activation, dense(hidden, self.kernel, self.bias))
         hidden = backend.layer_norm(hidden, self.norm_scale, self.norm_bias, self.layer_norm_epsilon)
-        table = ops.cast(token_table, hidden.dtype)
-        return dense(hidden, ops.transpose(table), self.vocabulary_bias)
+        return dense(hidden, token_table, self.vocabulary_bias, transposed=True)
 
     def compute_output_shape(self, hidden_shape, token_table_shape=None, masked_positions_shape=None):
         """(batch, slots or length, vocabulary_size)."""
@@ -253,7 +252,7 @@ class VocabularyHead(keras.layers.Layer):
 
     def call(self, hidden):
         """See the class."""
-        return dense(hidden, ops.transpose(ops.cast(self.kernel, hidden.dtype)))
+        return dense(hidden, self.kernel, transposed=True)
 
     def compute_output_shape(self, input_shape):
         """(..., vocabulary_size)."""

@@ -15,6 +15,7 @@ from keras import ops
 
 from kerasllm.layers import TransformerDecoderBlock, TransformerEmbeddings
 from kerasllm.layers.decoder import causal_mask
+from kerasllm.layers.feed_forward import dense
 from kerasllm.layers.heads import FinalNorm, VocabularyHead
 from kerasllm.layers.rotary import rotary_tables
 from kerasllm.losses import CausalLanguageModelLoss
@@ -215,9 +216,7 @@ class GPTCausalLM(LanguageModel):
 
     def project(self, hidden):
         """(batch, length, hidden_dim) → logits (batch, length, vocabulary_size)."""
-        table = ops.cast(self.output_table, hidden.dtype)
-        flat = ops.matmul(ops.reshape(hidden, (-1, hidden.shape[-1])), ops.transpose(table))
-        return ops.reshape(flat, (*ops.shape(hidden)[:-1], flat.shape[-1]))
+        return dense(hidden, self.output_table, transposed=True)
 
     def train_step(self, *args):
         """Keras' own step; see the class for what the loss does."""
