@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import jax
@@ -9,8 +10,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from kerasllm.backend.jax_products import by_onednn, column_sums, multiply, row_sums
-from kerasllm.backend import onednn
+from kerasllm.backend.jax_products import by_onednn, can_call_onednn, column_sums, multiply
 
 jit_compile = "auto"
 _ON_CPU = jax.default_backend() == "cpu"
@@ -47,33 +47,14 @@ def attention_scores(query, key):
 
 def masked_softmax(scores, mask=None, is_causal: bool = False):
     """The softmax of the masked scores, float32 (batch, heads, queries, keys)."""
-    lowest = jnp.finfo(scores.dtype).min
+    scores = scores.astype(jnp.float32)
+    lowest = jnp.finfo(jnp.float32).min
     if is_causal:
         allowed = jnp.tril(jnp.ones(scores.shape[-2:], bool), scores.shape[-1] - scores.shape[-2])
         scores = jnp.where(allowed, scores, lowest)
     if mask is not None:
         scores = jnp.where(mask, scores, lowest)
-    return _softmax(scores)
-
-
-@jax.custom_vjp
-def _softmax(scores):
-    numerators = jnp.exp(scores.astype(jnp.float32) - jnp.max(scores, axis=-1, keepdims=True).astype(jnp.float32))
-    return numerators * (1 / row_sums(numerators))
-
-
-def _softmax_forward(scores):
-    probabilities = _softmax(scores)
-    return probabilities, (probabilities, jnp.zeros((), scores.dtype))
-
-
-def _softmax_gradient(kept, upstream):
-    probabilities, kind = kept
-    weighted = probabilities * upstream
-    return ((weighted - probabilities * row_sums(weighted)).astype(kind.dtype),)
-
-
-_softmax.defvjp(_softmax_forward, _softmax_gradient)
+    return jax.nn.softmax(scores, axis=-1)
 
 
 def fuse(function, *tensors, **settings):
@@ -215,11 +196,9 @@ def make_train_function(model, make):
 
 
 def compiled_step(model, train_step, *arguments):
-    """Keras' own step, which it compiles as `jit_compile` says."""
-    if onednn.available():
-        with by_onednn():
-            return train_step(*arguments)
-    return train_step(*arguments)
+    """Keras' own step, which it compiles as `jit_compile` says; its products are oneDNN's where they can be."""
+    with by_onednn() if can_call_onednn(model) else nullcontext():
+        return train_step(*arguments)
 
 
 def get_random_state() -> bytes | None:

@@ -1,5 +1,10 @@
-"""Matrix products by oneDNN within a program of JAX's, on a CPU that multiplies bfloat16."""
+"""JAX's matrix products in a training step; on a CPU by oneDNN, where the package that brings it is installed.
 
+XLA's own take half as long again in float32 where a gradient transposes an operand, and two to three times as long in
+bfloat16. A product is called back from the compiled step with pointers, not copies: 12 microseconds.
+"""
+
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -7,68 +12,102 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 
-from kerasllm.backend import onednn
+from kerasllm.backend import huge_pages, onednn
 
-_active = False
+_ON_CPU = jax.default_backend() == "cpu"
+_LEAST_WORK = 2**24
+"""Multiplications of a product below which the call is not worth it."""
+
+_products: int | None = None
+"""Of oneDNN's so far in the step that is traced; None where none are to be."""
+
+
+def can_call_onednn(model: Any) -> bool:
+    """Whether the products of a model's training step are oneDNN's: it is compiled, for a single CPU."""
+    return (
+        _ON_CPU
+        and bool(model.jit_compile)
+        and not model.run_eagerly
+        and jax.device_count() == 1
+        and keras.distribution.distribution() is None
+        and onednn.available()
+    )
 
 
 @contextmanager
 def by_onednn() -> Iterator[None]:
-    """Within, `multiply` is oneDNN's for bfloat16."""
-    global _active
-    before, _active = _active, True
+    """Within, `multiply` calls oneDNN."""
+    global _products
+    before, _products = _products, 0
     try:
         yield
     finally:
-        _active = before
+        _products = before
 
 
 def multiply(left, right, transpose_left: bool = False, transpose_right: bool = False):
-    """The product of (..., rows, inner) and (..., inner, columns), either of them transposed."""
-    if _active and left.dtype == right.dtype == jnp.bfloat16:
-        return _multiply(left, right, transpose_left, transpose_right)
-    left = left.mT if transpose_left else left
-    return jnp.matmul(left, right.mT if transpose_right else right)
+    """The product of (..., rows, inner) and (..., inner, columns), or of what is that once transposed."""
+    global _products
+    rows, inner = _matrix(left.shape, transpose_left)
+    columns = _matrix(right.shape, transpose_right)[1]
+    work = math.prod(left.shape[:-2]) * rows * inner * columns
+    types = left.dtype.name, right.dtype.name
+    if _products is not None and work >= _LEAST_WORK and onednn.multiplies_fast(*types):
+        _products += 1
+        return _multiply(left, right, transpose_left, transpose_right, _products == 1)
+    return jnp.matmul(left.mT if transpose_left else left, right.mT if transpose_right else right)
+
+
+def _matrix(shape: tuple[int, ...], transposed: bool) -> tuple[int, int]:
+    return (shape[-1], shape[-2]) if transposed else (shape[-2], shape[-1])
 
 
 def column_sums(matrix):
-    """The sums over the rows of (rows, columns): on a CPU a product with ones, for XLA sums columns slowly."""
-    if jax.default_backend() != "cpu":
+    """The sums over the rows of (rows, columns): on a CPU a product with ones, for XLA sums columns slowly there."""
+    if not _ON_CPU:
         return jnp.sum(matrix, axis=0)
     return multiply(jnp.ones((1, matrix.shape[0]), matrix.dtype), matrix)[0]
 
 
 def row_sums(matrix):
-    """The sums over the last axis, which stays, of length one: as `column_sums`."""
-    if jax.default_backend() != "cpu":
+    """The sums over the last axis, which stays, of length one: on a CPU a product with ones, as `column_sums`."""
+    if not _ON_CPU:
         return jnp.sum(matrix, axis=-1, keepdims=True)
     return jnp.matmul(matrix, jnp.ones((matrix.shape[-1], 1), matrix.dtype))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _multiply(left, right, transpose_left, transpose_right):
-    rows = left.shape[-1 if transpose_left else -2]
-    columns = right.shape[-2 if transpose_right else -1]
-    result = jax.ShapeDtypeStruct((*left.shape[:-2], rows, columns), left.dtype)
-    return _callback(_run(transpose_left, transpose_right), result)(left, right)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _multiply(left, right, transpose_left, transpose_right, is_first):
+    from jax.experimental.buffer_callback import buffer_callback
+
+    shape = (
+        *left.shape[:-2],
+        _matrix(left.shape, transpose_left)[0],
+        _matrix(right.shape, transpose_right)[1],
+    )
+    call = buffer_callback(
+        _run(transpose_left, transpose_right, is_first), jax.ShapeDtypeStruct(shape, left.dtype)
+    )
+    return call(left, right)
 
 
-def _forward(left, right, transpose_left, transpose_right):
-    return _multiply(left, right, transpose_left, transpose_right), (left, right)
+def _forward(left, right, *settings):
+    return _multiply(left, right, *settings), (left, right)
 
 
-def _backward(transpose_left, transpose_right, kept, upstream):
+def _backward(transpose_left, transpose_right, _, kept, upstream):
     left, right = kept
     if transpose_left:
-        of_left = _multiply(right, upstream, transpose_right, True)
+        of_left = multiply(right, upstream, transpose_right, True)
     else:
-        of_left = _multiply(upstream, right, False, not transpose_right)
+        of_left = multiply(upstream, right, False, not transpose_right)
     if transpose_right:
-        of_right = _multiply(upstream, left, True, transpose_left)
+        of_right = multiply(upstream, left, True, transpose_left)
     else:
-        of_right = _multiply(left, upstream, not transpose_left, False)
+        of_right = multiply(left, upstream, not transpose_left, False)
     return of_left, of_right
 
 
@@ -76,16 +115,14 @@ _multiply.defvjp(_forward, _backward)
 
 
 @cache
-def _run(transpose_left: bool, transpose_right: bool) -> Callable[..., None]:
+def _run(transpose_left: bool, transpose_right: bool, is_first: bool) -> Callable[..., None]:
+    """What is called back; the same function for the same settings, lest JAX compile anew."""
+
     def run(context, product, left, right):
         left, right, product = (np.asarray(buffer) for buffer in (left, right, product))
+        if is_first:  # XLA takes the memory of all that a step makes at once, and anew for each
+            huge_pages.ask(product.ctypes.data)
         left = left.swapaxes(-1, -2) if transpose_left else left
         onednn.multiply(left, right.swapaxes(-1, -2) if transpose_right else right, product)
 
     return run
-
-
-def _callback(function: Callable[..., None], result: Any) -> Callable[..., Any]:
-    from jax.experimental.buffer_callback import buffer_callback
-
-    return buffer_callback(function, result)

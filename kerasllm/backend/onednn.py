@@ -1,12 +1,9 @@
-"""oneDNN's matrix product of NumPy arrays, by its C interface; its library comes with the package `onednn-cpu-gomp`.
-
-JAX's own products on a CPU are no faster in bfloat16 than in float32; oneDNN's are twice as fast.
+"""oneDNN's matrix product of NumPy arrays, by its C interface, which the package `onednn-cpu-gomp` brings.
 
 Reference: https://uxlfoundation.github.io/oneDNN/dev_guide_matmul.html.
 """
 
 import ctypes
-import os
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -24,20 +21,26 @@ _SOURCE, _WEIGHTS, _DESTINATION = 1, 33, 17
 _one_at_a_time = Lock()
 
 
-@cache
 def available() -> bool:
-    """Whether the library is here, and faster than what JAX has."""
-    return multiplies_bfloat16() and _library() is not None
+    """Whether the library is here."""
+    return _library() is not None
+
+
+def version() -> str | None:
+    """The package's version, if the library is here."""
+    return distribution(PACKAGE).version if available() else None
+
+
+def multiplies_fast(left: str, right: str) -> bool:
+    """Whether arrays of these types can be multiplied, and in the processor's own instructions."""
+    return left == right and (left == "float32" or (left == "bfloat16" and multiplies_bfloat16()))
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
     try:
         files = distribution(PACKAGE).files or []
-        path = next(str(file.locate()) for file in files if file.name == "libdnnl.so.3")
-        # Its threads share the cores with XLA's: between two products they must sleep, not spin.
-        asked = os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        return ctypes.CDLL(path)
+        return ctypes.CDLL(next(str(file.locate()) for file in files if file.name == "libdnnl.so.3"))
     except (PackageNotFoundError, StopIteration, OSError):
         return None
 
@@ -47,21 +50,24 @@ class _Argument(ctypes.Structure):
 
 
 def multiply(left: np.ndarray, right: np.ndarray, product: np.ndarray) -> None:
-    """Writes `left @ right` into `product`; views in any order of axes, bfloat16 or float32, summed in float32.
+    """Writes `left @ right` into `product`: views in any order of axes, bfloat16 or float32, summed in float32.
 
     Args:
         left: (..., rows, inner).
         right: (..., inner, columns), the first axes as `left`'s.
         product: (..., rows, columns).
+
+    Raises:
+        RuntimeError: oneDNN refuses these shapes or types.
     """
     arrays = (left, right, product)
     layout = tuple((array.shape, array.strides, array.dtype.name) for array in arrays)
     with _one_at_a_time:
         primitive, stream, memories, arguments = _primitive(layout)
         for memory, array in zip(memories, arrays, strict=True):
-            _check(_call("dnnl_memory_set_data_handle", memory, ctypes.c_void_p(array.ctypes.data)))
-        _check(_call("dnnl_primitive_execute", primitive, stream, len(arrays), arguments))
-        _check(_call("dnnl_stream_wait", stream))
+            _call("dnnl_memory_set_data_handle", memory, ctypes.c_void_p(array.ctypes.data))
+        _call("dnnl_primitive_execute", primitive, stream, len(arrays), arguments)
+        _call("dnnl_stream_wait", stream)
 
 
 @cache
@@ -94,16 +100,13 @@ def _description(shape: Sequence[int], strides: Sequence[int], name: str) -> cty
 
 def _new(function: str, *arguments: Any) -> ctypes.c_void_p:
     made = ctypes.c_void_p()
-    _check(_call(function, ctypes.byref(made), *arguments))
+    _call(function, ctypes.byref(made), *arguments)
     return made
 
 
-def _call(function: str, *arguments: Any) -> int:
+def _call(function: str, *arguments: Any) -> None:
     library = _library()
     assert library is not None
-    return getattr(library, function)(*arguments)
-
-
-def _check(status: int) -> None:
+    status = getattr(library, function)(*arguments)
     if status:
-        raise RuntimeError(f"oneDNN: status {status}")
+        raise RuntimeError(f"oneDNN: {function} returns status {status}")

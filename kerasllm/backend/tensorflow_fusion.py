@@ -9,10 +9,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+
+from kerasllm.backend.processor import multiplies_bfloat16
 
 _active = False
 
@@ -22,9 +23,7 @@ def _fast_products() -> bool:
     """Whether TensorFlow's own products in bfloat16 are faster than XLA's: on a CPU that multiplies bfloat16."""
     if tf.config.list_physical_devices("GPU") or os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
         return False
-    features = Path("/proc/cpuinfo")
-    words = set(features.read_text().split()) if features.exists() else set()
-    return bool(words & {"avx512_bf16", "amx_bf16"})
+    return multiplies_bfloat16()
 
 
 def in_parts(model: Any) -> bool:
