@@ -10,6 +10,7 @@ from __future__ import annotations
 import resource
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,6 +142,7 @@ def main(config: Config) -> None:
     if config.work != "generation":
         figures["peak_flops"] = matrix_product_peak(config.precision)  # after the memory was read
     versions = {"keras": keras.__version__, keras.backend.backend(): str(backend.version())}
+    versions |= {package: metadata.version(package) for package in backend.libraries()}
     print(to_json(figures | {"versions": versions}), flush=True)
 
 

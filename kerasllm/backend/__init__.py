@@ -27,8 +27,10 @@ fill_rows = engine.fill_rows
 fuse = engine.fuse
 gelu = engine.gelu
 layer_norm = engine.layer_norm
+libraries = engine.libraries
 make_train_function = engine.make_train_function
 masked_softmax = engine.masked_softmax
+matrix_product = engine.matrix_product
 per_step_metrics = engine.per_step_metrics
 recall_losses = engine.recall_losses
 remember_losses = engine.remember_losses
@@ -58,9 +60,11 @@ __all__ = [
     "guarded_step",
     "jit_compile",
     "layer_norm",
+    "libraries",
     "linear_cross_entropy",
     "make_train_function",
     "masked_softmax",
+    "matrix_product",
     "name",
     "per_step_metrics",
     "recall_losses",

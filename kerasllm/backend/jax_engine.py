@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from kerasllm.backend.jax_products import by_onednn, can_call_onednn, column_sums, multiply
+from kerasllm.backend import onednn
+from kerasllm.backend.jax_products import by_onednn, can_call_onednn, column_sums, multiply, single_cpu
 
 jit_compile = "auto"
 _ON_CPU = jax.default_backend() == "cpu"
@@ -19,6 +20,11 @@ _ON_CPU = jax.default_backend() == "cpu"
 def version() -> str:
     """The backend's version."""
     return jax.__version__
+
+
+def libraries() -> list[str]:
+    """Packages beside JAX that a training step computes with."""
+    return [onednn.PACKAGE] if onednn.available() else []
 
 
 def attention(query, key, value, mask=None, is_causal: bool = False):
@@ -142,6 +148,17 @@ _add_bias.defvjp(
 
 def _array(value, dtype):
     return jnp.asarray(keras.ops.convert_to_tensor(value), dtype)
+
+
+def matrix_product(left, right):
+    """`left @ right`, made as in a compiled training step."""
+    return _product(left, right)
+
+
+@jax.jit
+def _product(left, right):
+    with by_onednn() if single_cpu() else nullcontext():
+        return multiply(left, right)
 
 
 def split(inputs, sizes: tuple[int, ...], axis: int):

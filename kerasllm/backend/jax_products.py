@@ -26,15 +26,14 @@ _products: int | None = None
 
 
 def can_call_onednn(model: Any) -> bool:
-    """Whether the products of a model's training step are oneDNN's: it is compiled, for a single CPU."""
-    return (
-        _ON_CPU
-        and bool(model.jit_compile)
-        and not model.run_eagerly
-        and jax.device_count() == 1
-        and keras.distribution.distribution() is None
-        and onednn.available()
-    )
+    """Whether the products of a model's training step are oneDNN's: where it is compiled."""
+    return bool(model.jit_compile) and not model.run_eagerly and single_cpu()
+
+
+def single_cpu() -> bool:
+    """Whether oneDNN can be called: there is one device, a CPU, and the package."""
+    is_alone = jax.device_count() == 1 and keras.distribution.distribution() is None
+    return _ON_CPU and is_alone and onednn.available()
 
 
 @contextmanager

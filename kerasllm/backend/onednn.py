@@ -26,11 +26,6 @@ def available() -> bool:
     return _library() is not None
 
 
-def version() -> str | None:
-    """The package's version, if the library is here."""
-    return distribution(PACKAGE).version if available() else None
-
-
 def multiplies_fast(left: str, right: str) -> bool:
     """Whether arrays of these types can be multiplied, and in the processor's own instructions."""
     return left == right and (left == "float32" or (left == "bfloat16" and multiplies_bfloat16()))

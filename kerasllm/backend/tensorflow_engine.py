@@ -15,6 +15,11 @@ def version() -> str:
     return tf.__version__
 
 
+def libraries() -> list[str]:
+    """Packages beside TensorFlow that a training step computes with: none."""
+    return []
+
+
 def attention(query, key, value, mask=None, is_causal: bool = False):
     """Scaled dot-product attention, (batch, heads, length, head_dim) in and out; both first axes may be one.
 
@@ -113,6 +118,11 @@ def _add_bias(product, bias):
         return upstream, tf.matmul(ones, upstream)[0]
 
     return tf.nn.bias_add(product, bias), gradient
+
+
+def matrix_product(left, right):
+    """`left @ right`, by the faster of what a training step may use: not by XLA."""
+    return tf.matmul(left, right)
 
 
 def split(inputs, sizes: tuple[int, ...], axis: int):

@@ -22,6 +22,11 @@ def version() -> str:
     return torch.__version__
 
 
+def libraries() -> list[str]:
+    """Packages beside PyTorch that a training step computes with: none."""
+    return []
+
+
 def attention(query, key, value, mask=None, is_causal: bool = False):
     """Scaled dot-product attention, (batch, heads, length, head_dim) in and out; both first axes may be one.
 
@@ -138,6 +143,11 @@ def dense(inputs, kernel, bias=None, transposed: bool = False):
 def _tensor(value, dtype):
     # A variable's own value, without the walk through Keras' conversions.
     return (value.value if isinstance(value, keras.Variable) else value).to(dtype)
+
+
+def matrix_product(left, right):
+    """`left @ right`, made as in a training step."""
+    return torch.matmul(left, right)
 
 
 def split(inputs, sizes: tuple[int, ...], axis: int):

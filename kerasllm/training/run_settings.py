@@ -46,7 +46,7 @@ def versions() -> dict[str, str]:
     name = keras.backend.backend()
     versions = {"python": platform.python_version(), "kerasllm": __version__, "keras": keras.__version__}
     versions |= {"backend": name, name: str(backend.version())}
-    for package in ("numpy", "tokenizers"):
+    for package in ("numpy", "tokenizers", *backend.libraries()):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     versions["platform"] = platform.platform()

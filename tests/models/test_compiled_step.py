@@ -165,6 +165,67 @@ if keras.backend.backend() == "tensorflow":
         assert not tensorflow_fusion.in_parts(model)
 
 
+if keras.backend.backend() == "jax":
+    from kerasllm.backend import jax_products, onednn
+
+    @pytest.fixture
+    def calls(monkeypatch):
+        """oneDNN's products, however small and whatever the processor; the count of them."""
+        found = []
+        plain_multiply = onednn.multiply
+
+        def counted(*arrays):
+            found.append(arrays[0].dtype.name)
+            plain_multiply(*arrays)
+
+        monkeypatch.setattr(jax_products, "_LEAST_WORK", 0)
+        monkeypatch.setattr(onednn, "multiplies_bfloat16", lambda: True)
+        monkeypatch.setattr(onednn, "multiply", counted)
+        return found
+
+    needs_onednn = pytest.mark.skipif(not onednn.available(), reason="no package of oneDNN for this system")
+
+    @needs_onednn
+    @pytest.mark.parametrize("kind", CASES)
+    def test_ten_steps_by_onednn_are_those_of_the_plain_path(kind, calls):
+        plain_logs, plain_state = plain(kind)
+        logs, state = train(kind, True)
+        assert len(calls) > 50 * STEPS
+        for found, expected in zip(logs, plain_logs, strict=True):
+            np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+        for found, expected in zip(state, plain_state, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
+
+    @needs_onednn
+    def test_onednn_in_bfloat16(calls):
+        """Dropout draws the same; the rest is off by what bfloat16 rounds."""
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            plainly, by_onednn = (train("bert", compiled)[0] for compiled in (False, True))
+        finally:
+            keras.config.set_dtype_policy("float32")
+        assert "bfloat16" in calls
+        losses = [[step["loss"] for step in logs] for logs in (plainly, by_onednn)]
+        np.testing.assert_allclose(*losses, rtol=1e-2)
+
+    @needs_onednn
+    @pytest.mark.parametrize("setting", [{"run_eagerly": True}, {"jit_compile": False}])
+    def test_an_uncompiled_step_is_keras_own(setting, calls):
+        model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss=loss, **setting)
+        model.train_on_batch(*causal_data()[0][:2])
+        assert not calls
+
+    def test_without_the_package_the_step_is_keras_own(calls, monkeypatch):
+        monkeypatch.setattr(onednn, "_library", lambda: None)
+        assert not onednn.available()
+        model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
+        compile_causal(model, optimizer(), jit_compile=True)
+        model.train_on_batch(*causal_data()[0])
+        assert not calls
+
+
 if keras.backend.backend() == "torch":  # the others compile by themselves
 
     def test_a_model_that_looks_at_values_is_trained_without_compilation(capsys):

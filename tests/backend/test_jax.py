@@ -1,0 +1,95 @@
+"""JAX: products by oneDNN, sums by products, and gradients written by hand, against NumPy and JAX' own."""
+
+import mmap
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() == "jax":
+    import jax
+    import jax.numpy as jnp
+    import ml_dtypes
+
+    from kerasllm.backend import huge_pages, jax_engine, jax_products, onednn
+
+    def normal(*shape, seed=0):
+        return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+    @pytest.mark.skipif(not onednn.available(), reason="no package of oneDNN for this system")
+    @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+    @pytest.mark.parametrize("first", [(), (3,), (2, 3)])
+    @pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])
+    def test_onednn_multiplies_views(kind, first, transposed):
+        left, right = normal(*first, 5, 7), normal(*first, 7, 4, seed=1)
+        expected = left @ right
+        if kind == "bfloat16":
+            left, right = left.astype(ml_dtypes.bfloat16), right.astype(ml_dtypes.bfloat16)
+            expected = left.astype("float32") @ right.astype("float32")
+        if transposed[0]:
+            left = np.ascontiguousarray(left.swapaxes(-1, -2)).swapaxes(-1, -2)
+        if transposed[1]:
+            right = np.ascontiguousarray(right.swapaxes(-1, -2)).swapaxes(-1, -2)
+        product = np.empty(expected.shape, left.dtype)
+        onednn.multiply(left, right, product)
+        tolerance = 1e-5 if kind == "float32" else 1e-2
+        np.testing.assert_allclose(product.astype("float32"), expected, rtol=tolerance, atol=tolerance)
+
+    @pytest.mark.skipif(not onednn.available(), reason="no package of oneDNN for this system")
+    def test_onednn_refuses_shapes_that_do_not_fit():
+        with pytest.raises(RuntimeError, match="dnnl_matmul_primitive_desc_create"):
+            onednn.multiply(normal(2, 3), normal(4, 5), normal(2, 5))
+
+    @pytest.mark.skipif(not onednn.available(), reason="no package of oneDNN for this system")
+    @pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])
+    def test_gradients_of_onednns_products(transposed, monkeypatch):
+        monkeypatch.setattr(jax_products, "_LEAST_WORK", 0)
+        left = normal(2, 5, 7) if not transposed[0] else normal(2, 7, 5)
+        right = normal(2, 7, 4) if not transposed[1] else normal(2, 4, 7)
+        weights = normal(2, 5, 4, seed=2)
+
+        def total(left, right):
+            return jnp.sum(jnp.sin(jax_products.multiply(left, right, *transposed)) * weights)
+
+        expected = jax.value_and_grad(total, (0, 1))(left, right)
+        with jax_products.by_onednn():
+            found = jax.jit(jax.value_and_grad(total, (0, 1)))(left, right)
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+    def test_sums_by_products():
+        matrix = normal(6, 9)
+        np.testing.assert_allclose(jax_products.column_sums(matrix), matrix.sum(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            jax_products.row_sums(matrix), matrix.sum(1, keepdims=True), rtol=1e-5, atol=1e-6
+        )
+
+    def test_the_gradient_of_layer_norm():
+        inputs, scale, bias, weights = normal(3, 4, 8), normal(8), normal(8, seed=1), normal(3, 4, 8, seed=2)
+
+        def own(inputs, scale, bias):
+            mean = inputs.mean(-1, keepdims=True)
+            variance = jnp.square(inputs - mean).mean(-1, keepdims=True)
+            return (inputs - mean) / jnp.sqrt(variance + 1e-3) * scale + bias
+
+        def gradients(function):
+            return jax.grad(lambda *given: jnp.sum(jnp.sin(function(*given)) * weights), (0, 1, 2))(
+                inputs, scale, bias
+            )
+
+        found = gradients(lambda *given: jax_engine.layer_norm(*given, 1e-3))
+        for one, other in zip(found, gradients(own), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+    def test_huge_pages_are_asked_for_whole_blocks_only(monkeypatch):
+        asked = []
+        monkeypatch.setattr(huge_pages, "_madvise", lambda: lambda *arguments: asked.append(arguments))
+        small = np.empty(1000, "uint8")
+        large = np.frombuffer(mmap.mmap(-1, 200 * 2**20), "uint8")
+        huge_pages.ask(small.ctypes.data)
+        assert not asked
+        huge_pages.ask(large.ctypes.data + 5000)
+        ((start, size, _),) = asked
+        assert start <= large.ctypes.data and start + size >= large.ctypes.data + large.nbytes
+        huge_pages.ask(8)  # nobody's
+        assert len(asked) == 1
