@@ -9,8 +9,8 @@ from kerasllm import backend
 def dense(inputs, kernel, bias=None, transposed: bool = False):
     """Inputs @ kernel + bias, (..., in) → (..., out), as one product of two matrices.
 
-    A `transposed` kernel is (out, in). The leading axes are folded into one first: XLA on the CPU runs a gradient that contracts over two axes
-    (batch and length) as a plain loop, at half the speed of its matrix product.
+    A `transposed` kernel is (out, in). The leading axes are folded into one first: XLA on the CPU runs a gradient
+    that contracts over two axes (batch and length) as a plain loop, at half the speed of its matrix product.
     """
     shape = ops.shape(inputs)
     product = backend.dense(ops.reshape(inputs, (-1, shape[-1])), kernel, bias, transposed)
