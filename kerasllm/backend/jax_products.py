@@ -18,8 +18,8 @@ import numpy as np
 from kerasllm.backend import huge_pages, onednn
 
 _ON_CPU = jax.default_backend() == "cpu"
-_LEAST_WORK = 2**24
-"""Multiplications of a product below which the call is not worth it."""
+_LEAST_WORK = {"float32": 2**27, "bfloat16": 2**20}
+"""Multiplications of a product below which it is not worth the call, and two libraries' threads side by side."""
 
 _products: int | None = None
 """Of oneDNN's so far in the step that is traced; None where none are to be."""
@@ -53,11 +53,15 @@ def multiply(left, right, transpose_left: bool = False, transpose_right: bool = 
     rows, inner = _matrix(left.shape, transpose_left)
     columns = _matrix(right.shape, transpose_right)[1]
     work = math.prod(left.shape[:-2]) * rows * inner * columns
-    types = left.dtype.name, right.dtype.name
-    if _products is not None and work >= _LEAST_WORK and onednn.multiplies_fast(*types):
+    if _products is not None and _is_worth_it(work, left.dtype, right.dtype):
         _products += 1
         return _multiply(left, right, transpose_left, transpose_right, _products == 1)
     return jnp.matmul(left.mT if transpose_left else left, right.mT if transpose_right else right)
+
+
+def _is_worth_it(work: int, *types: Any) -> bool:
+    names = [kind.name for kind in types]
+    return onednn.multiplies_fast(*names) and work >= _LEAST_WORK[names[0]]
 
 
 def _matrix(shape: tuple[int, ...], transposed: bool) -> tuple[int, int]:
