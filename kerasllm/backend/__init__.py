@@ -22,6 +22,7 @@ can_compile = engine.can_compile
 compiled_step = engine.compiled_step
 dense = engine.dense
 drop = engine.drop
+evaluation_step = engine.evaluation_step
 fence = engine.fence
 fill_rows = engine.fill_rows
 fuse = engine.fuse
@@ -52,6 +53,7 @@ __all__ = [
     "decoding",
     "dense",
     "drop",
+    "evaluation_step",
     "fence",
     "fill_rows",
     "fuse",

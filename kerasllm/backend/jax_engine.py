@@ -218,6 +218,10 @@ def compiled_step(model, train_step, *arguments):
         return train_step(*arguments)
 
 
+evaluation_step = compiled_step
+"""Of `evaluate` and of `fit`'s validation, the same way."""
+
+
 def get_random_state() -> bytes | None:
     """JAX has no global generator: its keys live in the model's seed generators."""
     return None

@@ -18,7 +18,7 @@ import numpy as np
 from kerasllm.backend import huge_pages, onednn
 
 _ON_CPU = jax.default_backend() == "cpu"
-_LEAST_WORK = {"float32": 2**27, "bfloat16": 2**20}
+_LEAST_WORK = {"float32": 2**27, "bfloat16": 2**24}
 """Multiplications of a product below which it is not worth the call, and two libraries' threads side by side."""
 
 _products: int | None = None

@@ -107,6 +107,10 @@ class LanguageModel(keras.Model):
             step = partial(backend.guarded_step, self, step)
         return step(*args)
 
+    def test_step(self, *args: Any) -> Any:
+        """Keras' own step, with the matrix products of a training step."""
+        return backend.evaluation_step(self, super().test_step, *args)
+
     def _should_torch_compile(self) -> bool:
         """No: Keras would hand the whole step to `torch.compile`, which stops at every layer; see `train_step`."""
         return False

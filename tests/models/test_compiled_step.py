@@ -209,6 +209,16 @@ if keras.backend.backend() == "jax":
         np.testing.assert_allclose(*losses, rtol=1e-2)
 
     @needs_onednn
+    def test_evaluation_by_onednn_is_that_of_the_plain_path(calls):
+        results = []
+        for jit_compile in (False, True):
+            model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
+            compile_causal(model, optimizer(), jit_compile=jit_compile)
+            results.append(model.test_on_batch(*causal_data()[0]))
+            assert bool(calls) == jit_compile
+        np.testing.assert_allclose(*results, rtol=1e-5)
+
+    @needs_onednn
     @pytest.mark.parametrize("setting", [{"run_eagerly": True}, {"jit_compile": False}])
     def test_an_uncompiled_step_is_keras_own(setting, calls):
         model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
