@@ -96,6 +96,15 @@ def train(kind, jit_compile):
     return logs, [keras.ops.convert_to_numpy(variable) for variable in state]
 
 
+def losses_in_bfloat16():
+    """Of ten steps, uncompiled and compiled: dropout draws the same; the rest is off by what bfloat16 rounds."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        return [[step["loss"] for step in train("bert", compiled)[0]] for compiled in (False, True)]
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 @pytest.mark.parametrize("kind", CASES)
 def test_ten_steps_are_those_of_the_plain_path(kind, capsys):
     plain_logs, plain_state = plain(kind)
@@ -126,13 +135,7 @@ if keras.backend.backend() == "tensorflow":
             np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
 
     def test_parts_in_bfloat16(in_parts):
-        """Dropout draws the same; the rest is off by what bfloat16 rounds."""
-        keras.config.set_dtype_policy("mixed_bfloat16")
-        try:
-            whole, parts = (train("bert", compiled)[0] for compiled in (False, True))
-        finally:
-            keras.config.set_dtype_policy("float32")
-        losses = [[step["loss"] for step in logs] for logs in (whole, parts)]
+        losses = losses_in_bfloat16()
         np.testing.assert_allclose(*losses, rtol=1e-2)
         assert losses[0] != losses[1]  # two paths indeed
 
@@ -198,14 +201,8 @@ if keras.backend.backend() == "jax":
 
     @needs_onednn
     def test_onednn_in_bfloat16(calls):
-        """Dropout draws the same; the rest is off by what bfloat16 rounds."""
-        keras.config.set_dtype_policy("mixed_bfloat16")
-        try:
-            plainly, by_onednn = (train("bert", compiled)[0] for compiled in (False, True))
-        finally:
-            keras.config.set_dtype_policy("float32")
+        losses = losses_in_bfloat16()
         assert "bfloat16" in calls
-        losses = [[step["loss"] for step in logs] for logs in (plainly, by_onednn)]
         np.testing.assert_allclose(*losses, rtol=1e-2)
 
     @needs_onednn
