@@ -11,10 +11,16 @@ import keras
 import numpy as np
 
 from kerasllm.backend import onednn
-from kerasllm.backend.jax_products import by_onednn, can_call_onednn, column_sums, multiply, single_cpu
+from kerasllm.backend.jax_products import (
+    ON_CPU,
+    by_onednn,
+    can_call_onednn,
+    column_sums,
+    multiply,
+    single_cpu,
+)
 
 jit_compile = "auto"
-_ON_CPU = jax.default_backend() == "cpu"
 
 
 def version() -> str:
@@ -192,7 +198,7 @@ def fence(inputs):
     Fused into the matrix products around it, a GELU is computed many times over: the gradient of a
     feed-forward network took 210 ms with it and 106 ms without.
     """
-    return jax.lax.optimization_barrier(inputs) if _ON_CPU else inputs
+    return jax.lax.optimization_barrier(inputs) if ON_CPU else inputs
 
 
 def per_step_metrics(model, train_step, state, data):

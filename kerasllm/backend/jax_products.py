@@ -17,7 +17,7 @@ import numpy as np
 
 from kerasllm.backend import huge_pages, onednn
 
-_ON_CPU = jax.default_backend() == "cpu"
+ON_CPU = jax.default_backend() == "cpu"
 _LEAST_WORK = {"float32": 2**27, "bfloat16": 2**24}
 """Multiplications of a product below which it is not worth the call, and two libraries' threads side by side."""
 
@@ -33,7 +33,7 @@ def can_call_onednn(model: Any) -> bool:
 def single_cpu() -> bool:
     """Whether oneDNN can be called: there is one device, a CPU, and the package."""
     is_alone = jax.device_count() == 1 and keras.distribution.distribution() is None
-    return _ON_CPU and is_alone and onednn.available()
+    return ON_CPU and is_alone and onednn.available()
 
 
 @contextmanager
@@ -70,14 +70,14 @@ def _matrix(shape: tuple[int, ...], transposed: bool) -> tuple[int, int]:
 
 def column_sums(matrix):
     """The sums over the rows of (rows, columns): on a CPU a product with ones, for XLA sums columns slowly there."""
-    if not _ON_CPU:
+    if not ON_CPU:
         return jnp.sum(matrix, axis=0)
     return multiply(jnp.ones((1, matrix.shape[0]), matrix.dtype), matrix)[0]
 
 
 def row_sums(matrix):
     """The sums over the last axis, which stays, of length one: on a CPU a product with ones, as `column_sums`."""
-    if not _ON_CPU:
+    if not ON_CPU:
         return jnp.sum(matrix, axis=-1, keepdims=True)
     return jnp.matmul(matrix, jnp.ones((matrix.shape[-1], 1), matrix.dtype))
 
