@@ -101,7 +101,7 @@ def main(config: Config) -> int:
 def classify(
     config: Config, directory: Path, settings: dict[str, Any], tokenizer: Any, texts: list, length: int
 ) -> list[dict[str, Any]]:
-    """The label and its probability, or the number, of each text."""
+    """The label or labels and their probabilities, or the number, of each text."""
     encoded = encode_texts(tokenizer, texts, length)
     batches = ClassificationBatches(encoded, None, batch_size=config.batch_size, shuffle=False)
     if settings.get("problem_type") == "regression":
@@ -109,19 +109,35 @@ def classify(
         return [
             {"text": join(text), "value": float(value)} for text, value in zip(texts, values, strict=True)
         ]
-    logits = predict_in_order(BertClassifier.from_pretrained(directory), batches).astype("float64")
-    names = settings.get("id2label") or {}
+    model = BertClassifier.from_pretrained(directory)
+    logits = predict_in_order(model, batches).astype("float64")
+    known = settings.get("id2label") or {}
+    names = [known.get(str(index), str(index)) for index in range(model.num_classes)]
+    if model.multi_label:
+        return [
+            {
+                "text": join(text),
+                "labels": [name for name, logit in zip(names, row, strict=True) if logit > 0],
+                "probabilities": by_name(names, 0.5 + np.tanh(row / 2) / 2),  # the logistic function
+            }
+            for text, row in zip(texts, logits, strict=True)
+        ]
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     return [
         {
             "text": join(text),
-            "label": names.get(str(row.argmax()), str(row.argmax())),
+            "label": names[row.argmax()],
             "probability": round(float(row.max()), 4),
-            "probabilities": {names.get(str(i), str(i)): round(float(p), 4) for i, p in enumerate(row)},
+            "probabilities": by_name(names, row),
         }
         for text, row in zip(texts, probabilities, strict=True)
     ]
+
+
+def by_name(names: list[str], probabilities: np.ndarray) -> dict[str, float]:
+    """The probability of each label."""
+    return {name: round(float(p), 4) for name, p in zip(names, probabilities, strict=True)}
 
 
 def fill_masks(
@@ -179,6 +195,9 @@ def show(rows: list[dict[str, Any]], stream: TextIO) -> None:
             for place in row["masks"]:
                 best = "  ".join(f"{c['token']} {c['probability']:.3f}" for c in place)
                 print(f"{row['text']}\t{best}", file=stream)
+        elif "labels" in row:
+            found = [f"{name} {row['probabilities'][name]:.4f}" for name in row["labels"]]
+            print(f"{', '.join(found) or 'none'}\t{row['text']}", file=stream)
         elif "value" in row:
             print(f"{row['value']:.4f}\t{row['text']}", file=stream)
         else:

@@ -160,10 +160,17 @@ def write_slice(cache, value, position):
 
 
 def fill_rows(variable, parts):
-    """Fills a Keras variable with its rows, NumPy parts of them one after another, in place."""
+    """Fills a Keras variable with its rows, NumPy parts of them one after another, in place.
+
+    By the operation behind `variable[start:end].assign`, which reads the variable first: while what was read
+    lives, writing copies the whole.
+    """
     start = 0
     for part in parts:
-        variable.value[start : start + len(part)].assign(tf.cast(part, variable.value.dtype))
+        rows = tf.cast(part, variable.value.dtype)
+        tf.raw_ops.ResourceStridedSliceAssign(
+            ref=variable.value.handle, begin=[start], end=[start + len(part)], strides=[1], value=rows
+        )
         start += len(part)
 
 

@@ -32,6 +32,7 @@ _ARCHITECTURES = {
     BertClassifier: "BertForSequenceClassification",
     BertRegressor: "BertForSequenceClassification",
 }
+_SINGLE, _MULTI = "single_label_classification", "multi_label_classification"
 _ONE_OBJECTIVE = {"masked_lm": "BertForMaskedLM", "next_sentence": "BertForNextSentencePrediction"}
 
 
@@ -56,7 +57,7 @@ def _write_config(model: Any) -> dict[str, Any]:
     names: tuple[str, ...] = ()
     if isinstance(model, BertClassifier):
         names = model.label_names or tuple(f"LABEL_{index}" for index in range(model.num_classes))
-        config["problem_type"] = "single_label_classification"
+        config["problem_type"] = _MULTI if model.multi_label else _SINGLE
     if isinstance(model, BertRegressor):
         names, config["problem_type"] = ("LABEL_0",), "regression"
     if names:
@@ -79,10 +80,10 @@ def _class_settings(
     if cls is not BertClassifier or "num_classes" in asked or "label_names" in asked:
         return asked
     kind = theirs.get("problem_type")
-    if kind not in (None, "single_label_classification"):
+    if kind not in (None, _SINGLE, _MULTI):
         mend = "; BertRegressor reads it" if kind == "regression" else ""
         raise InputError(
-            f"{path}: problem_type is {kind!r}, only 'single_label_classification' is a BertClassifier's{mend}, "
+            f"{path}: problem_type is {kind!r}, a BertClassifier's is {_SINGLE!r} or {_MULTI!r}{mend}, "
             "or give num_classes for a new head"
         )
     names = _label_names(theirs, path)
@@ -98,7 +99,7 @@ def _class_settings(
             f"{path}: num_labels is {count!r}: a BertClassifier has at least 2, and no more than the weights are "
             "large; give num_classes for a new head"
         )
-    return {"num_classes": count, "label_names": names} | asked
+    return {"num_classes": count, "label_names": names, "multi_label": kind == _MULTI} | asked
 
 
 def _check_regression(theirs: Mapping[str, Any], path: str) -> None:

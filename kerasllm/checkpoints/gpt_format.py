@@ -48,13 +48,8 @@ def _read_gpt2(theirs: Mapping[str, Any], path: str) -> GPTConfig:
         path,
         {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
     )
-    residual, embedded = (theirs.get(name, 0.1) for name in ("resid_pdrop", "embd_pdrop"))
-    if residual != embedded:
-        raise InputError(
-            f"{path}: embd_pdrop is {embedded!r} and resid_pdrop {residual!r}: there is one dropout for both"
-        )
     required = ("vocab_size", "n_embd", "n_layer", "n_head")
-    defaults = {"attn_pdrop": 0.1}
+    defaults = {"attn_pdrop": 0.1, "embd_pdrop": 0.1}
     if isinstance(theirs.get("vocab_size"), int) and theirs["vocab_size"] > GPT2_END:
         defaults["eos_token_id"] = GPT2_END
     if "eos_token_id" in theirs:
@@ -69,11 +64,7 @@ def _write_gpt2(model: Any) -> dict[str, Any]:
     config["model_type"] = "gpt2"
     config |= {name: getattr(model.config, ours) for ours, name in GPT2_CONFIG_NAMES.items()}
     config["activation_function"] = written_activation(model.config)
-    return config | {
-        "embd_pdrop": model.config.dropout,
-        "bos_token_id": model.config.end_token_id,
-        "dtype": "float32",
-    }
+    return config | {"bos_token_id": model.config.end_token_id, "dtype": "float32"}
 
 
 def _read_llama(theirs: Mapping[str, Any], path: str) -> GPTConfig:

@@ -106,6 +106,7 @@ GPT2_CONFIG_NAMES = {
     "max_sequence_length": "n_positions",
     "dropout": "resid_pdrop",
     "attention_dropout": "attn_pdrop",
+    "embedding_dropout": "embd_pdrop",
     "activation": "activation_function",
     "layer_norm_epsilon": "layer_norm_epsilon",
     "initializer_range": "initializer_range",

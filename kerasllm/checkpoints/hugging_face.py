@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +179,8 @@ def read_model(
     stored = FORMATS[theirs["model_type"]]
     if "dropout" in settings:
         rate = settings.pop("dropout")
-        rates = {"dropout": rate, "attention_dropout": rate}
-        if isinstance(config, BertConfig):
-            rates["classifier_dropout"] = None
+        rates = {"dropout": rate, "attention_dropout": None}
+        rates["classifier_dropout" if isinstance(config, BertConfig) else "embedding_dropout"] = None
         config = dataclasses.replace(config, **rates)
     checkpoint = _Checkpoint(directory, stored, config)
     settings = stored.class_settings(cls, theirs, str(directory / "config.json"), checkpoint.shapes, settings)
@@ -198,10 +197,10 @@ def read_model(
         shape = tuple(variable.shape)
         if entry.shape is None and checkpoint.shapes[found[0]] not in (shape, shape[::-1]):
             continue  # a head for another number of classes
-        if entry.is_copy:
-            backend.fill_rows(variable, checkpoint.parts(found[0]))
-        else:
-            variable.assign(entry.join([checkpoint.read(name) for name in found]))
+        parts: Iterable[np.ndarray] = checkpoint.parts(found[0])
+        if not entry.is_copy:
+            parts = [entry.join([checkpoint.read(name) for name in found])]
+        backend.fill_rows(variable, parts)
         missing.discard(entry.ours)
         used.update(found)
     for name in missing & undrawn.keys():

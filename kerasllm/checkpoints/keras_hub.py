@@ -123,10 +123,10 @@ def _import() -> Any:
 
 def _check(backbone: LanguageModel, config: Any) -> None:
     """Refuses by name what KerasHub's two classes do not have."""
-    if config.attention_dropout != config.dropout:
-        raise InputError(
-            f"attention_dropout is {config.attention_dropout}, dropout {config.dropout}: KerasHub has one for both"
-        )
+    for name in ("attention_dropout", "embedding_dropout"):
+        rate = getattr(config, name, config.dropout)
+        if rate != config.dropout:
+            raise InputError(f"{name} is {rate}, dropout {config.dropout}: KerasHub has one for both")
     if isinstance(backbone, BertBackbone):
         if backbone.pooler is None:
             raise InputError("the model has no pooler, KerasHub's BertBackbone always has one")

@@ -83,7 +83,7 @@ class WeightFiles:
         """A tensor as float32."""
         return np.concatenate(list(self.parts(name, None)))
 
-    def parts(self, name: str, largest: int | None = 16_000_000) -> Iterator[np.ndarray]:
+    def parts(self, name: str, largest: int | None = 2_000_000) -> Iterator[np.ndarray]:
         """A tensor as float32, a part of its rows at a time.
 
         Args:

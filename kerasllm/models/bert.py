@@ -262,11 +262,13 @@ class BertClassifier(LanguageModel):
         config: the shape.
         num_classes: number of classes, at least 2; that of `label_names`, else 2, where left out.
         label_names: of the classes, written to config.json's `id2label`.
+        multi_label: whether a text may have several of the labels, or none; written to config.json's `problem_type`.
         backbone: an existing one; a new one where left out.
         seed: of the initial values and of dropout.
 
     Call with the backbone's dict. Returns logits (batch, num_classes), for a
-    `SparseCategoricalCrossentropy(from_logits=True)`.
+    `SparseCategoricalCrossentropy(from_logits=True)`, or, with `multi_label`, for a
+    `BinaryCrossentropy(from_logits=True)` and labels of 0 and 1 (batch, num_classes).
     """
 
     config_class = BertConfig
@@ -277,6 +279,7 @@ class BertClassifier(LanguageModel):
         *,
         num_classes: int | None = None,
         label_names: Sequence[str] | None = None,
+        multi_label: bool = False,
         backbone: BertBackbone | None = None,
         seed: int | None = None,
         name: str | None = None,
@@ -291,7 +294,7 @@ class BertClassifier(LanguageModel):
             )
         if self.label_names and len(self.label_names) != num_classes:
             raise ValueError(f"label_names are {len(self.label_names)}, num_classes is {num_classes}")
-        self.num_classes = num_classes
+        self.num_classes, self.multi_label = num_classes, multi_label
         self.backbone = _backbone(config, backbone, self.seed, pooler=True)
         self.classifier = _classification_head(
             config, self.seed, "classifier", num_classes, config.classifier_dropout
@@ -303,9 +306,10 @@ class BertClassifier(LanguageModel):
         return self.classifier(self.backbone(inputs, training=training)["pooled_output"], training=training)
 
     def get_config(self):
-        """The fields of the config, `num_classes` and `label_names`."""
+        """The fields of the config, `num_classes`, `label_names` and `multi_label`."""
         names = None if self.label_names is None else list(self.label_names)
-        return super().get_config() | {"num_classes": self.num_classes, "label_names": names}
+        labels = {"num_classes": self.num_classes, "label_names": names, "multi_label": self.multi_label}
+        return super().get_config() | labels
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")

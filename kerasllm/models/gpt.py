@@ -70,7 +70,7 @@ class GPTBackbone(LanguageModel):
             learned_positions=config.positions == "learned",
             normalize=False,
             truncated=False,
-            dropout=config.dropout,
+            dropout=config.embedding_dropout or 0.0,
             standard_deviation=config.initializer_range,
             seed=self.seed,
             name="embeddings",

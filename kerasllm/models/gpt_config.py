@@ -60,8 +60,9 @@ class GPTConfig:
         hidden_dim: width; divisible by `num_heads`.
         intermediate_dim: width inside the feed-forward network; 4 * hidden_dim where left out.
         max_sequence_length: number of learned positions; with rotary ones, the longest context.
-        dropout: of embeddings and residual branches.
+        dropout: of residual branches.
         attention_dropout: of the attention probabilities; that of `dropout` where left out.
+        embedding_dropout: of the sum of the embeddings; that of `dropout` where left out.
         activation: "gelu_tanh", "gelu" (exact), or another Keras activation.
         normalization: "layer_norm", or "rms_norm" (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467).
         layer_norm_epsilon: added to every variance, or mean square.
@@ -88,6 +89,7 @@ class GPTConfig:
     max_sequence_length: int = 1024
     dropout: float = 0.1
     attention_dropout: float | None = None
+    embedding_dropout: float | None = None
     activation: str = "gelu_tanh"
     normalization: Normalization = "layer_norm"
     layer_norm_epsilon: float = 1e-5
@@ -103,15 +105,16 @@ class GPTConfig:
     def __post_init__(self) -> None:
         if self.intermediate_dim is None and isinstance(self.hidden_dim, Integral):
             object.__setattr__(self, "intermediate_dim", 4 * self.hidden_dim)
-        if self.attention_dropout is None:
-            object.__setattr__(self, "attention_dropout", self.dropout)
+        for name in ("attention_dropout", "embedding_dropout"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.dropout)
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", self.num_heads)
         for name in (*_SIZES, "num_key_value_heads"):
             value = getattr(self, name)
             if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}, it must be a whole number of at least 1")
-        for name in ("dropout", "attention_dropout"):
+        for name in ("dropout", "attention_dropout", "embedding_dropout"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(f"{name} is {value!r}, it must lie in [0, 1)")

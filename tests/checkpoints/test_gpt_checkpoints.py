@@ -12,12 +12,20 @@ from kerasllm import GPTBackbone, GPTCausalLM, GPTConfig
 from kerasllm.errors import InputError, InputWarning
 
 GPT2 = GPTConfig(
-    vocabulary_size=30, num_layers=2, num_heads=4, hidden_dim=16, max_sequence_length=12, end_token_id=29
+    vocabulary_size=30,
+    num_layers=2,
+    num_heads=4,
+    hidden_dim=16,
+    max_sequence_length=12,
+    attention_dropout=0.2,
+    embedding_dropout=0.3,
+    end_token_id=29,
 )
 LLAMA = dataclasses.replace(
     GPT2,
     dropout=0.0,
     attention_dropout=0.1,
+    embedding_dropout=0.0,
     normalization="rms_norm",
     layer_norm_epsilon=1e-6,
     positions="rotary",
@@ -102,7 +110,7 @@ def test_a_missing_head_is_new_and_named(tmp_path):
 
 def test_dropout_may_be_changed(saved):
     config = GPTCausalLM.from_pretrained(saved, dropout=0.3).config
-    assert (config.dropout, config.attention_dropout) == (0.3, 0.3)
+    assert (config.dropout, config.attention_dropout, config.embedding_dropout) == (0.3, 0.3, 0.3)
 
 
 def test_end_tokens_as_chat_models_list_them(saved):
@@ -119,7 +127,7 @@ def test_end_tokens_as_chat_models_list_them(saved):
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
         ({"activation_function": "swish2"}, "activation_function is 'swish2'"),
-        ({"embd_pdrop": 0.2}, "embd_pdrop is 0.2 and resid_pdrop 0.1"),
+        ({"embd_pdrop": 1.2}, "embd_pdrop is 1.2"),
         ({"n_layer": ...}, "lacks n_layer"),
         ({"n_head": 3}, "hidden_dim 16 does not divide|n_embd 16 does not divide"),
         ({"vocab_size": 10**12}, "do not belong together"),

@@ -42,7 +42,9 @@ def compiled(config, chunk_size=None, **settings):
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("config", [CONFIG, LLAMA], ids=["gpt2", "llama"])
 def test_the_future_does_not_leak(config, dropout):
-    config = dataclasses.replace(config, dropout=dropout, attention_dropout=dropout)
+    config = dataclasses.replace(
+        config, dropout=dropout, attention_dropout=dropout, embedding_dropout=dropout
+    )
     changed = TOKENS[:, :-1].copy()
     changed[:, 7:] = (changed[:, 7:] + 1) % 50
     before, after = (

@@ -19,6 +19,7 @@ CLASSES = {
     "untied": kerasllm.BertMaskedLM,
     "two_classes": kerasllm.BertClassifier,
     "three_classes": kerasllm.BertClassifier,
+    "multi_label": kerasllm.BertClassifier,
     "regression": kerasllm.BertRegressor,
 }
 
@@ -48,6 +49,9 @@ def losses(name, model, inputs, data) -> dict[str, np.ndarray]:
         return {"loss": numpy(loss), "gathered": numpy(gathered)}
     if name == "regression":
         return {"loss": numpy(keras.losses.MeanSquaredError()(data["numbers"], model(inputs)))}
+    if name == "multi_label":
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        return {"loss": numpy(loss(data[name], model(inputs)))}
     if name.endswith("classes"):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         return {"loss": numpy(loss(data[name], model(inputs)))}

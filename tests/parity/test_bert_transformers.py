@@ -19,6 +19,10 @@ THEIRS = {
     "untied": (transformers.BertForMaskedLM, {"tie_word_embeddings": False}),
     "two_classes": (transformers.BertForSequenceClassification, {"num_labels": 2}),
     "three_classes": (transformers.BertForSequenceClassification, {"num_labels": 3}),
+    "multi_label": (
+        transformers.BertForSequenceClassification,
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+    ),
     "regression": (
         transformers.BertForSequenceClassification,
         {"num_labels": 1, "problem_type": "regression"},
@@ -31,6 +35,7 @@ LOGITS = {
     "untied": {"masked_lm": "logits"},
     "two_classes": {"logits": "logits"},
     "three_classes": {"logits": "logits"},
+    "multi_label": {"logits": "logits"},
     "regression": {"logits": "logits"},
 }
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
@@ -60,6 +65,7 @@ def make_data() -> dict[str, np.ndarray]:
         "two_classes": np.array([0, 1, 1, 0, 1], "int32"),
         "three_classes": np.array([2, 1, 0, 0, 2], "int32"),
         "numbers": random.normal(size=batch).astype("float32"),
+        "multi_label": random.integers(0, 2, (batch, 3)).astype("float32"),
     }
 
 
@@ -74,9 +80,9 @@ def their_labels(name: str, data) -> dict:
         return labels
     if name == "backbone":
         return {}
-    return {
-        "labels": torch.tensor(data["numbers"]) if name == "regression" else torch.tensor(data[name]).long()
-    }
+    if name in ("regression", "multi_label"):
+        return {"labels": torch.tensor(data["numbers" if name == "regression" else name])}
+    return {"labels": torch.tensor(data[name]).long()}
 
 
 def run_theirs(name: str, model, data) -> dict[str, np.ndarray]:

@@ -1,8 +1,13 @@
 """Fine-tuning from a run and from scratch, for classes and for numbers; then prediction."""
 
 import json
+import re
 
 import pytest
+
+from kerasllm import BertClassifier
+from kerasllm.checkpoints import resolve_directory
+from kerasllm.data.tokenizers import load_wordpiece
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*new, with initial values")
 
@@ -166,3 +171,20 @@ def test_unseen_label_in_validation(pretrained, tables, run_recipe, tmp_path, ca
     assert run_recipe("finetune_bert", *argv) == 2
     message = capsys.readouterr().err
     assert "dev.tsv:2: label 'dosg'" in message and "'dogs'" in message
+
+
+def test_predict_names_all_labels_of_a_text(pretrained, run_recipe, capsys, tmp_path):
+    """A model of the kind that transformers calls multi_label_classification."""
+    model = BertClassifier.from_pretrained(
+        pretrained, label_names=["sea", "ship", "storm"], multi_label=True, seed=0
+    )
+    model.classifier.bias.assign([9.0, -9.0, 9.0])
+    tokenizer = load_wordpiece(resolve_directory(pretrained))
+    model.save_pretrained(tmp_path / "model", tokenizer=tokenizer)
+    capsys.readouterr()
+    argv = ["--model", tmp_path / "model", "--text", "the old cat"]
+    assert run_recipe("predict", *argv) == 0
+    assert re.fullmatch(r"sea 0\.99\d\d, storm 0\.99\d\d\tthe old cat\n", capsys.readouterr().out)
+    assert run_recipe("predict", *argv, "--output", tmp_path / "found.jsonl") == 0
+    row = json.loads((tmp_path / "found.jsonl").read_text())
+    assert row["labels"] == ["sea", "storm"] and row["probabilities"]["ship"] < 0.01
