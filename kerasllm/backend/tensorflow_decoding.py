@@ -50,3 +50,8 @@ def repeated(step, finished):
 def scores(hidden, table):
     """(rows, hidden_dim) and (vocabulary, hidden_dim) → (rows, vocabulary)."""
     return tf.matmul(hidden, table, transpose_b=True)
+
+
+def argmax(logits):
+    """The first of the largest of each row, (rows, vocabulary) → int32 (rows,)."""
+    return tf.argmax(logits, axis=-1, output_type=tf.int32)

@@ -76,3 +76,8 @@ def _traced(step, form, leaves):
 def scores(hidden, table):
     """(rows, hidden_dim) and (vocabulary, hidden_dim) → (rows, vocabulary)."""
     return product_with_transpose(hidden, table)
+
+
+def argmax(logits):
+    """The first of the largest of each row, (rows, vocabulary) → int32 (rows,)."""
+    return torch.argmax(logits, dim=-1).int()

@@ -14,6 +14,7 @@ from typing import Any
 
 from keras import ops
 
+from kerasllm import backend
 from kerasllm.layers.dropout import GOLDEN, mix, shift_right
 
 _LOWEST = -3e38  # what a removed token scores; finite, as the difference of two infinities is undefined
@@ -62,7 +63,7 @@ class Rule:
             if self.min_p:
                 logits = keep_min_p(logits, strengths["min_p"])
             logits = logits + gumbel_noise(strengths["seed"], rows, step, logits.shape[-1])
-        return ops.cast(ops.argmax(logits, axis=-1), "int32")
+        return backend.decoding.argmax(logits)
 
 
 def penalize(logits, seen, penalty):

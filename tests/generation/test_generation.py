@@ -11,7 +11,7 @@ import pytest
 from keras import ops
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from kerasllm import CausalLanguageModelLoss, GPTCausalLM, GPTConfig
+from kerasllm import CausalLanguageModelLoss, GPTCausalLM, GPTConfig, backend
 from kerasllm.errors import InputError
 from kerasllm.generation import sampling
 from kerasllm.generation.decoding import decoder_of, rounded_up
@@ -253,3 +253,11 @@ def test_bad_input_is_named(model, prompts, settings, fault):
     with pytest.raises(InputError, match=fault) as refused:
         model.generate(prompts, **settings)
     assert "\n" not in str(refused.value)
+
+
+def test_the_first_of_equally_good_tokens_is_chosen():
+    scores = np.array(
+        [[1, 3, 3, -1], [-2, -5, -2, -2], [0, 0, 0, 7], [-3e38, -3e38, -3e38, -3e38]], "float32"
+    )
+    chosen = ops.convert_to_numpy(backend.decoding.argmax(ops.convert_to_tensor(scores)))
+    assert chosen.tolist() == scores.argmax(-1).tolist() and chosen.dtype == np.int32
