@@ -9,9 +9,33 @@ from kerasllm.backend.torch_products import is_recording, product_with_transpose
 
 def cross_entropy(labels, logits):
     """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
+    if is_recording() and logits.requires_grad:
+        return _CrossEntropy.apply(logits, labels.long()[..., None])
     scores = logits.float()
     chosen = scores.gather(-1, labels.long()[..., None])[..., 0]
     return torch.logsumexp(scores, dim=-1) - chosen
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Keeps the numerators of the probabilities, in the logits' type: that of their gradient, too."""
+
+    @staticmethod
+    def forward(ctx, logits, labels):
+        scores = logits.float()
+        highest = scores.amax(-1, keepdim=True)
+        numerators = (scores - highest).exp()
+        total = numerators.sum(-1, keepdim=True)
+        ctx.save_for_backward(numerators.to(logits.dtype), total, labels)
+        chosen = scores.gather(-1, labels)
+        return (highest + total.log() - chosen)[..., 0]
+
+    @staticmethod
+    def backward(ctx, upstream):
+        numerators, total, labels = ctx.saved_tensors
+        upstream = upstream[..., None]
+        probabilities = numerators.float() * (upstream / total)
+        is_label = torch.arange(numerators.shape[-1], device=labels.device) == labels
+        return torch.where(is_label, probabilities - upstream, probabilities).to(numerators.dtype), None
 
 
 def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differentiable: bool = True):

@@ -6,7 +6,7 @@ import keras
 import torch
 from torch.nn import functional
 
-from kerasllm.backend.torch_products import Dense, is_recording, product_with_transpose
+from kerasllm.backend.torch_products import Dense, TakeRows, is_recording, product_with_transpose
 from kerasllm.backend.torch_training import can_compile, compiled_step  # noqa: F401
 
 jit_compile = False  # takes ten to forty seconds: see `kerasllm.training.compilation`
@@ -78,9 +78,10 @@ def _causal(queries: int, keys: int, device):
 def _penalty(allowed):
     """0 where attention is allowed, elsewhere a number beside which no score counts.
 
-    Bytes are in between, for compiled code on a CPU takes ten times as long to read or write a boolean as a byte.
+    By an operator that a compiler leaves alone: it would work the mask out anew for each score, which takes longer
+    than the softmax.
     """
-    return (1 - allowed.to(torch.uint8).float()) * -1e30
+    return torch.ops.kerasllm.penalty(allowed)
 
 
 def fuse(function, *tensors, **settings):
@@ -94,7 +95,10 @@ def drop(inputs, draws, least: int, kept: float):
 
 
 class _Drop(torch.autograd.Function):
-    """Dropout that keeps a byte an element for the gradient (see `_penalty`)."""
+    """Dropout that keeps a byte an element for the gradient.
+
+    Compiled code on a CPU takes ten times as long to read or write a boolean as a byte.
+    """
 
     @staticmethod
     def forward(ctx, inputs, stays, kept):
@@ -157,6 +161,8 @@ def split(inputs, sizes: tuple[int, ...], axis: int):
 
 def take_rows(table, ids):
     """The rows of a table (rows, hidden_dim) at `ids`, any shape; a Keras variable or array."""
+    if is_recording():
+        return TakeRows.apply(table.value if isinstance(table, keras.Variable) else table, ids)
     return keras.ops.take(table, ids, axis=0)
 
 

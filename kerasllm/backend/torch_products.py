@@ -34,6 +34,30 @@ def _shape_of_product(left, right, bias):
     return left.new_empty(left.shape[0], right.shape[0])
 
 
+_library.define("penalty(Tensor allowed) -> Tensor")
+_library.impl("penalty", lambda allowed: allowed.logical_not().float() * -1e30, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("kerasllm::penalty")
+def _shape_of_penalty(allowed):
+    return allowed.new_empty(allowed.shape, dtype=torch.float32)
+
+
+_library.define("sum_of_rows(Tensor rows, Tensor ids, int count) -> Tensor")
+
+
+def _sum_of_rows(rows, ids, count):
+    return torch.ops.aten.embedding_dense_backward(rows, ids, count, -1, False)
+
+
+_library.impl("sum_of_rows", _sum_of_rows, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("kerasllm::sum_of_rows")
+def _shape_of_sum(rows, ids, count):
+    return rows.new_empty((count, rows.shape[-1]))
+
+
 _recording = False
 
 
@@ -74,6 +98,10 @@ class Dense(torch.autograd.Function):
         """The product."""
         ctx.save_for_backward(inputs, kernel)
         ctx.with_bias = bias is not None
+        if bias is not None and inputs.dtype != torch.float32:
+            # torch would write the bias into the product's memory first; a compiler adds it where that is read, and
+            # by way of float32 it does not make the one out of the other again.
+            return (torch.mm(inputs, kernel).float() + bias.float()).to(inputs.dtype)
         return product_with_transpose(inputs, kernel.t(), bias)
 
     @staticmethod
@@ -81,8 +109,29 @@ class Dense(torch.autograd.Function):
         """Of inputs, kernel and bias."""
         inputs, kernel = ctx.saved_tensors
         of_inputs = product_with_transpose(upstream, kernel)
-        if kernel.shape[1] > _WIDE:
+        if kernel.t().is_contiguous():  # a table of (out, in), whose gradient is to lie as it does
+            of_kernel = torch.mm(upstream.t(), inputs).t()
+        elif kernel.shape[1] > _WIDE:
             of_kernel = product_with_transpose(inputs.t(), upstream.t())
         else:
             of_kernel = torch.mm(inputs.t(), upstream)
         return of_inputs, of_kernel, upstream.sum(0) if ctx.with_bias else None
+
+
+class TakeRows(torch.autograd.Function):
+    """Rows of a table (count, width) by numbers, any shape, whose gradient is summed in one order.
+
+    Compiled code would have two threads add to a row as it comes: the same step would give other bits each time.
+    """
+
+    @staticmethod
+    def forward(ctx, table, ids):
+        """The rows."""
+        ctx.save_for_backward(ids)
+        ctx.count = table.shape[0]
+        return torch.nn.functional.embedding(ids, table)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        """Of the table."""
+        return torch.ops.kerasllm.sum_of_rows(upstream.contiguous(), ctx.saved_tensors[0], ctx.count), None

@@ -1,6 +1,10 @@
 """A compiled training step against Keras' own, uncompiled: what is faster must not be different."""
 
+import os
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -94,6 +98,46 @@ def train(kind, jit_compile):
     logs = [{name: float(value) for name, value in step.items()} for step in logs]
     state = [*model.trainable_variables, *model.optimizer.variables]
     return logs, [keras.ops.convert_to_numpy(variable) for variable in state]
+
+
+TWICE = """
+import hashlib
+import keras
+import numpy as np
+from kerasllm import BertConfig, BertPretraining
+from kerasllm.training.objectives import compile_pretraining
+from kerasllm.training.optimizers import adamw
+from kerasllm.training.schedules import LinearWarmupDecay
+
+shape = {"vocabulary_size": 40, "num_layers": 1, "num_heads": 2, "hidden_dim": 64, "max_sequence_length": 64}
+random = np.random.default_rng(0)
+inputs = {
+    "token_ids": random.integers(0, 40, (64, 64)).astype("int32"),  # a token stands in many places
+    "position_ids": random.integers(0, 64, (64, 64)).astype("int32"),
+    "masked_positions": random.integers(0, 64, (64, 8)).astype("int32"),
+}
+labels = {"masked_lm": random.integers(0, 40, (64, 8)), "next_sentence": random.integers(0, 2, 64)}
+for _ in range(2):
+    model = BertPretraining(BertConfig(**shape), seed=0)
+    compile_pretraining(model, adamw(LinearWarmupDecay(1e-2, steps=8, warmup=1)), jit_compile=True)
+    for _ in range(4):
+        model.train_on_batch(inputs, labels)
+    values = [keras.ops.convert_to_numpy(variable).tobytes() for variable in model.variables]
+    print(hashlib.sha256(b"".join(values)).hexdigest())
+"""
+
+
+def test_several_threads_give_the_same_bits_twice():
+    """Sums must not be taken in the order in which the threads come by."""
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE],
+        env=os.environ | {"OMP_NUM_THREADS": "4", "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = done.stdout.split()
+    assert first == second
 
 
 def losses_in_bfloat16():
