@@ -84,7 +84,7 @@ if keras.backend.backend() == "jax":
     def test_huge_pages_are_asked_for_whole_blocks_only(monkeypatch):
         asked = []
         monkeypatch.setattr(huge_pages, "_madvise", lambda: lambda *arguments: asked.append(arguments))
-        small = np.empty(1000, "uint8")
+        small = np.frombuffer(mmap.mmap(-1, 2**20), "uint8")  # not the heap, which may be large
         large = np.frombuffer(mmap.mmap(-1, 200 * 2**20), "uint8")
         huge_pages.ask(small.ctypes.data)
         assert not asked
