@@ -279,6 +279,11 @@ if keras.backend.backend() == "jax":
 
 if keras.backend.backend() == "torch":  # the others compile by themselves
 
+    def test_compiled_in_bfloat16():
+        losses = losses_in_bfloat16()
+        np.testing.assert_allclose(*losses, rtol=1e-2)
+        assert losses[0] != losses[1]  # two paths indeed
+
     def test_a_model_that_looks_at_values_is_trained_without_compilation(capsys):
         class Looking(GPTCausalLM):
             def call(self, inputs, training=False):
