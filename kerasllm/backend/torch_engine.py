@@ -161,9 +161,7 @@ def split(inputs, sizes: tuple[int, ...], axis: int):
 
 def take_rows(table, ids):
     """The rows of a table (rows, hidden_dim) at `ids`, any shape; a Keras variable or array."""
-    if is_recording():
-        return TakeRows.apply(table.value if isinstance(table, keras.Variable) else table, ids)
-    return keras.ops.take(table, ids, axis=0)
+    return TakeRows.apply(keras.ops.convert_to_tensor(table), ids)
 
 
 def write_slice(cache, value, position):

@@ -15,8 +15,6 @@ _LINEAR: Any = (
     getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 )
 
-_WIDE = 8192  # outputs from which on oneDNN is faster at a kernel's gradient too
-
 # An operator of our own around it, as TorchScript cannot record one that takes a list of scalars.
 _library = torch.library.Library("kerasllm", "DEF")
 _library.define("product(Tensor left, Tensor right, Tensor? bias) -> Tensor")
@@ -111,8 +109,6 @@ class Dense(torch.autograd.Function):
         of_inputs = product_with_transpose(upstream, kernel)
         if kernel.t().is_contiguous():  # a table of (out, in), whose gradient is to lie as it does
             of_kernel = torch.mm(upstream.t(), inputs).t()
-        elif kernel.shape[1] > _WIDE:
-            of_kernel = product_with_transpose(inputs.t(), upstream.t())
         else:
             of_kernel = torch.mm(inputs.t(), upstream)
         return of_inputs, of_kernel, upstream.sum(0) if ctx.with_bias else None
@@ -134,4 +130,7 @@ class TakeRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):
         """Of the table."""
-        return torch.ops.kerasllm.sum_of_rows(upstream.contiguous(), ctx.saved_tensors[0], ctx.count), None
+        # In float32: a token that stands in thousands of places would soon add nothing in bfloat16.
+        rows = upstream.float().contiguous()
+        total = torch.ops.kerasllm.sum_of_rows(rows, ctx.saved_tensors[0], ctx.count)
+        return total.to(upstream.dtype), None

@@ -278,11 +278,20 @@ if keras.backend.backend() == "jax":
 
 
 if keras.backend.backend() == "torch":  # the others compile by themselves
+    import torch
+
+    from kerasllm.backend.torch_products import TakeRows
 
     def test_compiled_in_bfloat16():
         losses = losses_in_bfloat16()
         np.testing.assert_allclose(*losses, rtol=1e-2)
         assert losses[0] != losses[1]  # two paths indeed
+
+    def test_rows_in_bfloat16_are_summed_in_float32():
+        """Summed in bfloat16, 4,096 ones are 256."""
+        table = torch.zeros((5, 3), dtype=torch.bfloat16, requires_grad=True)
+        TakeRows.apply(table, torch.full((4096,), 2)).sum().backward()
+        assert table.grad.tolist() == [[0] * 3, [0] * 3, [4096] * 3, [0] * 3, [0] * 3]
 
     def test_a_model_that_looks_at_values_is_trained_without_compilation(capsys):
         class Looking(GPTCausalLM):
