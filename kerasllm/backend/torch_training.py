@@ -11,7 +11,6 @@ import sysconfig
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
+from kerasllm.backend.torch_kernels import built_together, prepare
 from kerasllm.backend.torch_optimizer import fuse
 from kerasllm.backend.torch_products import recording
 
@@ -144,13 +144,15 @@ def _compiled(model, trainable, others, data, arguments):
         forms[:] = [form_of_results]
         return flat
 
-    if all(argument.device.type == "cpu" for argument in arguments):
-        threading.Thread(target=_prepare_compiler, daemon=True).start()
-    with recording():  # shapes alone are computed: no second step's memory, nor its time
-        graph = make_fx(record, tracing_mode="fake", _allow_non_fake_inputs=True)(*arguments)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return _by_inductor(graph, arguments), list(changed), forms[0]
+    with built_together():
+        if all(argument.device.type == "cpu" for argument in arguments):
+            threading.Thread(target=prepare, daemon=True).start()
+        with recording():  # shapes alone are computed: no second step's memory, nor its time
+            graph = make_fx(record, tracing_mode="fake", _allow_non_fake_inputs=True)(*arguments)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        program = _by_inductor(graph, arguments)
+    return program, list(changed), forms[0]
 
 
 def _by_inductor(graph, arguments):
@@ -160,24 +162,6 @@ def _by_inductor(graph, arguments):
     """
     with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True))):
         return torch._inductor.compile(graph, list(arguments))
-
-
-_EMPTY = """
-#include <torch/csrc/inductor/cpp_prefix.h>
-extern "C" void kernel(float* values) {}
-"""
-
-
-def _prepare_compiler() -> None:
-    """What every kernel needs, while the step is recorded: which instructions there are, and the headers compiled.
-
-    Without it the compiler does the same when it comes to it, a dozen seconds later.
-    """
-    with suppress(Exception):
-        from torch._inductor import codecache, cpu_vec_isa
-
-        cpu_vec_isa.valid_vec_isa_list()
-        codecache.CppPythonBindingsCodeCache.load_pybinding(["float*"], _EMPTY)
 
 
 def _loss_and_logs(model, inputs, labels, weights):

@@ -52,24 +52,38 @@ def _dropped_softmax(scores, mask, seed, is_causal: bool, rate: float):
 
 
 def self_attention(
-    query_key_value, *, num_heads: int, mask=None, is_causal=False, dropout_rate=0.0, seed_generator=None
+    query_key_value=None,
+    *,
+    query=None,
+    key_value=None,
+    num_heads: int,
+    mask=None,
+    is_causal=False,
+    dropout_rate=0.0,
+    seed_generator=None,
 ):
     """Multi-head attention of a sequence to itself.
 
     Args:
-        query_key_value: (batch, length, 3 * hidden_dim), the three projections side by side.
+        query_key_value: (batch, length, 3 * hidden_dim), the three projections side by side; or
+        query: (batch, queries, hidden_dim) of some positions alone, and
+        key_value: (batch, length, 2 * hidden_dim) of all.
         num_heads: hidden_dim must divide by it.
-        mask: boolean, broadcastable to (batch, heads, length, length), True where attention is allowed.
+        mask: boolean, broadcastable to (batch, heads, queries, length), True where attention is allowed.
         is_causal: a position sees no later one.
         dropout_rate: of the attention probabilities.
         seed_generator: for the dropout.
 
     Returns:
-        (batch, length, hidden_dim), before the output projection.
+        (batch, queries, hidden_dim), before the output projection.
 
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.2.
     """
-    query, key, value = ops.unstack(split_heads(query_key_value, 3, num_heads), 3)
+    if query_key_value is not None:
+        query, key, value = ops.unstack(split_heads(query_key_value, 3, num_heads), 3)
+    else:
+        query = split_heads(query, 1, num_heads)[0]
+        key, value = ops.unstack(split_heads(key_value, 2, num_heads), 2)
     attended = scaled_attention(
         query,
         key,

@@ -4,15 +4,11 @@ import keras
 from keras import ops
 
 from kerasllm import backend
+from kerasllm.layers.columns import take_columns
 from kerasllm.layers.dropout import dropout
 from kerasllm.layers.feed_forward import activate, dense
 from kerasllm.layers.initializers import KeyedNormal, KeyedTruncatedNormal, default_seed
 from kerasllm.layers.projections import add_norm, normalize
-
-
-def take_columns(hidden, columns):
-    """(batch, length, hidden_dim) at columns int (batch, slots) → (batch, slots, hidden_dim)."""
-    return ops.take_along_axis(hidden, ops.cast(columns, "int32")[:, :, None], axis=1)
 
 
 class _Head(keras.layers.Layer):

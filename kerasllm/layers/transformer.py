@@ -7,9 +7,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerasllm import backend
 from kerasllm.layers.attention import self_attention
+from kerasllm.layers.columns import take_columns
 from kerasllm.layers.dropout import add_dropped
-from kerasllm.layers.feed_forward import activate
+from kerasllm.layers.feed_forward import activate, dense
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import add_norm, add_projection, normalize, project
 
@@ -29,7 +31,8 @@ class TransformerEncoderBlock(keras.layers.Layer):
         seed: of the initial values and the dropout.
 
     Call with `hidden` (batch, length, hidden_dim) and, optionally, `padding_mask` (batch, length), 1 for real
-    tokens, or (batch, length, length) for who may attend to whom. Returns the shape of `hidden`.
+    tokens, or (batch, length, length) for who may attend to whom. Returns the shape of `hidden`. With `columns`
+    int (batch, slots) it computes those alone, of the attention to all: (batch, slots, hidden_dim).
 
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.1, as in Devlin et al. 2019.
     """
@@ -60,7 +63,7 @@ class TransformerEncoderBlock(keras.layers.Layer):
         self.seed = default_seed() if seed is None else seed
         self.seed_generator = keras.random.SeedGenerator(self.seed)
 
-    def build(self, hidden_shape, padding_mask_shape=None):
+    def build(self, hidden_shape, padding_mask_shape=None, columns_shape=None):
         """Creates the weights for an input of width `hidden_shape[-1]`."""
         if self.built:
             return
@@ -76,11 +79,18 @@ class TransformerEncoderBlock(keras.layers.Layer):
         add_norm(self, "output_norm", width)
         self.built = True
 
-    def call(self, hidden, padding_mask=None, training=False):
+    def call(self, hidden, padding_mask=None, columns=None, training=False):
         """See the class."""
         rate, attention_rate = (self.dropout, self.attention_dropout) if training else (0.0, 0.0)
+        if columns is None:
+            projected = {"query_key_value": project(self, "query_key_value", hidden)}
+        else:
+            everything, hidden = hidden, take_columns(hidden, columns)
+            if padding_mask is not None and len(padding_mask.shape) == 3:
+                padding_mask = take_columns(padding_mask, columns)
+            projected = self._projected_apart(hidden, everything)
         attended = self_attention(
-            project(self, "query_key_value", hidden),
+            **projected,
             num_heads=self.num_heads,
             mask=attention_mask(padding_mask),
             dropout_rate=attention_rate,
@@ -95,12 +105,25 @@ class TransformerEncoderBlock(keras.layers.Layer):
         narrow = project(self, "output", wide)
         return self._norm("output_norm", add_dropped(hidden, narrow, rate, self.seed_generator))
 
+    def _projected_apart(self, some, everything) -> dict[str, Any]:
+        """Queries of some columns, (batch, slots, hidden_dim), keys and values of all."""
+        width = some.shape[-1]
+        parts = [
+            backend.split(ops.convert_to_tensor(weight), (width, 2 * width), axis=-1)
+            for weight in (self.query_key_value_kernel, self.query_key_value_bias)
+        ]
+        (query_kernel, kernel), (query_bias, bias) = parts
+        return {
+            "query": dense(some, query_kernel, query_bias),
+            "key_value": dense(everything, kernel, bias),
+        }
+
     def _norm(self, name: str, hidden):
         return normalize(self, name, hidden, kind="layer_norm", epsilon=self.layer_norm_epsilon)
 
-    def compute_output_shape(self, hidden_shape, padding_mask_shape=None):
-        """The shape of the input."""
-        return hidden_shape
+    def compute_output_shape(self, hidden_shape, padding_mask_shape=None, columns_shape=None):
+        """(batch, length or slots, hidden_dim)."""
+        return (*(columns_shape or hidden_shape[:2]), hidden_shape[-1])
 
     def get_config(self):
         """The arguments of the constructor."""

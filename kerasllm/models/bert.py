@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from kerasllm.layers import (
     ClassificationHead,
@@ -39,6 +40,9 @@ class BertBackbone(LanguageModel):
     `padding_mask`, give `sequence_ids` and `position_ids`, both int (batch, length), and `first_positions`
     int (batch, slots), the columns of their first tokens. The pooled output is (batch, slots, hidden_dim), and
     so have the scores of the tasks above a second axis of slots.
+
+    The tasks call it with `only_read`: the last block then leaves out the positions that no head reads. Its
+    `sequence_output` is that of `masked_positions` int (batch, slots), and missing where they are not given.
     """
 
     config_class = BertConfig
@@ -83,19 +87,39 @@ class BertBackbone(LanguageModel):
             self.pooler.build((None, None, config.hidden_dim))
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs, only_read=False, training=False):
         """See the class."""
         mask = inputs.get("padding_mask")
         if (sequences := inputs.get("sequence_ids")) is not None:
             mask = sequences[:, :, None] == sequences[:, None, :]  # padding, too, sees its own like
+        first, masked = inputs.get("first_positions"), inputs.get("masked_positions")
         hidden = self.embeddings(
             inputs["token_ids"], inputs.get("segment_ids"), inputs.get("position_ids"), training=training
         )
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             hidden = block(hidden, mask, training=training)  # (batch, length, hidden_dim)
-        outputs = {"sequence_output": hidden}
+        last = self.blocks[-1]
+        if not only_read:
+            hidden = last(hidden, mask, training=training)
+            outputs = {"sequence_output": hidden}
+            if self.pooler is not None:
+                outputs["pooled_output"] = self.pooler(hidden, first)
+            return outputs
+
+        columns, places = [], None
         if self.pooler is not None:
-            outputs["pooled_output"] = self.pooler(hidden, inputs.get("first_positions"))
+            columns.append(ops.zeros_like(inputs["token_ids"][:, :1]) if first is None else first)
+            places = None if first is None else ops.zeros_like(first) + ops.arange(first.shape[1])
+        firsts = sum(some.shape[1] for some in columns)
+        if masked is not None:
+            columns.append(masked)
+        columns = ops.concatenate([ops.cast(some, "int32") for some in columns], axis=1)
+        hidden = last(hidden, mask, columns, training=training)  # (batch, columns, hidden_dim)
+        outputs = {}
+        if masked is not None:
+            outputs["sequence_output"] = hidden[:, firsts:]
+        if self.pooler is not None:
+            outputs["pooled_output"] = self.pooler(hidden, places)
         return outputs
 
     def get_config(self):
@@ -204,12 +228,11 @@ class BertPretraining(LanguageModel):
 
     def call(self, inputs, training=False):
         """See the class."""
-        encoded = self.backbone(inputs, training=training)
+        needs_all = self.masked_lm_head is not None and "masked_positions" not in inputs
+        encoded = self.backbone(inputs, only_read=not needs_all, training=training)
         outputs = {}
         if self.masked_lm_head is not None:
-            outputs["masked_lm"] = self.masked_lm_head(
-                encoded["sequence_output"], _output_table(self), inputs.get("masked_positions")
-            )
+            outputs["masked_lm"] = self.masked_lm_head(encoded["sequence_output"], _output_table(self))
         if self.next_sentence_head is not None:
             outputs["next_sentence"] = self.next_sentence_head(encoded["pooled_output"], training=training)
         return outputs
@@ -249,9 +272,8 @@ class BertMaskedLM(LanguageModel):
 
     def call(self, inputs, training=False):
         """See the class."""
-        hidden = self.backbone(inputs, training=training)["sequence_output"]
-        logits = self.masked_lm_head(hidden, _output_table(self), inputs.get("masked_positions"))
-        return {"masked_lm": logits}
+        encoded = self.backbone(inputs, only_read="masked_positions" in inputs, training=training)
+        return {"masked_lm": self.masked_lm_head(encoded["sequence_output"], _output_table(self))}
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -303,7 +325,8 @@ class BertClassifier(LanguageModel):
 
     def call(self, inputs, training=False):
         """See the class."""
-        return self.classifier(self.backbone(inputs, training=training)["pooled_output"], training=training)
+        pooled = self.backbone(inputs, only_read=True, training=training)["pooled_output"]
+        return self.classifier(pooled, training=training)
 
     def get_config(self):
         """The fields of the config, `num_classes`, `label_names` and `multi_label`."""
@@ -341,5 +364,5 @@ class BertRegressor(LanguageModel):
 
     def call(self, inputs, training=False):
         """See the class."""
-        pooled = self.backbone(inputs, training=training)["pooled_output"]
+        pooled = self.backbone(inputs, only_read=True, training=training)["pooled_output"]
         return self.regressor(pooled, training=training)[..., 0]
