@@ -18,6 +18,7 @@ decoding = import_module(f"kerasllm.backend.{name}_decoding")
 attend = engine.attend
 attention = engine.attention
 attention_scores = engine.attention_scores
+boundary = engine.boundary
 can_compile = engine.can_compile
 compiled_step = engine.compiled_step
 dense = engine.dense
@@ -47,6 +48,7 @@ __all__ = [
     "attend",
     "attention",
     "attention_scores",
+    "boundary",
     "can_compile",
     "compiled_step",
     "cross_entropy",

@@ -208,6 +208,11 @@ def fence(inputs):
     return jax.lax.optimization_barrier(inputs) if ON_CPU else inputs
 
 
+def boundary(hidden):
+    """`hidden`: XLA compiles a step whole."""
+    return hidden
+
+
 def per_step_metrics(model, train_step, state, data):
     """Runs `train_step` with every metric reset first: the logs are this batch's, not a running mean."""
     trainable, non_trainable, optimizer, _ = state

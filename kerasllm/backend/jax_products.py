@@ -15,14 +15,13 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from kerasllm.backend import huge_pages, onednn
+from kerasllm.backend import onednn
 
 ON_CPU = jax.default_backend() == "cpu"
 _LEAST_WORK = {"float32": 2**27, "bfloat16": 2**24}
 """Multiplications of a product below which it is not worth the call, and two libraries' threads side by side."""
 
-_products: int | None = None
-"""Of oneDNN's so far in the step that is traced; None where none are to be."""
+_with_onednn = False
 
 
 def can_call_onednn(model: Any) -> bool:
@@ -39,23 +38,21 @@ def single_cpu() -> bool:
 @contextmanager
 def by_onednn() -> Iterator[None]:
     """Within, `multiply` calls oneDNN."""
-    global _products
-    before, _products = _products, 0
+    global _with_onednn
+    before, _with_onednn = _with_onednn, True
     try:
         yield
     finally:
-        _products = before
+        _with_onednn = before
 
 
 def multiply(left, right, transpose_left: bool = False, transpose_right: bool = False):
     """The product of (..., rows, inner) and (..., inner, columns), or of what is that once transposed."""
-    global _products
     rows, inner = _matrix(left.shape, transpose_left)
     columns = _matrix(right.shape, transpose_right)[1]
     work = math.prod(left.shape[:-2]) * rows * inner * columns
-    if _products is not None and _is_worth_it(work, left.dtype, right.dtype):
-        _products += 1
-        return _multiply(left, right, transpose_left, transpose_right, _products == 1)
+    if _with_onednn and _is_worth_it(work, left.dtype, right.dtype):
+        return _multiply(left, right, transpose_left, transpose_right)
     return jnp.matmul(left.mT if transpose_left else left, right.mT if transpose_right else right)
 
 
@@ -82,8 +79,8 @@ def row_sums(matrix):
     return jnp.matmul(matrix, jnp.ones((matrix.shape[-1], 1), matrix.dtype))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _multiply(left, right, transpose_left, transpose_right, is_first):
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _multiply(left, right, transpose_left, transpose_right):
     from jax.experimental.buffer_callback import buffer_callback
 
     shape = (
@@ -91,9 +88,7 @@ def _multiply(left, right, transpose_left, transpose_right, is_first):
         _matrix(left.shape, transpose_left)[0],
         _matrix(right.shape, transpose_right)[1],
     )
-    call = buffer_callback(
-        _run(transpose_left, transpose_right, is_first), jax.ShapeDtypeStruct(shape, left.dtype)
-    )
+    call = buffer_callback(_run(transpose_left, transpose_right), jax.ShapeDtypeStruct(shape, left.dtype))
     return call(left, right)
 
 
@@ -101,7 +96,7 @@ def _forward(left, right, *settings):
     return _multiply(left, right, *settings), (left, right)
 
 
-def _backward(transpose_left, transpose_right, _, kept, upstream):
+def _backward(transpose_left, transpose_right, kept, upstream):
     left, right = kept
     if transpose_left:
         of_left = multiply(right, upstream, transpose_right, True)
@@ -118,13 +113,11 @@ _multiply.defvjp(_forward, _backward)
 
 
 @cache
-def _run(transpose_left: bool, transpose_right: bool, is_first: bool) -> Callable[..., None]:
+def _run(transpose_left: bool, transpose_right: bool) -> Callable[..., None]:
     """What is called back; the same function for the same settings, lest JAX compile anew."""
 
     def run(context, product, left, right):
         left, right, product = (np.asarray(buffer) for buffer in (left, right, product))
-        if is_first:  # XLA takes the memory of all that a step makes at once, and anew for each
-            huge_pages.ask(product.ctypes.data)
         left = left.swapaxes(-1, -2) if transpose_left else left
         onednn.multiply(left, right.swapaxes(-1, -2) if transpose_right else right, product)
 

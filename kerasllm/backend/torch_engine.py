@@ -6,6 +6,7 @@ import keras
 import torch
 from torch.nn import functional
 
+from kerasllm.backend.torch_parts import boundary  # noqa: F401
 from kerasllm.backend.torch_products import Dense, TakeRows, is_recording, product_with_transpose
 from kerasllm.backend.torch_training import can_compile, compiled_step  # noqa: F401
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
+from typing import Any
 
 import torch
 from torch._inductor import codecache, config, cpu_vec_isa
@@ -60,48 +61,43 @@ class _Kernel:
 
 @contextmanager
 def built_together() -> Iterator[None]:
-    """Within, the compiler's kernels are collected, and built together where it waits for them."""
-    one_by_one, wait = AsyncCompile.cpp_pybinding, AsyncCompile.wait
+    """Within, the compiler's kernels are built in the background, a module's in one file; at the end they are there."""
+    compiler: Any = AsyncCompile
+    one_by_one, wait = compiler.cpp_pybinding, compiler.wait
+    threads = ThreadPoolExecutor(get_compile_threads())
+    waiting = []
 
-    def collect(compiler, types, code):
+    def collect(self, types, code):
         plain = all(kind.rstrip().endswith("*") for kind in types) and code.count('extern "C"') == 1
-        return _Kernel(types, code) if plain else one_by_one(compiler, types, code)
+        return _Kernel(types, code) if plain else one_by_one(self, types, code)
 
-    def wait_for_all(compiler, scope):
+    def build(self, scope):
         kernels = {name: value for name, value in scope.items() if isinstance(value, _Kernel)}
-        try:
-            built = _build(list(kernels.values()))
-        except Exception:  # of a version that writes them in another way, say
-            built = [one_by_one(compiler, kernel.types, kernel.code) for kernel in kernels.values()]
-        scope.update(zip(kernels, built, strict=True))
-        wait(compiler, scope)
+        if kernels:
+            waiting.append((self, scope, kernels, threads.submit(_build, list(kernels.values()))))
+        wait(self, scope)
 
-    AsyncCompile.cpp_pybinding, AsyncCompile.wait = collect, wait_for_all
+    compiler.cpp_pybinding, compiler.wait = collect, build
     try:
-        with _settings():
+        with threads, _settings():
             yield
+            for self, scope, kernels, built in waiting:
+                try:
+                    scope.update(zip(kernels, built.result(), strict=True))
+                except Exception:  # of a version that writes kernels in another way, say
+                    for name, kernel in kernels.items():
+                        scope[name] = one_by_one(self, kernel.types, kernel.code)
+                    wait(self, scope)
     finally:
-        AsyncCompile.cpp_pybinding, AsyncCompile.wait = one_by_one, wait
+        compiler.cpp_pybinding, compiler.wait = one_by_one, wait
 
 
-def _build(kernels: list[_Kernel]) -> list[Callable[..., None]]:
-    """The functions, from about as many files as the compiler has processes."""
-    files = min(len(kernels), get_compile_threads())
-    if not files:
-        return []
-    by_size = sorted(range(len(kernels)), key=lambda number: len(kernels[number].code))
-    parts = [by_size[start::files] for start in range(files)]
-    with ThreadPoolExecutor(files) as threads:
-        built = threads.map(lambda part: _build_file([kernels[number] for number in part]), parts)
-        found = {
-            number: function
-            for part, some in zip(parts, built, strict=True)
-            for number, function in zip(part, some, strict=True)
-        }
-    return [found[number] for number in range(len(kernels))]
+def _build(kernels: Sequence[_Kernel]) -> list[Callable[..., None]]:
+    with _settings():
+        return _build_file(kernels)
 
 
-def _build_file(kernels: list[_Kernel]) -> list[Callable[..., None]]:
+def _build_file(kernels: Sequence[_Kernel]) -> list[Callable[..., None]]:
     written, places = [_HEADER, _COMMON], []
     for number, kernel in enumerate(kernels):
         types = [re.sub(r"^const ", "", kind.strip()) for kind in kernel.types]
@@ -116,7 +112,8 @@ def _build_file(kernels: list[_Kernel]) -> list[Callable[..., None]]:
     written.append(_ALL % "\n".join(places))
     fill = codecache.CppPythonBindingsCodeCache.load_pybinding(["int64_t*"], "\n".join(written))
     addresses = torch.zeros(len(kernels), dtype=torch.int64)
-    addresses[0] = torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr
+    guards: Any = torch._C._dynamo.guards
+    addresses[0] = guards._torchinductor_pyobject_tensor_data_ptr
     fill(addresses)
     return [ctypes.cast(address, ctypes.py_object).value for address in addresses.tolist()]
 

@@ -79,13 +79,18 @@ def product_with_transpose(left, right, bias=None):
     """(rows, in) @ (out, in).T plus bias (out,); no gradient flows through it.
 
     Args:
-        left: floating, of the type of `right`; either may be a transposed view.
+        left: floating, of the type of `right`; either may be a view.
         right: (out, in).
         bias: None for none.
     """
     if _LINEAR is None or left.dtype != torch.float32 or left.device.type != "cpu":
         return torch.nn.functional.linear(left, right, bias)
-    return torch.ops.kerasllm.product(left, right, bias)
+    return torch.ops.kerasllm.product(_compact(left), _compact(right), bias)
+
+
+def _compact(matrix):
+    """`matrix`, or a copy where it is a part of a wider one, for which oneDNN would take a thousand times as long."""
+    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
 
 
 class Dense(torch.autograd.Function):

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from kerasllm.backend.torch_kernels import built_together, prepare
 from kerasllm.backend.torch_optimizer import fuse
+from kerasllm.backend.torch_parts import boundary, compiled_in_parts
 from kerasllm.backend.torch_products import recording
 
 
@@ -130,7 +131,7 @@ def _compiled(model, trainable, others, data, arguments):
             loss, logs = _loss_and_logs(model, inputs, labels, weights)
             if scope.losses:
                 raise ValueError("layers add losses of their own")
-            gradients = torch.autograd.grad(loss, values, allow_unused=True)
+            gradients = torch.autograd.grad(boundary(loss), values, allow_unused=True)
         after = [scope.get_current_value(variable) for variable in others]
         changed[:] = [
             index for index, (new, old) in enumerate(zip(after, states, strict=True)) if new is not old
@@ -151,17 +152,23 @@ def _compiled(model, trainable, others, data, arguments):
             graph = make_fx(record, tracing_mode="fake", _allow_non_fake_inputs=True)(*arguments)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        program = _by_inductor(graph, arguments)
+        program = compiled_in_parts(graph, _by_inductor)
     return program, list(changed), forms[0]
 
 
-def _by_inductor(graph, arguments):
+def _by_inductor(graph, inputs):
     """`graph`, recorded already, as compiled code: by the compiler behind `torch.compile`, which would record again.
 
     The context is that which the compiler's cache on disk asks for.
     """
-    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True))):
-        return torch._inductor.compile(graph, list(arguments))
+    mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
+    with mode:
+        examples: list[Any] = [
+            torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+            for value in inputs
+        ]
+    with tracing(TracingContext(mode)):
+        return torch._inductor.compile(graph, examples)
 
 
 def _loss_and_logs(model, inputs, labels, weights):

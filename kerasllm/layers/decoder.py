@@ -115,6 +115,7 @@ class TransformerDecoderBlock(keras.layers.Layer):
 
     def call(self, hidden, attention_mask=None, rotary=None, training=False, cache=None, cache_position=None):
         """See the class."""
+        hidden = backend.boundary(hidden)
         rate = self.dropout if training else 0.0
         attended, cache = self._attend(
             self._norm("attention_norm", hidden), attention_mask, rotary, training, cache, cache_position
@@ -129,6 +130,7 @@ class TransformerDecoderBlock(keras.layers.Layer):
         else:
             wide = activate(self.activation, wide)  # (batch, length, intermediate_dim)
         hidden = add_dropped(hidden, project(self, "output", wide), rate, self.seed_generator)
+        hidden = backend.boundary(hidden)
         return hidden if cache is None else (hidden, cache)
 
     def _norm(self, name: str, hidden):

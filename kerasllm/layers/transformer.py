@@ -81,6 +81,7 @@ class TransformerEncoderBlock(keras.layers.Layer):
 
     def call(self, hidden, padding_mask=None, columns=None, training=False):
         """See the class."""
+        hidden = backend.boundary(hidden)
         rate, attention_rate = (self.dropout, self.attention_dropout) if training else (0.0, 0.0)
         if columns is None:
             projected = {"query_key_value": project(self, "query_key_value", hidden)}
@@ -103,7 +104,8 @@ class TransformerEncoderBlock(keras.layers.Layer):
             self.activation, project(self, "intermediate", hidden)
         )  # (batch, length, intermediate_dim)
         narrow = project(self, "output", wide)
-        return self._norm("output_norm", add_dropped(hidden, narrow, rate, self.seed_generator))
+        hidden = self._norm("output_norm", add_dropped(hidden, narrow, rate, self.seed_generator))
+        return backend.boundary(hidden)
 
     def _projected_apart(self, some, everything) -> dict[str, Any]:
         """Queries of some columns, (batch, slots, hidden_dim), keys and values of all."""

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from kerasllm import backend
+from kerasllm.backend import kept_memory
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import merged_kernel
 
@@ -96,6 +97,7 @@ class LanguageModel(keras.Model):
 
     def make_train_function(self, force: bool = False) -> None:
         """Keras' own; on TensorFlow what `jit_compile` compiles may be less than the whole step."""
+        kept_memory.keep()
         backend.make_train_function(self, partial(super().make_train_function, force))
 
     def train_step(self, *args: Any) -> Any:

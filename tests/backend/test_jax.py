@@ -1,7 +1,5 @@
 """JAX: products by oneDNN, sums by products, and gradients written by hand, against NumPy and JAX' own."""
 
-import mmap
-
 import keras
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ if keras.backend.backend() == "jax":
     import jax.numpy as jnp
     import ml_dtypes
 
-    from kerasllm.backend import huge_pages, jax_engine, jax_products, onednn
+    from kerasllm.backend import jax_engine, jax_products, onednn
 
     def normal(*shape, seed=0):
         return np.random.default_rng(seed).normal(size=shape).astype("float32")
@@ -80,16 +78,3 @@ if keras.backend.backend() == "jax":
         found = gradients(lambda *given: jax_engine.layer_norm(*given, 1e-3))
         for one, other in zip(found, gradients(own), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-
-    def test_huge_pages_are_asked_for_whole_blocks_only(monkeypatch):
-        asked = []
-        monkeypatch.setattr(huge_pages, "_madvise", lambda: lambda *arguments: asked.append(arguments))
-        small = np.frombuffer(mmap.mmap(-1, 2**20), "uint8")  # not the heap, which may be large
-        large = np.frombuffer(mmap.mmap(-1, 200 * 2**20), "uint8")
-        huge_pages.ask(small.ctypes.data)
-        assert not asked
-        huge_pages.ask(large.ctypes.data + 5000)
-        ((start, size, _),) = asked
-        assert start <= large.ctypes.data and start + size >= large.ctypes.data + large.nbytes
-        huge_pages.ask(8)  # nobody's
-        assert len(asked) == 1

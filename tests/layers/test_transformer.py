@@ -73,6 +73,24 @@ def test_padding_is_not_seen():
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("kind", ["no mask", "padding", "packed"])
+def test_some_columns_alone_are_those_of_all(kind):
+    draw = np.random.default_rng(3)
+    hidden = draw.normal(size=(3, 10, 16)).astype("float32")
+    columns = np.array([[0, 4, 4], [9, 1, 0], [2, 3, 7]], "int32")
+    mask = None
+    if kind == "padding":
+        mask = (np.arange(10) < np.array([[10], [6], [8]])).astype("int32")
+    if kind == "packed":
+        sequences = np.array([[0] * 4 + [1] * 6, [0] * 10, [0] * 2 + [1] * 5 + [-1] * 3])
+        mask = sequences[:, :, None] == sequences[:, None, :]
+    block = filled(TransformerEncoderBlock(num_heads=4, intermediate_dim=24, name="block"), (None, None, 16))
+    every, some = block(hidden, mask), block(hidden, mask, columns)
+    expected = np.take_along_axis(ops.convert_to_numpy(every), columns[:, :, None], axis=1)
+    np.testing.assert_allclose(ops.convert_to_numpy(some), expected, rtol=0, atol=1e-5)
+    assert block.compute_output_shape((3, 10, 16), None, (3, 3)) == (3, 3, 16)
+
+
 def test_attention_with_dropout_has_the_mean_of_attention_without():
     """Dropping probabilities of attention (and nothing else) must not change the expectation."""
     rate = 0.25

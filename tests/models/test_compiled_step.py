@@ -1,5 +1,6 @@
 """A compiled training step against Keras' own, uncompiled: what is faster must not be different."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -98,6 +99,39 @@ def train(kind, jit_compile):
     logs = [{name: float(value) for name, value in step.items()} for step in logs]
     state = [*model.trainable_variables, *model.optimizer.variables]
     return logs, [keras.ops.convert_to_numpy(variable) for variable in state]
+
+
+class PlainPretraining(BertPretraining):
+    """Computes every position in every block, and picks what is read afterwards."""
+
+    def call(self, inputs, training=False):
+        encoded = self.backbone(inputs, training=training)
+        table, masked = self.backbone.embeddings.token, inputs["masked_positions"]
+        pooled = encoded["pooled_output"]
+        return {
+            "masked_lm": self.masked_lm_head(encoded["sequence_output"], table, masked),
+            "next_sentence": self.next_sentence_head(pooled, training=training),
+        }
+
+
+class PlainClassifier(BertClassifier):
+    def call(self, inputs, training=False):
+        return self.classifier(self.backbone(inputs, training=training)["pooled_output"], training=training)
+
+
+@pytest.mark.parametrize("kind", ["bert", "packed texts"])
+def test_a_last_block_of_what_is_read_alone_trains_the_same(kind):
+    """Ten steps, without dropout, whose draws are fewer then: losses, weights, the optimizer's state."""
+    model_class, config, compile_model, data = CASES[kind]
+    results = []
+    for made in (model_class, {"bert": PlainPretraining, "packed texts": PlainClassifier}[kind]):
+        model = made(dataclasses.replace(config, dropout=0.0, attention_dropout=0.0), seed=3)
+        compile_model(model, optimizer(), jit_compile=keras.backend.backend() != "torch")
+        losses = [model.train_on_batch(*batch, return_dict=True)["loss"] for batch in data()]
+        state = [*model.trainable_variables, *model.optimizer.variables]
+        results.append([np.array(losses, "float32"), *map(keras.ops.convert_to_numpy, state)])
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 TWICE = """
@@ -280,6 +314,7 @@ if keras.backend.backend() == "jax":
 if keras.backend.backend() == "torch":  # the others compile by themselves
     import torch
 
+    from kerasllm.backend import torch_kernels, torch_products, torch_training
     from kerasllm.backend.torch_products import TakeRows
 
     def test_compiled_in_bfloat16():
@@ -292,6 +327,53 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         table = torch.zeros((5, 3), dtype=torch.bfloat16, requires_grad=True)
         TakeRows.apply(table, torch.full((4096,), 2)).sum().backward()
         assert table.grad.tolist() == [[0] * 3, [0] * 3, [4096] * 3, [0] * 3, [0] * 3]
+
+    @pytest.mark.parametrize("kind", ["bert", "gpt"])
+    def test_what_is_compiled_does_not_grow_with_the_layers(kind, monkeypatch):
+        """Parts that are alike are compiled once; run as recorded, the parts are the step."""
+        model_class, config, compile_model, data = CASES[kind]
+        compiled = []
+        monkeypatch.setattr(
+            torch_training, "_by_inductor", lambda graph, inputs: compiled.append(graph) or graph
+        )
+        counts = []
+        for layers in (3, 6):
+            compiled.clear()
+            results = []
+            for jit_compile in (True, False):
+                model = model_class(dataclasses.replace(config, num_layers=layers), seed=3)
+                compile_model(model, optimizer(), jit_compile=jit_compile)
+                losses = [model.train_on_batch(*batch, return_dict=True)["loss"] for batch in data()[:3]]
+                results.append([float(loss) for loss in losses])
+            np.testing.assert_allclose(*results, rtol=1e-5)
+            counts.append(len(compiled))
+        assert counts[0] == counts[1] > 2
+
+    def test_kernels_are_built_one_by_one_where_not_together(monkeypatch, capsys, tmp_path):
+        def refuse(kernels):
+            raise RuntimeError("of another version")
+
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+        monkeypatch.setattr(torch_kernels, "_build_file", refuse)
+        model = GPTCausalLM(GPTConfig(**SHAPE | {"num_layers": 1}), seed=3)
+        compile_causal(model, optimizer(), jit_compile=True)
+        losses = [model.train_on_batch(*batch, return_dict=True)["loss"] for batch in causal_data()[:3]]
+        assert np.isfinite([float(loss) for loss in losses]).all()
+        assert "without compilation" not in capsys.readouterr().err
+
+    def test_onednn_gets_no_part_of_a_wider_matrix():
+        """It would take a thousand times as long."""
+        left, wide = torch.randn(5, 6), torch.randn(6, 9)
+        part = wide[:, 2:6]
+        assert not part.is_contiguous() and not part.t().is_contiguous()
+        assert torch_products._compact(part).is_contiguous()
+        assert (
+            torch_products._compact(wide.t()) is not None
+            and not torch_products._compact(wide.t()).is_contiguous()
+        )
+        with torch.no_grad():
+            found = torch_products.product_with_transpose(left, part.t())
+        torch.testing.assert_close(found, left @ part)
 
     def test_a_model_that_looks_at_values_is_trained_without_compilation(capsys):
         class Looking(GPTCausalLM):
