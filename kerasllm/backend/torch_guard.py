@@ -7,16 +7,11 @@ import keras
 import torch
 
 from kerasllm.backend.gradient_watch import can_watch, seed_states, watch
+from kerasllm.backend.torch_optimizer import gradient_norm, known_norm
 
 _seed_states: weakref.WeakKeyDictionary = (
     weakref.WeakKeyDictionary()
 )  # finding them takes longer than copying
-
-
-def gradient_norm(gradients) -> torch.Tensor:
-    """The norm of all gradients together; None among them is passed over."""
-    norms = torch._foreach_norm([gradient for gradient in gradients if gradient is not None])
-    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def guarded_step(model, train_step, data):
@@ -42,7 +37,8 @@ def guarded_step(model, train_step, data):
         # A loss of infinity may have a gradient that is finite.
         norms.append(norm if math.isfinite(losses[0]) else norm * math.nan)
         if math.isfinite(norms[0]):
-            apply(gradients, variables)
+            with known_norm(norm):
+                apply(gradients, variables)
             return
         if optimizer.gradient_accumulation_steps:
             apply([g if g is None else torch.zeros_like(g) for g in gradients], variables)

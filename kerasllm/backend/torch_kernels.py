@@ -6,6 +6,7 @@ took 20.
 """
 
 import ctypes
+import gc
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -77,8 +78,10 @@ def built_together() -> Iterator[None]:
             waiting.append((self, scope, kernels, threads.submit(_build, list(kernels.values()))))
         wait(self, scope)
 
+    collects_garbage = gc.isenabled()
     compiler.cpp_pybinding, compiler.wait = collect, build
     try:
+        gc.disable()  # which goes through all that a compiler has made, time and again
         with threads, _settings():
             yield
             for self, scope, kernels, built in waiting:
@@ -90,6 +93,8 @@ def built_together() -> Iterator[None]:
                     wait(self, scope)
     finally:
         compiler.cpp_pybinding, compiler.wait = one_by_one, wait
+        if collects_garbage:
+            gc.enable()
 
 
 def _build(kernels: Sequence[_Kernel]) -> list[Callable[..., None]]:

@@ -1,5 +1,7 @@
 """Keras' AdamW for PyTorch in torch's fused kernel; state, schedule and everything else remain Keras' own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import keras
@@ -29,13 +31,31 @@ def _is_plain(optimizer) -> bool:
     return type(optimizer) in kinds and not optimizer.amsgrad and not optimizer.use_ema
 
 
+_norm: torch.Tensor | None = None
+
+
+def gradient_norm(gradients) -> torch.Tensor:
+    """The norm of all gradients together; None among them is passed over."""
+    norms = torch._foreach_norm([gradient for gradient in gradients if gradient is not None])
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+@contextmanager
+def known_norm(norm: torch.Tensor) -> Iterator[None]:
+    """Within, clipping takes `norm` for that of the gradients."""
+    global _norm
+    _norm = norm
+    try:
+        yield
+    finally:
+        _norm = None
+
+
 def _clip(optimizer, gradients):
-    """Scales the gradients down to the largest global norm, in place."""
-    present = [gradient for gradient in gradients if gradient is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))
+    """The gradients as they are; the kernel scales them down to the largest global norm as it reads them."""
+    norm = gradient_norm(gradients) if _norm is None or optimizer.gradient_accumulation_steps else _norm
     limit = optimizer.global_clipnorm
-    if norm > limit:
-        torch._foreach_mul_(present, limit / norm)
+    vars(optimizer)["_divisor"] = norm / limit if norm > limit else None
     return gradients
 
 
@@ -74,4 +94,5 @@ def _update(optimizer, gradients, variables, learning_rate):
             eps=optimizer.epsilon,
             amsgrad=False,
             maximize=False,
+            grad_scale=vars(optimizer).get("_divisor"),
         )
