@@ -68,7 +68,8 @@ def training_flops(model: Any, length: int, predicted: int | None = None) -> flo
     PaLM's formula is 6 FLOPs a weight and token, and 12 * layers * hidden_dim * length for the attention over
     a sequence of that length, causal or not. Here "weight" means one in a matrix product: embeddings are looked up,
     which is free. The projection to the vocabulary counts only at the positions that are predicted, pooler and
-    classifier once a sequence. A weight that is not trained (LoRA) takes 4: there is no gradient of it.
+    classifier once a sequence; of BERT's last block, what is not for all its keys and values counts only at those that
+    a head reads. A weight that is not trained (LoRA) takes 4: there is no gradient of it.
 
     Args:
         model: a backbone or task model of `kerasllm`.
@@ -78,25 +79,39 @@ def training_flops(model: Any, length: int, predicted: int | None = None) -> flo
     Returns:
         FLOPs a token.
     """
-    per_token = per_prediction = per_sequence = 0.0
+    predictions = length if predicted is None else predicted
+    backbone = getattr(model, "backbone", model)
+    read = _positions_read(model, backbone, length, predictions)
+    last = f"block_{model.config.num_layers - 1}"
+    per_token = per_prediction = per_sequence = per_read = 0.0
     for name, variable in model.named_variables().items():
         layer = name.split("/")[0]
         if len(variable.shape) < 2 or layer == "embeddings":
             continue
         flops = _flops(variable)
-        if layer.startswith("block_"):
+        if layer == last and read < length:
+            queries = flops / 3 if name.endswith("/query_key_value_kernel") else flops
+            per_read += queries
+            per_token += flops - queries
+        elif layer.startswith("block_"):
             per_token += flops
         elif layer in ("head", "masked_lm_head"):
             per_prediction += flops
         else:
             per_sequence += flops
-    backbone = getattr(model, "backbone", model)
     tied = hasattr(model, "output_table") and model.head is None
     if tied or getattr(model, "masked_lm_head", None) is not None:
         per_prediction += _flops(backbone.embeddings.token)
-    predictions = length if predicted is None else predicted
-    attention = 12 * model.config.num_layers * model.config.hidden_dim * length
-    return per_token + attention + (per_prediction * predictions + per_sequence) / length
+    attention = 12 * model.config.hidden_dim * (length * (model.config.num_layers - 1) + read)
+    return per_token + attention + (per_prediction * predictions + per_read * read + per_sequence) / length
+
+
+def _positions_read(model: Any, backbone: Any, length: int, predictions: int) -> int:
+    """Of a sequence, by the heads of a task of BERT's; of other models all."""
+    if model is backbone or not hasattr(backbone, "pooler"):
+        return length
+    scored = predictions if getattr(model, "masked_lm_head", None) is not None else 0
+    return min(length, scored + (backbone.pooler is not None))
 
 
 def _flops(variable: keras.Variable) -> int:
