@@ -23,7 +23,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
-from kerasllm.backend.torch_kernels import built_together, prepare
 from kerasllm.backend.torch_optimizer import fuse
 from kerasllm.backend.torch_parts import boundary, compiled_in_parts
 from kerasllm.backend.torch_products import recording
@@ -38,8 +37,9 @@ def can_compile() -> bool:
 def compiled_step(model, train_step, data):
     """A training step of a model that was compiled with `jit_compile=True`; else `train_step(data)`.
 
-    The function is made anew for each shape of the data. Where recording fails, which a subclass that looks at
-    the values of tensors may bring about, one line says so and Keras' own step is taken from then on.
+    The function is made anew for each shape of the data, but not for a last batch of fewer rows. Where recording fails,
+    which a subclass that looks at the values of tensors may bring about, one line says so and Keras' own step is
+    taken from then on.
     """
     optimizer = model.optimizer
     if not model.jit_compile or model.run_eagerly or optimizer is None or not model.trainable_weights:
@@ -49,9 +49,11 @@ def compiled_step(model, train_step, data):
     gradients = _gradients_of(model)
     if gradients.failed:
         return train_step(data)
-    data = pytree.tree_map(_tensor, keras.utils.unpack_x_y_sample_weight(data))
+    unpacked = pytree.tree_map(_tensor, keras.utils.unpack_x_y_sample_weight(data))
+    if gradients.is_rest(unpacked):
+        return train_step(data)
     try:
-        loss, found, logs = gradients(data)
+        loss, found, logs = gradients(unpacked)
     except Exception as error:
         gradients.failed = True
         print(f"this model is trained without compilation ({_first_line(error)})", file=sys.stderr)
@@ -79,7 +81,26 @@ class _Gradients:
     def __init__(self, model) -> None:
         self._model: Callable[[], Any] = weakref.ref(model)
         self._programs: dict[Any, Any] = {}
+        self._rows: set[int] = set()  # of their batches
         self.failed = False
+
+    def is_rest(self, data) -> bool:
+        """Whether the batch is one for which there is a function but for the number of its rows, which is smaller."""
+        rows = {leaf.shape[0] for leaf in pytree.tree_leaves(data) if leaf is not None and leaf.ndim}
+        if len(rows) != 1 or self._key(data) in self._programs:
+            return False
+        (count,) = rows
+        return any(self._key(data, known) in self._programs for known in self._rows if known > count)
+
+    def _key(self, data, rows=None):
+        """What a function holds for; with `rows` in the place of those that the data have."""
+        model = self._model()
+        leaves, form = pytree.tree_flatten(data)
+        kinds = tuple(
+            None if leaf is None else (_shape(leaf, rows), leaf.dtype, leaf.device) for leaf in leaves
+        )
+        others = len(model.non_trainable_variables) + len(model.metrics_variables)
+        return str(form), kinds, len(model.trainable_variables), others
 
     @torch.no_grad()
     def __call__(self, data):
@@ -87,17 +108,21 @@ class _Gradients:
         trainable = model.trainable_variables
         others = [*model.non_trainable_variables, *model.metrics_variables]
         leaves, form = pytree.tree_flatten(data)
-        kinds = tuple(None if leaf is None else (leaf.shape, leaf.dtype, leaf.device) for leaf in leaves)
-        key = (str(form), kinds, len(trainable), len(others))
+        key = self._key(data)
         values = [variable.value.detach() for variable in (*trainable, *others)]
         arguments = (*values, *(leaf for leaf in leaves if leaf is not None))
         if key not in self._programs:
-            self._programs[key] = _compiled(model, trainable, others, (form, kinds), arguments)
+            self._programs[key] = _compiled(model, trainable, others, (form, key[1]), arguments)
+            self._rows |= {leaf.shape[0] for leaf in leaves if leaf is not None and leaf.ndim}
         program, changed, form_of_results = self._programs[key]
         results, new_values = pytree.tree_unflatten(program(*arguments), form_of_results)
         for index, value in zip(changed, new_values, strict=True):
             others[index].value.copy_(value)
         return results
+
+
+def _shape(tensor, rows):
+    return tensor.shape if rows is None or not tensor.ndim else (rows, *tensor.shape[1:])
 
 
 _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -115,6 +140,8 @@ def _gradients_of(model) -> _Gradients:
 
 def _compiled(model, trainable, others, data, arguments):
     """The program, which of `others` it changes, and the form of its results."""
+    from kerasllm.backend.torch_kernels import built_together, prepare  # loads the compiler, in two seconds
+
     form, kinds = data
     changed: list[int] = []
     forms: list[Any] = []

@@ -17,12 +17,12 @@ from kerasllm.checkpoints.config_fields import (
 from kerasllm.checkpoints.name_table import Format
 from kerasllm.errors import InputError
 from kerasllm.models.bert import (
-    BertBackbone,
     BertClassifier,
     BertMaskedLM,
     BertPretraining,
     BertRegressor,
 )
+from kerasllm.models.bert_backbone import BertBackbone
 from kerasllm.models.bert_config import BertConfig
 
 _ARCHITECTURES = {

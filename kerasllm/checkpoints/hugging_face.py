@@ -27,12 +27,12 @@ from kerasllm.checkpoints.weights import (
 from kerasllm.errors import InputError, InputWarning
 from kerasllm.layers.initializers import drawing_later
 from kerasllm.models.bert import (
-    BertBackbone,
     BertClassifier,
     BertMaskedLM,
     BertPretraining,
     BertRegressor,
 )
+from kerasllm.models.bert_backbone import BertBackbone
 from kerasllm.models.bert_config import BertConfig
 from kerasllm.models.gpt import GPTBackbone, GPTCausalLM
 from kerasllm.models.language_model import LanguageModel

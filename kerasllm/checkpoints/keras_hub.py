@@ -18,7 +18,7 @@ from kerasllm.checkpoints.gpt_names import GPT2_SHAPE
 from kerasllm.checkpoints.name_table import Entry
 from kerasllm.errors import InputError
 from kerasllm.layers.initializers import drawing_later
-from kerasllm.models.bert import BertBackbone
+from kerasllm.models.bert_backbone import BertBackbone
 from kerasllm.models.bert_config import BertConfig
 from kerasllm.models.gpt import GPTBackbone
 from kerasllm.models.gpt_config import GPTConfig

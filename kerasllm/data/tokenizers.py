@@ -222,7 +222,27 @@ def _read(path: Path) -> Tokenizer:
     if path.suffix == ".txt":
         return bert_tokenizer(read_vocabulary(path), _read_settings(settings))
     with _refusing(f"{path}: not a tokenizer of the tokenizers library"):
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _check_merges(path, text)
+        return Tokenizer.from_str(text)
+
+
+def _check_merges(path: Path, text: str) -> None:
+    """Refuses merges from which the library would cut a prefix that is not there, in the middle of a letter.
+
+    It would end the whole process then, without an exception.
+    """
+    model = json.loads(text)["model"]
+    prefix = model.get("continuing_subword_prefix")
+    if model.get("type") == "WordPiece" or not prefix:
+        return
+    for merge in model.get("merges") or ():
+        second = (merge.split(" ") if isinstance(merge, str) else merge)[-1]
+        if not (prefix.isascii() and second.startswith(prefix)):
+            raise InputError(
+                f"{path}: the merge {merge!r} does not fit the continuing_subword_prefix {prefix!r}: "
+                "its second part must begin with it"
+            )
 
 
 @contextmanager
@@ -231,6 +251,8 @@ def _refusing(words: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        if isinstance(error, InputError):
+            raise
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise InputError(f"{words}: {error}") from error
         raise

@@ -5,9 +5,9 @@ from __future__ import annotations
 from kerasllm import backend
 from kerasllm.errors import InputError
 
-FROM_STEPS = 1_000
-FROM_FLOPS = 3e13
-"""Steps, or arithmetic, from which on PyTorch's compilation, which takes up to a minute, pays."""
+FROM_STEPS = 500
+FROM_FLOPS = 1e13
+"""Steps, or arithmetic, from which on PyTorch's compilation, which takes 10 to 20 s, pays."""
 
 
 def choose_compilation(asked: bool | None, steps: int, flops: float = 0.0, shapes: int = 1) -> bool | str:

@@ -126,12 +126,30 @@ def test_faults_of_files_are_named(tmp_path, name, content, message):
         load_tokenizer(tmp_path)
 
 
-def test_a_panic_of_the_library_is_a_refusal(tmp_path):
-    """It raises what isn't even an `Exception` where a merge's second half is shorter than the prefix said."""
+@pytest.mark.parametrize(("prefix", "merges"), [("a", [["The", "é"]]), ("é", ["T éh"]), ("##", ["T h"])])
+def test_merges_without_their_prefix_are_refused(tmp_path, prefix, merges):
+    """The library ends the process where it cuts the prefix out of the middle of a letter."""
     content = json.loads(KINDS["bpe"]().to_str())
-    content["model"]["continuing_subword_prefix"] = "a" * 30
+    content["model"] |= {"continuing_subword_prefix": prefix, "merges": merges}
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"tokenizer\.json: not a tokenizer"):
+    with pytest.raises(InputError, match=r"tokenizer\.json: the merge .* must begin with it"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_panic_of_the_library_is_a_refusal(tmp_path, monkeypatch):
+    """What isn't even an `Exception`."""
+
+    class PanicException(BaseException):
+        pass
+
+    class Panicking:
+        @staticmethod
+        def from_str(text):
+            raise PanicException("index out of bounds")
+
+    KINDS["bpe"]().save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr("kerasllm.data.tokenizers.Tokenizer", Panicking)
+    with pytest.raises(InputError, match=r"tokenizer\.json: not a tokenizer.*out of bounds"):
         load_tokenizer(tmp_path)
 
 

@@ -349,6 +349,28 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
             counts.append(len(compiled))
         assert counts[0] == counts[1] > 2
 
+    def test_a_last_batch_of_fewer_rows_is_not_compiled(monkeypatch):
+        compiled = []
+        monkeypatch.setattr(
+            torch_training, "_by_inductor", lambda graph, inputs: compiled.append(graph) or graph
+        )
+        tokens = np.random.default_rng(0).integers(0, 50, (10, 17)).astype("int32")
+        losses = []
+        for jit_compile in (True, False):
+            model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
+            compile_causal(model, optimizer(), jit_compile=jit_compile)
+            history = model.fit(
+                {"token_ids": tokens[:, :-1]}, tokens[:, 1:], batch_size=4, epochs=2, shuffle=False, verbose=0
+            )
+            losses.append(history.history["loss"])
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+        first = len(compiled)
+        assert first
+        model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
+        compile_causal(model, optimizer(), jit_compile=True)
+        model.fit({"token_ids": tokens[:8, :-1]}, tokens[:8, 1:], batch_size=4, verbose=0)
+        assert len(compiled) == 2 * first
+
     def test_kernels_are_built_one_by_one_where_not_together(monkeypatch, capsys, tmp_path):
         def refuse(kernels):
             raise RuntimeError("of another version")
