@@ -98,11 +98,14 @@ class BertBackbone(LanguageModel):
                 outputs["pooled_output"] = self.pooler(hidden, first)
             return outputs
 
-        columns, places = [], None
-        if self.pooler is not None:
-            columns.append(ops.zeros_like(inputs["token_ids"][:, :1]) if first is None else first)
-            places = None if first is None else ops.zeros_like(first) + ops.arange(first.shape[1])
-        firsts = sum(some.shape[1] for some in columns)
+        columns, places, firsts = [], None, 0
+        if self.pooler is not None and first is None:
+            columns.append(ops.zeros_like(inputs["token_ids"][:, :1]))
+            firsts = 1
+        elif self.pooler is not None:
+            columns.append(first)
+            places = ops.cumsum(ops.ones_like(first), axis=1) - 1
+            firsts = ops.shape(first)[1]  # the lengths of axes need not be known
         if masked is not None:
             columns.append(masked)
         columns = ops.concatenate([ops.cast(some, "int32") for some in columns], axis=1)

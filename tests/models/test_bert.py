@@ -211,6 +211,20 @@ def test_classifier_and_regressor_learn():
     assert regressor.predict(x, verbose=0).shape == (32,)
 
 
+def test_lengths_may_differ_from_batch_to_batch():
+    """TensorFlow then no longer knows them while it traces."""
+    classifier, pretraining = BertClassifier(CONFIG, seed=0), BertPretraining(CONFIG, seed=0)
+    for length in (8, 10, 12):
+        given = inputs(4, 12)
+        short = {name: array[:, :length] for name, array in given.items() if name != "masked_positions"}
+        whole = classifier(short)
+        np.testing.assert_allclose(classifier.predict_on_batch(short), ops.convert_to_numpy(whole), atol=1e-5)
+        short["masked_positions"] = np.minimum(given["masked_positions"], length - 1)
+        found, whole = pretraining.predict_on_batch(short), pretraining(short)
+        for name in whole:
+            np.testing.assert_allclose(found[name], ops.convert_to_numpy(whole[name]), atol=1e-5)
+
+
 def test_new_heads_on_a_trained_backbone():
     pretrained = BertPretraining(CONFIG, seed=0)
     classifier = BertClassifier(CONFIG, num_classes=3, backbone=pretrained.backbone)
