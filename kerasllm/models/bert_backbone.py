@@ -104,8 +104,8 @@ class BertBackbone(LanguageModel):
             firsts = 1
         elif self.pooler is not None:
             columns.append(first)
-            places = ops.cumsum(ops.ones_like(first), axis=1) - 1
             firsts = ops.shape(first)[1]  # the lengths of axes need not be known
+            places = ops.zeros_like(first) + ops.arange(firsts, dtype=first.dtype)
         if masked is not None:
             columns.append(masked)
         columns = ops.concatenate([ops.cast(some, "int32") for some in columns], axis=1)
