@@ -10,7 +10,7 @@ from kerasllm.backend.torch_parts import boundary  # noqa: F401
 from kerasllm.backend.torch_products import Dense, TakeRows, is_recording, product_with_transpose
 from kerasllm.backend.torch_training import can_compile, compiled_step  # noqa: F401
 
-jit_compile = False  # takes four to forty seconds: see `kerasllm.training.compilation`
+jit_compile = False  # takes four to twenty seconds: see `kerasllm.training.compilation`
 
 
 # Up to so many keys a CPU is faster with the probabilities in memory, where a compiler fuses what is done to them:
