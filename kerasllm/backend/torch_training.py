@@ -81,26 +81,18 @@ class _Gradients:
     def __init__(self, model) -> None:
         self._model: Callable[[], Any] = weakref.ref(model)
         self._programs: dict[Any, Any] = {}
-        self._rows: set[int] = set()  # of their batches
+        self._known: set[Any] = set()  # the shapes of their batches
+        self._rows: set[int] = set()
         self.failed = False
 
     def is_rest(self, data) -> bool:
         """Whether the batch is one for which there is a function but for the number of its rows, which is smaller."""
-        rows = {leaf.shape[0] for leaf in pytree.tree_leaves(data) if leaf is not None and leaf.ndim}
-        if len(rows) != 1 or self._key(data) in self._programs:
+        form, kinds = shapes = _shapes(data)
+        rows = {shape[0] for shape, *_ in filter(None, kinds) if shape}
+        if shapes in self._known or len(rows) != 1:
             return False
         (count,) = rows
-        return any(self._key(data, known) in self._programs for known in self._rows if known > count)
-
-    def _key(self, data, rows=None):
-        """What a function holds for; with `rows` in the place of those that the data have."""
-        model = self._model()
-        leaves, form = pytree.tree_flatten(data)
-        kinds = tuple(
-            None if leaf is None else (_shape(leaf, rows), leaf.dtype, leaf.device) for leaf in leaves
-        )
-        others = len(model.non_trainable_variables) + len(model.metrics_variables)
-        return str(form), kinds, len(model.trainable_variables), others
+        return any((form, _with_rows(kinds, more)) in self._known for more in self._rows if more > count)
 
     @torch.no_grad()
     def __call__(self, data):
@@ -108,12 +100,14 @@ class _Gradients:
         trainable = model.trainable_variables
         others = [*model.non_trainable_variables, *model.metrics_variables]
         leaves, form = pytree.tree_flatten(data)
-        key = self._key(data)
+        shapes = _shapes(data)
+        key = (*shapes, len(trainable), len(others))
         values = [variable.value.detach() for variable in (*trainable, *others)]
         arguments = (*values, *(leaf for leaf in leaves if leaf is not None))
         if key not in self._programs:
-            self._programs[key] = _compiled(model, trainable, others, (form, key[1]), arguments)
-            self._rows |= {leaf.shape[0] for leaf in leaves if leaf is not None and leaf.ndim}
+            self._programs[key] = _compiled(model, trainable, others, (form, shapes[1]), arguments)
+            self._known.add(shapes)
+            self._rows |= {shape[0] for shape, *_ in filter(None, shapes[1]) if shape}
         program, changed, form_of_results = self._programs[key]
         results, new_values = pytree.tree_unflatten(program(*arguments), form_of_results)
         for index, value in zip(changed, new_values, strict=True):
@@ -121,8 +115,18 @@ class _Gradients:
         return results
 
 
-def _shape(tensor, rows):
-    return tensor.shape if rows is None or not tensor.ndim else (rows, *tensor.shape[1:])
+def _shapes(data):
+    """The form of the data, and of each of its tensors shape, type and device."""
+    leaves, form = pytree.tree_flatten(data)
+    return str(form), tuple(
+        None if leaf is None else (leaf.shape, leaf.dtype, leaf.device) for leaf in leaves
+    )
+
+
+def _with_rows(kinds, rows: int):
+    return tuple(
+        (torch.Size((rows, *kind[0][1:])), *kind[1:]) if kind and kind[0] else kind for kind in kinds
+    )
 
 
 _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
