@@ -20,6 +20,8 @@ from torch._inductor import codecache, config, cpu_vec_isa
 from torch._inductor.async_compile import AsyncCompile, get_compile_threads
 from torch._inductor.cpp_builder import get_cpp_compiler
 
+from kerasllm.backend.torch_inductor import short_cuts
+
 _HEADER = "#include <torch/csrc/inductor/cpp_prefix.h>"
 
 # What all kernels of a file share, and for each what takes the tensors of a call apart.
@@ -82,7 +84,7 @@ def built_together() -> Iterator[None]:
     compiler.cpp_pybinding, compiler.wait = collect, build
     try:
         gc.disable()  # which goes through all that a compiler has made, time and again
-        with threads, _settings():
+        with threads, _settings(), short_cuts():
             yield
             for self, scope, kernels, built in waiting:
                 try:

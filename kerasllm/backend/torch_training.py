@@ -17,10 +17,7 @@ from typing import Any
 import keras
 import torch
 import torch._inductor
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
 from kerasllm.backend.torch_optimizer import fuse
@@ -144,7 +141,11 @@ def _gradients_of(model) -> _Gradients:
 
 def _compiled(model, trainable, others, data, arguments):
     """The program, which of `others` it changes, and the form of its results."""
-    from kerasllm.backend.torch_kernels import built_together, prepare  # loads the compiler, in two seconds
+    from kerasllm.backend.torch_inductor import by_inductor, decompositions
+    from kerasllm.backend.torch_kernels import (  # both load the compiler, in two seconds
+        built_together,
+        prepare,
+    )
 
     form, kinds = data
     changed: list[int] = []
@@ -180,26 +181,12 @@ def _compiled(model, trainable, others, data, arguments):
         if all(argument.device.type == "cpu" for argument in arguments):
             threading.Thread(target=prepare, daemon=True).start()
         with recording():  # shapes alone are computed: no second step's memory, nor its time
-            graph = make_fx(record, tracing_mode="fake", _allow_non_fake_inputs=True)(*arguments)
+            make = make_fx(record, decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
+            graph = make(*arguments)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        program = compiled_in_parts(graph, _by_inductor)
+        program = compiled_in_parts(graph, by_inductor)
     return program, list(changed), forms[0]
-
-
-def _by_inductor(graph, inputs):
-    """`graph`, recorded already, as compiled code: by the compiler behind `torch.compile`, which would record again.
-
-    The context is that which the compiler's cache on disk asks for.
-    """
-    mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
-    with mode:
-        examples: list[Any] = [
-            torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
-            for value in inputs
-        ]
-    with tracing(TracingContext(mode)):
-        return torch._inductor.compile(graph, examples)
 
 
 def _loss_and_logs(model, inputs, labels, weights):

@@ -314,7 +314,7 @@ if keras.backend.backend() == "jax":
 if keras.backend.backend() == "torch":  # the others compile by themselves
     import torch
 
-    from kerasllm.backend import torch_kernels, torch_products, torch_training
+    from kerasllm.backend import torch_inductor, torch_kernels, torch_products
     from kerasllm.backend.torch_products import TakeRows
 
     def test_compiled_in_bfloat16():
@@ -334,7 +334,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         model_class, config, compile_model, data = CASES[kind]
         compiled = []
         monkeypatch.setattr(
-            torch_training, "_by_inductor", lambda graph, inputs: compiled.append(graph) or graph
+            torch_inductor, "by_inductor", lambda graph, inputs: compiled.append(graph) or graph
         )
         counts = []
         for layers in (3, 6):
@@ -352,7 +352,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
     def test_a_last_batch_of_fewer_rows_is_not_compiled(monkeypatch):
         compiled = []
         monkeypatch.setattr(
-            torch_training, "_by_inductor", lambda graph, inputs: compiled.append(graph) or graph
+            torch_inductor, "by_inductor", lambda graph, inputs: compiled.append(graph) or graph
         )
         tokens = np.random.default_rng(0).integers(0, 50, (10, 17)).astype("int32")
         losses = []

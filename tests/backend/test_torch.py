@@ -1,0 +1,83 @@
+"""What the compiler behind `torch.compile` is spared changes nothing; run on PyTorch alone."""
+
+import keras
+import numpy as np
+import pytest
+
+from kerasllm import GPTCausalLM, GPTConfig
+from kerasllm.training.causal import compile_causal
+from kerasllm.training.optimizers import adamw
+
+if keras.backend.backend() == "torch":
+    import sympy
+    import torch
+    from torch._inductor import sizevars
+    from torch.utils._sympy.functions import FloorDiv, ModularIndexing
+
+    from kerasllm.backend import torch_inductor
+
+    ROW, COLUMN = sympy.Symbol("x0", integer=True), sympy.Symbol("x1", integer=True)
+
+    def losses() -> list[float]:
+        """Of three compiled steps."""
+        shape = {
+            "vocabulary_size": 50,
+            "max_sequence_length": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+            "hidden_dim": 8,
+        }
+        model = GPTCausalLM(GPTConfig(**shape, dropout=0.1), seed=3)
+        compile_causal(model, adamw(1e-2), jit_compile=True)
+        tokens = np.random.default_rng(0).integers(0, 50, (4, 17)).astype("int32")
+        inputs, labels = {"token_ids": tokens[:, :-1]}, tokens[:, 1:]
+        return [float(model.train_on_batch(inputs, labels)) for _ in range(3)]
+
+    @pytest.fixture
+    def recorded_again(monkeypatch):
+        """The graphs that the compiler records once more."""
+        graphs = []
+        compile_recorded = torch._inductor.compile
+        monkeypatch.setattr(
+            torch._inductor,
+            "compile",
+            lambda graph, *more: graphs.append(graph) or compile_recorded(graph, *more),
+        )
+        return graphs
+
+    @pytest.mark.parametrize("error", [AttributeError, TypeError])
+    def test_a_compiler_of_another_version_records_again(error, recorded_again, monkeypatch, capsys):
+        def other_names(*arguments):
+            raise error("of another version")
+
+        expected = losses()
+        assert not recorded_again
+        monkeypatch.setattr(torch_inductor, "_after_recording", other_names)
+        np.testing.assert_allclose(losses(), expected, rtol=1e-5)
+        assert recorded_again
+        assert "without compilation" not in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "index",
+        [
+            sympy.Integer(7),
+            COLUMN,
+            384 * ROW + COLUMN,
+            COLUMN * 128 + ROW + 5,
+            4 * (COLUMN + 32 * ROW),
+            ROW * (COLUMN + 3),
+            FloorDiv(COLUMN, 64) + 8 * ROW,
+            FloorDiv(COLUMN, 6) + ROW,
+            ModularIndexing(COLUMN, 1, 64) + 64 * ROW,
+            ModularIndexing(COLUMN, 16, 4) + COLUMN,
+            384 * ModularIndexing(COLUMN, 3, 5) + ROW,
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("variable", [ROW, COLUMN], ids=str)
+    def test_strides_are_the_compilers(index, variable):
+        find = sizevars.stride_at_vec_range.__wrapped__
+        expected, simplify = find(index, variable, 16), sizevars.simplify_index_in_vec_range
+        with torch_inductor.short_cuts():
+            assert sizevars.simplify_index_in_vec_range is not simplify
+            assert sympy.simplify(find(index, variable, 16) - expected) == 0
