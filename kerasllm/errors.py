@@ -18,3 +18,16 @@ class InputWarning(UserWarning):
 
     In Python an ordinary warning; the command line prints it as one line, without the line of source code.
     """
+
+
+class NewHeadWarning(InputWarning):
+    """A checkpoint lacks heads of the model that it is read into; they have initial values.
+
+    Args:
+        message: for the user.
+        heads: their names.
+    """
+
+    def __init__(self, message: str, heads: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.heads = heads

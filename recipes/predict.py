@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +21,7 @@ from kerasllm.data.encoded_texts import encode_texts
 from kerasllm.data.labelled import read_texts
 from kerasllm.data.tokenizers import load_wordpiece, vocabulary_size
 from kerasllm.data.wordpiece import special_token_ids
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, NewHeadWarning
 from kerasllm.training.atomic_files import check_writable, write_output
 from kerasllm.training.evaluation import predict_in_order
 from kerasllm.training.setting_ranges import check_ranges
@@ -84,7 +85,7 @@ def main(config: Config) -> int:
         texts = read_texts(config.file, config.text_columns).texts
     if any(len(text) > 2 for text in texts):
         raise InputError("a text has more than one tab: give one text, or a pair separated by one tab")
-    architecture = (settings.get("architectures") or ["BertForMaskedLM"])[0]
+    architecture = architecture_of(settings, directory)
     if architecture == "BertForSequenceClassification":
         rows = classify(config, directory, settings, tokenizer, texts, length)
     else:
@@ -98,21 +99,45 @@ def main(config: Config) -> int:
     return 0
 
 
+def architecture_of(settings: dict[str, Any], directory: Path) -> str:
+    """What config.json says that the model is."""
+    architectures = settings.get("architectures") or ["BertForMaskedLM"]
+    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
+        raise InputError(
+            f"{directory / 'config.json'}: architectures is {str(architectures)[:60]}, it must be a list of names"
+        )
+    return architectures[0]
+
+
+def load(cls: Any, directory: Path, heads: set[str]) -> Any:
+    """A model all of whose `heads` are in its checkpoint: predictions of a new one would be noise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NewHeadWarning)
+        try:
+            return cls.from_pretrained(directory)
+        except NewHeadWarning as warning:
+            if found := sorted(heads.intersection(warning.heads)):
+                raise InputError(
+                    f"{directory}: the weights hold no {' and no '.join(found)}: fine-tune or pretrain the model first"
+                ) from warning
+    return cls.from_pretrained(directory)
+
+
 def classify(
     config: Config, directory: Path, settings: dict[str, Any], tokenizer: Any, texts: list, length: int
 ) -> list[dict[str, Any]]:
     """The label or labels and their probabilities, or the number, of each text."""
     encoded = encode_texts(tokenizer, texts, length)
     batches = ClassificationBatches(encoded, None, batch_size=config.batch_size, shuffle=False)
-    if settings.get("problem_type") == "regression":
-        values = predict_in_order(BertRegressor.from_pretrained(directory), batches)
+    kind, known = settings.get("problem_type"), settings.get("id2label") or {}
+    if kind == "regression" or (kind is None and 1 in (len(known), settings.get("num_labels"))):
+        values = predict_in_order(load(BertRegressor, directory, {"classifier"}), batches)
         return [
             {"text": join(text), "value": float(value)} for text, value in zip(texts, values, strict=True)
         ]
-    model = BertClassifier.from_pretrained(directory)
+    model = load(BertClassifier, directory, {"classifier"})
     logits = predict_in_order(model, batches).astype("float64")
-    known = settings.get("id2label") or {}
-    names = [known.get(str(index), str(index)) for index in range(model.num_classes)]
+    names = list(model.label_names or map(str, range(model.num_classes)))
     if model.multi_label:
         return [
             {
@@ -152,7 +177,7 @@ def fill_masks(
                 f"{join(text)[:60]!r} holds no [MASK] within {length} tokens, and {directory} is a pretrained model: "
                 "put [MASK] in the place of a word"
             )
-    model = cls.from_pretrained(directory)
+    model = load(cls, directory, {"masked_lm_head", "masked_lm_projection"})
     batches = ClassificationBatches(encoded, None, batch_size=config.batch_size, shuffle=False)
     masks: dict[int, list[list[dict[str, Any]]]] = {}
     for step in range(batches.steps):

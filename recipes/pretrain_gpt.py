@@ -272,7 +272,7 @@ def new_shape(config: Config, num_tokens: int, end_token_id: int | None = None) 
         sequence_length=config.context_length,
         positions=config.context_length,
     )
-    return dataclasses.replace(shape, end_token_id=end_token_id)
+    return dataclasses.replace(shape, end_token_id=end_token_id, begin_token_id=end_token_id)
 
 
 def find_shape(config: Config, tokenizer: Any) -> GPTConfig:

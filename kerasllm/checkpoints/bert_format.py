@@ -11,7 +11,6 @@ from kerasllm.checkpoints.config_fields import (
     build_config,
     read_fields,
     refuse_others,
-    short,
     written_activation,
 )
 from kerasllm.checkpoints.name_table import Format
@@ -23,7 +22,7 @@ from kerasllm.models.bert import (
     BertRegressor,
 )
 from kerasllm.models.bert_backbone import BertBackbone
-from kerasllm.models.bert_config import BertConfig
+from kerasllm.models.bert_config import BertConfig, short
 
 _ARCHITECTURES = {
     BertBackbone: "BertModel",
@@ -87,6 +86,8 @@ def _class_settings(
             "or give num_classes for a new head"
         )
     names = _label_names(theirs, path)
+    if kind is None and names and len(names) == 1:
+        raise InputError(f"{path}: has one label: BertRegressor reads it, or give num_classes for a new head")
     count = len(names) if names else theirs.get("num_labels", 2)
     head = shapes.get("classifier.weight")
     if head and head[0] != count:
@@ -121,7 +122,12 @@ def _label_names(theirs: Mapping[str, Any], path: str) -> tuple[str, ...] | None
         raise InputError(
             f"{path}: id2label is {short(labels)}, it must be an object of ids, 0 and up, and names"
         )
-    return tuple(str(labels[str(index)]) for index in range(len(labels)))
+    names = [labels[str(index)] for index in range(len(labels))]
+    for name in names:
+        if not isinstance(name, str | int | float) or names.count(name) > 1:
+            fault = "occurs twice" if isinstance(name, str | int | float) else "is no name"
+            raise InputError(f"{path}: id2label: {short(name)} {fault}; give each label a name of its own")
+    return tuple(map(str, names))
 
 
 def _redundant(name: str, config: BertConfig) -> bool:
@@ -143,5 +149,6 @@ BERT = Format(
     write_config=_write_config,
     class_settings=_class_settings,
     redundant=_redundant,
+    tied=("cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"),
     modern=_modern,
 )

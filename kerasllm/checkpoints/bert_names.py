@@ -50,8 +50,10 @@ def _heads(config: BertConfig) -> list[Entry]:
     predictions = "cls.predictions."
     bias, other = f"{predictions}bias", f"{predictions}decoder.bias"
     if config.tie_embeddings:
-        projection = [Entry("masked_lm_head/vocabulary_bias", (bias,), (rows,), alias=other)]
-    else:  # transformers then computes with the second bias, and misses the first if it is not there
+        projection = [
+            Entry("masked_lm_head/vocabulary_bias", (bias,), (rows,), alias=other, alias_first=True)
+        ]
+    else:  # transformers computes with the second bias, and misses the first if it is not there
         projection = [
             Entry("masked_lm_head/vocabulary_bias", (other,), (rows,), alias=bias, twice=True),
             Entry("masked_lm_projection/kernel", (f"{predictions}decoder.weight",), (rows, width)),

@@ -7,6 +7,7 @@ from typing import Any
 
 from kerasllm.checkpoints.name_table import ACTIVATIONS
 from kerasllm.errors import InputError
+from kerasllm.models.bert_config import short
 
 
 def read_fields(
@@ -64,12 +65,6 @@ def refuse_others(theirs: Mapping[str, Any], path: str, only: Mapping[str, Any])
             raise InputError(f"{path}: {name} is {short(found)}, only {shown} can be represented")
 
 
-def short(value: Any) -> str:
-    """A value for a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
 def written_activation(config: Any) -> str:
     """Their name of a config's activation."""
     if config.activation not in ACTIVATIONS:
@@ -77,9 +72,21 @@ def written_activation(config: Any) -> str:
     return ACTIVATIONS[config.activation][0]
 
 
-def end_token(theirs: Mapping[str, Any]) -> Any:
-    """The first of several end tokens, as some chat models have them."""
-    token = theirs.get("eos_token_id")
-    if isinstance(token, list):
-        return token[0] if token else None
-    return token
+def special_tokens(theirs: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Beginning, padding, and the one end token or the several that some chat models have, by our names."""
+    theirs = {**defaults, **theirs}
+    ends = theirs.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    return {
+        "end_token_id": ends[0] if ends else None,
+        "more_end_token_ids": ends[1:],
+        "begin_token_id": theirs.get("bos_token_id"),
+        "pad_token_id": theirs.get("pad_token_id"),
+    }
+
+
+def written_tokens(config: Any) -> dict[str, Any]:
+    """The other way round."""
+    ends = [config.end_token_id, *config.more_end_token_ids]
+    found = {"bos_token_id": config.begin_token_id, "eos_token_id": ends if len(ends) > 1 else ends[0]}
+    return found | ({} if config.pad_token_id is None else {"pad_token_id": config.pad_token_id})

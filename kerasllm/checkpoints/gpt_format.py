@@ -9,10 +9,11 @@ from typing import Any
 from kerasllm.checkpoints import gpt_names
 from kerasllm.checkpoints.config_fields import (
     build_config,
-    end_token,
     read_fields,
     refuse_others,
+    special_tokens,
     written_activation,
+    written_tokens,
 )
 from kerasllm.checkpoints.gpt_names import (
     GPT2_CONFIG_NAMES,
@@ -22,11 +23,18 @@ from kerasllm.checkpoints.gpt_names import (
 )
 from kerasllm.checkpoints.name_table import Format
 from kerasllm.errors import InputError
+from kerasllm.models.bert_config import short
 from kerasllm.models.gpt import GPTBackbone
 from kerasllm.models.gpt_config import GPTConfig
 
 GPT2_END = 50256
-"""The end token of a GPT-2 whose config.json names none."""
+"""The first and last token of a GPT-2 whose config.json names none."""
+_TOKENS = {
+    "end_token_id": "eos_token_id",
+    "more_end_token_ids": "eos_token_id",
+    "begin_token_id": "bos_token_id",
+    "pad_token_id": "pad_token_id",
+}
 
 
 def format_of(config: GPTConfig) -> Format:
@@ -50,12 +58,11 @@ def _read_gpt2(theirs: Mapping[str, Any], path: str) -> GPTConfig:
     )
     required = ("vocab_size", "n_embd", "n_layer", "n_head")
     defaults = {"attn_pdrop": 0.1, "embd_pdrop": 0.1}
-    if isinstance(theirs.get("vocab_size"), int) and theirs["vocab_size"] > GPT2_END:
-        defaults["eos_token_id"] = GPT2_END
-    if "eos_token_id" in theirs:
-        theirs = {**theirs, "eos_token_id": end_token(theirs)}
     found = read_fields(theirs, path, GPT2_CONFIG_NAMES, required, "activation_function", defaults)
-    return build_config(GPTConfig, found, path, GPT2_CONFIG_NAMES)
+    marks: dict[str, int] = {}
+    if isinstance(theirs["vocab_size"], int) and theirs["vocab_size"] > GPT2_END:
+        marks = {"bos_token_id": GPT2_END, "eos_token_id": GPT2_END}
+    return build_config(GPTConfig, found | special_tokens(theirs, marks), path, GPT2_CONFIG_NAMES | _TOKENS)
 
 
 def _write_gpt2(model: Any) -> dict[str, Any]:
@@ -64,34 +71,46 @@ def _write_gpt2(model: Any) -> dict[str, Any]:
     config["model_type"] = "gpt2"
     config |= {name: getattr(model.config, ours) for ours, name in GPT2_CONFIG_NAMES.items()}
     config["activation_function"] = written_activation(model.config)
-    return config | {"bos_token_id": model.config.end_token_id, "dtype": "float32"}
+    return config | written_tokens(model.config) | {"dtype": "float32"}
 
 
 def _read_llama(theirs: Mapping[str, Any], path: str) -> GPTConfig:
     refuse_others(theirs, path, {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1})
     required = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    rotary = theirs.get("rope_parameters") or {}
-    scaling = theirs.get("rope_scaling") or rotary
-    kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else scaling
-    if kind != "default":
-        raise InputError(f"{path}: rope type is {kind!r}, only 'default' can be represented")
-    if "eos_token_id" in theirs:
-        theirs = {**theirs, "eos_token_id": end_token(theirs)}
-    found = read_fields(theirs, path, LLAMA_CONFIG_NAMES, required, "hidden_act", {"eos_token_id": 2})
+    found = read_fields(theirs, path, LLAMA_CONFIG_NAMES, required, "hidden_act", {})
     found = {
         "activation": "silu",
         "layer_norm_epsilon": 1e-6,
         "max_sequence_length": 2048,
         "tie_embeddings": False,
-        "rotary_base": theirs.get("rope_theta") or rotary.get("rope_theta") or 10_000.0,
+        "rotary_base": _rotary_base(theirs, path),
         **found,
+        **special_tokens(theirs, {"bos_token_id": 1, "eos_token_id": 2}),
         "dropout": 0.0,
         "attention_dropout": theirs.get("attention_dropout") or 0.0,
         **LLAMA_SHAPE,
     }
-    config = build_config(GPTConfig, found, path, LLAMA_CONFIG_NAMES)
+    config = build_config(
+        GPTConfig, found, path, LLAMA_CONFIG_NAMES | _TOKENS | {"rotary_base": "rope_theta"}
+    )
     refuse_others(theirs, path, {"head_dim": config.head_dim})  # only hidden_size / num_attention_heads
     return config
+
+
+def _rotary_base(theirs: Mapping[str, Any], path: str) -> Any:
+    """Of the places where it may stand the newest one counts, as in `transformers`; refuses scaled angles."""
+    base = theirs.get("rope_theta")
+    for name in ("rope_scaling", "rope_parameters"):
+        rotary = theirs.get(name)
+        if rotary is None:
+            continue
+        if not isinstance(rotary, dict):
+            raise InputError(f"{path}: {name} is {short(rotary)}, it must be an object; copy the model anew")
+        kind = rotary.get("rope_type", rotary.get("type", "default"))
+        if kind != "default":
+            raise InputError(f"{path}: rope type is {short(kind)}, only 'default' can be represented")
+        base = rotary.get("rope_theta", base)
+    return 10_000.0 if base is None else base
 
 
 def _write_llama(model: Any) -> dict[str, Any]:
@@ -106,7 +125,7 @@ def _write_llama(model: Any) -> dict[str, Any]:
         "rope_parameters": {"rope_type": "default", "rope_theta": model.config.rotary_base},
         "attention_bias": False,
         "mlp_bias": False,
-        "bos_token_id": model.config.end_token_id,
+        **written_tokens(model.config),
         "dtype": "float32",
     }
 
@@ -144,6 +163,7 @@ GPT2 = Format(
     write_config=_write_gpt2,
     class_settings=_no_settings,
     redundant=lambda name, config: name.endswith((".attn.bias", ".attn.masked_bias")) or _tied(name, config),
+    tied=("lm_head.weight", "wte.weight"),
 )
 
 LLAMA = Format(
@@ -155,6 +175,7 @@ LLAMA = Format(
     write_config=_write_llama,
     class_settings=_no_settings,
     redundant=lambda name, config: name.endswith("rotary_emb.inv_freq") or _tied(name, config),
+    tied=("lm_head.weight", "embed_tokens.weight"),
 )
 
 OWN = Format(

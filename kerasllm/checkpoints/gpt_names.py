@@ -111,7 +111,6 @@ GPT2_CONFIG_NAMES = {
     "layer_norm_epsilon": "layer_norm_epsilon",
     "initializer_range": "initializer_range",
     "tie_embeddings": "tie_word_embeddings",
-    "end_token_id": "eos_token_id",
 }
 
 LLAMA_CONFIG_NAMES = {
@@ -127,7 +126,6 @@ LLAMA_CONFIG_NAMES = {
     "layer_norm_epsilon": "rms_norm_eps",
     "initializer_range": "initializer_range",
     "tie_embeddings": "tie_word_embeddings",
-    "end_token_id": "eos_token_id",
 }
 
 GPT2_SHAPE = {

@@ -22,6 +22,8 @@ def resolve_directory(source: str | Path, revision: str | None = None) -> Path:
         InputError: neither is there, or the hub does not answer.
     """
     path = Path(source)
+    if revision is not None and path.exists():
+        raise InputError(f"{path}: is on this machine and has no revision {revision!r}; leave it out")
     if (path / "config.json").is_file():
         return path
     if (path / "model" / "config.json").is_file():

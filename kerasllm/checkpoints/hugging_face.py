@@ -14,6 +14,7 @@ import numpy as np
 from kerasllm import backend
 from kerasllm.checkpoints import gpt_format
 from kerasllm.checkpoints.bert_format import BERT
+from kerasllm.checkpoints.config_fields import written_tokens
 from kerasllm.checkpoints.hub import resolve_directory, upload_directory
 from kerasllm.checkpoints.model_card import write_model_card
 from kerasllm.checkpoints.name_table import Entry, Format
@@ -24,7 +25,7 @@ from kerasllm.checkpoints.weights import (
     write_json,
     write_weights,
 )
-from kerasllm.errors import InputError, InputWarning
+from kerasllm.errors import InputError, InputWarning, NewHeadWarning
 from kerasllm.layers.initializers import drawing_later
 from kerasllm.models.bert import (
     BertClassifier,
@@ -90,8 +91,7 @@ def check_checkpoint(source: str | Path, config_class: type | None = None) -> An
     """
     directory = resolve_directory(source)
     config, theirs = read_settings(directory, config_class)
-    _Checkpoint(directory, FORMATS[theirs["model_type"]], config)
-    return config
+    return _Checkpoint(directory, FORMATS[theirs["model_type"]], config).config
 
 
 class _Checkpoint:
@@ -107,7 +107,13 @@ class _Checkpoint:
         self.directory, self.stored, self.config = directory, stored, config
         self.files = WeightFiles(directory)
         self.shapes = {stored.modern(name): shape for name, shape in self.files.shapes.items()}
-        self._names = {stored.modern(name): name for name in self.files.shapes}
+        self._names: dict[str, str] = {}
+        for name in sorted(self.files.shapes):
+            other = self._names.setdefault(stored.modern(name), name)
+            if other != name:
+                raise InputError(f"{directory}: holds both {other} and {name}, which are one; {_AGAIN}")
+        if self._head_differs():
+            self.config = config = dataclasses.replace(config, tie_embeddings=False)
         if config.num_layers > len(self._names):
             raise InputError(
                 f"{directory}: config.json says {config.num_layers} layers, the weights hold "
@@ -122,9 +128,9 @@ class _Checkpoint:
                 f"{directory}: the weights hold no {absent[0]}{more}, which the model of config.json has: {_APART}"
             )
         for entry in self.entries:
-            for index, name in enumerate(self.find(entry)):
-                if name is not None:
-                    self._check(name, entry.shape_of(index))
+            for index, tensor in enumerate(self.find(entry)):
+                if tensor is not None:
+                    self._check(tensor, entry.shape_of(index))
 
     def _check(self, name: str, expected: tuple[int, ...] | None) -> None:
         self.files.check_number(self._names[name])
@@ -133,6 +139,23 @@ class _Checkpoint:
             raise InputError(
                 f"{self.directory}: {name} has shape {found}, config.json says {expected}: {_APART}"
             )
+
+    def _head_differs(self) -> bool:
+        """Whether the projection is stored too and is not the embedding, for all that config.json calls them tied.
+
+        It is then what `transformers` computes with.
+        """
+        head, table = map(self._stored, self.stored.tied)
+        if (
+            not (self.config.tie_embeddings and head and table)
+            or not self.shapes[head]
+            or self.shapes[head] != self.shapes[table]
+        ):
+            return False
+        for name in (head, table):
+            self.files.check_number(self._names[name])
+        pairs = zip(self.parts(head), self.parts(table), strict=True)
+        return any(not np.array_equal(*pair) for pair in pairs)
 
     def _stored(self, name: str) -> str | None:
         """With the format's prefix or without, whichever the files have."""
@@ -145,6 +168,8 @@ class _Checkpoint:
     def find(self, entry: Entry) -> list[str | None]:
         """The tensors that an entry is made of, by their modern names; None for one that is not there."""
         found = [self._stored(name) for name in entry.theirs]
+        if entry.alias_first and self._stored(entry.alias):
+            found = [None]
         return [self._stored(entry.alias)] if found == [None] and entry.alias else found
 
     def read(self, name: str) -> np.ndarray:
@@ -158,12 +183,18 @@ class _Checkpoint:
     def unused(self, used: set[str]) -> list[str]:
         """What of the files was not used, without repetitions and buffers, by layer."""
         aliases = {self._stored(entry.alias) for entry in self.entries if entry.alias}
+        aliases |= {
+            self._stored(entry.theirs[0])
+            for entry in self.entries
+            if entry.alias and self._stored(entry.alias) in used
+        }
         rest = [name for name in self.shapes if name not in used | aliases]
         rest = [name for name in rest if not self.stored.redundant(name, self.config)]
         return sorted({name.removeprefix(self.stored.prefix).rpartition(".")[0] or name for name in rest})
 
 
-_APART = "the two do not belong together; copy the model anew"
+_AGAIN = "copy the model anew"
+_APART = f"the two do not belong together; {_AGAIN}"
 
 
 def _is_body(entry: Entry) -> bool:
@@ -183,6 +214,8 @@ def read_model(
         rates["classifier_dropout" if isinstance(config, BertConfig) else "embedding_dropout"] = None
         config = dataclasses.replace(config, **rates)
     checkpoint = _Checkpoint(directory, stored, config)
+    config = checkpoint.config
+    asked = settings
     settings = stored.class_settings(cls, theirs, str(directory / "config.json"), checkpoint.shapes, settings)
     with drawing_later() as undrawn:
         model = cls(config, **settings)
@@ -194,9 +227,14 @@ def read_model(
         if entry.ours not in variables or len(found) < len(entry.theirs):
             continue
         variable = variables[entry.ours]
-        shape = tuple(variable.shape)
-        if entry.shape is None and checkpoint.shapes[found[0]] not in (shape, shape[::-1]):
-            continue  # a head for another number of classes
+        shape = tuple(variable.shape)[::-1] if entry.transpose else tuple(variable.shape)
+        if entry.shape is None and checkpoint.shapes[found[0]] != shape:
+            if cls is BertRegressor or "num_classes" in asked or "label_names" in asked:
+                continue  # a head for another number of classes
+            raise InputError(
+                f"{directory}: {found[0]} has shape {checkpoint.shapes[found[0]]}, config.json says {shape}: {_APART}, "
+                "or give num_classes for a new head"
+            )
         parts: Iterable[np.ndarray] = checkpoint.parts(found[0])
         if not entry.is_copy:
             parts = [entry.join([checkpoint.read(name) for name in found])]
@@ -216,8 +254,9 @@ def _report(directory: Path, new: list[str], unused: list[str]) -> None:
     parts = [f"new, with initial values: {', '.join(heads)}"] if heads else []
     if unused:
         parts.append(f"not used of the checkpoint: {_first(unused)}")
+    message = f"{directory}: {'; '.join(parts)}"
     if parts:
-        warnings.warn(f"{directory}: {'; '.join(parts)}", InputWarning, stacklevel=4)
+        warnings.warn(NewHeadWarning(message, tuple(heads)) if heads else InputWarning(message), stacklevel=4)
 
 
 def _first(names: list[str], most: int = 12) -> str:
@@ -243,9 +282,10 @@ def write_model(
     write_weights(directory, _tensors(model, stored), largest)
     write_json(directory / "config.json", config)
     if isinstance(model, GPTCausalLM):
-        end = model.config.end_token_id
-        ends = {} if end is None else {"bos_token_id": end, "eos_token_id": end}
-        write_json(directory / "generation_config.json", {"_from_model_config": True, **ends})
+        tokens = {name: value for name, value in written_tokens(model.config).items() if value is not None}
+        write_json(directory / "generation_config.json", {"_from_model_config": True, **tokens})
+    else:  # of another model that was here
+        (directory / "generation_config.json").unlink(missing_ok=True)
     if tokenizer is not None:
         from kerasllm.data.tokenizers import save_tokenizer
 

@@ -20,6 +20,7 @@ class Entry:
         transpose: whether theirs are stored as (outputs, inputs), ours as (inputs, outputs).
         widths: of theirs along our last axis; equal shares where None.
         alias: a second name of the one tensor, read where the first is missing.
+        alias_first: whether the second name is rather read than the first.
         twice: whether it is written under both names.
     """
 
@@ -29,6 +30,7 @@ class Entry:
     transpose: bool = False
     widths: tuple[int, ...] | None = None
     alias: str = ""
+    alias_first: bool = False
     twice: bool = False
 
     @property
@@ -72,6 +74,7 @@ class Format:
         class_settings: from class, config.json, its name, the tensors' shapes by name, and the settings asked
             for, to all settings of the task.
         redundant: whether a tensor, by its name, repeats another one of a model of our config or is no weight.
+        tied: the projection to the vocabulary, and the embedding that it is where both are tied.
         modern: from an outdated name of a tensor to the one in use.
     """
 
@@ -85,6 +88,7 @@ class Format:
         [type, Mapping[str, Any], str, Mapping[str, tuple[int, ...]], dict[str, Any]], dict[str, Any]
     ]
     redundant: Callable[[str, Any], bool]
+    tied: tuple[str, str] = ("", "")
     modern: Callable[[str], str] = str
 
     def qualified(self, name: str, is_backbone: bool) -> str:

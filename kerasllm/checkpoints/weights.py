@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,15 @@ class WeightFiles:
                 raise InputError(f"{stored.path}: cannot be read ({error.strerror or error})") from error
             if values.size != count:
                 raise InputError(f"{stored.path}: has become shorter while it was read; copy it anew")
-            yield values.astype(np.float32, copy=False).reshape(-1, *stored.shape[1:])
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = values.astype(np.float32, copy=False)
+                total = values.sum(dtype=np.float64)
+            if not np.isfinite(total):
+                raise InputError(
+                    f"{stored.path}: {name} holds numbers that are not finite: training went wrong; "
+                    "take an earlier checkpoint"
+                )
+            yield values.reshape(-1, *stored.shape[1:])
 
 
 def _tensors_of(path: Path) -> dict[str, _Stored]:
@@ -156,7 +164,7 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: the file is missing, no JSON, or no object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file") from error
     except json.JSONDecodeError as error:
@@ -166,6 +174,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no JSON object but a {type(content).__name__}")
     return content
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, each of whose keys stands in the file once; of two the last would win without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:80]!r} occurs twice")
+    return found
 
 
 @contextmanager
@@ -184,7 +202,8 @@ def replacing(path: Path) -> Iterator[Path]:
             f"{path}: cannot be written ({error.strerror or error}); free some space or choose another place"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -78,6 +78,9 @@ def byte_level_tokenizer(
         settings: of a `tokenizer_config.json`: `add_prefix_space`, and the names of special tokens.
     """
     settings = settings or {}
+    for name in ("add_bos_token", "add_eos_token"):
+        if settings.get(name):
+            raise InputError(f"tokenizer_config.json: {name} cannot be represented; give a tokenizer.json")
     tokenizer = _pipeline(
         models.BPE(vocab=vocabulary, merges=merges), add_prefix_space=bool(settings.get("add_prefix_space"))
     )

@@ -1,12 +1,17 @@
 """The mark between documents, under the names that different families of models give it."""
 
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
 from tokenizers import Tokenizer
 
 from kerasllm.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
 
-# A tokenizer's JSON does not say which of its tokens is the mark. End, beginning; the first one known counts.
+# A tokenizer's JSON does not say which of its tokens is the mark: where nothing beside it does either, end and
+# beginning are the first of these that it has.
 _MARKS = (
     (END_OF_TEXT, END_OF_TEXT),
     ("<|end_of_text|>", "<|begin_of_text|>"),
@@ -14,9 +19,37 @@ _MARKS = (
     ("<eos>", "<bos>"),
 )
 
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_SIDES = ("padding_side", "truncation_side")
+_roles: WeakKeyDictionary[Tokenizer, dict[str, str]] = WeakKeyDictionary()
+
+
+def remember_roles(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Notes which of a tokenizer's tokens is which, and at which side is padded, as `tokenizer_config.json` says.
+
+    Args:
+        tokenizer: whose vocabulary has the tokens; others are passed over.
+        settings: `eos_token` and so on, each a token or, in older files, an object with its `content`.
+    """
+    named = {role: settings.get(role) for role in ROLES}
+    tokens = {role: name.get("content") if isinstance(name, dict) else name for role, name in named.items()}
+    _roles[tokenizer] = {
+        role: token
+        for role, token in tokens.items()
+        if isinstance(token, str) and tokenizer.token_to_id(token) is not None
+    } | {side: settings[side] for side in _SIDES if settings.get(side) in ("left", "right")}
+
+
+def known_roles(tokenizer: Tokenizer) -> dict[str, str]:
+    """What `remember_roles` was told."""
+    return _roles.get(tokenizer, {})
+
 
 def marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
     """The tokens at the end and at the beginning of a document, which may be the same; None without any."""
+    roles = known_roles(tokenizer)
+    if "eos_token" in roles:
+        return roles["eos_token"], roles.get("bos_token", roles["eos_token"])
     for end, beginning in _MARKS:
         if tokenizer.token_to_id(end) is not None:
             return end, beginning if tokenizer.token_to_id(beginning) is not None else end

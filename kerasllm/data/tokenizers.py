@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from kerasllm.data.byte_level_bpe import read_byte_level_bpe
 from kerasllm.data.coverage import Coverage, unknown_character
-from kerasllm.data.end_of_text import end_of_text_id, marks
+from kerasllm.data.end_of_text import end_of_text_id, known_roles, marks, remember_roles
 from kerasllm.data.wordpiece import SPECIAL_TOKENS, bert_tokenizer, read_vocabulary, special_token_ids
 from kerasllm.errors import InputError
 
@@ -39,7 +39,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Args:
         path: a `tokenizer.json`; a `vocab.txt` (WordPiece, one piece a line); a `vocab.json` or `merges.txt`
             (byte-level BPE) beside the other one; or a directory that holds one of these, or whose `model/`
-            does (a run). Beside all but the first, `tokenizer_config.json` may set the options.
+            does (a run). A `tokenizer_config.json` beside it names the special tokens, and sets the options of
+            all but the first.
 
     Raises:
         InputError: nothing there, or not a tokenizer.
@@ -205,6 +206,7 @@ def _partner(path: Path) -> Path:
 
 def _load(path: Path) -> Tokenizer:
     tokenizer = _read(path)
+    remember_roles(tokenizer, _read_settings(path.with_name(_SETTINGS)))
     greatest = vocabulary_size(tokenizer) - 1
     if greatest >= _LARGEST_VOCABULARY:  # the library writes a vocabulary out from 0 to there, gaps and all
         raise InputError(f"{path}: the greatest id is {greatest}: no vocabulary is as large as that")
@@ -265,9 +267,9 @@ def _roles(tokenizer: Tokenizer) -> dict[str, str]:
     known = {role: token for role, token in named.items() if tokenizer.token_to_id(token) is not None}
     found = marks(tokenizer)
     if found is None:
-        return known
+        return known | known_roles(tokenizer)
     end, beginning = found
-    return {"bos_token": beginning, "eos_token": end, "pad_token": end} | known
+    return {"bos_token": beginning, "eos_token": end, "pad_token": end} | known | known_roles(tokenizer)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -143,6 +143,9 @@ def bert_tokenizer(vocabulary: dict[str, int], settings: dict[str, Any]) -> Toke
         vocabulary: ids of the pieces.
         settings: `do_lower_case`, `strip_accents`, `tokenize_chinese_chars` of a `tokenizer_config.json`.
     """
+    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
+        if not isinstance(settings.get(name), bool | None):
+            raise InputError(f"tokenizer_config.json: {name} is {settings[name]!r}, it must be true or false")
     tokenizer = Tokenizer(
         models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_CONTINUATION)
     )

@@ -226,7 +226,7 @@ def _stream(
     capacity = rounded_up(end)
     stops = settings.stop_token_ids
     if stops is None:
-        stops = [] if model.config.end_token_id is None else [model.config.end_token_id]
+        stops = model.config.end_token_ids
     inputs = _inputs(model, rows, settings, width, stops)
     weights = decoder.weights()
     if settings.num_beams > 1:

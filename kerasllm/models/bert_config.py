@@ -25,6 +25,24 @@ _SIZES = (
     *("max_sequence_length", "num_segments"),
 )
 
+_LARGEST = 1e30
+
+
+def short(value: Any) -> str:
+    """A value for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def check_token(name: str, value: Any, least: int = 0) -> None:
+    """Refuses what is no token's number.
+
+    Raises:
+        ValueError: begins with the setting's name.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) < 2**31:
+        raise ValueError(f"{name} is {short(value)}, it must be a token's number")
+
 
 def check_numbers(config: Any) -> None:
     """Refuses a layer-norm epsilon, initial deviation or choice of tying that is none.
@@ -34,8 +52,8 @@ def check_numbers(config: Any) -> None:
     """
     for name in ("layer_norm_epsilon", "initializer_range"):
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise ValueError(f"{name} is {value!r}, it must be a number of at least 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LARGEST:
+            raise ValueError(f"{name} is {short(value)}, it must be a number of at least 0")
     if not isinstance(config.tie_embeddings, bool):
         raise ValueError(f"tie_embeddings is {config.tie_embeddings!r}, it must be true or false")
 
@@ -101,6 +119,7 @@ class BertConfig:
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(f"{name} is {value!r}, it must lie in [0, 1)")
         check_numbers(self)
+        check_token("pad_token_id", self.pad_token_id)
         if self.hidden_dim % self.num_heads:
             raise ValueError(
                 f"hidden_dim {self.hidden_dim} does not divide by num_heads {self.num_heads}: "

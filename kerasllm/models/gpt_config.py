@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, get_args
 
-from kerasllm.models.bert_config import check_numbers
+from kerasllm.models.bert_config import check_numbers, check_token, short
 
 GPT_SIZES: dict[str, dict[str, int]] = {
     "gpt2": {"num_layers": 12, "num_heads": 12, "hidden_dim": 768},
@@ -45,6 +45,8 @@ _SIZES = (
     "max_sequence_length",
 )
 
+_LONGEST = 2**26
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -76,6 +78,9 @@ class GPTConfig:
         initializer_range: standard deviation of the initial values; that of the projections back into the
             residual stream is smaller by sqrt(2 * num_layers).
         end_token_id: the token at which generation stops; None for none.
+        more_end_token_ids: others at which it stops too.
+        begin_token_id: the token before a text; only recorded.
+        pad_token_id: token of the padding; only recorded.
 
     Raises:
         ValueError: a setting is out of range or two do not go together. The message begins with its name.
@@ -101,6 +106,9 @@ class GPTConfig:
     tie_embeddings: bool = True
     initializer_range: float = 0.02
     end_token_id: int | None = None
+    more_end_token_ids: tuple[int, ...] = ()
+    begin_token_id: int | None = None
+    pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
         if self.intermediate_dim is None and isinstance(self.hidden_dim, Integral):
@@ -119,11 +127,20 @@ class GPTConfig:
             if not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(f"{name} is {value!r}, it must lie in [0, 1)")
         check_numbers(self)
-        end = self.end_token_id
-        if end is not None and (not isinstance(end, Integral) or isinstance(end, bool) or end < 0):
-            raise ValueError(f"end_token_id is {end!r}, it must be a token's number or null")
-        if isinstance(self.rotary_base, bool) or not isinstance(self.rotary_base, int | float):
-            raise ValueError(f"rotary_base is {self.rotary_base!r}, it must be a number")
+        if not isinstance(self.more_end_token_ids, list | tuple):
+            raise ValueError(f"more_end_token_ids is {short(self.more_end_token_ids)}, it must be a list")
+        object.__setattr__(self, "more_end_token_ids", tuple(self.more_end_token_ids))
+        tokens = {"end_token_id": self.end_token_id, "begin_token_id": self.begin_token_id}
+        for name, token in tokens.items():
+            if token is not None:
+                check_token(name, token)
+        for token in self.more_end_token_ids:
+            check_token("more_end_token_ids", token)
+        if self.pad_token_id is not None:
+            check_token("pad_token_id", self.pad_token_id, least=-1)  # which some files have for none
+        base = self.rotary_base
+        if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base < 1e30:
+            raise ValueError(f"rotary_base is {short(base)}, it must be a number above 0")
         for name, choices in (
             ("normalization", Normalization),
             ("positions", Positions),
@@ -142,6 +159,10 @@ class GPTConfig:
             raise ValueError(
                 f"num_key_value_heads {self.num_key_value_heads} does not divide num_heads {self.num_heads}"
             )
+        if (
+            self.positions == "rotary" and self.max_sequence_length > _LONGEST
+        ):  # no weight's shape would refuse it
+            raise ValueError(f"max_sequence_length is {self.max_sequence_length}: no text is as long as that")
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(
                 f"positions are rotary, which needs an even head width, not {self.head_dim} "
@@ -152,6 +173,16 @@ class GPTConfig:
     def head_dim(self) -> int:
         """Width of a head."""
         return self.hidden_dim // self.num_heads
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """All tokens at which generation stops, as far as the vocabulary has them."""
+        ends = (
+            self.more_end_token_ids
+            if self.end_token_id is None
+            else (self.end_token_id, *self.more_end_token_ids)
+        )
+        return tuple(token for token in ends if token < self.vocabulary_size)
 
     @property
     def key_value_heads(self) -> int:

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from kerasllm import BertBackbone, BertClassifier, BertConfig, BertMaskedLM, BertPretraining, BertRegressor
+from kerasllm import (
+    BertBackbone,
+    BertClassifier,
+    BertConfig,
+    BertMaskedLM,
+    BertPretraining,
+    BertRegressor,
+    GPTCausalLM,
+    GPTConfig,
+)
 from kerasllm.checkpoints import read_settings
 from kerasllm.data.tokenizers import load_tokenizer
 from kerasllm.data.wordpiece import train_wordpiece
@@ -312,3 +321,46 @@ def test_a_run_and_an_index_beside_other_shards(pretraining, weights, tmp_path):
     found = weights(BertPretraining.from_pretrained(tmp_path / "run"))
     expected = weights(BertPretraining(CONFIG, seed=1))
     assert all(np.array_equal(value, found[name]) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same", "another"])
+def test_a_projection_that_is_stored_though_tied(same, pretraining, weights, edit_tensors):
+    """What is not the embedding stays what it is; what is, stays tied."""
+    name = "cls.predictions.decoder.weight"
+
+    def with_projection(tensors):
+        table = tensors["bert.embeddings.word_embeddings.weight"]
+        return tensors | {name: table.copy() if same else table + 1}
+
+    edit_tensors(pretraining, with_projection)
+    model = BertPretraining.from_pretrained(pretraining)
+    assert model.config.tie_embeddings == same
+    found = weights(model)
+    if not same:
+        np.testing.assert_array_equal(found["masked_lm_projection/kernel"], found["embeddings/token"] + 1)
+
+
+def test_of_two_biases_the_projections_own_counts(pretraining, weights, edit_tensors):
+    edit_tensors(
+        pretraining,
+        lambda tensors: tensors | {"cls.predictions.decoder.bias": tensors["cls.predictions.bias"] + 2},
+    )
+    found = weights(BertPretraining.from_pretrained(pretraining))
+    assert found["masked_lm_head/vocabulary_bias"].min() == 2
+
+
+def test_one_label_is_a_number(tmp_path, edit_config):
+    BertRegressor(CONFIG, seed=1).save_pretrained(tmp_path)
+    edit_config(tmp_path, problem_type=...)
+    with pytest.raises(InputError, match="one label: BertRegressor reads it"):
+        BertClassifier.from_pretrained(tmp_path)
+    BertRegressor.from_pretrained(tmp_path)
+
+
+def test_a_gpts_settings_do_not_stay_with_a_bert(tmp_path):
+    GPTCausalLM(GPTConfig(vocabulary_size=30, num_layers=1, num_heads=2, hidden_dim=8)).save_pretrained(
+        tmp_path
+    )
+    assert (tmp_path / "generation_config.json").exists()
+    BertBackbone(CONFIG).save_pretrained(tmp_path)
+    assert not (tmp_path / "generation_config.json").exists()

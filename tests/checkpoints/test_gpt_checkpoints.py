@@ -158,3 +158,26 @@ def test_what_this_llama_cannot_do_is_refused(tmp_path, changes, fault):
     edit(tmp_path, **changes)
     with pytest.raises(InputError, match=fault):
         GPTCausalLM.from_pretrained(tmp_path)
+
+
+def test_special_tokens_are_kept(saved):
+    tokens = {"bos_token_id": 3, "eos_token_id": [29, 7, 5], "pad_token_id": 11}
+    edit(saved, **tokens)
+    model = GPTCausalLM.from_pretrained(saved)
+    assert model.config.end_token_ids == (29, 7, 5)
+    model.save_pretrained(saved / "again")
+    for name in ("config.json", "generation_config.json"):
+        written = json.loads((saved / "again" / name).read_text())
+        assert {key: written[key] for key in tokens} == tokens
+
+
+def test_every_end_token_ends_a_text(saved):
+    prompt = np.array([[1, 2, 3]])
+    model = GPTCausalLM.from_pretrained(saved)
+    free = model.generate(prompt, max_new_tokens=6, stop_token_ids=[])[0]
+    edit(
+        saved, eos_token_id=[10**6, int(free[4])]
+    )  # no text holds the first, as the vocabulary has not so many
+    ended = GPTCausalLM.from_pretrained(saved).generate(prompt, max_new_tokens=6)[0]
+    first = 3 + int(np.argmax(free[3:] == free[4]))
+    np.testing.assert_array_equal(ended, free[: first + 1])

@@ -297,3 +297,89 @@ def test_a_path_that_leads_nowhere(tmp_path, refused):
         assert "there is no such directory" in refused(source)
     (tmp_path / "empty").mkdir()
     assert "holds no config.json and no model/config.json" in refused(tmp_path / "empty")
+
+
+def changed(name, change):
+    return tensors(lambda found: found | {name: change(found[name])})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (changed("classifier.bias", lambda bias: np.zeros(7, "float32")), "classifier.bias has shape (7,)"),
+        (
+            changed("classifier.weight", lambda kernel: np.zeros((3, 9), "float32")),
+            "has shape (3, 9), config",
+        ),
+        (
+            changed("classifier.weight", lambda kernel: kernel[:, 0].copy()),
+            "classifier.weight has shape (3,)",
+        ),
+        (changed(TOKENS, lambda table: np.where(table == table.max(), np.nan, table)), "not finite"),
+        (changed(TOKENS, lambda table: table.astype("float64") + 1e300), "not finite"),
+        (
+            tensors(lambda found: found | {"bert.embeddings.LayerNorm.gamma": np.ones(8, "float32")}),
+            "LayerNorm.gamma and bert.embeddings.LayerNorm.weight, which are one",
+        ),
+    ],
+    ids=["bias", "width", "axes", "NaN", "too large", "two names"],
+)
+def test_what_becomes_no_prediction(damage, message, model):
+    """Found in the tensors themselves, or as soon as the class is known."""
+    damage(model)
+    with pytest.raises(InputError) as error:
+        BertClassifier.from_pretrained(model)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_norm_eps": 10**400}, "layer_norm_eps is 1000"),
+        ({"pad_token_id": "abc"}, "pad_token_id is 'abc', it must be a token's number"),
+        ({"pad_token_id": -5}, "pad_token_id is -5"),
+        ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "id2label: 'a' occurs twice"),
+        ({"id2label": {"0": None, "1": {}, "2": []}}, "id2label: None is no name"),
+    ],
+)
+def test_settings_of_a_bert_that_are_none(changes, message, model, refused):
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    assert message in refused(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eos_token_id": 10**12}, "eos_token_id is 1000000000000, it must be a token's number"),
+        ({"eos_token_id": [2, "x"]}, "eos_token_id is 'x'"),
+        ({"rope_theta": 10**400, "rope_parameters": None}, "rope_theta is 1000"),
+        ({"rope_theta": 0, "rope_parameters": None}, "rope_theta is 0, it must be a number above 0"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": float("nan")}}, "rope_theta is nan"),
+        ({"rope_parameters": "x"}, "rope_parameters is 'x', it must be an object"),
+        ({"max_position_embeddings": 10**12}, "no text is as long as that"),
+    ],
+)
+def test_settings_of_a_llama_that_are_none(changes, message, tmp_path, refused):
+    shape = {"positions": "rotary", "normalization": "rms_norm", "feed_forward": "gated", "use_bias": False}
+    GPTCausalLM(GPTConfig(vocabulary_size=20, **SHAPE, **shape), seed=1).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    assert json.loads(path.read_text())["model_type"] == "llama"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    assert message in refused(tmp_path, GPTCausalLM)
+
+
+def test_a_key_that_occurs_twice(model, refused):
+    path = model / "config.json"
+    path.write_text(path.read_text().replace("{", '{"hidden_act": "relu", ', 1))
+    assert "the key 'hidden_act' occurs twice" in refused(model)
+
+
+def test_a_directory_of_this_machine_has_no_revisions(model, refused):
+    assert "has no revision 'main'; leave it out" in refused(model, revision="main")
+
+
+def test_a_file_in_the_place_of_a_directory(tmp_path):
+    (tmp_path / "model").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        BertBackbone(BertConfig(vocabulary_size=20, **SHAPE)).save_pretrained(tmp_path / "model")

@@ -172,3 +172,37 @@ def test_a_full_disk_leaves_the_old_tokenizer(tmp_path, monkeypatch):
         save_tokenizer(train_characters(["other"]), tmp_path, max_length=9)
     assert load_tokenizer(tmp_path).to_str() == tokenizer.to_str()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_special_tokens_are_those_of_the_settings(tmp_path):
+    """Not those of a list, which a chat model's vocabulary may have too; they are written again."""
+    vocabulary = {"<pad>": 0, "<|im_start|>": 1, "<|im_end|>": 2, "<|endoftext|>": 3, "<unk>": 4}
+    Tokenizer(models.WordLevel(vocabulary, "<unk>")).save(str(tmp_path / "tokenizer.json"))
+    roles = {
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
+    settings = roles | {"pad_token": {"content": "<pad>"}, "mask_token": "not there", "padding_side": "left"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(tmp_path)
+    assert end_of_text_id(tokenizer) == 2
+    save_tokenizer(tokenizer, tmp_path / "again", max_length=8)
+    written = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
+    assert {name: value for name, value in written.items() if name.endswith("_token")} == roles
+    assert written["padding_side"] == "left"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokenize_chinese_chars": []}, r"tokenize_chinese_chars is \[\], it must be true or false"),
+        ({"do_lower_case": "no"}, "do_lower_case is 'no'"),
+    ],
+)
+def test_settings_of_a_wordpiece_that_are_none(settings, message, tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=message):
+        load_tokenizer(tmp_path)

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed in this environment")
 torch = pytest.importorskip("torch", reason="transformers computes with torch, which is not installed")
@@ -59,6 +60,17 @@ SEARCHES = {
     "greedy": {"max_new_tokens": 10},
     "beams": {"max_new_tokens": 10, "num_beams": 3, "length_penalty": 0.5, "repetition_penalty": 1.3},
 }
+CHANGED = {
+    "own_head": ("gpt2", "lm_head.weight", {}),
+    "llama_own_head": ("llama_tied", "lm_head.weight", {}),
+    "two_bases": ("llama", None, {"rope_theta": 500.0}),
+    "base_within": (
+        "llama",
+        None,
+        {"rope_parameters": ..., "rope_scaling": {"rope_type": "default", "rope_theta": 70.0}},
+    ),
+}
+"""Files that say two things, and which transformers reads in one way: a tensor added, settings changed."""
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, (4, 22)).astype("int32")
 
 
@@ -97,6 +109,22 @@ def prepared(tmp_path_factory, request):
         model.tie_weights()
         model.save_pretrained(directory / name)
         outputs[name] = run_theirs(model, IDS) | continue_theirs(model, IDS)
+    for name, (source, tensor, settings) in CHANGED.items():
+        shutil.copytree(directory / source, directory / name)
+        if tensor:
+            file = directory / name / "model.safetensors"
+            shape = (VOCABULARY, THEIRS[source][1].hidden_size)
+            value = np.random.default_rng(5).normal(size=shape).astype("float32")
+            tensors = load_file(file)
+            file.unlink()
+            save_file(tensors | {tensor: value}, file, {"format": "pt"})
+        file = directory / name / "config.json"
+        config = json.loads(file.read_text()) | settings
+        file.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+        model = THEIRS[source][0].from_pretrained(directory / name)
+        outputs[name] = run_theirs(model, IDS)
+        if "own_head" in name or name == "base_within":
+            assert np.abs(outputs[name]["logits"] - outputs[source]["logits"]).max() > 0.1
     return directory, outputs
 
 
@@ -113,6 +141,17 @@ def test_outputs_equal(name, prepared, ours):
     for key in ("hidden", "logits", "loss"):
         np.testing.assert_allclose(found[key], expected[key], **TOLERANCE, err_msg=key)
     assert np.abs(expected["logits"]).max() > 0.5
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_files_that_say_two_things_are_read_alike(name, prepared, ours):
+    found = np.load(ours / f"{name}.npz")["logits"]
+    np.testing.assert_allclose(found, prepared[1][name]["logits"], **TOLERANCE)
+    model, report = THEIRS[CHANGED[name][0]][0].from_pretrained(ours / name, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    np.testing.assert_allclose(
+        run_theirs(model, IDS)["logits"], prepared[1][name]["logits"], rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("search", SEARCHES)
