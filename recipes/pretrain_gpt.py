@@ -19,7 +19,7 @@ from kerasllm.data.token_stream import TokenStream, tokenize_stream
 from kerasllm.data.tokenizers import end_of_text_id, load_tokenizer, save_tokenizer, vocabulary_size
 from kerasllm.errors import InputError
 from kerasllm.settings import only_without
-from kerasllm.training.causal import compile_causal, evaluate_causal, sample_log
+from kerasllm.training.causal import compile_causal, evaluate_causal, sample_log, sample_prompt
 from kerasllm.training.compilation import choose_compilation
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import GPTOptions, GPTSize
@@ -109,7 +109,7 @@ class Config(RunOptions):
     """Tokens of text that is made at each validation, for samples.jsonl; 0 for none."""
 
     sample_prompt: str = ""
-    """What the samples begin with; a line break for characters, the mark between documents otherwise, if empty."""
+    """What samples begin with; if empty, a line break for characters that have one, else the mark between documents."""
 
     processes: int | None = None
     """Processes that tokenize; as many as there are cores if null."""
@@ -127,6 +127,9 @@ def main(config: Config) -> int:
     corpus = Corpus(config.corpus, text_column=config.text_column)
     held_out = Corpus(config.validation_corpus, config.text_column) if config.validation_corpus else None
     tokenizer = find_tokenizer(config, corpus)
+    shape = find_shape(config, tokenizer)
+    positions = shape.max_sequence_length
+    prompt = sample_prompt(tokenizer, config.sample_prompt, config.sample_tokens, positions)
     train = tokenize_stream(corpus, tokenizer, processes=config.processes)
     validation: TokenStream | None = None
     if held_out:
@@ -135,7 +138,6 @@ def main(config: Config) -> int:
         train, validation = train.split(
             config.validation_fraction, by=config.validation_split, seed=config.seed
         )
-    shape = find_shape(config, tokenizer)
     fingerprint = corpus.fingerprint()
     print(
         f"corpus {fingerprint[:16]}: {len(train.tokens):,} tokens to train on, "
@@ -193,7 +195,6 @@ def main(config: Config) -> int:
             parameters=model.count_params(),
         )
         print(f"{model.count_params():,} parameters", flush=True)
-        prompt = config.sample_prompt or ("\n" if config.tokenizer == "characters" else "")
         result = fit_run(
             model,
             make_batches,
