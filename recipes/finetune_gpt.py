@@ -20,7 +20,7 @@ from kerasllm.data.conversations import is_conversation_file, read_conversations
 from kerasllm.data.corpora import Corpus
 from kerasllm.data.token_stream import tokenize_stream
 from kerasllm.data.tokenizers import load_tokenizer, read_chat_template, save_tokenizer, vocabulary_size
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, naming
 from kerasllm.training.causal import compile_causal, evaluate_causal
 from kerasllm.training.compilation import choose_compilation
 from kerasllm.training.fit_run import fit_run
@@ -97,6 +97,8 @@ def main(config: Config) -> int:
         print(nothing_to_resume(config.output, config))
         return 0
     check_ranges(config)
+    if config.lora_alpha is not None and not config.lora_rank:
+        raise InputError(f"--lora_alpha {config.lora_alpha} means nothing without --lora_rank: give that too")
     if config.validation is None and (config.patience or config.restore_best):
         raise InputError(f"--{'patience' if config.patience else 'restore_best'} needs --validation")
     directory = resolve_directory(config.init)
@@ -197,7 +199,8 @@ def read_data(config: Config, tokenizer: Any, template: str | None, length: int)
             examples, epochs=config.epochs, seed=config.seed, start_step=start_step, **shared
         )
 
-    first = make_batches(0)
+    with naming(f"--train {config.train}"):
+        first = make_batches(0)
     cut = f", {first.num_cut} cut at {length} tokens" if first.num_cut else ""
     left = f", {first.num_dropped} left out: nothing to learn within the cut" if first.num_dropped else ""
     print(
@@ -208,7 +211,8 @@ def read_data(config: Config, tokenizer: Any, template: str | None, length: int)
     if config.validation is None:
         return make_batches, None
     held_out = read_conversations(Path(config.validation), tokenizer, template)
-    return make_batches, ConversationBatches(held_out, shuffle=False, prefetch=0, **shared)
+    with naming(f"--validation {config.validation}"):
+        return make_batches, ConversationBatches(held_out, shuffle=False, prefetch=0, **shared)
 
 
 def read_texts(config: Config, tokenizer: Any, length: int) -> tuple[Any, Any]:
@@ -228,13 +232,16 @@ def read_texts(config: Config, tokenizer: Any, length: int) -> tuple[Any, Any]:
             start_step=start_step,
         )
 
+    with naming(f"--train {config.train}"):
+        make_batches(0)
     if config.validation is None:
         return make_batches, None
     corpus = Corpus([config.validation], config.text_column)
     held_out = tokenize_stream(corpus, tokenizer, processes=config.processes)
-    return make_batches, CausalEvaluationBatches(
-        held_out, context_length=length, batch_size=config.batch_size, keep_partial=True
-    )
+    with naming(f"--validation {config.validation}"):
+        return make_batches, CausalEvaluationBatches(
+            held_out, context_length=length, batch_size=config.batch_size, keep_partial=True
+        )
 
 
 if __name__ == "__main__":

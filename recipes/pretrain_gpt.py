@@ -17,7 +17,7 @@ from kerasllm.data.characters import train_characters
 from kerasllm.data.corpora import Corpus
 from kerasllm.data.token_stream import TokenStream, tokenize_stream
 from kerasllm.data.tokenizers import end_of_text_id, load_tokenizer, save_tokenizer, vocabulary_size
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, naming
 from kerasllm.settings import only_without
 from kerasllm.training.causal import compile_causal, evaluate_causal, sample_log, sample_prompt
 from kerasllm.training.compilation import choose_compilation
@@ -135,9 +135,10 @@ def main(config: Config) -> int:
     if held_out:
         validation = tokenize_stream(held_out, tokenizer, processes=config.processes)
     elif config.validation_fraction > 0:
-        train, validation = train.split(
-            config.validation_fraction, by=config.validation_split, seed=config.seed
-        )
+        with naming(f"--corpus {' '.join(config.corpus)}"):
+            train, validation = train.split(
+                config.validation_fraction, by=config.validation_split, seed=config.seed
+            )
     fingerprint = corpus.fingerprint()
     print(
         f"corpus {fingerprint[:16]}: {len(train.tokens):,} tokens to train on, "
@@ -157,6 +158,10 @@ def main(config: Config) -> int:
             within_documents=config.within_documents,
         )
 
+    with naming(
+        f"--corpus {' '.join(config.corpus)}"
+    ):  # what is too short is told before anything is written
+        make_batches(0)
     validation_batches = evaluation_batches(config, validation) if validation else None
     peak = config.learning_rate
     tokens_per_step = config.context_length * config.batch_size * config.gradient_accumulation
@@ -298,7 +303,9 @@ def evaluation_batches(config: Config, validation: TokenStream) -> CausalEvaluat
     """The validation text in windows side by side."""
     batch_size = max(8192 // config.context_length, 1)  # no gradients: more fits than in training
     limit = None if config.eval_batches is None else -(-config.eval_batches * config.batch_size // batch_size)
-    try:
+    given = config.validation_corpus
+    share = f"--validation_fraction {config.validation_fraction} of --corpus {' '.join(config.corpus)}"
+    with naming(f"--validation_corpus {' '.join(given)}" if given else share):
         return CausalEvaluationBatches(
             validation,
             context_length=config.context_length,
@@ -306,8 +313,6 @@ def evaluation_batches(config: Config, validation: TokenStream) -> CausalEvaluat
             limit=limit,
             within_documents=config.within_documents,
         )
-    except InputError as error:
-        raise InputError(f"validation: {error}") from error
 
 
 if __name__ == "__main__":

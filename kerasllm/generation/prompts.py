@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -89,10 +90,10 @@ def _encode(tokenizer: Any, text: Any, place: str) -> list[int]:
     """
     if not isinstance(text, str):
         raise InputError(f"{place} is {text!r} among texts: give texts alone, or lists of whole numbers")
-    half = next((character for character in text if "\ud800" <= character <= "\udfff"), None)
+    half = re.search("[\ud800-\udfff]", text)
     if half is not None:
         raise InputError(
-            f"{place}: holds half of a surrogate pair (U+{ord(half):04X}), which is no character; take it out"
+            f"{place}: holds half of a surrogate pair (U+{ord(half[0]):04X}), which is no character; take it out"
         )
     try:
         ids = tokenizer.encode(text, add_special_tokens=False).ids

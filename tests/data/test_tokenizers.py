@@ -172,3 +172,8 @@ def test_a_full_disk_leaves_the_old_tokenizer(tmp_path, monkeypatch):
         save_tokenizer(train_characters(["other"]), tmp_path, max_length=9)
     assert load_tokenizer(tmp_path).to_str() == tokenizer.to_str()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_half_a_surrogate_pair_is_told_with_a_mend():
+    with pytest.raises(InputError, match=r"a.txt:1: holds half of a surrogate pair \(U\+D800\).*take it out"):
+        encode(train_characters(["ab"]), "a\ud800", "a.txt:1")

@@ -211,6 +211,28 @@ def test_bad_settings(options, fault, corpus, run_recipe, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
+        (
+            ["--validation_split", "document"],
+            "single document, which cannot be split by documents; set --validation_split",
+        ),
+        (["--validation_fraction", "0"], "--context_length 48 is longer than the corpus of 22 tokens"),
+        (["--validation_corpus", "{}"], "--context_length 48 is longer than the corpus of 22 tokens"),
+    ],
+)
+def test_a_corpus_that_is_too_short_is_named(options, fault, run_recipe, tmp_path, capsys):
+    short = tmp_path / "short.txt"
+    short.write_text("A very short document")
+    options = [option.format(short) for option in options]
+    path = tmp_path / "run"
+    assert run_recipe("pretrain_gpt", *training_options(short, path), *options) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith(f"error: --corpus {short}: ") and fault in message, message
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
         ([], "one of --prompt, --file and --chat"),
         (["--prompt", "The €"], "€"),
         (["--prompt", "a", "--top_p", "2"], "--top_p is 2.0"),
