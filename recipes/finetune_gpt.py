@@ -108,8 +108,9 @@ def main(config: Config) -> int:
     )
     length = config.context_length or shape.max_sequence_length
     talks = is_conversation_file(config.train)
-    template = find_template(config, directory) if talks else None
-    make_batches, validation = read_data(config, tokenizer, template, length)
+    template, template_name = find_template(config, directory) if talks else (None, "")
+    read = {"template_name": template_name, "end_token_id": shape.end_token_id}
+    make_batches, validation = read_data(config, tokenizer, template, length, read)
     batches = make_batches(0)
     steps = batches.steps
     an_epoch = steps // config.epochs
@@ -177,22 +178,25 @@ def main(config: Config) -> int:
     return 0
 
 
-def find_template(config: Config, directory: Path) -> str:
-    """The chat template: given, the checkpoint's, or the plain one."""
+def find_template(config: Config, directory: Path) -> tuple[str, str]:
+    """The chat template: given, the checkpoint's, or the plain one; and where it is from, for messages."""
     if config.chat_template is None:
-        return read_chat_template(directory) or DEFAULT_CHAT_TEMPLATE
+        found = read_chat_template(directory)
+        return (found, str(directory)) if found else (DEFAULT_CHAT_TEMPLATE, "")
     try:
-        return Path(config.chat_template).read_text(encoding="utf-8")
+        return Path(config.chat_template).read_text(encoding="utf-8"), config.chat_template
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--chat_template {config.chat_template}: cannot be read ({error})") from error
 
 
-def read_data(config: Config, tokenizer: Any, template: str | None, length: int) -> tuple[Any, Any]:
+def read_data(
+    config: Config, tokenizer: Any, template: str | None, length: int, settings: dict[str, Any]
+) -> tuple[Any, Any]:
     """A function from the steps done to the batches left, and the validation batches or None."""
     if template is None:
         return read_texts(config, tokenizer, length)
     shared: dict[str, Any] = {"context_length": length, "batch_size": config.batch_size}
-    examples = read_conversations(Path(config.train), tokenizer, template)
+    examples = read_conversations(Path(config.train), tokenizer, template, **settings)
 
     def make_batches(start_step: int) -> ConversationBatches:
         return ConversationBatches(
@@ -210,7 +214,7 @@ def read_data(config: Config, tokenizer: Any, template: str | None, length: int)
     )
     if config.validation is None:
         return make_batches, None
-    held_out = read_conversations(Path(config.validation), tokenizer, template)
+    held_out = read_conversations(Path(config.validation), tokenizer, template, **settings)
     with naming(f"--validation {config.validation}"):
         return make_batches, ConversationBatches(held_out, shuffle=False, prefetch=0, **shared)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from kerasllm.data.end_of_text import end_of_text_id, marks
 from kerasllm.data.text_lines import text_lines
 from kerasllm.data.tokenizers import encode, load_tokenizer, read_chat_template, vocabulary_size
 from kerasllm.errors import InputError
-from kerasllm.generation.texts import cut_at, prompt_and_addition, settled
+from kerasllm.generation.terminal import TerminalWriter
 from kerasllm.training.atomic_files import check_writable, write_output
 from kerasllm.training.setting_ranges import check_ranges
 
@@ -107,7 +106,14 @@ def main(config: Config) -> int:
         )
     }
     if config.chat:
-        chat(model, tokenizer, read_chat_template(directory) or DEFAULT_CHAT_TEMPLATE, settings)
+        template = read_chat_template(directory)
+        chat(
+            model,
+            tokenizer,
+            template or DEFAULT_CHAT_TEMPLATE,
+            settings,
+            place=str(directory) if template else "",
+        )
     elif config.prompt is not None:
         ids = encode(tokenizer, config.prompt, special_tokens=True)
         writer = TerminalWriter(tokenizer, ids, config.stop, before=config.prompt)
@@ -182,48 +188,6 @@ def continue_file(
     print(f"written to {config.output}")
 
 
-class TerminalWriter:
-    """Prints a continuation as it comes; what may yet change, or turn out to be a stop text, waits.
-
-    Args:
-        tokenizer: of the model.
-        prompt: the ids that are continued.
-        stop: texts at which the continuation is cut off.
-        before: printed with the first token, so that a prompt that is refused is not.
-    """
-
-    def __init__(
-        self, tokenizer: Any, prompt: Sequence[int], stop: Sequence[str] = (), *, before: str = ""
-    ) -> None:
-        self.tokenizer, self.prompt, self.stop, self.before = tokenizer, prompt, stop, before
-        self.tokens: list[int] = []
-        self.shown = 0
-
-    def __call__(self, row: int, tokens: list[int]) -> None:
-        """Takes new tokens."""
-        self.tokens += tokens
-        text, is_cut = self._text()
-        self._show(text if is_cut else settled(text, self.stop))
-
-    def end(self) -> str:
-        """Prints what still waits, and a line break; returns the continuation."""
-        text, _ = self._text()
-        self._show(text)
-        print(flush=True)
-        return text
-
-    def _text(self) -> tuple[str, bool]:
-        """The continuation so far, and whether a stop text has cut it off."""
-        _, added = prompt_and_addition(self.tokenizer, self.prompt, self.tokens)
-        cut = cut_at(added, self.stop)
-        return (added, False) if cut is None else (cut, True)
-
-    def _show(self, text: str) -> None:
-        if len(text) > self.shown or self.before:
-            print(self.before + text[self.shown :], end="", flush=True)
-            self.before, self.shown = "", max(self.shown, len(text))
-
-
 class NotTaken(InputError):
     """A message that the model cannot take; the next one may do."""
 
@@ -235,10 +199,11 @@ class Chat:
         tokenizer: of the model.
         template: a chat template in Hugging Face's form.
         room: tokens that what was said may take; the oldest turns go beyond it.
+        place: where the template is from, for messages.
     """
 
-    def __init__(self, tokenizer: Any, template: str, room: int) -> None:
-        self.tokenizer, self.template, self.room = tokenizer, template, room
+    def __init__(self, tokenizer: Any, template: str, room: int, place: str) -> None:
+        self.tokenizer, self.template, self.room, self.place = tokenizer, template, room, place
         self.end, self.beginning = marks(tokenizer) or ("", "")
         self.messages: list[dict[str, str]] = []
 
@@ -277,12 +242,19 @@ class Chat:
             print("(an empty answer: this turn is forgotten)", file=sys.stderr)
 
     def _encoded(self, messages: list[dict[str, str]]) -> list[int]:
-        words = {"end": self.end, "beginning": self.beginning, "add_generation_prompt": True}
-        text = render(messages, self.template, **words)
-        return encode(self.tokenizer, text, "the chat template", special_tokens=True)
+        text = render(
+            messages,
+            self.template,
+            end=self.end,
+            beginning=self.beginning,
+            add_generation_prompt=True,
+            place=self.place,
+        )
+        place = f"{self.place}: the chat template" if self.place else "the chat template"
+        return encode(self.tokenizer, text, place, special_tokens=True)
 
 
-def chat(model: GPTCausalLM, tokenizer: Any, template: str, settings: dict[str, Any]) -> None:
+def chat(model: GPTCausalLM, tokenizer: Any, template: str, settings: dict[str, Any], *, place: str) -> None:
     """Reads a line, answers, remembers both."""
     stops = [end_of_text_id(tokenizer)]
     if model.config.end_token_id not in (None, *stops):
@@ -295,7 +267,7 @@ def chat(model: GPTCausalLM, tokenizer: Any, template: str, settings: dict[str, 
             f"--max_new_tokens {settings['max_new_tokens']} leaves no room for a message in the model's {positions} "
             "positions: lower it"
         )
-    talk = Chat(tokenizer, template, room)
+    talk = Chat(tokenizer, template, room, place)
     while (line := next_message()) is not None:
         try:
             ids = talk.ask(line)

@@ -83,6 +83,20 @@ def test_what_is_remembered_is_cut_at_the_stop_text(chat, continuation, director
     assert shown == f"{cut}\n{continuation(history, stop=stop)}\n"
 
 
+def test_an_answer_ends_at_the_model_s_own_end_token_too(
+    directory, continuation, run_recipe, tmp_path, monkeypatch, capsys
+):
+    first = continuation("ab\n")
+    end = load_tokenizer(directory).token_to_id(first[3])
+    for file in directory.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"eos_token_id": end}))
+    monkeypatch.setattr("sys.stdin", io.StringIO("ab\n"))
+    assert run_recipe("generate", "--model", tmp_path, "--chat", "--max_new_tokens", "10") == 0
+    assert capsys.readouterr().out == first[: first.index(first[3]) + 1] + "\n"
+
+
 def test_undecodable_input_is_told_plainly(directory, run_recipe, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff\n"), encoding="utf-8"))
     assert run_recipe("generate", "--model", directory, "--chat", "--max_new_tokens", "10") == 2
