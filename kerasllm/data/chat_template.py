@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 from kerasllm.errors import InputError
 
@@ -77,14 +77,13 @@ def _generation_tag() -> Any:
     from jinja2.ext import Extension
 
     class Generation(Extension):
-        tags: ClassVar = {"generation"}
-
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
             return nodes.Scope(
                 parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
             )
 
+    Generation.tags = {"generation"}
     return Generation
 
 

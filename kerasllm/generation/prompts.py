@@ -113,6 +113,10 @@ def _encode(tokenizer: Any, text: Any, place: str) -> list[int]:
 
 def _first_unknown(tokenizer: Any, text: str) -> str | None:
     """The first character of which a tokenizer makes nothing; white space may well vanish."""
+    for (
+        token
+    ) in tokenizer.get_added_tokens_decoder().values():  # their names need not be known letter by letter
+        text = text.replace(token.content, "")
     for character in dict.fromkeys(text):
         try:
             found = tokenizer.encode(character, add_special_tokens=False).ids

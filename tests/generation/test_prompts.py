@@ -123,6 +123,8 @@ def test_characters_that_a_tokenizer_would_leave_out(model):
     assert tokenizer.encode("aéb").ids == [2]
     with pytest.raises(InputError, match="'é'"):
         model.generate("aéb", tokenizer=tokenizer)
+    tokenizer.add_special_tokens(["<end>"])
+    assert model.generate("<end>a", tokenizer=tokenizer, max_new_tokens=2).startswith("a")
     known = model.generate("aé", tokenizer=characters("b"), max_new_tokens=2)  # this one has a token for it
     assert known.startswith("ab")
     stops = np.array([3])
