@@ -76,8 +76,7 @@ def test_prompts_in_several_calls_are_drawn_for_as_in_one(model):
         model.generate(prompts, first_row=-1)
 
 
-@pytest.mark.parametrize("beams", [1, 2])
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize(("beams", "positions"), [(1, "learned"), (1, "rotary"), (2, "learned")])
 def test_a_long_prompt_does_not_shorten_the_others(beams, positions):
     model = GPTCausalLM(dataclasses.replace(CONFIG, positions=positions), seed=1)
     prompts = [[1, 2], [3] * 22, [4] * 23]

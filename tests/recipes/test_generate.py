@@ -1,7 +1,6 @@
 """The generate recipe at its terminal: conversations, stop texts and files of prompts; a model of characters."""
 
 import io
-import itertools
 import json
 
 import pytest
@@ -110,11 +109,10 @@ def test_a_conversation_needs_room(chat):
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_stop_text_is_never_printed(beams, directory, continuation, run_recipe, capsys):
     whole = continuation("abc", num_beams=beams)
-    for length, start in itertools.product((1, 3), (1, 4)):
-        stop = whole[start : start + length]
-        options = ["--prompt", "abc", "--max_new_tokens", "10", "--num_beams", beams]
-        assert run_recipe("generate", "--model", directory, *options, "--stop", stop) == 0
-        assert capsys.readouterr().out == f"abc{whole[: whole.index(stop)]}\n"
+    stop = whole[4:7]
+    options = ["--prompt", "abc", "--max_new_tokens", "10", "--num_beams", beams]
+    assert run_recipe("generate", "--model", directory, *options, "--stop", stop) == 0
+    assert capsys.readouterr().out == f"abc{whole[: whole.index(stop)]}\n"
 
 
 def test_the_beginning_of_a_stop_text_waits(directory, recipe, capsys):
