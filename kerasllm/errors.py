@@ -1,6 +1,8 @@
 """One exception for everything a user can put right: the message alone must be enough to do so."""
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Numbers of the `OSError`s that say so."""
@@ -11,6 +13,22 @@ class InputError(ValueError):
 
     The command line prints it as one line and exits with code 2.
     """
+
+
+@contextlib.contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Puts the place before what an `InputError` says, for those who raise it without knowing where they are.
+
+    Args:
+        place: "--corpus a.txt".
+
+    Raises:
+        InputError: as within, with the place.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
 
 
 class InputWarning(UserWarning):

@@ -20,7 +20,7 @@ from kerasllm.data.corpora import Corpus
 from kerasllm.data.sliding_batches import SlidingBatches
 from kerasllm.data.token_stream import tokenize_stream
 from kerasllm.data.tokenizers import load_tokenizer, vocabulary_size
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, naming
 from kerasllm.training.atomic_files import check_writable, write_output
 from kerasllm.training.causal import compile_causal, evaluate_causal
 from kerasllm.training.model_options import GPTOptions
@@ -59,7 +59,7 @@ class Config:
     """A JSON file for the figures."""
 
     limit: int | None = field(default=None)
-    """Batches at most; all if null."""
+    """Batches at most, 1 or more; all if null."""
 
 
 def main(config: Config) -> int:
@@ -78,9 +78,10 @@ def main(config: Config) -> int:
         raise InputError(f"--stride {stride} is above the window of {length} tokens: lower it")
     corpus = Corpus(config.corpus, config.text_column)
     stream = tokenize_stream(corpus, tokenizer, processes=config.processes)
-    batches = SlidingBatches(
-        stream, context_length=length, stride=stride, batch_size=config.batch_size, limit=config.limit
-    )
+    with naming(f"--corpus {' '.join(config.corpus)}"):
+        batches = SlidingBatches(
+            stream, context_length=length, stride=stride, batch_size=config.batch_size, limit=config.limit
+        )
     keras.config.set_dtype_policy(config.precision)
     model = GPTCausalLM.from_pretrained(directory)
     compile_causal(model)

@@ -20,7 +20,7 @@ from kerasllm.data.conversations import is_conversation_file, read_conversations
 from kerasllm.data.corpora import Corpus
 from kerasllm.data.token_stream import tokenize_stream
 from kerasllm.data.tokenizers import load_tokenizer, read_chat_template, save_tokenizer, vocabulary_size
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, naming
 from kerasllm.training.causal import compile_causal, evaluate_causal
 from kerasllm.training.compilation import choose_compilation
 from kerasllm.training.fit_run import fit_run
@@ -97,6 +97,8 @@ def main(config: Config) -> int:
         print(nothing_to_resume(config.output, config))
         return 0
     check_ranges(config)
+    if config.lora_alpha is not None and not config.lora_rank:
+        raise InputError(f"--lora_alpha {config.lora_alpha} means nothing without --lora_rank: give that too")
     if config.validation is None and (config.patience or config.restore_best):
         raise InputError(f"--{'patience' if config.patience else 'restore_best'} needs --validation")
     directory = resolve_directory(config.init)
@@ -106,8 +108,9 @@ def main(config: Config) -> int:
     )
     length = config.context_length or shape.max_sequence_length
     talks = is_conversation_file(config.train)
-    template = find_template(config, directory) if talks else None
-    make_batches, validation = read_data(config, tokenizer, template, length)
+    template, template_name = find_template(config, directory) if talks else (None, "")
+    read = {"template_name": template_name, "end_token_id": shape.end_token_id}
+    make_batches, validation = read_data(config, tokenizer, template, length, read)
     batches = make_batches(0)
     steps = batches.steps
     an_epoch = steps // config.epochs
@@ -175,29 +178,33 @@ def main(config: Config) -> int:
     return 0
 
 
-def find_template(config: Config, directory: Path) -> str:
-    """The chat template: given, the checkpoint's, or the plain one."""
+def find_template(config: Config, directory: Path) -> tuple[str, str]:
+    """The chat template: given, the checkpoint's, or the plain one; and where it is from, for messages."""
     if config.chat_template is None:
-        return read_chat_template(directory) or DEFAULT_CHAT_TEMPLATE
+        found = read_chat_template(directory)
+        return (found, str(directory)) if found else (DEFAULT_CHAT_TEMPLATE, "")
     try:
-        return Path(config.chat_template).read_text(encoding="utf-8")
+        return Path(config.chat_template).read_text(encoding="utf-8"), config.chat_template
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--chat_template {config.chat_template}: cannot be read ({error})") from error
 
 
-def read_data(config: Config, tokenizer: Any, template: str | None, length: int) -> tuple[Any, Any]:
+def read_data(
+    config: Config, tokenizer: Any, template: str | None, length: int, settings: dict[str, Any]
+) -> tuple[Any, Any]:
     """A function from the steps done to the batches left, and the validation batches or None."""
     if template is None:
         return read_texts(config, tokenizer, length)
     shared: dict[str, Any] = {"context_length": length, "batch_size": config.batch_size}
-    examples = read_conversations(Path(config.train), tokenizer, template)
+    examples = read_conversations(Path(config.train), tokenizer, template, **settings)
 
     def make_batches(start_step: int) -> ConversationBatches:
         return ConversationBatches(
             examples, epochs=config.epochs, seed=config.seed, start_step=start_step, **shared
         )
 
-    first = make_batches(0)
+    with naming(f"--train {config.train}"):
+        first = make_batches(0)
     cut = f", {first.num_cut} cut at {length} tokens" if first.num_cut else ""
     left = f", {first.num_dropped} left out: nothing to learn within the cut" if first.num_dropped else ""
     print(
@@ -207,8 +214,9 @@ def read_data(config: Config, tokenizer: Any, template: str | None, length: int)
     )
     if config.validation is None:
         return make_batches, None
-    held_out = read_conversations(Path(config.validation), tokenizer, template)
-    return make_batches, ConversationBatches(held_out, shuffle=False, prefetch=0, **shared)
+    held_out = read_conversations(Path(config.validation), tokenizer, template, **settings)
+    with naming(f"--validation {config.validation}"):
+        return make_batches, ConversationBatches(held_out, shuffle=False, prefetch=0, **shared)
 
 
 def read_texts(config: Config, tokenizer: Any, length: int) -> tuple[Any, Any]:
@@ -228,13 +236,16 @@ def read_texts(config: Config, tokenizer: Any, length: int) -> tuple[Any, Any]:
             start_step=start_step,
         )
 
+    with naming(f"--train {config.train}"):
+        make_batches(0)
     if config.validation is None:
         return make_batches, None
     corpus = Corpus([config.validation], config.text_column)
     held_out = tokenize_stream(corpus, tokenizer, processes=config.processes)
-    return make_batches, CausalEvaluationBatches(
-        held_out, context_length=length, batch_size=config.batch_size, keep_partial=True
-    )
+    with naming(f"--validation {config.validation}"):
+        return make_batches, CausalEvaluationBatches(
+            held_out, context_length=length, batch_size=config.batch_size, keep_partial=True
+        )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from kerasllm.data.end_of_text import end_of_text_id, marks
 from kerasllm.data.text_lines import text_lines
 from kerasllm.data.tokenizers import encode, load_tokenizer, read_chat_template, vocabulary_size
 from kerasllm.errors import InputError
+from kerasllm.generation.terminal import TerminalWriter
 from kerasllm.training.atomic_files import check_writable, write_output
 from kerasllm.training.setting_ranges import check_ranges
 
@@ -91,14 +92,10 @@ def main(config: Config) -> int:
             f"{directory}: the tokenizer has {vocabulary_size(tokenizer)} tokens, the model "
             f"{shape.vocabulary_size}: they do not belong together; copy the model anew"
         )
-    lines = [(number, text.rstrip("\r\n")) for number, text in text_lines(config.file)] if config.file else []
-    lines = [(number, text) for number, text in lines if text]
-    if config.file and not lines:
-        raise InputError(f"{config.file}: holds no prompt")
-    if config.prompt is not None:
-        encode(tokenizer, config.prompt, "--prompt")  # names a character that is unknown
-    for number, text in lines:
-        encode(tokenizer, text, f"{config.file}:{number}")
+    prompts = read_prompts(config)
+    for place, text in prompts:
+        tokens = max(len(encode(tokenizer, text, place, special_tokens=True)), 1)
+        check_room(config, place, tokens, shape.max_sequence_length)
     keras.config.set_dtype_policy(config.precision)
     model = GPTCausalLM.from_pretrained(directory)
     settings = {
@@ -109,13 +106,21 @@ def main(config: Config) -> int:
         )
     }
     if config.chat:
-        chat(model, tokenizer, read_chat_template(directory) or DEFAULT_CHAT_TEMPLATE, settings)
+        template = read_chat_template(directory)
+        chat(
+            model,
+            tokenizer,
+            template or DEFAULT_CHAT_TEMPLATE,
+            settings,
+            place=str(directory) if template else "",
+        )
     elif config.prompt is not None:
-        writer = TerminalWriter(tokenizer, config.prompt)
+        ids = encode(tokenizer, config.prompt, special_tokens=True)
+        writer = TerminalWriter(tokenizer, ids, config.stop, before=config.prompt)
         model.generate(config.prompt, tokenizer=tokenizer, on_tokens=writer, **settings)
         writer.end()
     else:
-        continue_file(config, model, tokenizer, [text for _, text in lines], settings)
+        continue_file(config, model, tokenizer, [text for _, text in prompts], settings)
     return 0
 
 
@@ -139,13 +144,39 @@ def check(config: Config) -> None:
         check_writable(Path(config.output))
 
 
+def read_prompts(config: Config) -> list[tuple[str, str]]:
+    """The prompts, each with its place; none where the model is to chat."""
+    if config.prompt is not None:
+        return [("--prompt", config.prompt)]
+    if config.file is None:
+        return []
+    lines = [(number, text.rstrip("\r\n")) for number, text in text_lines(config.file)]
+    prompts = [(f"{config.file}:{number}", text) for number, text in lines if text]
+    if not prompts:
+        raise InputError(f"{config.file}: holds no prompt")
+    return prompts
+
+
+def check_room(config: Config, place: str, tokens: int, positions: int) -> None:
+    """Refuses a prompt that leaves no room for its continuation, before any work is done on others."""
+    asked = config.max_new_tokens
+    if tokens + (asked or 1) > positions:
+        room = f"--max_new_tokens {asked}" if asked else "one new token"
+        raise InputError(
+            f"{place}: a prompt of {tokens} tokens and {room} do not fit into the model's {positions} positions: "
+            f"shorten {'one of them' if asked else 'it'}"
+        )
+
+
 def continue_file(
     config: Config, model: GPTCausalLM, tokenizer: Any, prompts: list[str], settings: dict[str, Any]
 ) -> None:
     """All prompts, some at a time; the results are written whole or not at all."""
     texts: list[str] = []
     for start in range(0, len(prompts), config.batch_size):
-        texts += model.generate(prompts[start : start + config.batch_size], tokenizer=tokenizer, **settings)
+        batch = prompts[start : start + config.batch_size]
+        # Rows are numbered through, so that a text does not depend on the size of the batches.
+        texts += model.generate(batch, tokenizer=tokenizer, first_row=start, **settings)
     if not config.output:
         print("\n\n".join(texts))
         return
@@ -157,61 +188,107 @@ def continue_file(
     print(f"written to {config.output}")
 
 
-class TerminalWriter:
-    """Prints tokens as they come; a character whose bytes are not all there yet waits for them."""
-
-    def __init__(self, tokenizer: Any, before: str = "") -> None:
-        self.tokenizer = tokenizer
-        self.before = before  # printed with the first token: a prompt that is refused is not
-        self.tokens: list[int] = []
-        self.shown = 0
-
-    def __call__(self, row: int, tokens: list[int]) -> None:
-        """Takes new tokens."""
-        self.tokens += tokens
-        text = self.before + self.tokenizer.decode(self.tokens)
-        if not text.endswith("\ufffd"):
-            print(text[self.shown :], end="", flush=True)
-            self.shown = len(text)
-
-    def end(self) -> str:
-        """Prints what still waits, and a line break; returns the whole text."""
-        text = self.tokenizer.decode(self.tokens)
-        print((self.before + text)[self.shown :], flush=True)
-        return text
+class NotTaken(InputError):
+    """A message that the model cannot take; the next one may do."""
 
 
-def chat(model: GPTCausalLM, tokenizer: Any, template: str, settings: dict[str, Any]) -> None:
-    """Reads a line, answers, remembers both; the oldest turns go when the window is full."""
-    end, beginning = marks(tokenizer) or ("", "")
-    stops = [end_of_text_id(tokenizer)]
+class Chat:
+    """A conversation: what was said, as the model is to see it.
+
+    Args:
+        tokenizer: of the model.
+        template: a chat template in Hugging Face's form.
+        room: tokens that what was said may take; the oldest turns go beyond it.
+        place: where the template is from, for messages.
+    """
+
+    def __init__(self, tokenizer: Any, template: str, room: int, place: str) -> None:
+        self.tokenizer, self.template, self.room, self.place = tokenizer, template, room, place
+        self.end, self.beginning = marks(tokenizer) or ("", "")
+        self.messages: list[dict[str, str]] = []
+
+    def ask(self, line: str) -> list[int]:
+        """The conversation up to the answer that is due, as tokens.
+
+        Raises:
+            NotTaken: a character is unknown, or the message alone takes too much room.
+            InputError: the template is broken, or the tokenizer does not know the template's own words.
+        """
+        try:
+            encode(self.tokenizer, line, "your message", special_tokens=True)
+        except InputError as error:
+            raise NotTaken(str(error)) from error
+        asked = [*self.messages, {"role": "user", "content": line}]
+        while True:
+            ids = self._encoded(asked)
+            if len(ids) <= self.room:
+                break
+            if len(asked) < 3:
+                raise NotTaken(
+                    f"your message makes {len(ids)} tokens, there is room for {self.room}: shorten it, or lower "
+                    "--max_new_tokens"
+                )
+            asked = asked[2:]
+            print("(the oldest turn is forgotten: the window is full)", file=sys.stderr)
+        self.messages = asked
+        return ids
+
+    def answer(self, text: str) -> None:
+        """Remembers an answer; where there is none, the question is forgotten too, as turns alternate."""
+        if text.strip():
+            self.messages.append({"role": "assistant", "content": text.strip()})
+        else:
+            self.messages.pop()
+            print("(an empty answer: this turn is forgotten)", file=sys.stderr)
+
+    def _encoded(self, messages: list[dict[str, str]]) -> list[int]:
+        text = render(
+            messages,
+            self.template,
+            end=self.end,
+            beginning=self.beginning,
+            add_generation_prompt=True,
+            place=self.place,
+        )
+        place = f"{self.place}: the chat template" if self.place else "the chat template"
+        return encode(self.tokenizer, text, place, special_tokens=True)
+
+
+def chat(model: GPTCausalLM, tokenizer: Any, template: str, settings: dict[str, Any], *, place: str) -> None:
+    """Reads a line, answers, remembers both."""
+    stops = list(dict.fromkeys([end_of_text_id(tokenizer), *model.config.end_token_ids]))
     positions = model.config.max_sequence_length
     settings["max_new_tokens"] = settings["max_new_tokens"] or min(128, positions // 2)
     room = positions - settings["max_new_tokens"]
-    messages: list[dict[str, str]] = []
-    while True:
+    if room < 1:
+        raise InputError(
+            f"--max_new_tokens {settings['max_new_tokens']} leaves no room for a message in the model's {positions} "
+            "positions: lower it"
+        )
+    talk = Chat(tokenizer, template, room, place)
+    while (line := next_message()) is not None:
         try:
-            line = input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-        if not line.strip():
-            return
-        messages.append({"role": "user", "content": line})
-        while True:
-            text = render(messages, template, end=end, beginning=beginning, add_generation_prompt=True)
-            ids = encode(tokenizer, text, "your message", special_tokens=True)
-            if len(ids) <= room:
-                break
-            if len(messages) < 3:
-                raise InputError(
-                    f"a message of {len(ids)} tokens and --max_new_tokens {settings['max_new_tokens']} do not fit "
-                    f"into {model.config.max_sequence_length} positions: shorten one of them"
-                )
-            messages = messages[2:]
-            print("(the oldest turn is forgotten: the window is full)", file=sys.stderr)
-        writer = TerminalWriter(tokenizer)
+            ids = talk.ask(line)
+        except NotTaken as error:
+            print(f"error: {error}", file=sys.stderr)  # a slip of the fingers does not end the conversation
+            continue
+        writer = TerminalWriter(tokenizer, ids, settings["stop"])
         model.generate(ids, tokenizer=tokenizer, on_tokens=writer, stop_token_ids=stops, **settings)
-        messages.append({"role": "assistant", "content": writer.end().strip() or "…"})
+        talk.answer(writer.end())
+
+
+def next_message() -> str | None:
+    """A line from the terminal; None at the end, or where it is empty."""
+    try:
+        line = input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"your message: not UTF-8 at byte {error.start}; set the terminal to UTF-8, or convert what is piped in "
+            "with iconv -t UTF-8"
+        ) from error
+    return line if line.strip() else None
 
 
 if __name__ == "__main__":

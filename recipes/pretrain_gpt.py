@@ -17,9 +17,9 @@ from kerasllm.data.characters import train_characters
 from kerasllm.data.corpora import Corpus
 from kerasllm.data.token_stream import TokenStream, tokenize_stream
 from kerasllm.data.tokenizers import end_of_text_id, load_tokenizer, save_tokenizer, vocabulary_size
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, naming
 from kerasllm.settings import only_without
-from kerasllm.training.causal import compile_causal, evaluate_causal, sample_log
+from kerasllm.training.causal import compile_causal, evaluate_causal, sample_log, sample_prompt
 from kerasllm.training.compilation import choose_compilation
 from kerasllm.training.fit_run import fit_run
 from kerasllm.training.model_options import GPTOptions, GPTSize
@@ -109,7 +109,7 @@ class Config(RunOptions):
     """Tokens of text that is made at each validation, for samples.jsonl; 0 for none."""
 
     sample_prompt: str = ""
-    """What the samples begin with; a line break for characters, the mark between documents otherwise, if empty."""
+    """What samples begin with; if empty, a line break for characters that have one, else the mark between documents."""
 
     processes: int | None = None
     """Processes that tokenize; as many as there are cores if null."""
@@ -127,15 +127,18 @@ def main(config: Config) -> int:
     corpus = Corpus(config.corpus, text_column=config.text_column)
     held_out = Corpus(config.validation_corpus, config.text_column) if config.validation_corpus else None
     tokenizer = find_tokenizer(config, corpus)
+    shape = find_shape(config, tokenizer)
+    positions = shape.max_sequence_length
+    prompt = sample_prompt(tokenizer, config.sample_prompt, config.sample_tokens, positions)
     train = tokenize_stream(corpus, tokenizer, processes=config.processes)
     validation: TokenStream | None = None
     if held_out:
         validation = tokenize_stream(held_out, tokenizer, processes=config.processes)
     elif config.validation_fraction > 0:
-        train, validation = train.split(
-            config.validation_fraction, by=config.validation_split, seed=config.seed
-        )
-    shape = find_shape(config, tokenizer)
+        with naming(f"--corpus {' '.join(config.corpus)}"):
+            train, validation = train.split(
+                config.validation_fraction, by=config.validation_split, seed=config.seed
+            )
     fingerprint = corpus.fingerprint()
     print(
         f"corpus {fingerprint[:16]}: {len(train.tokens):,} tokens to train on, "
@@ -155,6 +158,10 @@ def main(config: Config) -> int:
             within_documents=config.within_documents,
         )
 
+    with naming(
+        f"--corpus {' '.join(config.corpus)}"
+    ):  # what is too short is told before anything is written
+        make_batches(0)
     validation_batches = evaluation_batches(config, validation) if validation else None
     peak = config.learning_rate
     tokens_per_step = config.context_length * config.batch_size * config.gradient_accumulation
@@ -193,7 +200,6 @@ def main(config: Config) -> int:
             parameters=model.count_params(),
         )
         print(f"{model.count_params():,} parameters", flush=True)
-        prompt = config.sample_prompt or ("\n" if config.tokenizer == "characters" else "")
         result = fit_run(
             model,
             make_batches,
@@ -297,7 +303,9 @@ def evaluation_batches(config: Config, validation: TokenStream) -> CausalEvaluat
     """The validation text in windows side by side."""
     batch_size = max(8192 // config.context_length, 1)  # no gradients: more fits than in training
     limit = None if config.eval_batches is None else -(-config.eval_batches * config.batch_size // batch_size)
-    try:
+    given = config.validation_corpus
+    share = f"--validation_fraction {config.validation_fraction} of --corpus {' '.join(config.corpus)}"
+    with naming(f"--validation_corpus {' '.join(given)}" if given else share):
         return CausalEvaluationBatches(
             validation,
             context_length=config.context_length,
@@ -305,8 +313,6 @@ def evaluation_batches(config: Config, validation: TokenStream) -> CausalEvaluat
             limit=limit,
             within_documents=config.within_documents,
         )
-    except InputError as error:
-        raise InputError(f"validation: {error}") from error
 
 
 if __name__ == "__main__":

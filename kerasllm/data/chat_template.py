@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -26,11 +27,13 @@ def render(
     end: str,
     beginning: str | None = None,
     add_generation_prompt: bool = False,
+    place: str = "",
 ) -> str:
     """The text of a conversation.
 
     The template runs in Jinja's immutable sandbox: it can neither reach Python's internals nor change what it
-    is given.
+    is given. As in `transformers` it may `break` and `continue`, mark what is learnt by `generation` (which is
+    rendered like the rest), and ask for the date by `strftime_now`.
 
     Args:
         messages: `role` and `content` of each.
@@ -38,6 +41,7 @@ def render(
         end: the mark that ends a turn, the template's `eos_token`.
         beginning: its `bos_token`; `end` where left out.
         add_generation_prompt: whether the beginning of an assistant's turn follows.
+        place: where messages and template are from, for errors.
 
     Raises:
         InputError: the template is broken, or refuses the messages (`raise_exception`).
@@ -50,16 +54,41 @@ def render(
             eos_token=end,
         )
     except Exception as error:  # a template is a program: it may divide by zero
-        raise InputError(f"the chat template cannot be used: {str(error) or type(error).__name__}") from error
+        before = f"{place}: " if place else ""
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{before}the chat template cannot be used: {words}") from error
 
 
 @functools.lru_cache(maxsize=8)
 def _compiled(template: str) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_generation_tag(), "jinja2.ext.loopcontrols"]
+    )
     environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = _now
     return environment.from_string(template)
+
+
+def _generation_tag() -> Any:
+    """`{% generation %}…{% endgeneration %}`, which renders what is within."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            return nodes.Scope(
+                parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
+            )
+
+    Generation.tags = {"generation"}
+    return Generation
+
+
+def _now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
 
 
 def _refuse(message: str) -> NoReturn:

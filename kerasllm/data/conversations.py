@@ -8,6 +8,7 @@ spans the seam. Only the assistant's tokens are learnt.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer
 from kerasllm.data.chat_template import render
 from kerasllm.data.end_of_text import end_of_text_id, marks
 from kerasllm.data.tokenizers import encode
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, InputWarning
 
 ROLES = ("system", "user", "assistant")
 Message = dict[str, str]
@@ -38,19 +39,29 @@ class Example:
     learnt: np.ndarray
 
 
-def read_conversations(path: Path, tokenizer: Tokenizer, template: str) -> list[Example]:
+def read_conversations(
+    path: Path,
+    tokenizer: Tokenizer,
+    template: str,
+    *,
+    template_name: str = "",
+    end_token_id: int | None = None,
+) -> list[Example]:
     """Reads a JSONL file of `{"messages": [{"role", "content"}, …]}` or `{"prompt", "completion"}`.
 
     Args:
         path: of the file; both kinds may be mixed in it.
         tokenizer: its end mark ends a completion.
-        template: a chat template in Hugging Face's form (Jinja).
+        template: a chat template in Hugging Face's form (Jinja). Where it ends an assistant's turn by no end
+            mark, one is learnt after the last turn, with an `InputWarning`: or answers would never end.
+        template_name: the template's file, for messages.
+        end_token_id: a token that ends a turn too, the model's own.
 
     Raises:
         InputError: names file and line: no JSON, a field is missing or no text, no messages, an unknown role,
             a role out of order, no assistant's turn, a special token within the text, or an unknown character.
     """
-    turns = _Turns(tokenizer, template)
+    turns = _Turns(tokenizer, template, template_name, end_token_id)
     examples = []
     for place, record in _records(path):
         if "messages" in record:
@@ -138,11 +149,17 @@ class _Turns:
     Args:
         tokenizer: with an end mark.
         template: a chat template in Hugging Face's form.
+        template_name: its file.
+        end_token_id: a token that ends a turn beside the end mark.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: str) -> None:
-        self.tokenizer, self.template = tokenizer, template
+    def __init__(
+        self, tokenizer: Tokenizer, template: str, template_name: str, end_token_id: int | None
+    ) -> None:
+        self.tokenizer, self.template, self.template_name = tokenizer, template, template_name
         self.end_id = end_of_text_id(tokenizer)
+        self.ends = {self.end_id, end_token_id}
+        self.has_warned = False
         self.end, self.beginning = marks(tokenizer) or ("", "")
         added = tokenizer.get_added_tokens_decoder().values()
         self.special = [token.content for token in added if token.special]
@@ -153,13 +170,26 @@ class _Turns:
             if token in text:
                 raise InputError(f"{place} contains {token}, which is no text to this tokenizer; take it out")
 
-    def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
+    def warn_of_no_end(self) -> None:
+        """Once a file."""
+        if not self.has_warned:
+            name = f"{self.template_name}: " if self.template_name else ""
+            warnings.warn(
+                f"{name}the chat template puts no end mark after an assistant's turn; {self.end} is learnt after the "
+                "last one, so that answers end: write {{ eos_token }} there to learn it after each",
+                InputWarning,
+                stacklevel=4,
+            )
+        self.has_warned = True
+
+    def render(self, messages: list[Message], place: str, add_generation_prompt: bool = False) -> str:
         return render(
             messages,
             self.template,
             end=self.end,
             beginning=self.beginning,
             add_generation_prompt=add_generation_prompt,
+            place=f"{place}: {self.template_name}" if self.template_name else place,
         )
 
     def of_messages(self, messages: list[Message], place: str) -> list[tuple[str, bool]]:
@@ -170,8 +200,8 @@ class _Turns:
             self.check_text(message["content"], f"{place}: message {number}")
             if message["role"] != "assistant":
                 continue
-            prompt = self.render(messages[: number - 1], add_generation_prompt=True)
-            whole = self.render(messages[:number])
+            prompt = self.render(messages[: number - 1], place, add_generation_prompt=True)
+            whole = self.render(messages[:number], place)
             if not (prompt.startswith(done) and whole.startswith(prompt)):
                 raise InputError(
                     f"{place}: message {number}: the chat template changes what was said before; "
@@ -184,10 +214,15 @@ class _Turns:
     def encode(self, pieces: list[tuple[str, bool]], place: str) -> Example:
         """Tokenizes piece by piece; what follows the end mark of an assistant's turn is not learnt."""
         ids: list[int] = []
+        end: int | None = None
         learnt: list[bool] = []
         for text, is_learnt in pieces:
             found = encode(self.tokenizer, text, place, special_tokens=True)
-            ends = found.index(self.end_id) + 1 if self.end_id in found else len(found)
+            end = next((number for number, token in enumerate(found, 1) if token in self.ends), None)
+            learnt += [is_learnt] * (end or len(found)) + [False] * (len(found) - (end or len(found)))
             ids += found
-            learnt += [is_learnt] * ends + [False] * (len(found) - ends)
+        if end is None:  # of the last piece, an assistant's turn
+            self.warn_of_no_end()
+            ids.append(self.end_id)
+            learnt.append(True)
         return Example(np.array(ids, np.int32), np.array(learnt, bool))

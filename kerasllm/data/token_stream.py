@@ -89,7 +89,7 @@ class TokenStream:
         if place == 0 or place >= stop:
             raise InputError(
                 f"the corpus of {words:,} tokens is too short to set aside a validation_fraction of "
-                f"{validation_fraction}; give more text, or name a validation corpus of its own"
+                f"{validation_fraction}; give more text, or name a --validation_corpus"
             )
         starts = self.document_starts
         later = starts[starts > place] - place
@@ -108,8 +108,8 @@ class TokenStream:
     ) -> tuple["TokenStream", "TokenStream"]:
         if self.num_documents < 2:
             raise InputError(
-                "the corpus is a single document, which cannot be split by documents; split it by fraction, or "
-                "name a validation corpus of its own"
+                "the corpus is a single document, which cannot be split by documents; set --validation_split "
+                "fraction, or name a --validation_corpus"
             )
         order = random_stream(seed, SPLITTING, 0).permutation(self.num_documents)
         lengths = np.diff(self.document_starts, append=self.num_tokens)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ __all__ = [
 _SETTINGS = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
 _LARGEST_VOCABULARY = 2**24
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _VOCABULARY, _MERGES = "vocab.json", "merges.txt"
 
 
@@ -152,6 +154,12 @@ def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: 
     Raises:
         InputError: the tokenizer does not know a character, or is damaged.
     """
+    half = _HALF_PAIR.search(text)
+    if half is not None:
+        raise InputError(
+            f"{place or 'text'}: holds half of a surrogate pair (U+{ord(half[0]):04X}), which is no character; "
+            "take it out"
+        )
     unknown = _coverage(tokenizer, tokenizer.get_vocab_size()).first_unknown(
         text, skip_special=special_tokens
     )
@@ -159,7 +167,7 @@ def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: 
         raise unknown_character(text[unknown], place)
     before = tokenizer.encode_special_tokens
     tokenizer.encode_special_tokens = not special_tokens
-    try:  # it raises where there is no [UNK], and at half of a surrogate pair
+    try:  # it raises where there is no [UNK]
         with _refusing(f"{place or 'text'}: cannot be tokenized"):
             return tokenizer.encode(text, add_special_tokens=False).ids
     finally:

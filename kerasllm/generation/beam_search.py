@@ -32,7 +32,7 @@ def beam_search(
     *,
     num_beams: int,
     capacity: int,
-    count: int,
+    counts: list[int],
 ) -> list[list[int]]:
     """The best continuation of each prompt.
 
@@ -43,13 +43,14 @@ def beam_search(
         weights: `decoder.weights()`.
         num_beams: beginnings side by side, at least 2.
         capacity: columns of the caches and tokens.
-        count: new tokens at most.
+        counts: new tokens of each prompt at most.
 
     Returns:
         New tokens of each row; where a stop token ended it, that is the last.
     """
     width = inputs["prompts"].shape[1]
-    inputs = inputs | {"end": ops.convert_to_tensor(width + count, "int32")}
+    ends = [[width + count] for count in counts]
+    inputs = inputs | {"ends": ops.convert_to_tensor(ends, "int32")}  # (rows, 1)
     seen = {"seen": inputs.pop("seen")} if rule.penalize else {}
 
     def start(model, inputs, seen):
@@ -65,10 +66,10 @@ def beam_search(
 
     begin = decoder.program(("beams", num_beams, rule, capacity), start, backend.decoding.compiled)
     state = begin(weights, inputs, seen)
-    if count > 1:
+    if max(counts) > 1:
         inputs = {name: value for name, value in inputs.items() if name != "prompts"}
         proceed = decoder.program(("more beams", num_beams, rule), step, repeated)
-        state = proceed(weights, inputs, state, count - 1)
+        state = proceed(weights, inputs, state, max(counts) - 1)
     tokens = ops.convert_to_numpy(state["done_tokens"])[
         :, 0
     ]  # the finished texts are in order, the best first
@@ -121,10 +122,11 @@ def _advance(rule, inputs, state, log_probabilities):
     flat = ops.reshape(scores, (rows, beams * vocabulary))
     is_stop = ops.any(ops.arange(vocabulary, dtype="int32")[:, None] == inputs["stops"][None], axis=-1)
 
-    # What ends now: a stop token among the best, or whatever is best in the last column.
+    # What ends now: a stop token among the best, or whatever is best in a row's last column.
     best, places = ops.top_k(flat, beams)
     parents, chosen = _parents_and_tokens(places, vocabulary)
-    ends = ops.logical_or(ops.take(is_stop, chosen), column + 1 >= inputs["end"])
+    last_column = column + 1 >= inputs["ends"]
+    ends = ops.logical_or(ops.take(is_stop, chosen), last_column)
     ends = ops.logical_and(ends, ops.logical_not(state["closed"])[:, None])
     new_tokens = ops.cast(column + 1 - inputs["width"], "float32")
     penalty = ops.power(new_tokens, inputs["length_penalty"])
@@ -143,6 +145,7 @@ def _advance(rule, inputs, state, log_probabilities):
     of_all = ops.reshape(parents + ops.arange(rows, dtype="int32")[:, None] * beams, (rows * beams,))
     last = ops.reshape(chosen, (rows * beams,))
     worst = ops.min(done_scores, axis=1)
+    decided = ops.logical_or(running[:, 0] / penalty <= worst, last_column[:, 0])
     changed = {
         "tokens": ops.reshape(
             _written(_rows_at(of_beams, parents), column, chosen), (rows * beams, capacity)
@@ -150,7 +153,7 @@ def _advance(rule, inputs, state, log_probabilities):
         "scores": running,
         "last": last,
         "column": column + 1,
-        "closed": ops.logical_or(state["closed"], running[:, 0] / penalty <= worst),
+        "closed": ops.logical_or(state["closed"], decided),
         "caches": [tuple(_reordered(part, of_all) for part in cache) for cache in state["caches"]],
         "done_tokens": _rows_at(done_tokens, order),
         "done_scores": done_scores,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +12,36 @@ from keras import ops
 from kerasllm.errors import InputError
 from kerasllm.generation.beam_search import beam_search
 from kerasllm.generation.decoding import decoder_of, left_padded, rounded_up
+from kerasllm.generation.prompts import check_tokens, read_prompts
 from kerasllm.generation.sampling import Rule
+from kerasllm.generation.texts import cut_at, prompt_and_addition
 from kerasllm.models.gpt import GPTCausalLM
 
 _NEW_TOKENS = 128
 _TOKENS_AT_A_TIME = 32  # between looks at stop strings
+_LEAST_TEMPERATURE = 1e-20
+_WHOLE_NUMBERS = {
+    "max_new_tokens": 1,
+    "top_k": 1,
+    "num_beams": 1,
+    "seed": 0,
+    "first_row": 0,
+}  # the least of each
 _STOPS = 8  # stop tokens are filled up to a multiple, so that their number needs no new program
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _stop_tokens(given: Any) -> list[int]:
+    try:
+        tokens = list(given)
+    except TypeError:
+        tokens = [None]
+    if isinstance(given, str) or not all(map(_is_whole, tokens)):
+        raise InputError(f"stop_token_ids is {given!r}, it must be a list of whole numbers, as [50256]")
+    return list(map(int, tokens))
 
 
 @dataclass(frozen=True)
@@ -26,9 +49,10 @@ class Settings:
     """How a continuation is chosen; greedily unless a setting of sampling is given.
 
     Args:
-        max_new_tokens: at most so many; 128, or as many as the model has positions for, where None.
-        temperature: the scores are divided by it; 0 is greedy. Sampling is on where this or one of the next
-            three is given.
+        max_new_tokens: at most so many; 128, or as many as the model has positions for after the prompt, each
+            prompt for itself, where None.
+        temperature: the scores are divided by it; 0 is greedy, and so is all below 1e-20. Sampling is on
+            where this or one of the next three is given.
         top_k: draw from the k likeliest.
         top_p: draw from the likeliest that together have probability p, in (0, 1].
         min_p: draw from those with at least min_p times the probability of the likeliest, in (0, 1].
@@ -40,6 +64,8 @@ class Settings:
         stop_token_ids: a row ends with one of these; the model's end token where None.
         stop: texts at which a continuation is cut off, themselves left out; needs a tokenizer.
         seed: of the draws; the same on every backend.
+        first_row: number of the first prompt among all that are drawn for: prompts taken in several calls give
+            what one call with all of them gives, where each says how many came before.
 
     Raises:
         InputError: a setting is out of its range; names it.
@@ -56,14 +82,21 @@ class Settings:
     stop_token_ids: Sequence[int] | None = None
     stop: Sequence[str] = ()
     seed: int = 0
+    first_row: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        for name, least in (("max_new_tokens", 1), ("top_k", 1), ("num_beams", 1), ("seed", 0)):
+        if not (isinstance(self.stop, list | tuple) and all(isinstance(text, str) for text in self.stop)):
+            raise InputError(f"stop is {self.stop!r}, it must be a text or a list of texts")
+        if self.stop_token_ids is not None:
+            object.__setattr__(self, "stop_token_ids", _stop_tokens(self.stop_token_ids))
+        for name, least in _WHOLE_NUMBERS.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int | np.integer) or value < least):
+            if value is not None and not (_is_whole(value) and least <= value):
                 raise InputError(f"{name} is {value!r}, it must be a whole number of at least {least}")
+        if self.first_row >= 2**30:
+            raise InputError(f"first_row is {self.first_row}, it must be below {2**30}")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
@@ -85,7 +118,8 @@ class Settings:
     def rule(self) -> Rule:
         """What is done to the scores."""
         given = any(value is not None for value in (self.temperature, self.top_k, self.top_p, self.min_p))
-        sample = given and self.temperature != 0
+        # Scores divided by less would overflow; the likeliest token is certain long before.
+        sample = given and (self.temperature is None or self.temperature >= _LEAST_TEMPERATURE)
         return Rule(
             penalize=self.repetition_penalty != 1,
             sample=sample,
@@ -140,21 +174,22 @@ def generate(
         chosen = Settings(**settings)
     except TypeError as error:
         raise InputError(f"generate: {error}".replace("Settings.__init__() got an ", "")) from error
-    form, rows = _read_prompts(prompts, tokenizer, model)
+    form, rows = read_prompts(prompts, tokenizer, model)
     if chosen.stop and tokenizer is None:
         raise InputError("stop texts need the tokenizer: give tokenizer=…")
-    chosen = dataclasses.replace(chosen, max_new_tokens=_check(rows, model, chosen))
+    check_tokens(rows, chosen.stop_token_ids or (), model.config.vocabulary_size)
+    rooms = _rooms(rows, model.config.max_sequence_length, chosen)
     done = [list(row) for row in rows]
-    for number, tokens in _stream(model, rows, chosen, tokenizer, at_a_time=1 if on_tokens else None):
+    for number, tokens in _stream(model, rows, rooms, chosen, tokenizer, at_a_time=1 if on_tokens else None):
         done[number] += tokens
         if on_tokens is not None:
             on_tokens(number, tokens)
-    cuts = [_cut(new[len(old) :], chosen.stop, tokenizer) for old, new in zip(rows, done, strict=True)]
     if form in ("text", "texts"):
-        texts = [
-            tokenizer.decode(old) + (tokenizer.decode(new[len(old) :]) if cut is None else cut)
-            for old, new, cut in zip(rows, done, cuts, strict=True)
-        ]
+        texts = []
+        for old, whole in zip(rows, done, strict=True):
+            before, added = prompt_and_addition(tokenizer, old, whole[len(old) :])
+            cut = cut_at(added, chosen.stop)
+            texts.append(before + (added if cut is None else cut))
         return texts[0] if form == "text" else texts
     if form == "lists":
         return done
@@ -166,62 +201,32 @@ def generate(
     return array[0] if form == "row" else array
 
 
-def _read_prompts(prompts: Any, tokenizer: Any, model: GPTCausalLM) -> tuple[str, list[list[int]]]:
-    """The form that the result is to have, and the prompts as lists of ids."""
-    if isinstance(prompts, str) or (
-        isinstance(prompts, list | tuple) and prompts and isinstance(prompts[0], str)
-    ):
-        if tokenizer is None:
-            raise InputError("a text as prompt needs the tokenizer: give tokenizer=…")
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        rows = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-        end = model.config.end_token_id
-        rows = [row if row or end is None else [end] for row in rows]
-        return ("text" if isinstance(prompts, str) else "texts"), rows
-    if isinstance(prompts, list | tuple) and prompts and isinstance(prompts[0], list | tuple | np.ndarray):
-        lists = [[int(token) for token in row] for row in prompts]
-        return ("array" if len({len(row) for row in lists}) == 1 else "lists"), lists
-    array = np.asarray(prompts if isinstance(prompts, list | tuple) else ops.convert_to_numpy(prompts))
-    if array.ndim not in (1, 2) or not (array.size == 0 or np.issubdtype(array.dtype, np.integer)):
-        raise InputError(
-            f"prompts of shape {array.shape} and type {array.dtype}: give whole numbers, (batch, length)"
-        )
-    return ("array", array.tolist()) if array.ndim == 2 else ("row", [array.tolist()])
-
-
-def _check(rows: list[list[int]], model: GPTCausalLM, settings: Settings) -> int:
-    """Refuses prompts that the model cannot take; returns the number of new tokens."""
-    if not rows:
-        raise InputError("there is no prompt")
-    vocabulary, positions = model.config.vocabulary_size, model.config.max_sequence_length
-    for number, row in enumerate(rows, 1):
-        if not row:
-            raise InputError(f"prompt {number} is empty: give at least one token")
-        wrong = next((token for token in row if not 0 <= token < vocabulary), None)
-        if wrong is not None:
+def _rooms(rows: list[list[int]], positions: int, settings: Settings) -> list[int]:
+    """How many new tokens each row may have: as asked, or what it has room for itself, whoever stands beside it."""
+    rooms = []
+    for row in rows:
+        new = settings.max_new_tokens or max(min(_NEW_TOKENS, positions - len(row)), 1)
+        if len(row) + new > positions:
             raise InputError(
-                f"prompt {number} holds token {wrong}, the model has tokens 0 to {vocabulary - 1}"
+                f"a prompt of {len(row)} tokens and max_new_tokens {new} make {len(row) + new}, the model has "
+                f"{positions} positions: shorten one of them"
             )
-    for token in settings.stop_token_ids or ():
-        if not 0 <= token < vocabulary:
-            raise InputError(f"stop_token_ids holds {token}, the model has tokens 0 to {vocabulary - 1}")
-    longest = max(map(len, rows))
-    new = settings.max_new_tokens or max(min(_NEW_TOKENS, positions - longest), 1)
-    if longest + new > positions:
-        raise InputError(
-            f"a prompt of {longest} tokens and max_new_tokens {new} make {longest + new}, the model has "
-            f"{positions} positions: shorten one of them"
-        )
-    return new
+        rooms.append(new)
+    return rooms
 
 
 def _stream(
-    model: GPTCausalLM, rows: list[list[int]], settings: Settings, tokenizer: Any, at_a_time: int | None
+    model: GPTCausalLM,
+    rows: list[list[int]],
+    rooms: list[int],
+    settings: Settings,
+    tokenizer: Any,
+    at_a_time: int | None,
 ) -> Iterator[tuple[int, list[int]]]:
-    """New tokens as (row, tokens), in order within a row; its last is a stop token or the `max_new_tokens`th."""
+    """New tokens as (row, tokens), in order within a row; its last is a stop token or the last it has room for."""
     decoder, rule = decoder_of(model), settings.rule
     width = min(rounded_up(max(map(len, rows))), model.config.max_sequence_length)
-    count = settings.max_new_tokens or _NEW_TOKENS
+    count = max(rooms)
     end = width + count
     capacity = rounded_up(end)
     stops = settings.stop_token_ids
@@ -230,8 +235,8 @@ def _stream(
     inputs = _inputs(model, rows, settings, width, stops)
     weights = decoder.weights()
     if settings.num_beams > 1:
-        sizes = {"num_beams": settings.num_beams, "capacity": capacity, "count": count}
-        yield from enumerate(beam_search(decoder, rule, inputs, weights, **sizes))
+        sizes = {"num_beams": settings.num_beams, "capacity": capacity}
+        yield from enumerate(beam_search(decoder, rule, inputs, weights, counts=rooms, **sizes))
         return
     state = decoder.begin(rule, inputs, weights, capacity)
     column = width
@@ -244,10 +249,14 @@ def _stream(
         for row, found in enumerate(tokens.tolist()):
             if not alive[row]:
                 continue
+            found = found[: rooms[row] - len(new[row])]
             first_stop = next((place for place, token in enumerate(found, 1) if token in stops), None)
             new[row] += found[:first_stop]
             yield row, found[:first_stop]
-            alive[row] = first_stop is None and _cut(new[row], settings.stop, tokenizer) is None
+            alive[row] = first_stop is None and len(new[row]) < rooms[row]
+            if alive[row] and settings.stop:
+                _, added = prompt_and_addition(tokenizer, rows[row], new[row])
+                alive[row] = cut_at(added, settings.stop) is None
         column = reached
         if column >= end or not any(alive):
             return
@@ -262,7 +271,7 @@ def _inputs(
     inputs: dict[str, Any] = {
         "prompts": prompts,
         "starts": starts,
-        "rows": np.arange(len(rows), dtype="int32"),
+        "rows": np.arange(len(rows), dtype="int32") + np.int32(settings.first_row),
         "stops": np.array([*stops, *[-1] * (_STOPS - len(stops) % _STOPS)], "int32"),  # no token is -1
         "pad": np.int32(stops[0] if len(stops) else 0),
         "width": np.int32(width),
@@ -273,12 +282,3 @@ def _inputs(
         for row, prompt in enumerate(rows):
             inputs["seen"][row, prompt] = True
     return {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
-
-
-def _cut(new: list[int], stop: Sequence[str], tokenizer: Any) -> str | None:
-    """The text of new tokens up to the first stop text; None if there is none in it."""
-    if not stop:
-        return None
-    text = tokenizer.decode(new)
-    places = [place for place in (text.find(mark) for mark in stop) if place >= 0]
-    return text[: min(places)] if places else None

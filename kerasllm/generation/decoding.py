@@ -150,8 +150,10 @@ class Decoder:
         starts = inputs["starts"][:, None]
         columns = ops.arange(state["tokens"].shape[1], dtype="int32")[None]
         mask = ops.logical_and(columns >= starts, columns <= column)[:, None]  # (rows, 1, capacity)
+        # A row that has used up its positions may run on beside others; what it makes is not looked at.
+        positions = ops.minimum(column - starts, model.config.max_sequence_length - 1)
         hidden, caches = model.backbone.extend(
-            state["last"][:, None], column - starts, mask, state["caches"], column
+            state["last"][:, None], positions, mask, state["caches"], column
         )
         return hidden[:, 0], caches
 

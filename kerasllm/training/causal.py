@@ -12,6 +12,8 @@ from typing import Any
 import keras
 
 from kerasllm import backend
+from kerasllm.data.characters import character_ids
+from kerasllm.data.end_of_text import end_of_text_id
 from kerasllm.data.tokenizers import encode
 from kerasllm.errors import InputError
 from kerasllm.losses import CausalLanguageModelLoss
@@ -75,20 +77,20 @@ class SampleLog:
     Args:
         path: of the file; lines of later steps, from before an interruption, are dropped.
         tokenizer: of the model.
-        prompt: what the texts begin with.
+        prompt: ids of what the texts begin with.
         max_new_tokens: of each; fewer where the model has no positions for so many.
     """
 
-    def __init__(self, path: Path, tokenizer: Any, prompt: str, max_new_tokens: int) -> None:
+    def __init__(self, path: Path, tokenizer: Any, prompt: list[int], max_new_tokens: int) -> None:
         self.path, self.tokenizer, self.prompt = path, tokenizer, prompt
         self.max_new_tokens = max_new_tokens
 
     def __call__(self, model: Any, step: int) -> None:
         """Adds the text of a step, whole or not at all."""
-        room = model.config.max_sequence_length - max(len(encode(self.tokenizer, self.prompt)), 1)
-        count = max(min(self.max_new_tokens, room), 1)
+        room = model.config.max_sequence_length - len(self.prompt)
         settings = {"temperature": 0.8, "top_k": 200, "seed": step}
-        text = model.generate(self.prompt, tokenizer=self.tokenizer, max_new_tokens=count, **settings)
+        ids = model.generate(self.prompt, max_new_tokens=min(self.max_new_tokens, room), **settings)
+        text = self.tokenizer.decode(ids.tolist())
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] < step]
         kept.append(json.dumps({"step": step, "text": text}, ensure_ascii=False))
@@ -98,7 +100,36 @@ class SampleLog:
             print(f"{error}; training goes on without the sample of step {step}", file=sys.stderr)
 
 
-def sample_log(directory: Path, tokenizer: Any, prompt: str, max_new_tokens: int) -> SampleLog | None:
+def sample_prompt(tokenizer: Any, asked: str, max_new_tokens: int, positions: int) -> list[int]:
+    """What samples begin with, as ids; looked at before training, not hours into it.
+
+    Args:
+        tokenizer: of the model.
+        asked: a text; where empty, a line break if the tokenizer's tokens are characters and it has one, else
+            the mark between documents.
+        max_new_tokens: of a sample; 0 for none at all.
+        positions: of the model.
+
+    Raises:
+        InputError: a character is unknown, or not one new token fits behind the prompt.
+    """
+    if not max_new_tokens:
+        return []
+    ids = encode(tokenizer, asked, "--sample_prompt", special_tokens=True) or _default_prompt(tokenizer)
+    if len(ids) + 1 > positions:
+        raise InputError(
+            f"--sample_prompt takes {len(ids)} of {positions} positions, which leaves none for --sample_tokens "
+            f"{max_new_tokens}: shorten it, or set --sample_tokens 0"
+        )
+    return ids
+
+
+def _default_prompt(tokenizer: Any) -> list[int]:
+    characters = character_ids(json.loads(tokenizer.to_str())) or {}
+    return [characters["\n"] if "\n" in characters else end_of_text_id(tokenizer)]
+
+
+def sample_log(directory: Path, tokenizer: Any, prompt: list[int], max_new_tokens: int) -> SampleLog | None:
     """The samples.jsonl of a run; None where `max_new_tokens` is 0."""
     if max_new_tokens == 0:
         return None

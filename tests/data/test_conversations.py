@@ -1,6 +1,8 @@
 """Conversations: what is learnt of them, how they are packed, and what is refused."""
 
+import datetime
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from kerasllm.data.conversation_batches import ConversationBatches
 from kerasllm.data.conversations import Example, is_conversation_file, read_conversations
 from kerasllm.data.sliding_batches import SlidingBatches
 from kerasllm.data.token_stream import TokenStream
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, InputWarning
 
 TALK = [
     {"role": "system", "content": "Be kind."},
@@ -50,6 +52,35 @@ def test_only_what_the_assistant_says_is_learnt(tmp_path, tokenizer):
     assert talk.token_ids[:start].tolist() == tokenizer.encode(prompt, add_special_tokens=False).ids
     assert tokenizer.decode(pair.token_ids[~pair.learnt].tolist()) == "One, two"
     assert pair.learnt[-1] and pair.token_ids[-1] == tokenizer.token_to_id("<|endoftext|>")
+
+
+def test_a_template_without_an_end_mark(tmp_path, tokenizer):
+    """The end is learnt all the same, after the last turn, and said once; not where the model ends turns otherwise."""
+    path = write(
+        tmp_path / "a.jsonl", {"messages": TALK}, {"messages": TALK}, {"prompt": "a", "completion": "b"}
+    )
+    template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    with pytest.warns(InputWarning, match="no end mark") as said:
+        talk = read_conversations(path, tokenizer, template, template_name="mine.jinja")[0]
+    assert len(said) == 1
+    assert str(said[0].message).startswith("mine.jinja: ") and "{{ eos_token }}" in str(said[0].message)
+    learnt = tokenizer.decode(talk.token_ids[talk.learnt].tolist(), skip_special_tokens=False)
+    assert learnt.endswith("Now we part.\n<|endoftext|>") and learnt.count("<|endoftext|>") == 1
+    end = tokenizer.encode(".").ids[-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        talk = read_conversations(path, tokenizer, template, end_token_id=end)[0]
+    assert talk.token_ids[talk.learnt][-1] == end
+
+
+def test_templates_as_transformers_takes_them():
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}"
+        "{% if loop.index > 4 %}{% break %}{% endif %}"
+        "{% generation %}{{ m.content }}{% endgeneration %}|{% endfor %}{{ strftime_now('%Y') }}"
+    )
+    year = datetime.datetime.now().year
+    assert render(TALK, template, end="") == f"Hello there|Good day.|And now?|{year}"
 
 
 def conversation(*roles):
@@ -105,6 +136,8 @@ def test_broken_files_and_templates(tmp_path, tokenizer):
     for template in ("{% for %}", "{{ raise_exception('no') }}", "{{ ''.__class__.__mro__ }}", *programs):
         with pytest.raises(InputError, match="chat template"):
             read_conversations(path, tokenizer, template)
+    with pytest.raises(InputError, match=r"a.jsonl:1: mine.jinja: the chat template cannot be used: no$"):
+        read_conversations(path, tokenizer, "{{ raise_exception('no') }}", template_name="mine.jinja")
     with pytest.raises(InputError, match="changes what was said before"):
         read_conversations(path, tokenizer, "{{ messages | length }}")
     assert is_conversation_file(str(path))

@@ -206,3 +206,8 @@ def test_settings_of_a_wordpiece_that_are_none(settings, message, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(InputError, match=message):
         load_tokenizer(tmp_path)
+
+
+def test_half_a_surrogate_pair_is_told_with_a_mend():
+    with pytest.raises(InputError, match=r"a.txt:1: holds half of a surrogate pair \(U\+D800\).*take it out"):
+        encode(train_characters(["ab"]), "a\ud800", "a.txt:1")

@@ -121,6 +121,8 @@ def write_damaged_models(place: Path) -> None:
     settings("wide", intermediate_size=10**12)
     settings("words", vocab_size="many")
     settings("keyless", hidden_size=None)
+    settings("nameless", architectures=5)
+    settings("headless", architectures=["BertForSequenceClassification"])
     weights = copy("cut") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     weights = copy("shape") / "model.safetensors"
@@ -373,6 +375,14 @@ PREDICTIONS = [
     (["nowhere/at/all", "--text", "a"], "no such directory"),
     (["no_tokenizer", "--text", "a"], "neither tokenizer.json"),
     (["misfit", "--text", "a [MASK]"], "do not belong together"),
+    (
+        ["nameless", "--text", "a [MASK]"],
+        "nameless/config.json: architectures is 5, it must be a list of names",
+    ),
+    (
+        ["headless", "--text", "a cat"],
+        "the weights hold no classifier: fine-tune or pretrain the model first",
+    ),
     (["run", "--text", "a cat"], "'a cat' holds no [MASK]", "put [MASK]"),
     (["tuned", "--text", " "], "a text is empty"),
     (["tuned", "--text", "a\tb\tc"], "more than one tab"),

@@ -117,6 +117,23 @@ def test_going_on_from_a_run(trained, corpus, run_recipe, read_run, tmp_path):
     assert read_run(path)[0][0]["loss"] < read_run(trained)[0][10]["loss"]
 
 
+def samples(path):
+    return [json.loads(line)["text"] for line in (path / "samples.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_samples_begin_with_what_the_tokenizer_has(trained, corpus, run_recipe, tmp_path):
+    """A line break where it is a character that is known, of a run gone on from too, else the end mark."""
+    few = ["--steps", "2", "--validation_fraction", "0", "--sample_tokens", "4"]
+    rest = ["--context_length", "48", "--batch_size", "8", "--output", tmp_path / "more"]
+    assert run_recipe("pretrain_gpt", "--corpus", corpus, "--init", trained, *few, *rest) == 0
+    assert all(text.startswith("\n") for text in samples(tmp_path / "more"))
+    (tmp_path / "line.txt").write_text("no line break anywhere " * 20)
+    options = ["--corpus", tmp_path / "line.txt", "--tokenizer", "characters", *few, *MODEL]
+    assert run_recipe("pretrain_gpt", *options, "--output", tmp_path / "line") == 0
+    assert samples(tmp_path / "line")
+
+
 def test_byte_level_bpe_and_llama(corpus, run_recipe, read_run, tmp_path):
     llama = [
         *(
@@ -174,6 +191,11 @@ def test_generating_from_the_command_line(trained, run_recipe, tmp_path, capsys,
         (["--size", "gpt9"], "gpt2"),
         (["--validation_fraction", "1"], "--validation_fraction is 1"),
         (["--tokenizer", "nowhere.json"], "nowhere.json"),
+        (["--sample_prompt", "The €"], "--sample_prompt: the tokenizer does not know the character '€'"),
+        (
+            ["--sample_prompt", "a" * 48],
+            "--sample_prompt takes 48 of 48 positions, which leaves none for --sample_tokens 16",
+        ),
         (["--init", "/nowhere"], "leave it out, --init brings its own"),
         (["--init", "/nowhere", "--tokenizer", "/nowhere"], "/nowhere"),
     ],
@@ -183,6 +205,28 @@ def test_bad_settings(options, fault, corpus, run_recipe, tmp_path, capsys):
     assert run_recipe("pretrain_gpt", *training_options(corpus, path), *options) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("error: ") and fault in message, message
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (
+            ["--validation_split", "document"],
+            "single document, which cannot be split by documents; set --validation_split",
+        ),
+        (["--validation_fraction", "0"], "--context_length 48 is longer than the corpus of 22 tokens"),
+        (["--validation_corpus", "{}"], "--context_length 48 is longer than the corpus of 22 tokens"),
+    ],
+)
+def test_a_corpus_that_is_too_short_is_named(options, fault, run_recipe, tmp_path, capsys):
+    short = tmp_path / "short.txt"
+    short.write_text("A very short document")
+    options = [option.format(short) for option in options]
+    path = tmp_path / "run"
+    assert run_recipe("pretrain_gpt", *training_options(short, path), *options) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith(f"error: --corpus {short}: ") and fault in message, message
     assert not path.exists()
 
 

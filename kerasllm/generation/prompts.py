@@ -1,0 +1,134 @@
+"""What a model is to continue: texts or numbers of any form in, checked lists of token ids out."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from kerasllm.errors import InputError
+from kerasllm.models.gpt import GPTCausalLM
+
+
+def read_prompts(prompts: Any, tokenizer: Any, model: GPTCausalLM) -> tuple[str, list[list[int]]]:
+    """The form that the result is to have ("text", "texts", "row", "array" or "lists"), and lists of ids.
+
+    Args:
+        prompts: as `generate` takes them.
+        tokenizer: for texts.
+        model: whose end mark begins an empty text.
+
+    Raises:
+        InputError: texts without a tokenizer, a character that it does not know, or what is no whole number.
+    """
+    listed = isinstance(prompts, list | tuple)
+    if isinstance(prompts, str) or (listed and any(isinstance(prompt, str) for prompt in prompts)):
+        if tokenizer is None:
+            raise InputError("a text as prompt needs the tokenizer: give tokenizer=…")
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        rows = [_encode(tokenizer, text, f"prompt {number}") for number, text in enumerate(texts, 1)]
+        end = model.config.end_token_id
+        rows = [row if row or end is None else [end] for row in rows]
+        return ("text" if isinstance(prompts, str) else "texts"), rows
+    if listed and any(isinstance(prompt, list | tuple | np.ndarray) for prompt in prompts):
+        lists = [_whole_numbers(row, f"prompt {number}") for number, row in enumerate(prompts, 1)]
+        return ("array" if len({len(row) for row in lists}) == 1 else "lists"), lists
+    try:
+        array = np.asarray(prompts if listed else ops.convert_to_numpy(prompts))
+    except Exception as error:  # each backend has its own
+        raise InputError(
+            f"prompts of type {type(prompts).__name__}: give texts, or whole numbers, (batch, length)"
+        ) from error
+    if array.ndim not in (1, 2) or not (array.size == 0 or np.issubdtype(array.dtype, np.integer)):
+        raise InputError(
+            f"prompts of shape {array.shape} and type {array.dtype}: give whole numbers, (batch, length)"
+        )
+    return ("array", array.tolist()) if array.ndim == 2 else ("row", [array.tolist()])
+
+
+def check_tokens(rows: list[list[int]], stop_token_ids: Iterable[int], vocabulary: int) -> None:
+    """Refuses prompts and stop tokens that the model does not have.
+
+    Args:
+        rows: the prompts.
+        stop_token_ids: of the settings.
+        vocabulary: the model's tokens.
+
+    Raises:
+        InputError: there is no prompt, or one is empty, or a token is unknown.
+    """
+    if not rows:
+        raise InputError("there is no prompt")
+    for number, row in enumerate(rows, 1):
+        if not row:
+            raise InputError(f"prompt {number} is empty: give at least one token")
+        wrong = next((token for token in row if not 0 <= token < vocabulary), None)
+        if wrong is not None:
+            raise InputError(
+                f"prompt {number} holds token {wrong}, the model has tokens 0 to {vocabulary - 1}"
+            )
+    for token in stop_token_ids:
+        if not 0 <= token < vocabulary:
+            raise InputError(f"stop_token_ids holds {token}, the model has tokens 0 to {vocabulary - 1}")
+
+
+def _whole_numbers(row: Any, place: str) -> list[int]:
+    try:
+        return [operator.index(token) for token in row]  # `int` would cut 1.7, and read "3"
+    except TypeError as error:
+        raise InputError(f"{place} is {row!r}: give a list of whole numbers") from error
+
+
+def _encode(tokenizer: Any, text: Any, place: str) -> list[int]:
+    """The ids of a text; what the tokenizer raises, or leaves out in silence, as our own error.
+
+    Special tokens' names stand for the tokens, as in `transformers`.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"{place} is {text!r} among texts: give texts alone, or lists of whole numbers")
+    half = re.search("[\ud800-\udfff]", text)
+    if half is not None:
+        raise InputError(
+            f"{place}: holds half of a surrogate pair (U+{ord(half[0]):04X}), which is no character; take it out"
+        )
+    try:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+    except BaseException as error:  # bare Exceptions, and Rust's panics, which are not even those
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        unknown = _first_unknown(tokenizer, text)
+        if unknown is None:
+            raise InputError(f"{place}: cannot be tokenized: {error}") from error
+        raise _unknown_character(unknown, place) from error
+    if tokenizer.normalizer is None:  # one may take characters away on purpose
+        unknown = _first_unknown(tokenizer, text)
+        if unknown is not None:
+            raise _unknown_character(unknown, place)
+    return ids
+
+
+def _first_unknown(tokenizer: Any, text: str) -> str | None:
+    """The first character of which a tokenizer makes nothing; white space may well vanish."""
+    for (
+        token
+    ) in tokenizer.get_added_tokens_decoder().values():  # their names need not be known letter by letter
+        text = text.replace(token.content, "")
+    for character in dict.fromkeys(text):
+        try:
+            found = tokenizer.encode(character, add_special_tokens=False).ids
+        except Exception:
+            return character
+        if not found and not character.isspace():
+            return character
+    return None
+
+
+def _unknown_character(character: str, place: str) -> InputError:
+    return InputError(
+        f"{place}: the tokenizer does not know the character {character!r} (U+{ord(character):04X}); "
+        "leave it out, or take a model whose tokenizer has it"
+    )
