@@ -278,6 +278,10 @@ if keras.backend.backend() == "jax":
             np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
 
     @needs_onednn
+    @pytest.mark.skipif(
+        not onednn.multiplies_fast("bfloat16", "bfloat16"),
+        reason="a processor without bfloat16's instructions",
+    )
     def test_onednn_in_bfloat16(calls):
         losses = losses_in_bfloat16()
         assert "bfloat16" in calls
