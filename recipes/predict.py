@@ -111,16 +111,16 @@ def architecture_of(settings: dict[str, Any], directory: Path) -> str:
 
 def load(cls: Any, directory: Path, heads: set[str]) -> Any:
     """A model all of whose `heads` are in its checkpoint: predictions of a new one would be noise."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", NewHeadWarning)
-        try:
-            return cls.from_pretrained(directory)
-        except NewHeadWarning as warning:
-            if found := sorted(heads.intersection(warning.heads)):
-                raise InputError(
-                    f"{directory}: the weights hold no {' and no '.join(found)}: fine-tune or pretrain the model first"
-                ) from warning
-    return cls.from_pretrained(directory)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = cls.from_pretrained(directory)
+    for warning in (each.message for each in caught):
+        if isinstance(warning, NewHeadWarning) and (found := sorted(heads.intersection(warning.heads))):
+            raise InputError(
+                f"{directory}: the weights hold no {' and no '.join(found)}: fine-tune or pretrain the model first"
+            )
+        warnings.warn(warning, stacklevel=2)
+    return model
 
 
 def classify(
@@ -129,8 +129,9 @@ def classify(
     """The label or labels and their probabilities, or the number, of each text."""
     encoded = encode_texts(tokenizer, texts, length)
     batches = ClassificationBatches(encoded, None, batch_size=config.batch_size, shuffle=False)
-    kind, known = settings.get("problem_type"), settings.get("id2label") or {}
-    if kind == "regression" or (kind is None and 1 in (len(known), settings.get("num_labels"))):
+    kind, known = settings.get("problem_type"), settings.get("id2label")
+    count = len(known) if isinstance(known, dict) else settings.get("num_labels")
+    if kind == "regression" or (kind is None and count == 1):
         values = predict_in_order(load(BertRegressor, directory, {"classifier"}), batches)
         return [
             {"text": join(text), "value": float(value)} for text, value in zip(texts, values, strict=True)

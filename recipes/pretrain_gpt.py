@@ -158,10 +158,8 @@ def main(config: Config) -> int:
             within_documents=config.within_documents,
         )
 
-    with naming(
-        f"--corpus {' '.join(config.corpus)}"
-    ):  # what is too short is told before anything is written
-        make_batches(0)
+    with naming(f"--corpus {' '.join(config.corpus)}"):
+        make_batches(0)  # what is too short is told before anything is written
     validation_batches = evaluation_batches(config, validation) if validation else None
     peak = config.learning_rate
     tokens_per_step = config.context_length * config.batch_size * config.gradient_accumulation

@@ -123,10 +123,13 @@ def _label_names(theirs: Mapping[str, Any], path: str) -> tuple[str, ...] | None
             f"{path}: id2label is {short(labels)}, it must be an object of ids, 0 and up, and names"
         )
     names = [labels[str(index)] for index in range(len(labels))]
+    seen: set[Any] = set()
     for name in names:
-        if not isinstance(name, str | int | float) or names.count(name) > 1:
-            fault = "occurs twice" if isinstance(name, str | int | float) else "is no name"
+        is_name = isinstance(name, str | int | float)
+        if not is_name or name in seen:
+            fault = "occurs twice" if is_name else "is no name"
             raise InputError(f"{path}: id2label: {short(name)} {fault}; give each label a name of its own")
+        seen.add(name)
     return tuple(map(str, names))
 
 

@@ -113,9 +113,8 @@ def _encode(tokenizer: Any, text: Any, place: str) -> list[int]:
 
 def _first_unknown(tokenizer: Any, text: str) -> str | None:
     """The first character of which a tokenizer makes nothing; white space may well vanish."""
-    for (
-        token
-    ) in tokenizer.get_added_tokens_decoder().values():  # their names need not be known letter by letter
+    # Names of special tokens need not be known letter by letter.
+    for token in tokenizer.get_added_tokens_decoder().values():
         text = text.replace(token.content, "")
     for character in dict.fromkeys(text):
         try:

@@ -159,9 +159,8 @@ class GPTConfig:
             raise ValueError(
                 f"num_key_value_heads {self.num_key_value_heads} does not divide num_heads {self.num_heads}"
             )
-        if (
-            self.positions == "rotary" and self.max_sequence_length > _LONGEST
-        ):  # no weight's shape would refuse it
+        # No weight's shape would refuse it.
+        if self.positions == "rotary" and self.max_sequence_length > _LONGEST:
             raise ValueError(f"max_sequence_length is {self.max_sequence_length}: no text is as long as that")
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(

@@ -122,6 +122,7 @@ def write_damaged_models(place: Path) -> None:
     settings("words", vocab_size="many")
     settings("keyless", hidden_size=None)
     settings("nameless", architectures=5)
+    settings("numbered", architectures=["BertForSequenceClassification"], id2label=5)
     settings("headless", architectures=["BertForSequenceClassification"])
     weights = copy("cut") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -379,6 +380,7 @@ PREDICTIONS = [
         ["nameless", "--text", "a [MASK]"],
         "nameless/config.json: architectures is 5, it must be a list of names",
     ),
+    (["numbered", "--text", "a cat"], "id2label is 5, it must be an object of ids"),
     (
         ["headless", "--text", "a cat"],
         "the weights hold no classifier: fine-tune or pretrain the model first",
