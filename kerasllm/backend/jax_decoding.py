@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from kerasllm.backend.jax_products import product_precision
+
 
 def compiled(function):
     """The function as one XLA program, made anew for each shape of its arguments.
@@ -39,7 +41,7 @@ def repeated(step, finished):
 
 def scores(hidden, table):
     """(rows, hidden_dim) and (vocabulary, hidden_dim) → (rows, vocabulary)."""
-    return jnp.einsum("rd,vd->rv", hidden, table)
+    return jnp.einsum("rd,vd->rv", hidden, table, precision=product_precision(hidden.dtype))
 
 
 def argmax(logits):

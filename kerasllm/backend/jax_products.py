@@ -53,7 +53,19 @@ def multiply(left, right, transpose_left: bool = False, transpose_right: bool = 
     work = math.prod(left.shape[:-2]) * rows * inner * columns
     if _with_onednn and _is_worth_it(work, left.dtype, right.dtype):
         return _multiply(left, right, transpose_left, transpose_right)
-    return jnp.matmul(left.mT if transpose_left else left, right.mT if transpose_right else right)
+    left, right = left.mT if transpose_left else left, right.mT if transpose_right else right
+    return jnp.matmul(left, right, precision=product_precision(left.dtype))
+
+
+def product_precision(dtype: Any) -> str | None:
+    """What a product in float32 is asked for on a GPU, where JAX would round its factors to ten bits (TF32).
+
+    So that float32 is float32 on every backend and device. Whoever sets `jax_default_matmul_precision` is obeyed.
+    """
+    config: Any = jax.config
+    if ON_CPU or dtype != jnp.float32 or config.jax_default_matmul_precision is not None:
+        return None
+    return "highest"
 
 
 def _is_worth_it(work: int, *types: Any) -> bool:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from kerasllm.backend.torch_parts import boundary  # noqa: F401
 from kerasllm.backend.torch_products import Dense, TakeRows, is_recording, product_with_transpose
-from kerasllm.backend.torch_training import can_compile, compiled_step  # noqa: F401
+from kerasllm.backend.torch_training import can_compile, compiled_step, on_device  # noqa: F401
 
 jit_compile = False  # takes four to twenty seconds: see `kerasllm.training.compilation`
 
@@ -38,7 +38,10 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
 
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
     """
-    if query.device.type == "cpu" and key.shape[-2] <= _SHORT and is_recording():
+    on_cpu = query.device.type == "cpu"
+    is_short = on_cpu and key.shape[-2] <= _SHORT and is_recording()
+    is_decoding = not on_cpu and query.ndim == 3  # is traced, which a GPU's fused kernels cannot be
+    if is_short or is_decoding:
         probabilities = masked_softmax(attention_scores(query, key), mask, is_causal)
         return attend(probabilities.to(value.dtype), value)
     if mask is not None and is_causal:
@@ -199,20 +202,31 @@ def make_train_function(model, make):
     make()
 
 
-def evaluation_step(model, test_step, *arguments):
-    """Keras' own step."""
-    return test_step(*arguments)
+def evaluation_step(model, test_step, data):
+    """Keras' own step, with the data where the weights are."""
+    return test_step(on_device(data))
 
 
 def get_random_state() -> bytes | None:
-    """The state of torch's global CPU generator."""
-    return torch.get_rng_state().numpy().tobytes()
+    """The states of torch's global generators, of the CPU and, where there is one, of the GPU."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    return torch.cat(states).numpy().tobytes()
 
 
 def set_random_state(state: bytes | None) -> None:
-    """Restores what `get_random_state` returned; a state from another backend is None and is left out."""
-    if state is not None:
-        torch.set_rng_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    """Restores what `get_random_state` returned; a state from another backend is None and is left out.
+
+    So is that of a GPU where there is none; from a machine without one, the GPU's stays as it is.
+    """
+    if state is None:
+        return
+    whole = torch.frombuffer(bytearray(state), dtype=torch.uint8)
+    size = len(torch.get_rng_state())
+    torch.set_rng_state(whole[:size])
+    if len(whole) > size and torch.cuda.is_available():
+        torch.cuda.set_rng_state(whole[size:])
 
 
 _last_losses = None

@@ -13,7 +13,7 @@ import torch
 import torch._inductor
 from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import TracingContext, detect_fake_mode, tracing
-from torch._inductor import compile_fx, dtype_propagation, sizevars
+from torch._inductor import compile_fx, config, dtype_propagation, sizevars
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.virtualized import V
 from torch.fx import GraphModule
@@ -37,7 +37,10 @@ def by_inductor(graph: GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         if all(value.device.type == "cpu" for value in inputs):
             with suppress(AttributeError, TypeError):  # of a version that has other names
                 return _after_recording(graph, inputs, mode)
-        return torch._inductor.compile(graph, inputs)
+        # On a GPU it would try out several kernels, and the last bits would hang on which was fastest this time.
+        chosen = {"deterministic": True} if hasattr(config, "deterministic") else {}
+        with config.patch(chosen):
+            return torch._inductor.compile(graph, inputs)
 
 
 def _after_recording(graph: GraphModule, inputs: list[Any], mode: Any) -> Callable[..., Any]:

@@ -78,7 +78,7 @@ def _update(optimizer, gradients, variables, learning_rate):
         if not group:
             continue
         values, gradients, momentums, velocities = map(list, zip(*group, strict=True))
-        done = torch.tensor(_DONE)
+        done = torch.tensor(_DONE, device=values[0].device)
         torch._fused_adamw_(
             values,
             gradients,

@@ -38,6 +38,7 @@ def compiled_step(model, train_step, data):
     which a subclass that looks at the values of tensors may bring about, one line says so and Keras' own step is
     taken from then on.
     """
+    data = on_device(data)
     optimizer = model.optimizer
     if not model.jit_compile or model.run_eagerly or optimizer is None or not model.trainable_weights:
         return train_step(data)
@@ -62,6 +63,11 @@ def compiled_step(model, train_step, data):
     with torch.no_grad():
         optimizer.apply(found, model.trainable_variables)
     return logs
+
+
+def on_device(data):
+    """The tensors of `data` on the device of Keras' variables: a DataLoader of torch's makes them on the CPU."""
+    return pytree.tree_map(_tensor, data) if torch.cuda.is_available() else data
 
 
 def _tensor(value):

@@ -50,14 +50,14 @@ class Progress(StepCallback):
             0,
         )  # the time at which the first step of this session was done, and its number
         self._shown_at = 0.0
-        self._shown_step = 0
+        self._measured_from = 0.0
         self._tokens = 0.0
         self._speed = math.nan
         self._loss = math.nan
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         """Shows the bar."""
-        self._began = self._shown_at = time.monotonic()
+        self._began = self._shown_at = self._measured_from = time.monotonic()
         stream = self._stream or sys.stderr
         if stream.isatty() and self._bar is None:
             from rich import progress
@@ -86,6 +86,8 @@ class Progress(StepCallback):
             self._tokens += tokens(step) if callable(tokens) else tokens
         if not self._first_step[1]:
             self._first_step = (now, step)
+            if self.total_steps > step:  # what it compiled would count for many steps' speed
+                self._measured_from, self._tokens = now, 0.0
         if now - self._shown_at < (0.25 if self._bar else _SECONDS_BETWEEN_LINES):
             return
         self._show(now)
@@ -102,12 +104,13 @@ class Progress(StepCallback):
             self._bar = None
 
     def _show(self, now: float, last: bool = False) -> None:
-        seconds = now - self._shown_at
+        seconds = now - self._measured_from
         if self._tokens and seconds > 0:
             # Smoothed over the last few times shown: a single window jumps about.
             speed = self._tokens / seconds
             self._speed = speed if math.isnan(self._speed) else 0.7 * self._speed + 0.3 * speed
-        self._shown_at, self._shown_step, self._tokens = now, self.step, 0.0
+        self._shown_at = self._measured_from = now
+        self._tokens = 0.0
         figures = [] if math.isnan(self._loss) else [f"loss {self._loss:.4f}"]
         if not math.isnan(self._speed):
             figures.append(f"{self._speed:,.0f} tokens/s")

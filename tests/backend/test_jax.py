@@ -80,3 +80,52 @@ if keras.backend.backend() == "jax":
         found = gradients(lambda *given: jax_engine.layer_norm(*given, 1e-3))
         for one, other in zip(found, gradients(own), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("is_causal", [False, True])
+    @pytest.mark.parametrize("kind", ["none", "padding", "documents"])
+    def test_what_is_handed_to_a_gpus_kernel_is_attention(kind, is_causal, monkeypatch):
+        query, key, value = (jnp.asarray(normal(2, 3, 6, 8, seed=seed)) for seed in range(3))
+        places, documents = jnp.arange(6), jnp.asarray([[0, 0, 1, 1, 1, 2], [0] * 6])
+        masks = {
+            "none": None,
+            "padding": (places[None] < jnp.asarray([6, 4])[:, None])[:, None, None],
+            "documents": (documents[:, :, None] == documents[:, None])[:, None],
+        }
+        expected = jax_engine.attention(query, key, value, masks[kind], is_causal)
+        own, seen = jax.nn.dot_product_attention, []
+
+        def kernel(*heads, mask, implementation, **settings):
+            seen.append((implementation, None if mask is None else mask.shape[-2:]))
+            return own(*heads, mask=mask, implementation="xla", **settings)
+
+        monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+        monkeypatch.setattr(jax_engine, "_has_fused_attention", lambda shape, dtype: True)
+        found = jax_engine.attention(query, key, value, masks[kind], is_causal)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert seen == [("cudnn", None if kind == "none" else (6, 6))]
+
+    @pytest.mark.parametrize(
+        ("shape", "kind", "fits"),
+        [
+            ((2, 3, 6, 64), "bfloat16", True),
+            ((2, 3, 6, 64), "float16", True),
+            ((2, 3, 6, 64), "float32", False),
+            ((2, 3, 7, 64), "bfloat16", False),
+            ((2, 3, 6, 60), "bfloat16", False),
+            ((2, 3, 6, 256), "bfloat16", False),
+            ((3, 6, 64), "bfloat16", False),
+        ],
+    )
+    def test_which_heads_a_gpus_kernel_takes(shape, kind, fits, monkeypatch):
+        monkeypatch.setattr(jax_engine, "_is_ampere_or_later", lambda: True)
+        assert jax_engine._has_fused_attention(shape, jnp.dtype(kind)) is fits
+        monkeypatch.setattr(jax_engine, "_is_ampere_or_later", lambda: False)
+        assert not jax_engine._has_fused_attention(shape, jnp.dtype(kind))
+
+    def test_float32_is_float32_on_a_gpu(monkeypatch):
+        assert jax_products.product_precision(jnp.dtype("float32")) is None  # a CPU knows nothing else
+        monkeypatch.setattr(jax_products, "ON_CPU", False)
+        assert jax_products.product_precision(jnp.dtype("float32")) == "highest"
+        assert jax_products.product_precision(jnp.dtype("bfloat16")) is None
+        with jax.default_matmul_precision("tensorfloat32"):
+            assert jax_products.product_precision(jnp.dtype("float32")) is None

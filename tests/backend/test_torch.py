@@ -14,7 +14,7 @@ if keras.backend.backend() == "torch":
     from torch._inductor import sizevars
     from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 
-    from kerasllm.backend import torch_inductor
+    from kerasllm.backend import torch_engine, torch_inductor
 
     ROW, COLUMN = sympy.Symbol("x0", integer=True), sympy.Symbol("x1", integer=True)
 
@@ -81,3 +81,21 @@ if keras.backend.backend() == "torch":
         with torch_inductor.short_cuts():
             assert sizevars.simplify_index_in_vec_range is not simplify
             assert sympy.simplify(find(index, variable, 16) - expected) == 0
+
+    def test_a_gpus_random_state_is_kept_beside_the_cpus(monkeypatch):
+        cpu = torch_engine.get_random_state()
+        restored = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.arange(16, dtype=torch.uint8))
+        monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state: restored.append(state.tolist()))
+        both = torch_engine.get_random_state()
+        drawn = torch.rand(3)
+        torch_engine.set_random_state(both)
+        assert restored == [list(range(16))]
+        np.testing.assert_array_equal(torch.rand(3), drawn)
+        torch_engine.set_random_state(cpu)  # of a machine without a GPU
+        assert len(restored) == 1
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        torch_engine.set_random_state(both)
+        np.testing.assert_array_equal(torch.rand(3), drawn)
+        assert len(restored) == 1
