@@ -1,18 +1,22 @@
 """Batches made ahead of time by a thread that ends when it has caught up.
 
 A thread that waited for work would have to be told when `fit` is over, and an interrupted `fit` tells nobody. As
-whoever starts a thread waits until it runs, which takes up to a millisecond, it is started once for several batches.
+whoever starts a thread waits until it runs, which takes up to a millisecond, it is started once for several batches,
+and not at all for such as are made sooner.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+
+_WORTH_A_THREAD = 1e-4  # seconds; what takes less is made where it is asked for
 
 
 class Prefetcher(Generic[Item]):
@@ -34,6 +38,7 @@ class Prefetcher(Generic[Item]):
         self._known: dict[int, Future[Item]] = {}
         self._waiting: deque[int] = deque()
         self._working = False
+        self._seconds = _WORTH_A_THREAD  # that the last item took
 
     def get(self, number: int) -> Item:
         """Item `number`; starts on the `depth` ones after it."""
@@ -42,15 +47,16 @@ class Prefetcher(Generic[Item]):
             mine = future is None
             if future is None:
                 future = Future()
+            depth = self._depth if self._seconds >= _WORTH_A_THREAD else 0
             # The item before stays too: a TensorFlow pipeline looks at the first two, then begins again.
             self._known = {
                 key: value for key, value in self._known.items() if -1 <= key - number <= self._depth
             }
             self._known[number] = future
             self._waiting = deque(key for key in self._waiting if key in self._known)
-            ahead = range(number + 1, min(number + 1 + self._depth, self._stop))
+            ahead = range(number + 1, min(number + 1 + depth, self._stop))
             missing = [key for key in ahead if key not in self._known]
-            if len(missing) > self._depth // 2 or number + 1 in missing:
+            if len(missing) > depth // 2 or number + 1 in missing:
                 self._known |= {key: Future() for key in missing}
                 self._waiting += missing
             if self._waiting and not self._working:
@@ -62,7 +68,10 @@ class Prefetcher(Generic[Item]):
 
     def _fill(self, number: int, future: Future[Item]) -> None:
         try:
-            future.set_result(self._make(number))
+            began = time.perf_counter()
+            item = self._make(number)
+            self._seconds = time.perf_counter() - began
+            future.set_result(item)
         except BaseException as error:  # an interruption too: whoever waits for this item must hear of it
             with self._lock:
                 if self._known.get(number) is future:

@@ -5,7 +5,14 @@ import time
 
 import pytest
 
+from kerasllm.data import prefetch
 from kerasllm.data.prefetch import Prefetcher
+
+
+@pytest.fixture
+def worth_a_thread(monkeypatch):
+    """As if the items below took long to make."""
+    monkeypatch.setattr(prefetch, "_WORTH_A_THREAD", 0.0)
 
 
 def left_after_a_while():
@@ -47,7 +54,7 @@ def recorded():
     return made, make
 
 
-def test_items_are_made_once_and_none_behind_the_end():
+def test_items_are_made_once_and_none_behind_the_end(worth_a_thread):
     made, make = recorded()
     ahead = Prefetcher(make, depth=2, stop=6)
     for number in range(6):
@@ -56,7 +63,7 @@ def test_items_are_made_once_and_none_behind_the_end():
     assert [number for number, here in made if here] == [0]
 
 
-def test_a_thread_is_started_for_several_items(monkeypatch):
+def test_a_thread_is_started_for_several_items(worth_a_thread, monkeypatch):
     started = []
 
     class Counted(threading.Thread):
@@ -72,3 +79,29 @@ def test_a_thread_is_started_for_several_items(monkeypatch):
         assert not left_after_a_while()  # a step that takes longer than the items
     assert sorted(made) == [(number, number == 0) for number in range(40)]
     assert len(started) <= 9
+
+
+def test_no_thread_is_started_for_what_takes_no_time(monkeypatch):
+    monkeypatch.setattr(prefetch, "_WORTH_A_THREAD", 60.0)
+    made, make = recorded()
+    ahead = Prefetcher(make, depth=8, stop=40)
+    ahead._seconds = 0.0  # known of the items before
+    assert [ahead.get(number) for number in (*range(40), 39, 3)] == [*range(40), 39, 3]
+    # The last stays; one from far back is made again.
+    assert made == [(number, True) for number in (*range(40), 3)]
+
+
+def test_a_thread_comes_back_when_items_take_long(monkeypatch):
+    monkeypatch.setattr(prefetch, "_WORTH_A_THREAD", 0.02)
+    made, record = recorded()
+
+    def make(number):
+        time.sleep(0.05 if number >= 2 else 0)
+        return record(number)
+
+    ahead = Prefetcher(make, depth=2, stop=8)
+    ahead._seconds = 0.0
+    assert [ahead.get(number) for number in range(8)] == list(range(8))
+    assert [number for number, here in made if here][:3] == [0, 1, 2]
+    assert {number for number, here in made if not here} >= {4, 5, 6, 7}
+    assert sorted(number for number, _ in made) == list(range(8))
