@@ -199,8 +199,20 @@ def measure(config: Config, contenders: list[Case]) -> list[dict[str, Any]]:
         for number, case in enumerate(contenders)
         if runs[number] and "flops_per_token" in runs[number][0]
     }
+    # Of a backend, the fastest product that anybody's process found: one peak for all who are held against it.
+    peaks: dict[tuple[str, str], float] = {}
+    for number, case in enumerate(contenders):
+        found = [run["peak_flops"] for run in runs[number] if "peak_flops" in run]
+        if found:
+            key = (case.backend, case.precision)
+            peaks[key] = max(statistics.median(found), peaks.get(key, 0.0))
     return [
-        summary(case, runs[number], flops.get((case.work, case.shape["batch_size"])))
+        summary(
+            case,
+            runs[number],
+            flops.get((case.work, case.shape["batch_size"])),
+            peaks.get((case.backend, case.precision)),
+        )
         for number, case in enumerate(contenders)
         if runs[number]
     ]
@@ -237,8 +249,10 @@ def run_case(case: Case, steps: int) -> dict[str, Any] | None:
     return json.loads(lines[-1])
 
 
-def summary(case: Case, runs: list[dict[str, Any]], flops: float | None) -> dict[str, Any]:
-    """Median, lowest and greatest of the repeats."""
+def summary(
+    case: Case, runs: list[dict[str, Any]], flops: float | None, peak: float | None
+) -> dict[str, Any]:
+    """Median, lowest and greatest of the repeats; with the arithmetic of a token, its share of the peak."""
     speeds = [run["tokens"] / run["step_seconds"] for run in runs]
     speed = statistics.median(speeds)
     result: dict[str, Any] = {
@@ -251,8 +265,7 @@ def summary(case: Case, runs: list[dict[str, Any]], flops: float | None) -> dict
         "versions": runs[0]["versions"],
         "runs": runs,
     }
-    if flops is not None:
-        peak = statistics.median(run["peak_flops"] for run in runs)
+    if flops is not None and peak is not None:
         result |= {"flops_per_second": speed * flops, "peak_flops": peak, "mfu": speed * flops / peak}
     for name in {"waiting", "bytes_per_second", "tokenizing_bytes_per_second"} & {*runs[0]}:
         result[name] = statistics.median(run[name] for run in runs)

@@ -154,8 +154,8 @@ def _tensor(value, dtype):
 
 
 def matrix_product(left, right):
-    """`left @ right`, made as in a training step."""
-    return torch.matmul(left, right)
+    """`left @ right` of two matrices, made as in a training step."""
+    return product_with_transpose(left, right.t())
 
 
 def split(inputs, sizes: tuple[int, ...], axis: int):
