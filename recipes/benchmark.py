@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from kerasllm import __version__, cli
+from kerasllm.backend.processor import machine
 from kerasllm.data.text_lines import require_file
 from kerasllm.errors import InputError
 from kerasllm.training.atomic_files import check_writable, to_json, write_atomically
@@ -270,18 +270,6 @@ def summary(
     for name in {"waiting", "bytes_per_second", "tokenizing_bytes_per_second"} & {*runs[0]}:
         result[name] = statistics.median(run[name] for run in runs)
     return result
-
-
-def machine() -> dict[str, Any]:
-    """Where it was measured."""
-    processor = platform.processor()
-    information = Path("/proc/cpuinfo")
-    for line in information.read_text().splitlines() if information.exists() else ():
-        if line.startswith("model name"):
-            processor = line.split(":", 1)[1].strip()
-            break
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": processor, "cores": cores, "platform": platform.platform()}
 
 
 def describe(result: dict[str, Any]) -> tuple[str, str]:

@@ -1,7 +1,22 @@
-"""What this machine's processor can do."""
+"""What this machine's processor is and can do."""
 
+import os
+import platform
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+
+def machine() -> dict[str, Any]:
+    """Its processor's name, the cores that this process may use, and the system: what a timing is told with."""
+    processor = platform.processor()
+    information = Path("/proc/cpuinfo")
+    for line in information.read_text().splitlines() if information.exists() else ():
+        if line.startswith("model name"):
+            processor = line.split(":", 1)[1].strip()
+            break
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": processor, "cores": cores, "platform": platform.platform()}
 
 
 @cache
