@@ -41,7 +41,12 @@ def _is_highest(labels, logits):
     An argmax is several times as slow under XLA on a CPU. Ties, common in bfloat16, count as a fair draw among
     them would.
     """
-    return backend.fuse(_hits, ops.cast(labels, "int32"), ops.convert_to_tensor(logits))
+    known = backend.recall_hits(labels, logits)
+    return (
+        known
+        if known is not None
+        else backend.fuse(_hits, ops.cast(labels, "int32"), ops.convert_to_tensor(logits))
+    )
 
 
 def _hits(labels, logits):

@@ -88,7 +88,7 @@ class Config:
     precisions: list[Literal["float32", "mixed_bfloat16"]] = field(
         default_factory=lambda: ["float32", "mixed_bfloat16"]
     )
-    """Precisions of bert and gpt; the others are measured in float32."""
+    """Precisions of bert, gpt and generation; the others are measured in float32."""
 
     repeats: int = 3
     """Measurements of each contender, one after another in turn."""
@@ -152,7 +152,7 @@ def main(config: Config) -> int:
 
 def cases(config: Config, work: str, backends: Sequence[str]) -> Iterator[Case]:
     """Who takes part in a work."""
-    precisions = dict.fromkeys(config.precisions) if work in ("bert", "gpt") else ["float32"]
+    precisions = dict.fromkeys(config.precisions) if work in ("bert", "gpt", "generation") else ["float32"]
     ours = ["kerasllm", *{"gpt": ["kerasllm_all_logits"], "packing": ["kerasllm_padded"]}.get(work, [])]
     with_hub = config.peers and PEERS.get(work) == "transformers" and installed("keras_hub")
     hub = ["keras_hub"] if with_hub else []

@@ -12,6 +12,7 @@ engine = import_module(f"kerasllm.backend.{name}_engine")
 _cross_entropy = import_module(f"kerasllm.backend.{name}_cross_entropy")
 cross_entropy = _cross_entropy.cross_entropy
 linear_cross_entropy = _cross_entropy.linear_cross_entropy
+recall_hits = _cross_entropy.recall_hits
 guarded_step = import_module(f"kerasllm.backend.{name}_guard").guarded_step
 decoding = import_module(f"kerasllm.backend.{name}_decoding")
 
@@ -71,6 +72,7 @@ __all__ = [
     "matrix_product",
     "name",
     "per_step_metrics",
+    "recall_hits",
     "recall_losses",
     "remember_losses",
     "set_random_state",

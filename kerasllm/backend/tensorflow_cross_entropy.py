@@ -2,18 +2,50 @@
 
 import tensorflow as tf
 
-from kerasllm.backend.tensorflow_fusion import fuse
+from kerasllm.backend.tensorflow_fusion import fuse, is_fusing
+
+_NOTE = "_kerasllm_hits"
 
 
 def cross_entropy(labels, logits):
     """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
-    return _cross_entropy(labels, logits)
+    if not is_fusing():
+        return _cross_entropy(labels, logits)
+    losses, hits = _cross_entropy_and_hits(labels, logits)
+    setattr(logits, _NOTE, (labels, hits))
+    return losses
+
+
+def recall_hits(labels, logits):
+    """In a step that is compiled in parts, the hits that `cross_entropy` found for these very tensors; else None."""
+    known, hits = getattr(logits, _NOTE, (None, None))
+    return hits if known is labels else None
 
 
 @tf.custom_gradient
 def _cross_entropy(labels, logits):
-    losses, normalizer = fuse(_losses, labels, logits)
-    return losses, lambda upstream: (None, fuse(_slope, labels, logits, normalizer, upstream))
+    losses, normalizer = _losses(labels, logits)
+    return losses, lambda upstream: (None, _slope(labels, logits, normalizer, upstream))
+
+
+@tf.custom_gradient
+def _cross_entropy_and_hits(labels, logits):
+    losses, normalizer, found = fuse(_losses_and_hits, labels, logits)
+    return (losses, found), lambda upstream, _: (None, fuse(_slope, labels, logits, normalizer, upstream))
+
+
+def _losses_and_hits(labels, logits):
+    """What `_losses` gives; and 1 for a label whose logit is the highest, 1/n where n share that, else 0.
+
+    Both need the logits in float32 and the highest of them.
+    """
+    scores = tf.cast(logits, tf.float32)
+    highest = tf.reduce_max(scores, axis=-1, keepdims=True)
+    normalizer = tf.math.log(tf.reduce_sum(tf.exp(scores - highest), axis=-1)) + highest[..., 0]
+    chosen = tf.gather(scores, labels, axis=-1, batch_dims=len(labels.shape))
+    ties = tf.reduce_sum(tf.cast(scores == highest, tf.float32), axis=-1)
+    found = tf.where(chosen == highest[..., 0], 1 / tf.maximum(ties, 1), 0.0)
+    return normalizer - chosen, normalizer, found
 
 
 def _losses(labels, logits):

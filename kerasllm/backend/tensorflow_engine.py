@@ -1,6 +1,7 @@
 """TensorFlow: plain operations for XLA, which on the CPU runs 1.3 to 1.45 times as fast as the graph executor."""
 
 import math
+from functools import cache
 
 import keras
 import tensorflow as tf
@@ -87,7 +88,7 @@ def layer_norm(inputs, scale, bias, epsilon: float):
     Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
     """
     scale, bias = (keras.ops.convert_to_tensor(value) for value in (scale, bias))
-    return fuse(_layer_norm, inputs, scale, bias, epsilon=epsilon)
+    return fuse(_layer_norm_of_part if is_fusing() else _layer_norm, inputs, scale, bias, epsilon=epsilon)
 
 
 def _layer_norm(inputs, scale, bias, epsilon):
@@ -96,6 +97,48 @@ def _layer_norm(inputs, scale, bias, epsilon):
     centred = hidden - tf.reduce_mean(hidden, axis=-1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
     return tf.cast(centred * tf.math.rsqrt(variance + epsilon) * scale + bias, inputs.dtype)
+
+
+def _layer_norm_of_part(inputs, scale, bias, epsilon):
+    """The same for a program of its own on a CPU, where XLA sums four times as fast by products with ones."""
+    return _normalizing(epsilon)(inputs, tf.cast(scale, tf.float32), tf.cast(bias, tf.float32))
+
+
+@cache
+def _normalizing(epsilon: float):
+    """The normalisation, and its gradient written out."""
+
+    def parts(inputs):
+        hidden = tf.cast(inputs, tf.float32)
+        centred = hidden - _row_means(hidden)
+        return centred, tf.math.rsqrt(_row_means(tf.square(centred)) + epsilon)
+
+    @tf.custom_gradient
+    def normalize(inputs, scale, bias):
+        def gradient(upstream):
+            centred, factor = parts(inputs)
+            normal, slope = centred * factor, tf.cast(upstream, tf.float32)
+            of_scale, of_bias = _column_sums(slope * normal), _column_sums(slope)
+            slope *= scale
+            of_inputs = factor * (slope - _row_means(slope) - normal * _row_means(slope * normal))
+            return tf.cast(of_inputs, inputs.dtype), of_scale, of_bias
+
+        centred, factor = parts(inputs)
+        return tf.cast(centred * factor * scale + bias, inputs.dtype), gradient
+
+    return normalize
+
+
+def _row_means(matrix):
+    """The means over the last axis, which stays, of length one."""
+    width = matrix.shape[-1]
+    return tf.tensordot(matrix, tf.fill((width, 1), 1.0 / width), 1)
+
+
+def _column_sums(matrix):
+    """The sums over all axes but the last."""
+    rows = tf.reshape(matrix, (-1, matrix.shape[-1]))
+    return tf.matmul(tf.ones((1, tf.shape(rows)[0])), rows)[0]
 
 
 def dense(inputs, kernel, bias=None, transposed: bool = False):
@@ -138,20 +181,26 @@ def take_rows(table, ids):
     the sum of squares for the square of the sum. This gradient is a table, as on the other backends.
     """
     ids = keras.ops.cast(ids, "int32")
+    value = tf.convert_to_tensor(keras.ops.convert_to_tensor(table))
+    kind = value.dtype
+    if is_fusing() and isinstance(table, keras.Variable):
+        value = tf.convert_to_tensor(
+            table._value
+        )  # not in the type computed in: that would cast the whole table
 
     @tf.custom_gradient
-    def take(table):
+    def take(value):
         def gradient(upstream):
-            return fuse(_table_of, upstream, ids, rows=table.shape[0])
+            return fuse(_table_of, upstream, ids, rows=value.shape[0], kind=value.dtype)
 
-        return tf.gather(table, ids), gradient
+        return tf.cast(tf.gather(value, ids), kind), gradient
 
-    return take(tf.convert_to_tensor(keras.ops.convert_to_tensor(table)))
+    return take(value)
 
 
-def _table_of(upstream, ids, rows):
+def _table_of(upstream, ids, rows, kind):
     wide = tf.cast(tf.reshape(upstream, (-1, upstream.shape[-1])), tf.float32)  # bfloat16 cannot count to 257
-    return tf.cast(tf.math.unsorted_segment_sum(wide, tf.reshape(ids, (-1,)), rows), upstream.dtype)
+    return tf.cast(tf.math.unsorted_segment_sum(wide, tf.reshape(ids, (-1,)), rows), kind)
 
 
 def write_slice(cache, value, position):

@@ -1,0 +1,85 @@
+"""TensorFlow: a step that is compiled in parts, whose sums are products and whose gradients are written by hand."""
+
+import keras
+import numpy as np
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+    from scipy.special import log_softmax
+
+    from kerasllm import backend
+    from kerasllm.backend.tensorflow_fusion import fusing
+    from kerasllm.metrics import MaskedLanguageModelAccuracy
+
+    def normal(*shape, seed=0):
+        return np.random.default_rng(seed).normal(size=shape)
+
+    def compiled(function, *arguments):
+        """In a graph, with what is fused compiled apart."""
+
+        @tf.function(autograph=False)
+        def run(*arguments):
+            with fusing():
+                return function(*arguments)
+
+        return run(*map(tf.convert_to_tensor, arguments))
+
+    def test_layer_norm_and_its_gradient():
+        inputs, scale, bias, weights = (
+            normal(3, 5, 8),
+            1 + normal(8, seed=1),
+            normal(8, seed=2),
+            normal(3, 5, 8),
+        )
+
+        def total(kind):
+            def run(inputs, scale, bias):
+                with tf.GradientTape() as tape:
+                    tape.watch([inputs, scale, bias])
+                    out = kind(inputs, scale, bias)
+                    value = tf.reduce_sum(tf.sin(out) * tf.cast(weights, out.dtype))
+                return out, tape.gradient(value, [inputs, scale, bias])
+
+            return run
+
+        def plain(inputs, scale, bias):
+            mean, variance = tf.nn.moments(inputs, -1, keepdims=True)
+            return (inputs - mean) / tf.sqrt(variance + 1e-5) * scale + bias
+
+        expected = total(plain)(*map(tf.convert_to_tensor, (inputs, scale, bias)))  # in float64
+        narrow = [array.astype("float32") for array in (inputs, scale, bias)]
+        found = compiled(total(lambda *tensors: backend.layer_norm(*tensors, 1e-5)), *narrow)
+        for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+
+    def test_hits_are_found_with_the_losses():
+        logits = np.float32([[[1, 3, 3, 0], [4, 1, 0, 0]], [[2, 2, 2, 2], [0, 9, 1, 5]]])
+        labels = np.int32([[1, 0], [3, 3]])
+        metric, calls = MaskedLanguageModelAccuracy(), []
+
+        def run(labels, logits):
+            losses = backend.cross_entropy(labels, logits)
+            hits = backend.recall_hits(labels, logits)
+            calls.append(backend.recall_hits(labels + 0, logits))
+            return losses, hits, metric.values(labels, logits)
+
+        losses, hits, values = compiled(run, labels, logits)
+        picked = np.take_along_axis(log_softmax(logits.astype("float64"), -1), labels[..., None], -1)[..., 0]
+        np.testing.assert_allclose(losses, -picked, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(hits, np.float32([[0.5, 1], [0.25, 0]]))
+        np.testing.assert_array_equal(values, hits)
+        assert calls == [None]  # other labels
+        assert backend.recall_hits(*map(tf.convert_to_tensor, (labels, logits))) is None
+
+    def test_tables_gradient_counts_in_float32():
+        table = keras.Variable(np.ones((4, 2), "float32"))
+
+        def run(ids):
+            with keras.src.backend.common.variables.AutocastScope("bfloat16"), tf.GradientTape() as tape:
+                rows = backend.take_rows(table, ids)
+                total = tf.reduce_sum(rows)
+            return rows, tape.gradient(total, table.value)
+
+        rows, gradient = compiled(run, np.repeat(np.int32([0, 2]), [300, 1]))
+        assert rows.dtype == tf.bfloat16 and gradient.dtype == tf.float32
+        np.testing.assert_array_equal(gradient, [[300, 300], [0, 0], [1, 1], [0, 0]])
