@@ -120,11 +120,12 @@ def gelu(inputs, approximate: bool = False):
 
 
 def layer_norm(inputs, scale, bias, epsilon: float):
-    """Layer normalisation over the last axis, computed in float32.
+    """Layer normalisation over the last axis, computed in float32; without a bias where that is None.
 
     Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
     """
-    scale, bias = _array(scale, jnp.float32), _array(bias, jnp.float32)
+    scale = _array(scale, jnp.float32)
+    bias = jnp.zeros_like(scale) if bias is None else _array(bias, jnp.float32)
     return _layer_norm(inputs, scale, bias, epsilon)
 
 

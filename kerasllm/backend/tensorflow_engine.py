@@ -83,11 +83,12 @@ def gelu(inputs, approximate: bool = False):
 
 
 def layer_norm(inputs, scale, bias, epsilon: float):
-    """Layer normalisation over the last axis, computed in float32.
+    """Layer normalisation over the last axis, computed in float32; without a bias where that is None.
 
     Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
     """
-    scale, bias = (keras.ops.convert_to_tensor(value) for value in (scale, bias))
+    scale = keras.ops.convert_to_tensor(scale)
+    bias = tf.zeros_like(scale) if bias is None else keras.ops.convert_to_tensor(bias)
     return fuse(_layer_norm_of_part if is_fusing() else _layer_norm, inputs, scale, bias, epsilon=epsilon)
 
 

@@ -125,11 +125,12 @@ def gelu(inputs, approximate: bool = False):
 
 
 def layer_norm(inputs, scale, bias, epsilon: float):
-    """Layer normalisation over the last axis, computed in float32.
+    """Layer normalisation over the last axis, computed in float32; without a bias where that is None.
 
     Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
     """
-    scale, bias = (keras.ops.convert_to_tensor(value).float() for value in (scale, bias))
+    scale = keras.ops.convert_to_tensor(scale).float()
+    bias = None if bias is None else keras.ops.convert_to_tensor(bias).float()
     return functional.layer_norm(inputs.float(), scale.shape, scale, bias, epsilon).to(inputs.dtype)
 
 
