@@ -75,7 +75,8 @@ class KeyedNormal(keras.initializers.Initializer):
             return zeros
         generator = np.random.Generator(np.random.Philox(key=name_key(self.seed, self.key)))
         values = generator.standard_normal(shape, dtype=np.float32)
-        return keras.ops.convert_to_tensor(values * np.float32(self.standard_deviation), dtype=dtype)
+        values *= np.float32(self.standard_deviation)  # in place: a table may be the greater part of a model
+        return keras.ops.convert_to_tensor(values, dtype=dtype)
 
     def get_config(self):
         """The arguments of the constructor."""
@@ -109,7 +110,8 @@ class KeyedTruncatedNormal(keras.initializers.Initializer):
         while outside.any():
             values[outside] = generator.standard_normal(int(outside.sum()), dtype=np.float32)
             outside = np.abs(values) > 2
-        return keras.ops.convert_to_tensor(values * np.float32(self.standard_deviation), dtype=dtype)
+        values *= np.float32(self.standard_deviation)  # in place: a table may be the greater part of a model
+        return keras.ops.convert_to_tensor(values, dtype=dtype)
 
     def get_config(self):
         """The arguments of the constructor."""
