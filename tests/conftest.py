@@ -84,3 +84,13 @@ def shared_data() -> Path:
     if not directory.is_dir():
         pytest.skip(f"real data is not on this machine: {directory}")
     return directory
+
+
+@pytest.fixture
+def bfloat16():
+    """What is made after it was called computes in bfloat16."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    yield lambda: keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.set_dtype_policy(before)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kerasllm.backend.jax_products import product_precision
+from kerasllm.backend.jax_products import product
 
 
 def compiled(function):
@@ -41,7 +41,7 @@ def repeated(step, finished):
 
 def scores(hidden, table):
     """(rows, hidden_dim) and (vocabulary, hidden_dim) → (rows, vocabulary)."""
-    return jnp.einsum("rd,vd->rv", hidden, table, precision=product_precision(hidden.dtype))
+    return product(hidden, table, transpose_right=True)
 
 
 def argmax(logits):

@@ -37,8 +37,8 @@ class TransformerDecoderBlock(keras.layers.Layer):
         seed: of the initial values and the dropout.
 
     Call with `hidden` (batch, length, hidden_dim) and, optionally, `attention_mask`, boolean, broadcastable to
-    (batch, heads, queries, keys), which then decides alone who attends to whom; and `rotary`, the tables of
-    `kerasllm.layers.rotary`. Returns the shape of `hidden`.
+    (batch, heads, queries, keys), which then decides alone who attends to whom; and `rotary`, the
+    `RotaryTables` of its positions. Returns the shape of `hidden`.
 
     With a `cache` (keys and values, each (batch * key_value_heads, capacity, head_dim)) and an int scalar
     `cache_position`, the keys and values of this call go to the cache from that column on, and (hidden, cache)

@@ -57,6 +57,36 @@ if keras.backend.backend() == "jax":
         for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.parametrize("rows", [1, 2, 5])
+    @pytest.mark.parametrize("first", [(), (3,)])
+    @pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])
+    def test_products_and_gradients_in_bfloat16(first, rows, transposed):
+        """Sums are in float32 and rounded once, forward and backward."""
+        left, right, slope = (
+            normal(*first, rows, 300),
+            normal(*first, 300, 4, seed=1),
+            normal(*first, rows, 4),
+        )
+        left, right, slope = (array.astype(ml_dtypes.bfloat16) for array in (left, right, slope))
+        wide, wide_right, wide_slope = (array.astype("float64") for array in (left, right, slope))
+        expected = [wide @ wide_right, wide_slope @ wide_right.swapaxes(-1, -2)]
+        expected.append(wide.swapaxes(-1, -2) @ wide_slope)
+        turned = [
+            array.swapaxes(-1, -2) if turn else array
+            for array, turn in zip((left, right), transposed, strict=True)
+        ]
+
+        def run(*factors):
+            product, pull = jax.vjp(lambda *given: jax_products.multiply(*given, *transposed), *factors)
+            return product, *pull(jnp.asarray(slope))
+
+        found = [np.asarray(array) for array in jax.jit(run)(*turned)]
+        for place, turn in enumerate(transposed, 1):
+            found[place] = found[place].swapaxes(-1, -2) if turn else found[place]
+        for one, other in zip(found, expected, strict=True):
+            assert one.dtype == ml_dtypes.bfloat16
+            np.testing.assert_allclose(one.astype("float64"), other, rtol=2**-8, atol=1e-5)
+
     def test_sums_by_products():
         matrix = normal(6, 9)
         np.testing.assert_allclose(jax_products.column_sums(matrix), matrix.sum(0), rtol=1e-5, atol=1e-6)

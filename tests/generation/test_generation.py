@@ -61,6 +61,19 @@ def test_the_cache_changes_nothing(config):
     assert model.generate(PROMPTS, max_new_tokens=12) == [greedy(model, prompt, 12) for prompt in PROMPTS]
 
 
+@pytest.mark.parametrize("config", [CONFIG, LLAMA], ids=["gpt2", "llama"])
+def test_the_cache_in_bfloat16(config, bfloat16):
+    """Each token chosen is the likeliest by a plain forward pass in float32, or within rounding of it."""
+    wide = GPTCausalLM(config, seed=1)
+    bfloat16()
+    narrow = GPTCausalLM(config, seed=1)
+    for prompts in ([PROMPTS[1]], PROMPTS):  # one row, and several
+        for prompt, ids in zip(prompts, narrow.generate(prompts, max_new_tokens=12), strict=True):
+            for end in range(len(prompt), len(ids)):
+                scores = next_logits(wide, ids[:end])
+                assert scores[ids[end]] >= scores.max() - 0.05 * np.abs(scores).max()
+
+
 def test_forms_of_prompts(model):
     expected = greedy(model, [1, 2, 3], 5)
     for prompts in (np.array([[1, 2, 3]]), [[1, 2, 3]], ops.convert_to_tensor(np.array([[1, 2, 3]]))):

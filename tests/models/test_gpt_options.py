@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from scipy.special import erf, softmax
+from scipy.special import erf, log_softmax, softmax
 
 from kerasllm import CausalLanguageModelLoss, GPTCausalLM, GPTConfig
+from kerasllm.layers import decoder
 
 CONFIG = GPTConfig(
     vocabulary_size=50,
@@ -106,6 +107,34 @@ def test_logits_are_those_of_the_reference(name):
     model = made(OPTIONS[name])
     found = ops.convert_to_numpy(model({"token_ids": TOKENS}))
     np.testing.assert_allclose(found, reference(model, TOKENS), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_in_bfloat16_it_is_the_same_but_for_rounding(name, bfloat16):
+    bfloat16()
+    model = made(OPTIONS[name])
+    expected = reference(model, TOKENS)
+    found = ops.convert_to_numpy(ops.cast(model({"token_ids": TOKENS}), "float32"))
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    model.compile("sgd", loss=CausalLanguageModelLoss())
+    data = ({"token_ids": TOKENS[:, :-1]}, TOKENS[:, 1:])
+    loss = model.fit(*data, batch_size=3, verbose=0).history["loss"][0]
+    likely = log_softmax(expected[:, :-1], axis=-1)
+    np.testing.assert_allclose(loss, -np.take_along_axis(likely, TOKENS[:, 1:, None], -1).mean(), rtol=0.02)
+
+
+def test_the_angles_of_rotary_positions_reach_every_block_in_float32(bfloat16, monkeypatch):
+    seen = []
+
+    def rotate(heads, rotary):
+        seen.extend(keras.backend.standardize_dtype(table.dtype) for table in rotary.tables)
+        return own(heads, rotary)
+
+    own = decoder.rotate
+    monkeypatch.setattr(decoder, "rotate", rotate)
+    bfloat16()
+    made(OPTIONS["rotary"])({"token_ids": TOKENS})
+    assert set(seen) == {"float32"} and len(seen) == 2 * 2 * CONFIG.num_layers
 
 
 @pytest.mark.parametrize("name", OPTIONS)
