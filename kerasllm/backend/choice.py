@@ -12,7 +12,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+
+from kerasllm.backend.lean_import import import_keras_alone
 
 BACKENDS = ("jax", "torch", "tensorflow")
 
@@ -32,26 +33,13 @@ def choose() -> str:
         name, reason = _choice()
         if name not in BACKENDS or find_spec(name) is None:
             raise _error(name, reason)
-        if name != "jax":
-            _import_keras_without_jax()
+        import_keras_alone(name)
     import keras
 
     name = keras.backend.backend()
     if name not in BACKENDS:
         raise _error(name, f"Keras runs on {name}")
     return name
-
-
-def _import_keras_without_jax() -> None:
-    """Keras loads JAX on every backend, to add a name that old versions lack: 100 MB that nothing then uses."""
-    if "jax" in sys.modules:
-        return
-    modules: dict[str, Any] = sys.modules
-    modules["jax"] = None  # which an import takes for "not installed"
-    try:
-        import keras  # noqa: F401
-    finally:
-        del modules["jax"]
 
 
 def _choice() -> tuple[str, str]:

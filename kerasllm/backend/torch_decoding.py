@@ -68,9 +68,14 @@ def _traced(step, form, leaves):
     graph = make_fx(flat)(*leaves)
     graph.graph.eliminate_dead_code()
     graph.recompile()
+    # TorchScript keeps the tensors that it traced with: it gets others of the same memory, to be emptied.
+    examples = [leaf.detach() for leaf in leaves]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript will not grow any more
-        return torch.jit.trace(graph, tuple(leaves), check_trace=False)
+        traced = torch.jit.trace(graph, tuple(examples), check_trace=False)
+    for example in examples:
+        example.data = example.new_empty(0)
+    return traced
 
 
 def scores(hidden, table):

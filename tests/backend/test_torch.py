@@ -1,5 +1,7 @@
 """What the compiler behind `torch.compile` is spared changes nothing; run on PyTorch alone."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -99,3 +101,14 @@ if keras.backend.backend() == "torch":
         torch_engine.set_random_state(both)
         np.testing.assert_array_equal(torch.rand(3), drawn)
         assert len(restored) == 1
+
+    def test_generation_lets_its_copies_of_the_weights_go(bfloat16):
+        """Those in bfloat16, which a traced step would keep; a table of this size is nobody else's."""
+        bfloat16()
+        shape = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "max_sequence_length": 16}
+        model = GPTCausalLM(GPTConfig(vocabulary_size=2741, **shape), seed=3)
+        model.generate([5, 6], max_new_tokens=3)
+        gc.collect()
+        kinds = (torch.Tensor, torch.nn.Parameter)
+        tables = [thing for thing in gc.get_objects() if type(thing) in kinds and 2741 in thing.shape]
+        assert {table.dtype for table in tables} == {torch.float32}

@@ -1,0 +1,74 @@
+"""What Keras imports and nothing here uses: it is not there, and comes when it is asked for."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BEGIN = """
+import sys
+import kerasllm
+loaded = {"pandas", "sklearn", "matplotlib"} & set(sys.modules)
+assert not loaded, f"imported with kerasllm: {loaded}"
+import keras
+import numpy as np
+"""
+
+
+def run(code: str) -> None:
+    """In a process of its own, in which nothing else was imported before."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + code], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("way", ["keras.wrappers.SKLearnClassifier", "SKLearnClassifier"])
+def test_the_wrappers_are_scikit_learns(way):
+    run(f"""
+if "." not in "{way}":
+    from keras.wrappers import SKLearnClassifier
+found = {way}
+from sklearn.base import BaseEstimator, ClassifierMixin
+assert issubclass(found, BaseEstimator) and issubclass(found, ClassifierMixin)
+assert "SKLearnRegressor" in dir(keras.wrappers)
+""")
+
+
+def test_pictures_are_drawn(tmp_path):
+    run(f"""
+images = np.zeros((4, 8, 8, 3), "uint8")
+keras.visualization.plot_image_gallery(images, value_range=(0, 255), rows=2, cols=2, path=r"{tmp_path}/gallery.png")
+""")
+    assert (tmp_path / "gallery.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_of_pandas_are_data():
+    run("""
+inputs, labels = np.random.default_rng(0).normal(size=(8, 3)), np.arange(8.0)
+
+def losses(*data):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    return model.fit(*data, batch_size=4, shuffle=False, verbose=0).history["loss"]
+
+expected = losses(inputs, labels)
+import pandas
+assert losses(pandas.DataFrame(inputs), pandas.Series(labels)) == expected
+""")
+
+
+def test_what_was_imported_before_stays():
+    code = """
+import pandas, sys
+before = pandas.DataFrame
+import kerasllm, keras
+assert sys.modules["pandas"] is pandas and pandas.DataFrame is before
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True)
