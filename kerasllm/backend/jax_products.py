@@ -46,9 +46,18 @@ def by_onednn() -> Iterator[None]:
         _with_onednn = before
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def multiply(left, right, transpose_left: bool = False, transpose_right: bool = False):
     """The product of (..., rows, inner) and (..., inner, columns), or of what is that once transposed."""
-    return _multiply(left, right, transpose_left, transpose_right)
+    rows, inner = _matrix(left.shape, transpose_left)
+    columns = _matrix(right.shape, transpose_right)[1]
+    shape = (*left.shape[:-2], rows, columns)
+    if not _with_onednn or not _is_worth_it(math.prod(shape) * inner, left.dtype, right.dtype):
+        return product(left, right, transpose_left, transpose_right).astype(left.dtype)
+    from jax.experimental.buffer_callback import buffer_callback
+
+    call = buffer_callback(_run(transpose_left, transpose_right), jax.ShapeDtypeStruct(shape, left.dtype))
+    return call(left, right)
 
 
 def product(left, right, transpose_left: bool = False, transpose_right: bool = False):
@@ -104,21 +113,8 @@ def row_sums(matrix):
     return jnp.matmul(matrix, jnp.ones((matrix.shape[-1], 1), matrix.dtype))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _multiply(left, right, transpose_left, transpose_right):
-    rows, inner = _matrix(left.shape, transpose_left)
-    columns = _matrix(right.shape, transpose_right)[1]
-    shape = (*left.shape[:-2], rows, columns)
-    if not _with_onednn or not _is_worth_it(math.prod(shape) * inner, left.dtype, right.dtype):
-        return product(left, right, transpose_left, transpose_right).astype(left.dtype)
-    from jax.experimental.buffer_callback import buffer_callback
-
-    call = buffer_callback(_run(transpose_left, transpose_right), jax.ShapeDtypeStruct(shape, left.dtype))
-    return call(left, right)
-
-
 def _forward(left, right, *settings):
-    return _multiply(left, right, *settings), (left, right)
+    return multiply(left, right, *settings), (left, right)
 
 
 def _backward(transpose_left, transpose_right, kept, upstream):
@@ -134,7 +130,7 @@ def _backward(transpose_left, transpose_right, kept, upstream):
     return of_left, of_right
 
 
-_multiply.defvjp(_forward, _backward)
+multiply.defvjp(_forward, _backward)
 
 
 @cache

@@ -11,20 +11,14 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-_DEFERRED = (
-    "keras.src.visualization",
-    "keras.visualization",
-    "keras._tf_keras.keras.visualization",
-    "keras.wrappers",
-    "keras._tf_keras.keras.wrappers",
-)
+_DEFERRED = ("keras.src.visualization", "keras.visualization", "keras.wrappers")
 
 
 class _Deferred(ModuleType):
     """Stands for a module, which it imports when something of it is asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what the import system asks every module for
+        if name.startswith("__") and name not in ("__path__", "__version__"):  # what any module is asked for
             raise AttributeError(name)
         return getattr(self._module(), name)
 
@@ -40,6 +34,9 @@ class _Deferred(ModuleType):
 class _PandasClass(type):
     """Stands for a class of pandas in `isinstance`: before pandas is imported, nothing is of that class."""
 
+    def __call__(cls, *arguments: Any, **settings: Any) -> Any:
+        return getattr(import_module("pandas"), cls.__name__)(*arguments, **settings)
+
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, getattr(sys.modules.get("pandas"), cls.__name__, ()))
 
@@ -47,7 +44,7 @@ class _PandasClass(type):
 def import_keras_alone(backend: str) -> None:
     """Imports Keras; what has been imported already stays as it is."""
     given: dict[str, Any] = {name: _Deferred(name) for name in _DEFERRED}
-    if (found := find_spec("pandas")) is not None:
+    if "pandas" not in sys.modules and (found := find_spec("pandas")) is not None:
         given["pandas"] = _Deferred("pandas")
         given["pandas"].__spec__ = found  # torch, which Keras imports, asks for it
         for name in ("Series", "DataFrame"):

@@ -68,14 +68,10 @@ def _traced(step, form, leaves):
     graph = make_fx(flat)(*leaves)
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    # TorchScript keeps the tensors that it traced with: it gets others of the same memory, to be emptied.
-    examples = [leaf.detach() for leaf in leaves]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript will not grow any more
-        traced = torch.jit.trace(graph, tuple(examples), check_trace=False)
-    for example in examples:
-        example.data = example.new_empty(0)
-    return traced
+        # Otherwise it keeps the tensors that it was traced with, weights among them.
+        return torch.jit.trace(graph, tuple(leaves), check_trace=False, _store_inputs=False)
 
 
 def scores(hidden, table):

@@ -37,8 +37,8 @@ class TransformerDecoderBlock(keras.layers.Layer):
         seed: of the initial values and the dropout.
 
     Call with `hidden` (batch, length, hidden_dim) and, optionally, `attention_mask`, boolean, broadcastable to
-    (batch, heads, queries, keys), which then decides alone who attends to whom; and `rotary`, the
-    `RotaryTables` of its positions. Returns the shape of `hidden`.
+    (batch, heads, queries, keys), which then decides alone who attends to whom; and `rotary`, the tables of
+    `kerasllm.layers.rotary`. Returns the shape of `hidden`.
 
     With a `cache` (keys and values, each (batch * key_value_heads, capacity, head_dim)) and an int scalar
     `cache_position`, the keys and values of this call go to the cache from that column on, and (hidden, cache)
@@ -87,6 +87,8 @@ class TransformerDecoderBlock(keras.layers.Layer):
         self.lora_alpha = lora_alpha or 2.0 * lora_rank
         self.seed = default_seed() if seed is None else seed
         self.seed_generator = keras.random.SeedGenerator(self.seed)
+        # Keras would cast the rotary tables to the type computed in.
+        self._convert_input_args, self._allow_non_tensor_positional_args = False, True
 
     def build(self, hidden_shape, *other_shapes, **more_shapes):
         """Creates the weights for an input of width `hidden_shape[-1]`."""
@@ -115,7 +117,7 @@ class TransformerDecoderBlock(keras.layers.Layer):
 
     def call(self, hidden, attention_mask=None, rotary=None, training=False, cache=None, cache_position=None):
         """See the class."""
-        hidden = backend.boundary(hidden)
+        hidden = backend.boundary(ops.convert_to_tensor(hidden, self.compute_dtype))
         rate = self.dropout if training else 0.0
         attended, cache = self._attend(
             self._norm("attention_norm", hidden), attention_mask, rotary, training, cache, cache_position

@@ -3,25 +3,13 @@
 The angles are float32 whatever the precision: in bfloat16 position 300 and 301 would be the same.
 """
 
-from typing import Any
-
 from keras import ops
 
 from kerasllm import backend
 
 
-class RotaryTables:
-    """Cosines and sines, float32 (batch or 1, length, head_dim / 2) each, in `tables`.
-
-    An object, not a tuple: a tuple's tensors Keras casts to the type that a layer computes in.
-    """
-
-    def __init__(self, cosine: Any, sine: Any) -> None:
-        self.tables = (cosine, sine)
-
-
-def rotary_tables(positions, head_dim: int, base: float) -> RotaryTables:
-    """The tables of int `positions` (batch or 1, length).
+def rotary_tables(positions, head_dim: int, base: float):
+    """Cosines and sines, float32 (..., length, head_dim / 2), of int `positions` (..., length).
 
     Args:
         positions: of the tokens.
@@ -33,17 +21,17 @@ def rotary_tables(positions, head_dim: int, base: float) -> RotaryTables:
     exponents = ops.arange(0, head_dim, 2, dtype="float32") / head_dim
     frequencies = ops.exp(-exponents * ops.log(ops.cast(base, "float32")))  # (head_dim / 2,)
     angles = ops.cast(positions, "float32")[..., None] * frequencies
-    return RotaryTables(ops.cos(angles), ops.sin(angles))
+    return ops.cos(angles), ops.sin(angles)
 
 
-def rotate(heads, rotary: RotaryTables):
+def rotate(heads, tables):
     """Turns (batch, heads, length, head_dim); coordinate i is paired with i + head_dim / 2, as in Llama.
 
     Args:
         heads: queries or keys.
-        rotary: of `rotary_tables`.
+        tables: of `rotary_tables`, (batch or 1, length, head_dim / 2) each.
     """
-    return backend.fuse(_rotate, heads, *(table[:, None] for table in rotary.tables))  # over the heads
+    return backend.fuse(_rotate, heads, *(table[:, None] for table in tables))  # over the heads
 
 
 def _rotate(heads, cosine, sine):

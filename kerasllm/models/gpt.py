@@ -117,7 +117,7 @@ class GPTBackbone(LanguageModel):
         )
         hidden, rotary = self.embed(inputs["token_ids"], inputs.get("position_ids"), training=training)
         for block in self.blocks:
-            hidden = block(hidden, mask, rotary=rotary, training=training)  # (batch, length, hidden_dim)
+            hidden = block(hidden, mask, rotary, training=training)  # (batch, length, hidden_dim)
         return {"sequence_output": self.final_norm(hidden)}
 
     def embed(self, token_ids, position_ids=None, training=False):
@@ -146,7 +146,7 @@ class GPTBackbone(LanguageModel):
         hidden, rotary = self.embed(token_ids, position_ids)
         extended = []
         for block, cache in zip(self.blocks, caches, strict=True):
-            hidden, cache = block(hidden, mask, rotary=rotary, cache=cache, cache_position=cache_position)
+            hidden, cache = block(hidden, mask, rotary, cache=cache, cache_position=cache_position)
             extended.append(cache)
         return self.final_norm(hidden), extended
 

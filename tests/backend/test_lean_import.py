@@ -20,9 +20,14 @@ import numpy as np
 
 def run(code: str) -> None:
     """In a process of its own, in which nothing else was imported before."""
+    run_alone(BEGIN + code)
+
+
+def run_alone(code: str) -> None:
+    """In a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + code], env=environment, cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -64,11 +69,30 @@ assert losses(pandas.DataFrame(inputs), pandas.Series(labels)) == expected
 
 
 def test_what_was_imported_before_stays():
-    code = """
-import pandas, sys
+    run_alone("""
+import sys
+import pandas
 before = pandas.DataFrame
-import kerasllm, keras
+import kerasllm
 assert sys.modules["pandas"] is pandas and pandas.DataFrame is before
-"""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True)
+""")
+
+
+def test_whoever_imports_pandas_meanwhile_gets_it():
+    """As a plugin of the backend might while Keras is imported."""
+    run_alone("""
+import sys, types
+plugin = types.ModuleType("plugin")
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == "keras" and not hasattr(plugin, "pandas"):
+            import pandas
+            plugin.pandas = pandas
+
+sys.meta_path.insert(0, Finder)
+import kerasllm
+assert type(plugin.pandas).__name__ == "_Deferred" and "pandas" not in sys.modules
+assert plugin.pandas.DataFrame({"a": [1, 2]}).shape == (2, 1)
+assert plugin.pandas.__version__ and plugin.pandas.concat
+""")

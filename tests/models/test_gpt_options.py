@@ -126,9 +126,9 @@ def test_in_bfloat16_it_is_the_same_but_for_rounding(name, bfloat16):
 def test_the_angles_of_rotary_positions_reach_every_block_in_float32(bfloat16, monkeypatch):
     seen = []
 
-    def rotate(heads, rotary):
-        seen.extend(keras.backend.standardize_dtype(table.dtype) for table in rotary.tables)
-        return own(heads, rotary)
+    def rotate(heads, tables):
+        seen.extend(keras.backend.standardize_dtype(table.dtype) for table in tables)
+        return own(heads, tables)
 
     own = decoder.rotate
     monkeypatch.setattr(decoder, "rotate", rotate)
