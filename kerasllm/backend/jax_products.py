@@ -63,7 +63,7 @@ def multiply(left, right, transpose_left: bool = False, transpose_right: bool = 
 def product(left, right, transpose_left: bool = False, transpose_right: bool = False):
     """The same by XLA, in float32 on a CPU: asked there for bfloat16, it casts both factors to float32 first.
 
-    It does so, too, where the left one has a single row: of two rows it makes the product in half the time.
+    It does so, too, where the left one has a single row, which is doubled therefore.
     """
     batch = tuple(range(left.ndim - 2))
     inner = left.ndim - (2 if transpose_left else 1), right.ndim - (1 if transpose_right else 2)
