@@ -1,16 +1,20 @@
 """Keras without what it imports and nothing here uses, half of its time and 150 MB, or 250 where JAX is installed too.
 
 It imports JAX on every backend, to add a name that old versions lack; pandas, to tell its tables from other data;
-scikit-learn, for `keras.wrappers`; and matplotlib, for `keras.visualization`. All stays usable: these modules are
-imported when something of them is used, and tables are known once pandas has been imported.
+scikit-learn, for `keras.wrappers`; matplotlib, for `keras.visualization`; and on PyTorch the compiler's front end, 2 s
+and 75 MB, to keep two functions out of compilation. All stays usable: these modules are imported when something of
+them is used, and tables are known once pandas has been imported.
 """
 
+import functools
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+_COMPILER = "torch._dynamo"
 _DEFERRED = ("keras.src.visualization", "keras.visualization", "keras.wrappers")
 
 
@@ -41,6 +45,22 @@ class _PandasClass(type):
         return isinstance(instance, getattr(sys.modules.get("pandas"), cls.__name__, ()))
 
 
+def _not_compiled(function: Callable[..., Any] | None = None, **settings: Any) -> Any:
+    """`torch._dynamo.disable`, which need not be there before something is compiled."""
+    if function is None:
+        return functools.partial(_not_compiled, **settings)
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        compiler = sys.modules.get(_COMPILER)
+        if compiler is None or isinstance(compiler, _Deferred):
+            return function(*arguments, **named)
+        return compiler.disable(function, **settings)(*arguments, **named)
+
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return call
+
+
 def import_keras_alone(backend: str) -> None:
     """Imports Keras; what has been imported already stays as it is."""
     given: dict[str, Any] = {name: _Deferred(name) for name in _DEFERRED}
@@ -49,6 +69,11 @@ def import_keras_alone(backend: str) -> None:
         given["pandas"].__spec__ = found  # torch, which Keras imports, asks for it
         for name in ("Series", "DataFrame"):
             setattr(given["pandas"], name, _PandasClass(name, (), {}))
+    if backend == "torch" and find_spec("torch") is not None:
+        import torch  # noqa: F401
+
+        given[_COMPILER] = _Deferred(_COMPILER)
+        given[_COMPILER].disable = _not_compiled
     if backend != "jax":
         given["jax"] = None  # which an import takes for "not installed"
     modules: dict[str, Any] = sys.modules

@@ -16,7 +16,6 @@ from typing import Any
 
 import keras
 import torch
-import torch._inductor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 

@@ -96,3 +96,41 @@ assert type(plugin.pandas).__name__ == "_Deferred" and "pandas" not in sys.modul
 assert plugin.pandas.DataFrame({"a": [1, 2]}).shape == (2, 1)
 assert plugin.pandas.__version__ and plugin.pandas.concat
 """)
+
+
+if os.environ.get("KERAS_BACKEND") == "torch":
+
+    def test_generation_does_without_pytorchs_compiler():
+        run("""
+from kerasllm import GPTCausalLM, GPTConfig
+shape = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "max_sequence_length": 16}
+model = GPTCausalLM(GPTConfig(vocabulary_size=50, **shape), seed=3)
+model.generate([5, 6], max_new_tokens=3)
+keras.random.normal((2,), seed=1)
+loaded = {"torch._dynamo", "torch._inductor", "sympy"} & set(sys.modules)
+assert not loaded, loaded
+""")
+
+    def test_kerass_draws_stay_out_of_compilation():
+        """Keras marks the function that makes a generator, which the compiler cannot take; the rest is compiled."""
+        run("""
+import torch
+seen = []
+
+def backend(graph, inputs):
+    seen.append(graph)
+    return graph.forward
+
+def doubled_and_drawn(values):
+    doubled = values * 2
+    return doubled + keras.random.normal((3,), seed=1)
+
+values = torch.ones(3)
+found = torch.compile(doubled_and_drawn, backend=backend)(values)
+np.testing.assert_array_equal(found, doubled_and_drawn(values))
+assert seen
+reasons = " ".join(torch._dynamo.utils.counters["graph_break"])
+assert "disable()`d function" in reasons and "torch_seed_generator" in reasons, reasons
+from keras.src.backend.torch import random
+assert random.dynamo.reset is torch._dynamo.reset
+""")

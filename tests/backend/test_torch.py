@@ -16,7 +16,7 @@ if keras.backend.backend() == "torch":
     from torch._inductor import sizevars
     from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 
-    from kerasllm.backend import torch_engine, torch_inductor
+    from kerasllm.backend import torch_decoding, torch_engine, torch_inductor
 
     ROW, COLUMN = sympy.Symbol("x0", integer=True), sympy.Symbol("x1", integer=True)
 
@@ -112,3 +112,30 @@ if keras.backend.backend() == "torch":
         kinds = (torch.Tensor, torch.nn.Parameter)
         tables = [thing for thing in gc.get_objects() if type(thing) in kinds and 2741 in thing.shape]
         assert {table.dtype for table in tables} == {torch.float32}
+
+    def test_a_step_that_cannot_be_repeated_is_not_recorded():
+        def step(weights, inputs, state):
+            return state * int(state[0])
+
+        program = torch_decoding.repeated(step, lambda state: torch.tensor(False))
+        with pytest.raises(TypeError, match="looks at the value of a tensor"):
+            program([], [], torch.arange(2, 5), 2)
+
+    def test_a_recorded_step_goes_on_from_its_own_results():
+        """Whatever it does: written in place, split in two, with constants of its own."""
+        known = torch.tensor([1.0, -1.0, 2.0, 0.5])
+
+        def step(weights, inputs, state):
+            first, second = torch.split(state["values"] * weights[0] + known, 2)
+            state["places"][1].copy_(first)
+            return {"values": torch.cat([second, first]), "places": state["places"]}
+
+        def start():
+            return {"values": torch.arange(4.0), "places": torch.zeros(3, 2)}
+
+        weights, expected = [torch.tensor(0.5)], start()
+        for _ in range(3):
+            expected = step(weights, [], expected)
+        found = torch_decoding.repeated(step, lambda state: torch.tensor(False))(weights, [], start(), 3)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value)
