@@ -1,6 +1,6 @@
 """The C++ kernels of a compiled step, built together and not one by one.
 
-The compiler behind `torch.compile` calls g++ for each of some fifty kernels, and half of a second goes by before it
+The compiler behind `torch.compile` calls g++ for each of some fifty kernels, and most of a second goes by before it
 comes to what is to be compiled. Together they take a sixth of the time: 3.3 s on two cores, where one by one they
 took 20.
 """
@@ -11,16 +11,19 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
 import torch
-from torch._inductor import codecache, config, cpu_vec_isa
+from torch._inductor import codecache, cpu_vec_isa
 from torch._inductor.async_compile import AsyncCompile, get_compile_threads
 from torch._inductor.cpp_builder import get_cpp_compiler
 
 from kerasllm.backend.torch_inductor import short_cuts
+
+_FILE = 60_000
+"""Characters of code from which kernels are a file: it takes g++ 2 s, of which the start is 0.7."""
 
 _HEADER = "#include <torch/csrc/inductor/cpp_prefix.h>"
 
@@ -64,47 +67,58 @@ class _Kernel:
 
 @contextmanager
 def built_together() -> Iterator[None]:
-    """Within, the compiler's kernels are built in the background, a module's in one file; at the end they are there."""
+    """Within, the compiler's kernels are built in the background, many in one file; at the end they are there."""
     compiler: Any = AsyncCompile
     one_by_one, wait = compiler.cpp_pybinding, compiler.wait
+    kinds: Any = cpu_vec_isa.VecISA
+    check_build = kinds.check_build
     threads = ThreadPoolExecutor(get_compile_threads())
-    waiting = []
+    waiting: list[tuple[Any, dict[str, Any], str, _Kernel]] = []
+    files = []
 
     def collect(self, types, code):
         plain = all(kind.rstrip().endswith("*") for kind in types) and code.count('extern "C"') == 1
         return _Kernel(types, code) if plain else one_by_one(self, types, code)
 
     def build(self, scope):
-        kernels = {name: value for name, value in scope.items() if isinstance(value, _Kernel)}
-        if kernels:
-            waiting.append((self, scope, kernels, threads.submit(_build, list(kernels.values()))))
+        kernels = [(name, value) for name, value in scope.items() if isinstance(value, _Kernel)]
+        waiting.extend((self, scope, name, kernel) for name, kernel in kernels)
+        if sum(len(kernel.code) for *_, kernel in waiting) >= _FILE:
+            start()
         wait(self, scope)
+
+    def start():
+        if waiting:
+            files.append((list(waiting), threads.submit(_build, [kernel for *_, kernel in waiting])))
+            waiting.clear()
 
     collects_garbage = gc.isenabled()
     compiler.cpp_pybinding, compiler.wait = collect, build
+    kinds.check_build = _takes_options(check_build)
     try:
         gc.disable()  # which goes through all that a compiler has made, time and again
-        with threads, _settings(), short_cuts():
+        with threads, short_cuts():
             yield
-            for self, scope, kernels, built in waiting:
+            start()
+            for kernels, built in files:
                 try:
-                    scope.update(zip(kernels, built.result(), strict=True))
+                    functions = built.result()
                 except Exception:  # of a version that writes kernels in another way, say
-                    for name, kernel in kernels.items():
-                        scope[name] = one_by_one(self, kernel.types, kernel.code)
+                    functions = [
+                        one_by_one(self, kernel.types, kernel.code) for self, _, _, kernel in kernels
+                    ]
+                for (_, scope, name, _), function in zip(kernels, functions, strict=True):
+                    scope[name] = function
+                for self, scope in {id(scope): (self, scope) for self, scope, *_ in kernels}.values():
                     wait(self, scope)
     finally:
         compiler.cpp_pybinding, compiler.wait = one_by_one, wait
+        kinds.check_build = check_build
         if collects_garbage:
             gc.enable()
 
 
 def _build(kernels: Sequence[_Kernel]) -> list[Callable[..., None]]:
-    with _settings():
-        return _build_file(kernels)
-
-
-def _build_file(kernels: Sequence[_Kernel]) -> list[Callable[..., None]]:
     written, places = [_HEADER, _COMMON], []
     for number, kernel in enumerate(kernels):
         types = [re.sub(r"^const ", "", kind.strip()) for kind in kernel.types]
@@ -127,24 +141,28 @@ def _build_file(kernels: Sequence[_Kernel]) -> list[Callable[..., None]]:
 
 def prepare() -> None:
     """What every kernel needs, ahead of them: the headers compiled."""
-    with suppress(Exception), _settings():
+    with suppress(Exception):
         code = f'{_HEADER}\nextern "C" void kernel(float* values) {{}}\n'
         codecache.CppPythonBindingsCodeCache.load_pybinding(["float*"], code)
 
 
-def _settings() -> AbstractContextManager[None]:
-    """The compiler's, within; they hold in one thread."""
-    known = config.cpp.vec_isa_ok is None and _knows_instructions()
-    return config.patch({"cpp.vec_isa_ok": True} if known else {})
-
-
 @cache
-def _knows_instructions() -> bool:
-    """Whether the C++ compiler takes the options for this processor; torch's own tests build seven programs, in 6 s."""
-    with suppress(Exception):
-        known = cpu_vec_isa.x86_isa_checker()
-        kinds = [kind for kind in cpu_vec_isa.supported_vec_isa_list if set(str(kind).split()) <= set(known)]
-        options = {option for kind in kinds for option in kind._arch_flags.split()}
-        command = [get_cpp_compiler(), *sorted(options), "-x", "c++", "-fsyntax-only", "/dev/null"]
-        return bool(options) and subprocess.run(command, capture_output=True, timeout=60).returncode == 0
-    return False
+def _takes(options: str) -> bool:
+    """Whether the C++ compiler knows them."""
+    command = [get_cpp_compiler(), *options.split(), "-x", "c++", "-fsyntax-only", "/dev/null"]
+    return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+
+
+def _takes_options(build: Callable[[Any, str], bool]) -> Callable[[Any, str], bool]:
+    """In place of the compiler's tests of a processor's instructions, which build up to seven programs, in 6 s.
+
+    It asks for what the processor has, so the options for it are all there is to be tested.
+    """
+
+    def check_build(self: Any, code: str) -> bool:
+        try:
+            return _takes(self.build_arch_flags())
+        except (OSError, AttributeError, subprocess.TimeoutExpired):  # of a version that has other names, say
+            return build(self, code)
+
+    return check_build

@@ -90,14 +90,14 @@ def compiled_in_parts(
         compile_one: makes a function that returns a list of a graph that does; also given are its inputs, tensors
             of the right shapes without values.
     """
-    made: dict[str, Callable[..., Any]] = {}
-    steps = []
-    for part in _parts(graph):
-        kind = part.kind()
-        if kind not in made:
-            made[kind] = compile_one(part.graph(), [_value(node) for node in part.inputs])
-        steps.append((made[kind], part))
-    return _program(graph, steps)
+    parts = [(part.kind(), part) for part in _parts(graph)]
+    made = dict(parts)  # by the last part of each kind; all will be the same function
+    # Large ones first: what is still to be built once the last is written is then little.
+    kinds = sorted(made, key=lambda kind: len(made[kind].nodes), reverse=True)
+    functions = {
+        kind: compile_one(made[kind].graph(), [_value(node) for node in made[kind].inputs]) for kind in kinds
+    }
+    return _program(graph, [(functions[kind], part) for kind, part in parts])
 
 
 def _parts(graph: GraphModule) -> list[_Part]:

@@ -13,10 +13,10 @@ from kerasllm.training.optimizers import adamw
 if keras.backend.backend() == "torch":
     import sympy
     import torch
-    from torch._inductor import sizevars
+    from torch._inductor import cpu_vec_isa, sizevars
     from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 
-    from kerasllm.backend import torch_decoding, torch_engine, torch_inductor
+    from kerasllm.backend import torch_decoding, torch_engine, torch_inductor, torch_kernels
 
     ROW, COLUMN = sympy.Symbol("x0", integer=True), sympy.Symbol("x1", integer=True)
 
@@ -58,6 +58,34 @@ if keras.backend.backend() == "torch":
         np.testing.assert_allclose(losses(), expected, rtol=1e-5)
         assert recorded_again
         assert "without compilation" not in capsys.readouterr().err
+
+    def forget_instructions():
+        for kind in {*map(type, cpu_vec_isa.supported_vec_isa_list), cpu_vec_isa.VecISA}:
+            for method in vars(kind).values():
+                if hasattr(method, "cache_clear"):
+                    method.cache_clear()
+
+    def test_the_processors_instructions_are_those_the_compiler_finds(monkeypatch, tmp_path):
+        """Which builds and loads a program for each kind."""
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+        usable = set(cpu_vec_isa.x86_isa_checker())
+
+        def found():
+            forget_instructions()
+            made = [type(kind)() for kind in cpu_vec_isa.supported_vec_isa_list]
+            return [
+                bool(kind) and kind.build_arch_flags() for kind in made if set(str(kind).split()) <= usable
+            ]
+
+        try:
+            expected = found()
+            takes_options = torch_kernels._takes_options(cpu_vec_isa.VecISA.check_build)
+            monkeypatch.setattr(cpu_vec_isa.VecISA, "check_build", takes_options)
+            assert found() == expected
+        finally:
+            forget_instructions()  # those of the objects made here
+        unknown = type("Unknown", (), {"build_arch_flags": lambda self: "-mno-such-instructions"})()
+        assert takes_options(unknown, "") is False
 
     @pytest.mark.parametrize(
         "index",

@@ -390,7 +390,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
             raise RuntimeError("of another version")
 
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-        monkeypatch.setattr(torch_kernels, "_build_file", refuse)
+        monkeypatch.setattr(torch_kernels, "_build", refuse)
         model = GPTCausalLM(GPTConfig(**SHAPE | {"num_layers": 1}), seed=3)
         compile_causal(model, optimizer(), jit_compile=True)
         losses = [model.train_on_batch(*batch, return_dict=True)["loss"] for batch in causal_data()[:3]]
