@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kerasllm.backend.jax_products import product
+from kerasllm.backend.jax_products import ON_CPU, product
 
 
 def compiled(function):
@@ -37,6 +37,14 @@ def repeated(step, finished):
         return jax.lax.while_loop(goes_on, advance, (0, state))[1]
 
     return jax.jit(program, donate_argnums=2)
+
+
+def cache_type(compute_type: str) -> str:
+    """Of keys and values: on a CPU float32, into which XLA writes a column, where it would make a bfloat16 cache anew.
+
+    The values are those computed; products with them, too, are faster.
+    """
+    return "float32" if ON_CPU else compute_type
 
 
 def scores(hidden, table):

@@ -47,6 +47,11 @@ def repeated(step, finished):
     return compiled(program)
 
 
+def cache_type(compute_type: str) -> str:
+    """Of keys and values."""
+    return compute_type
+
+
 def scores(hidden, table):
     """(rows, hidden_dim) and (vocabulary, hidden_dim) → (rows, vocabulary)."""
     return tf.matmul(hidden, table, transpose_b=True)

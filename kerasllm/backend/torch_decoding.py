@@ -139,6 +139,11 @@ class _Replay(torch.nn.Module):
         return tuple(values[number] for number in self._results)
 
 
+def cache_type(compute_type: str) -> str:
+    """Of keys and values."""
+    return compute_type
+
+
 def scores(hidden, table):
     """(rows, hidden_dim) and (vocabulary, hidden_dim) → (rows, vocabulary)."""
     return product_with_transpose(hidden, table)

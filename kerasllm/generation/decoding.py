@@ -135,9 +135,9 @@ class Decoder:
         columns = ops.arange(width, dtype="int32")[None]
         positions = ops.maximum(columns - starts[:, None], 0)
         shape = (rows * config.key_value_heads, capacity, config.head_dim)
+        cache_type = backend.decoding.cache_type(model.compute_dtype)
         caches = [
-            (ops.zeros(shape, model.compute_dtype), ops.zeros(shape, model.compute_dtype))
-            for _ in range(config.num_layers)
+            (ops.zeros(shape, cache_type), ops.zeros(shape, cache_type)) for _ in range(config.num_layers)
         ]
         mask = causal_mask(width, columns >= starts[:, None])
         hidden, caches = model.backbone.extend(prompts, positions, mask, caches, 0)

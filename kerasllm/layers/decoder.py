@@ -174,8 +174,9 @@ class TransformerDecoderBlock(keras.layers.Layer):
         rows = keys.shape[0]
         if mask is not None:  # (batch, 1, capacity) → (batch * key_value_heads, 1, capacity)
             mask = ops.repeat(mask, rows // batch, axis=0)
-        grouped = ops.reshape(query, (rows, batch * heads // rows, head_dim))
-        return ops.reshape(backend.attention(grouped, keys, values, mask), (batch, 1, heads * head_dim))
+        grouped = ops.reshape(ops.cast(query, keys.dtype), (rows, batch * heads // rows, head_dim))
+        attended = ops.cast(backend.attention(grouped, keys, values, mask), query.dtype)
+        return ops.reshape(attended, (batch, 1, heads * head_dim))
 
     def _heads(self, projected):
         """(batch, length, (heads + 2 * key_value_heads) * head_dim) → three of (batch, heads, length, head_dim)."""
