@@ -1,4 +1,4 @@
-"""Keras without what it imports and nothing here uses, half of its time and 150 MB, or 250 where JAX is installed too.
+"""Keras without what it imports and nothing here uses: half of its time, and 150 MB, or 250 where JAX is there too.
 
 It imports JAX on every backend, to add a name that old versions lack; pandas, to tell its tables from other data;
 scikit-learn, for `keras.wrappers`; matplotlib, for `keras.visualization`; and on PyTorch the compiler's front end, 2 s
