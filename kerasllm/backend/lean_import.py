@@ -50,12 +50,16 @@ def _not_compiled(function: Callable[..., Any] | None = None, **settings: Any) -
     if function is None:
         return functools.partial(_not_compiled, **settings)
 
+    disabled: list[Callable[..., Any]] = []
+
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
-        compiler = sys.modules.get(_COMPILER)
-        if compiler is None or isinstance(compiler, _Deferred):
-            return function(*arguments, **named)
-        return compiler.disable(function, **settings)(*arguments, **named)
+        if not disabled:
+            compiler = sys.modules.get(_COMPILER)
+            if compiler is None or isinstance(compiler, _Deferred):
+                return function(*arguments, **named)
+            disabled.append(compiler.disable(function, **settings))
+        return disabled[0](*arguments, **named)
 
     call._torchdynamo_disable = True  # type: ignore[attr-defined]
     return call
