@@ -1,9 +1,12 @@
 """Compiled decoding for JAX: one program a shape, the whole loop in it, written into memory that it is given."""
 
+import weakref
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from kerasllm.backend.jax_products import ON_CPU, product
+from kerasllm.backend.jax_products import ON_CPU, few_rows, product
 
 
 def compiled(function):
@@ -12,7 +15,12 @@ def compiled(function):
     Args:
         function: of (nested) tensors and whole numbers, all of which may change from call to call.
     """
-    return jax.jit(function)
+
+    def program(*arguments):
+        with few_rows():
+            return function(*arguments)
+
+    return jax.jit(program)
 
 
 def repeated(step, finished):
@@ -34,9 +42,41 @@ def repeated(step, finished):
         def advance(carry):
             return carry[0] + 1, step(weights, inputs, carry[1])
 
-        return jax.lax.while_loop(goes_on, advance, (0, state))[1]
+        with few_rows():
+            return jax.lax.while_loop(goes_on, advance, (0, state))[1]
 
     return jax.jit(program, donate_argnums=2)
+
+
+def made_once(function):
+    """`function` from a list of arrays to another, whose result is kept as long as the arrays of the last call live.
+
+    JAX's arrays never change: weights that are trained on, or loaded, are other ones.
+    """
+    compiled = jax.jit(function)
+    kept: dict[str, Any] = {}
+
+    def call(arrays):
+        sources = kept.get("sources", [])
+        if len(sources) != len(arrays) or any(
+            source() is not array for source, array in zip(sources, arrays, strict=True)
+        ):
+            kept.clear()
+            results = compiled(arrays)
+            kept.update(sources=[weakref.ref(array, lambda _: kept.clear()) for array in arrays])
+            kept.update(results=results)
+        return kept["results"]
+
+    return call
+
+
+def packed(kernel):
+    """A kernel (in, out) as it is best kept for products of a few rows, see `few_rows`."""
+    return kernel.T if ON_CPU and kernel.dtype.itemsize == 2 else kernel
+
+
+unpacked = packed
+"""The kernel again."""
 
 
 def cache_type(compute_type: str) -> str:

@@ -200,7 +200,28 @@ def split(inputs, sizes: tuple[int, ...], axis: int):
 
 def take_rows(table, ids):
     """The rows of a table (rows, hidden_dim) at `ids`, any shape; a Keras variable or array."""
+    table = keras.ops.convert_to_tensor(table)
+    if ON_CPU and table.dtype == jnp.bfloat16:
+        return _take_bfloat16(table, ids)
     return keras.ops.take(table, ids, axis=0)
+
+
+@jax.custom_vjp
+def _take_bfloat16(table, ids):
+    """As bits: XLA for a CPU would make the whole table float32 to take its rows."""
+    bits = jax.lax.bitcast_convert_type(table, jnp.uint16)
+    return jax.lax.bitcast_convert_type(keras.ops.take(bits, ids, axis=0), table.dtype)
+
+
+def _take_gradient(kept, upstream):
+    ids, empty = kept
+    table = jnp.zeros((empty.shape[1], upstream.shape[-1]), jnp.float32)
+    return table.at[ids].add(upstream.astype(jnp.float32)).astype(upstream.dtype), None
+
+
+_take_bfloat16.defvjp(
+    lambda table, ids: (_take_bfloat16(table, ids), (ids, jnp.empty((0, len(table))))), _take_gradient
+)
 
 
 def write_slice(cache, value, position):

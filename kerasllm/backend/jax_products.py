@@ -21,7 +21,11 @@ ON_CPU = jax.default_backend() == "cpu"
 _LEAST_WORK = {"float32": 2**27, "bfloat16": 2**24}
 """Multiplications of a product below which it is not worth the call, and two libraries' threads side by side."""
 
+_FEW_ROWS = 256
+"""Rows of a product, to which the other factor is better put first, see `few_rows`."""
+
 _with_onednn = False
+_right_first = False
 
 
 def can_call_onednn(model: Any) -> bool:
@@ -44,6 +48,22 @@ def by_onednn() -> Iterator[None]:
         yield
     finally:
         _with_onednn = before
+
+
+@contextmanager
+def few_rows() -> Iterator[None]:
+    """Within, a product of a few rows in bfloat16 is made as its transpose, (right.T @ left.T).T, on a CPU.
+
+    XLA brings the second factor into another order before each product, and leaves the first as it is. So the large
+    one, of weights, is better first: a vocabulary's scores in 1.5 ms in place of 2.5, those of 32 rows in 3 in place
+    of 31. A kernel (in, out) must be the transpose of what lies in memory, for XLA would make it.
+    """
+    global _right_first
+    before, _right_first = _right_first, True
+    try:
+        yield
+    finally:
+        _right_first = before
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -69,14 +89,25 @@ def product(left, right, transpose_left: bool = False, transpose_right: bool = F
     inner = left.ndim - (2 if transpose_left else 1), right.ndim - (1 if transpose_right else 2)
     widened = ON_CPU and left.dtype.itemsize == 2
     doubled = widened and left.shape[-2] == 1 and not transpose_left
+    left = jnp.concatenate([left, left], axis=-2) if doubled else left
+    if _right_first and widened and left.ndim == 2 and not transpose_left and len(left) <= _FEW_ROWS:
+        result = _transposed_product(left, right if transpose_right else right.T)
+        return result[:1] if doubled else result
     result = jax.lax.dot_general(
-        jnp.concatenate([left, left], axis=-2) if doubled else left,
+        left,
         right,
         (((inner[0],), (inner[1],)), (batch, batch)),
         precision=product_precision(left.dtype),
         preferred_element_type=jnp.float32 if widened else None,
     )
     return result[..., :1, :] if doubled else result
+
+
+def _transposed_product(left, right):
+    """(rows, inner) @ (columns, inner).T with the right factor first, where XLA is kept from turning it round."""
+    contracted = (((1,), (1,)), ((), ()))
+    turned = jax.lax.dot_general(right, left, contracted, preferred_element_type=jnp.float32)
+    return jax.lax.optimization_barrier(turned).T
 
 
 def product_precision(dtype: Any) -> str | None:

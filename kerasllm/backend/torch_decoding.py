@@ -139,6 +139,20 @@ class _Replay(torch.nn.Module):
         return tuple(values[number] for number in self._results)
 
 
+def made_once(function):
+    """`function` from a list of tensors to another: called each time, for variables change in place."""
+    return function
+
+
+def packed(kernel):
+    """A kernel (in, out) as it is best kept for products of a few rows: as it is."""
+    return kernel
+
+
+unpacked = packed
+"""The kernel again."""
+
+
 def cache_type(compute_type: str) -> str:
     """Of keys and values."""
     return compute_type

@@ -39,19 +39,30 @@ class Decoder:
     def __init__(self, model: GPTCausalLM) -> None:
         self._model = weakref.ref(model)
         self._programs: dict[Any, Callable[..., Any]] = {}
+        self._convert = backend.decoding.made_once(self._converted)
         self.traces = 0
 
     def weights(self) -> list[Any]:
-        """The values of the model's weights in the type it computes in, so that a step casts nothing."""
+        """The values of the model's weights in the type it computes in, so that a step casts nothing.
+
+        Kernels are packed as the backend multiplies a few rows best.
+        """
+        model = self._live()
+        values = [ops.convert_to_tensor(variable) for variable in model.weights]
+        if model.compute_dtype == model.variable_dtype == "float32":
+            return values
+        return self._convert(values)
+
+    def _converted(self, tensors: list[Any]) -> list[Any]:
         model = self._live()
         compute = model.compute_dtype
 
-        def value(variable):
-            tensor = ops.convert_to_tensor(variable)
+        def value(variable, tensor):
             floating = keras.backend.is_float_dtype(keras.backend.standardize_dtype(variable.dtype))
-            return ops.cast(tensor, compute) if floating and compute != variable.dtype else tensor
+            tensor = ops.cast(tensor, compute) if floating and compute != variable.dtype else tensor
+            return backend.decoding.packed(tensor) if _is_kernel(variable) else tensor
 
-        return [value(variable) for variable in model.weights]
+        return [value(*pair) for pair in zip(model.weights, tensors, strict=True)]
 
     def begin(self, rule: Rule, inputs: State, weights: list[Any], capacity: int) -> State:
         """Runs the prompts and chooses the first new token of each row.
@@ -115,6 +126,7 @@ class Decoder:
                 # Not through the constructor, which would cast the values back to the variables' own type.
                 with keras.StatelessScope() as scope:
                     for variable, value in zip(model.weights, weights, strict=True):
+                        value = backend.decoding.unpacked(value) if _is_kernel(variable) else value
                         scope.add_update((variable, value))
                     return run(model, *arguments)
 
@@ -176,6 +188,10 @@ class Decoder:
             one_hot = ops.arange(logits.shape[-1], dtype="int32")[None] == chosen[:, None]
             changed["seen"] = ops.logical_or(state["seen"], one_hot)
         return state | changed
+
+
+def _is_kernel(variable: Any) -> bool:
+    return variable.name.endswith("_kernel")
 
 
 _decoders: weakref.WeakKeyDictionary[GPTCausalLM, Decoder] = weakref.WeakKeyDictionary()

@@ -159,3 +159,32 @@ if keras.backend.backend() == "jax":
         assert jax_products.product_precision(jnp.dtype("bfloat16")) is None
         with jax.default_matmul_precision("tensorfloat32"):
             assert jax_products.product_precision(jnp.dtype("float32")) is None
+
+    @pytest.mark.parametrize("rows", [1, 2, 5, 300])
+    @pytest.mark.parametrize("transposed", [False, True])
+    def test_products_of_few_rows_in_bfloat16(rows, transposed):
+        left, right = (
+            array.astype(ml_dtypes.bfloat16) for array in (normal(rows, 70), normal(70, 9, seed=1))
+        )
+        expected = left.astype("float64") @ right.astype("float64")
+        given = np.ascontiguousarray(right.T)
+
+        @jax.jit
+        def run(left, given):
+            with jax_products.few_rows():
+                return jax_products.product(
+                    left, given if transposed else given.T, transpose_right=transposed
+                )
+
+        np.testing.assert_allclose(run(left, given), expected, rtol=1e-5, atol=1e-5)
+
+    def test_rows_of_a_table_in_bfloat16_and_their_gradient():
+        table, ids = normal(7, 4).astype(ml_dtypes.bfloat16), np.array([[3, 3, 0], [6, 3, 1]])
+        slope = normal(2, 3, 4, seed=1).astype(ml_dtypes.bfloat16)
+        rows, pull = jax.vjp(lambda table: jax_engine.take_rows(table, jnp.asarray(ids)), jnp.asarray(table))
+        np.testing.assert_array_equal(rows, table[ids])
+        expected = np.zeros((7, 4))
+        np.add.at(expected, ids, slope.astype("float64"))
+        found = pull(jnp.asarray(slope))[0]
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_allclose(found.astype("float32"), expected, rtol=1e-2, atol=1e-6)

@@ -274,3 +274,23 @@ def test_the_first_of_equally_good_tokens_is_chosen():
     )
     chosen = ops.convert_to_numpy(backend.decoding.argmax(ops.convert_to_tensor(scores)))
     assert chosen.tolist() == scores.argmax(-1).tolist() and chosen.dtype == np.int32
+
+
+def test_weights_changed_in_bfloat16_count_and_old_ones_are_let_go():
+    """What is converted once must not outlive the weights it was made of."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model, other = GPTCausalLM(CONFIG, seed=1), GPTCausalLM(CONFIG, seed=7)
+    finally:
+        keras.config.set_dtype_policy(before)
+    first = model.generate([[5, 6, 7]], max_new_tokens=8).tolist()
+    assert model.generate([[5, 6, 7]], max_new_tokens=8).tolist() == first
+    model.set_weights(other.get_weights())
+    changed = model.generate([[5, 6, 7]], max_new_tokens=8).tolist()
+    assert changed == other.generate([[5, 6, 7]], max_new_tokens=8).tolist() != first
+    if keras.backend.backend() == "jax":
+        converted = weakref.ref(decoder_of(model).weights()[0])
+        model.set_weights(model.get_weights())
+        gc.collect()
+        assert converted() is None
