@@ -70,13 +70,12 @@ def made_once(function):
     return call
 
 
-def packed(kernel):
-    """A kernel (in, out) as it is best kept for products of a few rows, see `few_rows`."""
-    return kernel.T if ON_CPU and kernel.dtype.itemsize == 2 else kernel
+def turned(kernel):
+    """A kernel (in, out) as programs are given it: on a CPU in bfloat16 its transpose, see `few_rows`.
 
-
-unpacked = packed
-"""The kernel again."""
+    Turned again, it is the kernel.
+    """
+    return kernel.T if ON_CPU and kernel.dtype == jnp.bfloat16 else kernel
 
 
 def cache_type(compute_type: str) -> str:

@@ -52,13 +52,9 @@ def made_once(function):
     return function
 
 
-def packed(kernel):
-    """A kernel (in, out) as it is best kept for products of a few rows: as it is."""
+def turned(kernel):
+    """A kernel (in, out) as programs are given it: as it is."""
     return kernel
-
-
-unpacked = packed
-"""The kernel again."""
 
 
 def cache_type(compute_type: str) -> str:

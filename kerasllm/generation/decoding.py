@@ -45,7 +45,7 @@ class Decoder:
     def weights(self) -> list[Any]:
         """The values of the model's weights in the type it computes in, so that a step casts nothing.
 
-        Kernels are packed as the backend multiplies a few rows best.
+        Kernels are turned as the backend multiplies a few rows best.
         """
         model = self._live()
         values = [ops.convert_to_tensor(variable) for variable in model.weights]
@@ -60,7 +60,7 @@ class Decoder:
         def value(variable, tensor):
             floating = keras.backend.is_float_dtype(keras.backend.standardize_dtype(variable.dtype))
             tensor = ops.cast(tensor, compute) if floating and compute != variable.dtype else tensor
-            return backend.decoding.packed(tensor) if _is_kernel(variable) else tensor
+            return backend.decoding.turned(tensor) if _is_kernel(variable) else tensor
 
         return [value(*pair) for pair in zip(model.weights, tensors, strict=True)]
 
@@ -126,7 +126,7 @@ class Decoder:
                 # Not through the constructor, which would cast the values back to the variables' own type.
                 with keras.StatelessScope() as scope:
                     for variable, value in zip(model.weights, weights, strict=True):
-                        value = backend.decoding.unpacked(value) if _is_kernel(variable) else value
+                        value = backend.decoding.turned(value) if _is_kernel(variable) else value
                         scope.add_update((variable, value))
                     return run(model, *arguments)
 
@@ -191,7 +191,7 @@ class Decoder:
 
 
 def _is_kernel(variable: Any) -> bool:
-    return variable.name.endswith("_kernel")
+    return variable.name.endswith(("_kernel", "_lora_a", "_lora_b"))
 
 
 _decoders: weakref.WeakKeyDictionary[GPTCausalLM, Decoder] = weakref.WeakKeyDictionary()

@@ -281,7 +281,7 @@ def test_weights_changed_in_bfloat16_count_and_old_ones_are_let_go():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model, other = GPTCausalLM(CONFIG, seed=1), GPTCausalLM(CONFIG, seed=7)
+        model, other = (GPTCausalLM(CONFIG, lora_rank=2, seed=seed) for seed in (1, 7))
     finally:
         keras.config.set_dtype_policy(before)
     first = model.generate([[5, 6, 7]], max_new_tokens=8).tolist()
