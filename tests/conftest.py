@@ -4,7 +4,8 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,28 @@ import pytest
 _compiled = tempfile.TemporaryDirectory(prefix="kerasllm-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-if os.environ.get("KERAS_BACKEND") == "jax":
-    # LLVM's optimizations take longer than the tests' few steps. The parity tests, whose JAX runs in processes
-    # of its own, have them on.
+
+
+def _compile_fast() -> None:
+    """Tells XLA to compile fast what runs a few steps: no optimizations by LLVM, no kernels by MLIR.
+
+    The parity tests, whose JAX and TensorFlow run in processes of their own, have both on. XLA ends a process over
+    a flag that it does not know, so the second is for releases that have it.
+    """
     flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_backend_optimization_level" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    backend = os.environ.get("KERAS_BACKEND")
+    if backend not in ("jax", "tensorflow") or "xla_" in flags:
+        return
+    if backend == "jax":  # TensorFlow does not heed it
+        flags += " --xla_backend_optimization_level=0"
+    package, release = {"jax": ("jaxlib", "0.10."), "tensorflow": ("tensorflow", "2.21.")}[backend]
+    with suppress(metadata.PackageNotFoundError):  # such as tensorflow-cpu
+        if metadata.version(package).startswith(release):
+            flags += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = flags.strip()
+
+
+_compile_fast()
 
 
 def pytest_unconfigure() -> None:

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from kerasllm.backend.tensorflow_fusion import fuse, is_fusing
+from kerasllm.backend.tensorflow_gradients import custom_gradient
 
 _NOTE = "_kerasllm_hits"
 
@@ -22,13 +23,13 @@ def recall_hits(labels, logits):
     return hits if known is labels else None
 
 
-@tf.custom_gradient
+@custom_gradient
 def _cross_entropy(labels, logits):
     losses, normalizer = _losses(labels, logits)
     return losses, lambda upstream: (None, _slope(labels, logits, normalizer, upstream))
 
 
-@tf.custom_gradient
+@custom_gradient
 def _cross_entropy_and_hits(labels, logits):
     losses, normalizer, found = fuse(_losses_and_hits, labels, logits)
     return (losses, found), lambda upstream, _: (None, fuse(_slope, labels, logits, normalizer, upstream))
@@ -120,7 +121,7 @@ def _loss_and_slope(logits, labels, weights):
 
 
 def _with_gradient(chunks, labels, weights):
-    @tf.custom_gradient
+    @custom_gradient
     def run(hidden, table):
         matrix = tf.cast(table, hidden.dtype)
 

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from kerasllm.backend.tensorflow_fusion import compiled_step, fuse, is_fusing, make_train_function  # noqa: F401
+from kerasllm.backend.tensorflow_gradients import custom_gradient
 
 jit_compile = True
 
@@ -114,7 +115,7 @@ def _normalizing(epsilon: float):
         centred = hidden - _row_means(hidden)
         return centred, tf.math.rsqrt(_row_means(tf.square(centred)) + epsilon)
 
-    @tf.custom_gradient
+    @custom_gradient
     def normalize(inputs, scale, bias):
         def gradient(upstream):
             centred, factor = parts(inputs)
@@ -155,7 +156,7 @@ def dense(inputs, kernel, bias=None, transposed: bool = False):
     return _add_bias(product, bias) if is_fusing() else product + bias
 
 
-@tf.custom_gradient
+@custom_gradient
 def _add_bias(product, bias):
     def gradient(upstream):  # a product with ones, which oneDNN sums in float32
         ones = tf.ones((1, tf.shape(upstream)[0]), upstream.dtype)
@@ -189,7 +190,7 @@ def take_rows(table, ids):
             table._value
         )  # not in the type computed in: that would cast the whole table
 
-    @tf.custom_gradient
+    @custom_gradient
     def take(value):
         def gradient(upstream):
             return fuse(_table_of, upstream, ids, rows=value.shape[0], kind=value.dtype)

@@ -12,10 +12,13 @@ from functools import cache
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 from kerasllm.backend.processor import multiplies_bfloat16
+from kerasllm.backend.tensorflow_gradients import bound_to_graph, custom_gradient
 
 _active = False
+_SETTINGS = ("trainable", "name", "dtype", "synchronization", "aggregation", "shape")
 
 
 @cache
@@ -51,8 +54,22 @@ def make_train_function(model: Any, make: Callable[[], None]) -> None:
 
 def compiled_step(model: Any, train_step: Callable, *arguments: Any) -> Any:
     """Keras' own step, which it compiles as `jit_compile` says, or which is compiled in parts here."""
-    if not in_parts(model):
-        return train_step(*arguments)
+    with bound_to_graph(), tf.variable_creator_scope(_made_beforehand):
+        return _in_parts(model, train_step, *arguments) if in_parts(model) else train_step(*arguments)
+
+
+def _made_beforehand(make: Callable, initial_value: Any = None, **settings: Any) -> tf.Variable:
+    """A variable that a step is the first to need, an optimizer's or a metric's, made as if before it.
+
+    TensorFlow traces a function in which variables are made a second time.
+    """
+    if tf.executing_eagerly() or tf.distribute.has_strategy() or not callable(initial_value):
+        return make(initial_value=initial_value, **settings)
+    with tf.init_scope():  # in which tf.Variable would tell the function
+        return ResourceVariable(initial_value, **{name: settings[name] for name in _SETTINGS})
+
+
+def _in_parts(model, train_step, *arguments):
     if not model.optimizer.built:  # no variables are made within a part
         model.optimizer.build(model.trainable_variables)
     with fusing(), _fused_update(model.optimizer):
@@ -109,7 +126,7 @@ def _program(function, settings, present, count):
             result = call(*given)
         return tape.gradient(result, floats, upstream, unconnected_gradients="zero")
 
-    @tf.custom_gradient
+    @custom_gradient
     def run(*given):
         def gradient(*upstream):
             slopes = iter(backward(given, upstream[0] if len(upstream) == 1 else list(upstream)))

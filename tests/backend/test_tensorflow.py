@@ -1,5 +1,8 @@
 """TensorFlow: a step that is compiled in parts, whose sums are products and whose gradients are written by hand."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 
@@ -7,8 +10,9 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
     from scipy.special import log_softmax
 
-    from kerasllm import backend
+    from kerasllm import BertConfig, BertMaskedLM, backend
     from kerasllm.backend.tensorflow_fusion import fusing
+    from kerasllm.backend.tensorflow_gradients import custom_gradient
     from kerasllm.metrics import MaskedLanguageModelAccuracy
 
     def normal(*shape, seed=0):
@@ -83,3 +87,44 @@ if keras.backend.backend() == "tensorflow":
         rows, gradient = compiled(run, np.repeat(np.int32([0, 2]), [300, 1]))
         assert rows.dtype == tf.bfloat16 and gradient.dtype == tf.float32
         np.testing.assert_array_equal(gradient, [[300, 300], [0, 0], [1, 1], [0, 0]])
+
+    def test_a_step_is_traced_once_and_leaves_no_graph_behind(without_xla):
+        config = BertConfig(
+            vocabulary_size=20, num_layers=1, num_heads=2, hidden_dim=8, max_sequence_length=8
+        )
+        traced = []
+
+        class Watched(BertMaskedLM):
+            def train_step(self, *arguments):
+                traced.append(weakref.ref(tf.compat.v1.get_default_graph()))
+                return super().train_step(*arguments)
+
+        model = Watched(config, seed=0)
+        model.compile(keras.optimizers.AdamW(1e-3, global_clipnorm=1.0), keras.losses.MeanSquaredError())
+        ids = np.ones((2, 8), "int32")
+        slots = {"token_ids": ids, "masked_positions": ids[:, :2]}
+        model.fit(slots, np.zeros((2, 2, 20), "float32"), verbose=0)
+        (graph,) = traced  # once: a step that made the optimizer's variables itself would be traced twice
+        assert graph() is not None
+        del model
+        gc.collect()
+        assert graph() is None
+
+    def test_a_custom_gradient_holds_while_its_graph_does():
+        @custom_gradient
+        def tripled(inputs):
+            return inputs * 1.0, lambda upstream: 3.0 * upstream
+
+        @tf.function(autograph=False)
+        def of_function(
+            inputs,
+        ):  # asked for outside of the function: TensorFlow looks its gradient up by name
+            return tf.while_loop(lambda i, _: i < 2, lambda i, x: (i + 1, tripled(x)), (0, inputs))[1]
+
+        for _ in range(2):
+            gc.collect()
+            inputs = tf.constant([1.0, 2.0])
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                result = of_function(inputs)
+            np.testing.assert_array_equal(tape.gradient(result, inputs), [9.0, 9.0])

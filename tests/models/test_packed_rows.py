@@ -11,6 +11,7 @@ from kerasllm import (
     BertPretraining,
     BertRegressor,
     SquaredErrorLoss,
+    backend,
 )
 from kerasllm.data.encoded_texts import EncodedTexts
 from kerasllm.data.packed_classification_batches import PackedClassificationBatches
@@ -36,13 +37,16 @@ def encoded(lengths):
     )
 
 
-def alone(inputs):
-    """The sequences of packed rows, each in a row of its own, and the (row, slot) that each had."""
+def alone(inputs, num_rows=None):
+    """The sequences of packed rows, each in a row of its own, and the (row, slot) that each had.
+
+    Empty rows make it `num_rows`: batches of one shape are compiled once.
+    """
     found = []
     for row, ids in enumerate(inputs["sequence_ids"]):
         for slot in range(ids.max() + 1):
             found.append((row, slot, np.flatnonzero(ids == slot)))
-    shape = (len(found), inputs["token_ids"].shape[1])
+    shape = (num_rows or len(found), inputs["token_ids"].shape[1])
     rows = {name: np.zeros(shape, np.int32) for name in ("token_ids", "segment_ids", "padding_mask")}
     for number, (row, _, columns) in enumerate(found):
         for name in ("token_ids", "segment_ids"):
@@ -85,9 +89,10 @@ def test_ten_steps_packed_are_ten_steps_padded(task, uncompiled):
     packed = [*PackedClassificationBatches(encoded(lengths), labels, batch_size=8, epochs=2)]
     padded = []
     for inputs, kinds, weights in packed:
-        rows, found = alone(inputs)
+        rows, found = alone(inputs, num_rows=8)
         places = tuple(np.array([(row, slot) for row, slot, _ in found]).T)
-        padded.append((rows, kinds[places], weights[places]))
+        missing = (0, 8 - len(found))
+        padded.append((rows, np.pad(kinds[places], missing), np.pad(weights[places], missing)))
     results = []
     for batches in (packed, padded):
         if task == "classes":
@@ -97,7 +102,7 @@ def test_ten_steps_packed_are_ten_steps_padded(task, uncompiled):
             )
         else:
             model, loss = BertRegressor(CONFIG, seed=0), SquaredErrorLoss()
-        model.compile(adamw(3e-3, clip_norm=1.0), loss, jit_compile=False)
+        model.compile(adamw(3e-3, clip_norm=1.0), loss, jit_compile=backend.jit_compile)
         results.append(trained(model, batches[:10]))
     (losses, weights), (expected_losses, expected) = results
     assert len(losses) == 10 and len(packed[0][0]["token_ids"]) < 8
@@ -135,14 +140,14 @@ def test_pretraining_losses_of_packed_rows_are_those_of_the_pairs_alone(uncompil
     batches = pretraining_batches(packing=True)
     assert batches.mean_fill > 0.8 > 2 * pretraining_batches().mean_fill
     model = BertPretraining(CONFIG, seed=0)
-    compile_pretraining(model, adamw(1e-3), jit_compile=False)
+    compile_pretraining(model, adamw(1e-3), jit_compile=backend.jit_compile)
     for inputs, labels, weights in batches:
         logs = model.test_on_batch(inputs, labels, weights, return_dict=True)
-        rows, found = alone(inputs)
+        rows, found = alone(inputs, num_rows=24)
         slots = weights["masked_lm"].shape[1]
-        given = rows | {"masked_positions": np.zeros((len(found), slots), np.int32)}
-        words = np.zeros((len(found), slots), np.int32)
-        counted = np.zeros((len(found), slots), np.float32)
+        given = rows | {"masked_positions": np.zeros((24, slots), np.int32)}
+        words = np.zeros((24, slots), np.int32)
+        counted = np.zeros((24, slots), np.float32)
         for number, (row, _, columns) in enumerate(found):
             own = np.flatnonzero(
                 np.isin(inputs["masked_positions"][row], columns) & (weights["masked_lm"][row] > 0)
@@ -152,11 +157,13 @@ def test_pretraining_losses_of_packed_rows_are_those_of_the_pairs_alone(uncompil
             counted[number, : len(own)] = 1
         assert counted.sum() == weights["masked_lm"].sum() > 0
         assert len(found) == weights["next_sentence"].sum() > len(inputs["token_ids"])
-        kinds = np.array([labels["next_sentence"][row, slot] for row, slot, _ in found])
+        kinds, real = np.zeros(24, np.int32), np.zeros(24, np.float32)
+        kinds[: len(found)] = [labels["next_sentence"][row, slot] for row, slot, _ in found]
+        real[: len(found)] = 1
         expected = model.test_on_batch(
             given,
             {"masked_lm": words, "next_sentence": kinds},
-            {"masked_lm": counted, "next_sentence": np.ones(len(found), np.float32)},
+            {"masked_lm": counted, "next_sentence": real},
             return_dict=True,
         )
         for name, value in logs.items():
