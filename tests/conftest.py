@@ -17,26 +17,34 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
-def _compile_fast() -> None:
-    """Tells XLA to compile fast what runs a few steps: no optimizations by LLVM, no kernels by MLIR.
+def _xla_flags(backend: str) -> str:
+    """By which XLA compiles fast what runs a few steps: no optimizations by LLVM, no kernels by MLIR.
 
-    The parity tests, whose JAX and TensorFlow run in processes of their own, have both on. XLA ends a process over
-    a flag that it does not know, so the second is for releases that have it.
+    The parity tests' training has both on. XLA ends a process over a flag that it does not know, so the second is
+    for releases that have it.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    backend = os.environ.get("KERAS_BACKEND")
-    if backend not in ("jax", "tensorflow") or "xla_" in flags:
-        return
-    if backend == "jax":  # TensorFlow does not heed it
-        flags += " --xla_backend_optimization_level=0"
+    given = os.environ.get("XLA_FLAGS", "")
+    if backend not in ("jax", "tensorflow") or "xla_" in given:
+        return given
+    flags = [
+        given,
+        "--xla_backend_optimization_level=0" if backend == "jax" else "",
+    ]  # TensorFlow does not heed it
     package, release = {"jax": ("jaxlib", "0.10."), "tensorflow": ("tensorflow", "2.21.")}[backend]
     with suppress(metadata.PackageNotFoundError):  # such as tensorflow-cpu
         if metadata.version(package).startswith(release):
-            flags += " --xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] = flags.strip()
+            flags.append("--xla_cpu_use_fusion_emitters=false")
+    return " ".join(filter(None, flags))
 
 
-_compile_fast()
+if flags := _xla_flags(os.environ.get("KERAS_BACKEND", "")):
+    os.environ["XLA_FLAGS"] = flags
+
+
+@pytest.fixture(scope="session")
+def xla_flags():
+    """A backend's XLA_FLAGS for a process that compiles fast."""
+    return _xla_flags
 
 
 def pytest_unconfigure() -> None:

@@ -20,7 +20,7 @@ def trained(run_backend, tmp_path_factory):
     found = {}
     for backend in BACKENDS:
         (directory / backend).mkdir()
-        run_backend(backend, "training_curves", "train", directory / backend)
+        run_backend(backend, "training_curves", "train", directory / backend, trains=True)
         found[backend] = json.loads((directory / backend / "curves.json").read_text())
     return directory, found
 
@@ -79,7 +79,7 @@ def gpt_curves(run_backend, tmp_path_factory):
     directory = tmp_path_factory.mktemp("gpt")
     found = {}
     for backend in BACKENDS:
-        run_backend(backend, "gpt_curves", directory / f"{backend}.json")
+        run_backend(backend, "gpt_curves", directory / f"{backend}.json", trains=True)
         found[backend] = json.loads((directory / f"{backend}.json").read_text())
     return found
 
