@@ -41,7 +41,13 @@ def in_parts(model: Any) -> bool:
 
 
 def make_train_function(model: Any, make: Callable[[], None]) -> None:
-    """Calls `make()`, which compiles the step whole, without that if it is compiled in parts."""
+    """Calls `make()`, which compiles the step whole, without that if it is compiled in parts.
+
+    The optimizer's variables are made before, not in the step: TensorFlow traces a function that makes some twice.
+    """
+    optimizer = model.optimizer
+    if not (optimizer is None or optimizer.built or model._distribute_strategy):  # with which Keras builds it
+        optimizer.build(model.trainable_variables)
     if not in_parts(model):
         return make()
     asked = model.jit_compile
@@ -59,10 +65,7 @@ def compiled_step(model: Any, train_step: Callable, *arguments: Any) -> Any:
 
 
 def _made_beforehand(make: Callable, initial_value: Any = None, **settings: Any) -> tf.Variable:
-    """A variable that a step is the first to need, an optimizer's or a metric's, made as if before it.
-
-    TensorFlow traces a function in which variables are made a second time.
-    """
+    """A variable that a step is the first to need, such as a metric's, made as if before it."""
     if tf.executing_eagerly() or tf.distribute.has_strategy() or not callable(initial_value):
         return make(initial_value=initial_value, **settings)
     with tf.init_scope():  # in which tf.Variable would tell the function

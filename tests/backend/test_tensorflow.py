@@ -5,6 +5,7 @@ import weakref
 
 import keras
 import numpy as np
+import pytest
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -88,7 +89,8 @@ if keras.backend.backend() == "tensorflow":
         assert rows.dtype == tf.bfloat16 and gradient.dtype == tf.float32
         np.testing.assert_array_equal(gradient, [[300, 300], [0, 0], [1, 1], [0, 0]])
 
-    def test_a_step_is_traced_once_and_leaves_no_graph_behind(without_xla):
+    @pytest.mark.parametrize("guarded", [False, True])
+    def test_a_step_is_traced_once_and_leaves_no_graph_behind(guarded, without_xla):
         config = BertConfig(
             vocabulary_size=20, num_layers=1, num_heads=2, hidden_dim=8, max_sequence_length=8
         )
@@ -100,6 +102,7 @@ if keras.backend.backend() == "tensorflow":
                 return super().train_step(*arguments)
 
         model = Watched(config, seed=0)
+        model.catch_non_finite = guarded
         model.compile(keras.optimizers.AdamW(1e-3, global_clipnorm=1.0), keras.losses.MeanSquaredError())
         ids = np.ones((2, 8), "int32")
         slots = {"token_ids": ids, "masked_positions": ids[:, :2]}
