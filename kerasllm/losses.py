@@ -135,8 +135,11 @@ class SquaredErrorLoss(_WeightedLoss):
         return ops.square(ops.cast(y_pred, "float32") - ops.cast(y_true, "float32"))
 
 
-LOGITS_AT_A_TIME = 1 << 26
-"""Bytes of a chunk's logits in `CausalLanguageModelLoss`, in the type that they are computed in: 64 MiB."""
+LOGITS_AT_A_TIME = {4: 1 << 26, 2: 1 << 27}
+"""Bytes of a chunk's logits in `CausalLanguageModelLoss`, by the bytes of one: 64 MiB in float32, else 128 MiB.
+
+Each chunk adds to the gradient of the whole table; beside products in half precision that counts for 4 to 8 %.
+"""
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -196,7 +199,7 @@ class CausalLanguageModelLoss(_CrossEntropy):
             weights = ops.broadcast_to(weights[:, None], shape)
         tokens, vocabulary = math.prod(shape), table.shape[0]
         width = 4 if keras.backend.standardize_dtype(hidden.dtype) == "float32" else 2
-        at_a_time = self.chunk_size or max(LOGITS_AT_A_TIME // (vocabulary * width), 1)
+        at_a_time = self.chunk_size or max(LOGITS_AT_A_TIME[width] // (vocabulary * width), 1)
         chunks = -(-tokens // at_a_time)
         if isinstance(tokens, int):  # chunks of one size need no padding and one program
             chunks = next((n for n in range(chunks, 2 * chunks) if tokens % n == 0), chunks)
