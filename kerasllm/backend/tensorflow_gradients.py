@@ -48,7 +48,9 @@ def _bind(graph: Any, name: str) -> None:
     if getattr(gradient, "bound", False):
         return
     # The graph and its gradients refer to one another now, which garbage collection ends.
-    graph._kerasllm_gradients = [*getattr(graph, "_kerasllm_gradients", ()), gradient]
+    if not hasattr(graph, "_kerasllm_gradients"):
+        graph._kerasllm_gradients = []
+    graph._kerasllm_gradients.append(gradient)
     reference = weakref.ref(gradient)
 
     def call(op, *upstream):
