@@ -36,6 +36,7 @@ masked_softmax = engine.masked_softmax
 matrix_product = engine.matrix_product
 per_step_metrics = engine.per_step_metrics
 recall_losses = engine.recall_losses
+recorded_once = engine.recorded_once
 remember_losses = engine.remember_losses
 get_random_state = engine.get_random_state
 set_random_state = engine.set_random_state
@@ -74,6 +75,7 @@ __all__ = [
     "per_step_metrics",
     "recall_hits",
     "recall_losses",
+    "recorded_once",
     "remember_losses",
     "set_random_state",
     "split",

@@ -99,6 +99,11 @@ def fuse(function, *tensors, **settings):
     return function(*tensors, **settings)
 
 
+def recorded_once(function):
+    """The function as it is: tracing is cheap here."""
+    return function
+
+
 def drop(inputs, draws, least: int, kept: float):
     """`inputs` / `kept` where the `draws`, int32 from 0 on and of the same shape, are `least` or more; elsewhere 0."""
     return jnp.where(draws >= least, inputs / kept, jnp.zeros_like(inputs))

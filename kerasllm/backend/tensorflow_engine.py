@@ -62,6 +62,14 @@ def masked_softmax(scores, mask=None, is_causal: bool = False):
     return tf.nn.softmax(scores, axis=-1)
 
 
+def recorded_once(function):
+    """The function, recorded once for each shape: its operations are then one in each graph that calls it.
+
+    Recording is most of what a first step takes that XLA does not compile, half a millisecond an operation.
+    """
+    return tf.function(function, autograph=False)
+
+
 def drop(inputs, draws, least: int, kept: float):
     """`inputs` / `kept` where the `draws`, int32 from 0 on and of the same shape, are `least` or more; elsewhere 0."""
     wide = tf.cast(inputs, tf.float32)
@@ -236,8 +244,17 @@ def boundary(hidden):
 
 
 def per_step_metrics(model, train_step, data):
-    """Runs `train_step` with every metric reset first: the logs are this batch's, not a running mean."""
+    """Runs `train_step` with every metric reset first: the logs are this batch's, not a running mean.
+
+    In the one step that is traced, too, in which Keras first looks at the metrics it was given and makes its own:
+    those begin anew where they are made, see `compiled_step`.
+    """
     model.reset_metrics()
+    known = model._compile_metrics
+    if known is not None and not known.built:
+        for metric in keras.tree.flatten((known._user_metrics, known._user_weighted_metrics)):
+            if isinstance(metric, keras.metrics.Metric):
+                metric.reset_state()
     return train_step(data)
 
 

@@ -8,7 +8,7 @@ own. Its gradient is another, which makes again from the inputs what it needs: n
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import tensorflow as tf
@@ -60,16 +60,25 @@ def make_train_function(model: Any, make: Callable[[], None]) -> None:
 
 def compiled_step(model: Any, train_step: Callable, *arguments: Any) -> Any:
     """Keras' own step, which it compiles as `jit_compile` says, or which is compiled in parts here."""
-    with bound_to_graph(), tf.variable_creator_scope(_made_beforehand):
+    create = partial(_made_beforehand, anew=model.per_step_metrics)
+    with bound_to_graph(), tf.variable_creator_scope(create):
         return _in_parts(model, train_step, *arguments) if in_parts(model) else train_step(*arguments)
 
 
-def _made_beforehand(make: Callable, initial_value: Any = None, **settings: Any) -> tf.Variable:
-    """A variable that a step is the first to need, such as a metric's, made as if before it."""
+def _made_beforehand(
+    make: Callable, initial_value: Any = None, anew: bool = False, **settings: Any
+) -> tf.Variable:
+    """A variable that a step is the first to need, such as a metric's, made as if before it.
+
+    If metrics are to begin `anew` in each step, this one does from here on; those made before are reset before.
+    """
     if tf.executing_eagerly() or tf.distribute.has_strategy() or not callable(initial_value):
         return make(initial_value=initial_value, **settings)
     with tf.init_scope():  # in which tf.Variable would tell the function
-        return ResourceVariable(initial_value, **{name: settings[name] for name in _SETTINGS})
+        variable = ResourceVariable(initial_value, **{name: settings[name] for name in _SETTINGS})
+    if anew and settings["synchronization"] == tf.VariableSynchronization.ON_READ:  # of metrics alone
+        variable.assign(initial_value())
+    return variable
 
 
 def _in_parts(model, train_step, *arguments):

@@ -93,6 +93,11 @@ def fuse(function, *tensors, **settings):
     return function(*tensors, **settings)
 
 
+def recorded_once(function):
+    """The function as it is: a recorded step holds plain operators alone."""
+    return function
+
+
 def drop(inputs, draws, least: int, kept: float):
     """`inputs` / `kept` where the `draws`, int32 from 0 on and of the same shape, are `least` or more; elsewhere 0."""
     return _Drop.apply(inputs, (1 + ((draws - least) >> 31)).to(torch.uint8), kept)

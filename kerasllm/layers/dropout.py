@@ -45,6 +45,9 @@ def draws(shape: tuple[int, ...], seed):
     return ops.reshape(shift_right(bits, 1), shape)
 
 
+_draws = backend.recorded_once(draws)
+
+
 def dropout(inputs, rate: float, seed_generator: keras.random.SeedGenerator):
     """Zeroes elements of `inputs` with probability `rate` and scales the others by 1 / (1 - rate).
 
@@ -62,7 +65,7 @@ def dropout(inputs, rate: float, seed_generator: keras.random.SeedGenerator):
 
 def dropped(inputs, seed, rate: float):
     """`dropout` with the draws of one seed, see `draws`."""
-    return backend.drop(inputs, draws(ops.shape(inputs), seed), int(rate * 2**31), 1 - rate)
+    return backend.drop(inputs, _draws(ops.shape(inputs), seed), int(rate * 2**31), 1 - rate)
 
 
 def add_dropped(hidden, branch, rate: float, seed_generator: keras.random.SeedGenerator):

@@ -234,24 +234,28 @@ def test_new_heads_on_a_trained_backbone():
 
 
 def test_per_step_metrics_are_those_of_the_batch():
-    class Losses(keras.callbacks.Callback):
+    class Logs(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            self.losses = []
+            self.seen = []
 
         def on_train_batch_end(self, batch, logs=None):
-            self.losses.append(float(logs["loss"]))
+            self.seen.append({name: float(value) for name, value in logs.items()})
 
     x, y, w = inputs(), labels(), weights()
     seen = {}
-    for per_step in (False, True):
+    for per_step, eagerly in ((False, False), (True, False), (True, True)):
         model = compiled(BertPretraining(CONFIG, seed=0))
-        model.per_step_metrics = per_step
-        recorder = Losses()
+        model.per_step_metrics, model.run_eagerly = per_step, eagerly
+        recorder = Logs()
         model.fit(x, y, sample_weight=w, batch_size=2, shuffle=False, verbose=0, callbacks=[recorder])
-        seen[per_step] = np.array(recorder.losses)
-    running = np.cumsum(seen[True]) / np.arange(1, 5)
-    np.testing.assert_allclose(seen[False], running, rtol=1e-5)
-    assert not np.allclose(seen[True][1:], running[1:], rtol=1e-5)
+        names = sorted(recorder.seen[0])
+        seen[per_step, eagerly] = np.array([[logs[name] for name in names] for logs in recorder.seen])
+    assert {"loss", "masked_lm_accuracy", "masked_lm_loss", "next_sentence_loss"} <= set(names)
+    np.testing.assert_allclose(seen[True, False], seen[True, True], rtol=1e-4)  # a graph's, too, step by step
+    losses = seen[True, False][:, names.index("loss")]
+    running = np.cumsum(losses) / np.arange(1, 5)
+    np.testing.assert_allclose(seen[False, False][:, names.index("loss")], running, rtol=1e-5)
+    assert not np.allclose(losses[1:], running[1:], rtol=1e-5)
 
 
 def test_mixed_bfloat16_is_close_and_keeps_float32_weights():

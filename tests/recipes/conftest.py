@@ -104,7 +104,7 @@ def make_rows():
 def pretrained(corpus, run_recipe, without_compiling, tmp_path_factory) -> Path:
     """A finished pretraining run of 40 steps, dropout and validation switched on."""
     path = tmp_path_factory.mktemp("runs") / "pretrained"
-    with without_compiling():
+    with without_compiling(eagerly=False):
         assert run_recipe("pretrain_bert", *pretraining_options(corpus, path)) == 0
     return path
 

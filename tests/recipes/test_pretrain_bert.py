@@ -58,7 +58,7 @@ def load_vocabulary(run):
     return load_file(run / "model" / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("without_xla")
 def test_config_yaml_repeats_the_run(pretrained, run_recipe, read_run, tmp_path):
     """Same settings, same figures, same weights."""
     assert (
@@ -90,7 +90,7 @@ def at_step(monkeypatch, step, action):
     monkeypatch.setattr(MetricsLog, "on_step_end", patched)
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("without_xla")
 def test_interrupted_twice_and_resumed_equals_uninterrupted(
     pretrained, corpus, options, run_recipe, read_run, tmp_path, monkeypatch, capsys
 ):
@@ -134,7 +134,7 @@ def test_resume_of_a_finished_run(pretrained, corpus, options, run_recipe, capsy
     assert {path: path.stat().st_mtime_ns for path in pretrained.rglob("*")} == before
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("without_xla")
 def test_gradient_accumulation_equals_the_big_batch(corpus, run_recipe, read_run, tiny, tmp_path):
     """8 x 1 and 2 x 4: one curve."""
     shared = ["--corpus", corpus, *tiny["pretraining"], "--model.dropout", "0", "--steps", "12"]
