@@ -293,7 +293,8 @@ def show(measured: list[dict[str, Any]]) -> None:
             *describe(result),
             result["backend"],
             result["precision"].removeprefix("mixed_"),
-            f"{speed['median']:,.0f} ({speed['lowest']:,.0f}-{speed['greatest']:,.0f})",
+            f"{speed['median']:,.0f}"
+            + (f" ({speed['lowest']:,.0f}-{speed['greatest']:,.0f})" if len(result["runs"]) > 1 else ""),
             f"{1e3 * result['step_seconds']:,.1f}",
             f"{result['flops_per_second'] / 1e9:,.0f}" if "mfu" in result else "",
             f"{100 * result['mfu']:.0f} %" if "mfu" in result else "",

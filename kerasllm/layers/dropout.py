@@ -29,6 +29,7 @@ def mix(value):
     return ops.bitwise_xor(value, shift_right(value, 16))
 
 
+@backend.recorded_once
 def draws(shape: tuple[int, ...], seed):
     """Random int32 of `shape`, uniform in [0, 2**31).
 
@@ -43,9 +44,6 @@ def draws(shape: tuple[int, ...], seed):
     key = mix(mix(seed[0]) + seed[1] * GOLDEN)
     bits = mix(mix(ops.arange(size, dtype="int32") + key) + key)
     return ops.reshape(shift_right(bits, 1), shape)
-
-
-_draws = backend.recorded_once(draws)
 
 
 def dropout(inputs, rate: float, seed_generator: keras.random.SeedGenerator):
@@ -65,7 +63,7 @@ def dropout(inputs, rate: float, seed_generator: keras.random.SeedGenerator):
 
 def dropped(inputs, seed, rate: float):
     """`dropout` with the draws of one seed, see `draws`."""
-    return backend.drop(inputs, _draws(ops.shape(inputs), seed), int(rate * 2**31), 1 - rate)
+    return backend.drop(inputs, draws(ops.shape(inputs), seed), int(rate * 2**31), 1 - rate)
 
 
 def add_dropped(hidden, branch, rate: float, seed_generator: keras.random.SeedGenerator):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_COLOURS = ("#1f5fa8", "#d1601f", "#2f8f5b", "#8a4fa3", "#b8323f", "#6b6b6b")
+_COLOURS = ("#1f5fa8", "#d1601f", "#2f8f5b", "#8a4fa3", "#b8323f", "#6b6b6b", "#c9a227")
 _NOT_SHOWN = {"step", "learning_rate", "tokens_per_second", "gradient_norm", "skipped", "validation_tokens"}
 _PREFIX = "validation_"
 

@@ -14,6 +14,7 @@ if keras.backend.backend() == "tensorflow":
     from kerasllm import BertConfig, BertMaskedLM, backend
     from kerasllm.backend.tensorflow_fusion import fusing
     from kerasllm.backend.tensorflow_gradients import custom_gradient
+    from kerasllm.layers.dropout import dropout, dropped
     from kerasllm.metrics import MaskedLanguageModelAccuracy
 
     def normal(*shape, seed=0):
@@ -131,3 +132,21 @@ if keras.backend.backend() == "tensorflow":
                 tape.watch(inputs)
                 result = of_function(inputs)
             np.testing.assert_array_equal(tape.gradient(result, inputs), [9.0, 9.0])
+
+    def test_a_dropouts_draws_are_one_operation_of_a_graph(caplog):
+        """Recorded once a shape, of which there may be many: TensorFlow warns of nothing, and the mask is the same."""
+        seeds = keras.random.SeedGenerator(7)
+        logger = tf.get_logger()
+        logger.addHandler(caplog.handler)
+        try:
+            for length in range(1, 13):
+                eager = dropout(tf.ones((2, length)), 0.5, seeds)
+                assert eager.shape == (2, length)
+        finally:
+            logger.removeHandler(caplog.handler)
+        assert not caplog.records
+        inputs, seed = tf.ones((3, 40)), tf.constant([7, 3])
+        program = tf.function(lambda: dropped(inputs, seed, 0.5)).get_concrete_function()
+        assert len(program.graph.get_operations()) < 20
+        np.testing.assert_array_equal(program(), dropped(inputs, seed, 0.5))
+        assert 0 < np.count_nonzero(program()) < 120
