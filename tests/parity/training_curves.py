@@ -26,6 +26,7 @@ from kerasllm.training.run_directory import RunDirectory
 from kerasllm.training.schedules import LinearWarmupDecay
 
 STEPS, VOCABULARY = 50, 80
+FIGURES = ("loss", "masked_lm_loss", "next_sentence_loss")
 DROPOUTS = {"without": 0.0, "with": 0.1}
 SPECIAL = SimpleNamespace(pad=0, unknown=1, cls=2, sep=3, mask=4)
 
@@ -56,8 +57,8 @@ def make_model(dropout: float) -> BertPretraining:
     return model
 
 
-def train(path: Path, dropout: float, *, steps: int = STEPS, resume: bool = False) -> list[float]:
-    """The losses of all steps so far, from metrics.jsonl."""
+def train(path: Path, dropout: float, *, steps: int = STEPS, resume: bool = False) -> list[list[float]]:
+    """The FIGURES of all steps so far, from metrics.jsonl."""
     with RunDirectory.create(path, {"dropout": dropout}, resume=resume) as run:
         fit_run(
             make_model(dropout),
@@ -70,7 +71,7 @@ def train(path: Path, dropout: float, *, steps: int = STEPS, resume: bool = Fals
             keep=10,
             resume=resume,
         )
-    return [line["loss"] for line in read_metrics(path / "metrics.jsonl")]
+    return [[line[name] for name in FIGURES] for line in read_metrics(path / "metrics.jsonl")]
 
 
 def main(task: str, directory: Path, others: list[Path]) -> None:
