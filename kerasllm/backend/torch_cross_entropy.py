@@ -1,14 +1,30 @@
 """Cross-entropy for PyTorch; also in one with the projection to the vocabulary, a chunk of tokens at a time."""
 
 import functools
+import weakref
 
 import torch
 
+from kerasllm.backend import torch_row_kernels as row_kernels
 from kerasllm.backend.torch_products import is_recording, product_with_transpose
+
+_MANY = 1024  # classes, from which a kernel of its own is faster than what a compiler makes
+_HITS, _FOUND = "_kerasllm_hits", "_kerasllm_found"
 
 
 def cross_entropy(labels, logits):
     """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
+    if (
+        is_recording()
+        and logits.requires_grad
+        and logits.shape[-1] >= _MANY
+        and row_kernels.exist_for(logits)
+    ):
+        rows = logits.reshape(-1, logits.shape[-1])
+        losses, hits = row_kernels.RowCrossEntropy.apply(rows, labels.reshape(-1).long())
+        losses = losses.reshape(labels.shape)
+        setattr(losses, _HITS, hits.reshape(labels.shape))  # for `remember_losses`
+        return losses
     if is_recording() and logits.requires_grad:
         return _CrossEntropy.apply(logits, labels.long()[..., None])
     scores = logits.float()
@@ -38,8 +54,25 @@ class _CrossEntropy(torch.autograd.Function):
         return torch.where(is_label, probabilities - upstream, probabilities).to(numerators.dtype), None
 
 
-def recall_hits(labels, logits) -> None:
-    """Nothing is kept: the compiler merges the passes of a step."""
+def remember_losses(labels, logits, losses) -> None:
+    """Keeps the cross-entropies for a metric of the same step, with the logits and as long as they live."""
+    if isinstance(logits, torch.Tensor):
+        setattr(logits, _FOUND, (weakref.ref(labels), losses.detach(), getattr(losses, _HITS, None)))
+
+
+def recall_losses(labels, logits):
+    """What `remember_losses` was given for these very tensors, cut off from the gradient; else None."""
+    return _recall(labels, logits)[0]
+
+
+def recall_hits(labels, logits):
+    """The hits that the kernel found which computed the cross-entropies of these very tensors; else None."""
+    return _recall(labels, logits)[1]
+
+
+def _recall(labels, logits):
+    known, *found = getattr(logits, _FOUND, (lambda: None, None, None))
+    return found if known() is labels else (None, None)
 
 
 def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differentiable: bool = True):
@@ -92,8 +125,12 @@ def _run(hidden, table, labels, weights, chunk_size, differentiable, compiled):
     matrix = table.to(hidden.dtype)
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     of_hidden = torch.empty_like(hidden) if differentiable else hidden.new_empty(0)
-    of_table = torch.zeros_like(table) if differentiable else table.new_empty(0)
-    slopes, add = _compiled() if compiled and not is_recording() else (_slopes, torch.Tensor.add_)
+    of_table = torch.zeros_like(table) if differentiable and not len(hidden) else torch.empty_like(table)
+    slopes, add = _slopes, torch.Tensor.add_
+    if compiled and not is_recording():
+        slopes, add = (
+            (row_kernels.losses_and_slopes, row_kernels.add) if row_kernels.exist_for(hidden) else _compiled()
+        )
     for start in range(0, len(hidden), chunk_size):
         chunk = slice(start, start + chunk_size)
         part = hidden[chunk]
@@ -101,7 +138,9 @@ def _run(hidden, table, labels, weights, chunk_size, differentiable, compiled):
         total += loss
         if differentiable:
             of_hidden[chunk] = product_with_transpose(slope, matrix.t())
-            if table.dtype == hidden.dtype:
+            if start == 0:
+                of_table.copy_(slope.t() @ part)
+            elif table.dtype == hidden.dtype:
                 of_table.addmm_(slope.t(), part)
             else:
                 add(of_table, slope.t() @ part)

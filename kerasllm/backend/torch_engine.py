@@ -1,11 +1,11 @@
 """PyTorch: its own fused kernels, called directly; Keras' wrappers cost more than the kernels of a small model."""
 
-import weakref
-
 import keras
 import torch
 from torch.nn import functional
 
+from kerasllm.backend.torch_cross_entropy import recall_losses, remember_losses  # noqa: F401
+from kerasllm.backend.torch_gelu import Gelu
 from kerasllm.backend.torch_parts import boundary  # noqa: F401
 from kerasllm.backend.torch_products import Dense, TakeRows, is_recording, product_with_transpose
 from kerasllm.backend.torch_training import can_compile, compiled_step, on_device  # noqa: F401
@@ -126,6 +126,8 @@ def gelu(inputs, approximate: bool = False):
 
     Reference: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415.
     """
+    if inputs.device.type == "cpu" and is_recording() and inputs.requires_grad:
+        return Gelu.apply(inputs, approximate)
     return functional.gelu(inputs, approximate="tanh" if approximate else "none")
 
 
@@ -233,20 +235,3 @@ def set_random_state(state: bytes | None) -> None:
     torch.set_rng_state(whole[:size])
     if len(whole) > size and torch.cuda.is_available():
         torch.cuda.set_rng_state(whole[size:])
-
-
-_last_losses = None
-
-
-def remember_losses(labels, logits, losses) -> None:
-    """Keeps the last cross-entropies for a metric of the same step, without keeping the logits alive."""
-    global _last_losses
-    _last_losses = (weakref.ref(labels), weakref.ref(logits), losses.detach())
-
-
-def recall_losses(labels, logits):
-    """What `remember_losses` was given for these very tensors, cut off from the gradient; else None."""
-    if _last_losses is None:
-        return None
-    known_labels, known_logits, losses = _last_losses
-    return losses if known_labels() is labels and known_logits() is logits else None

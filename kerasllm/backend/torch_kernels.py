@@ -65,6 +65,17 @@ class _Kernel:
         self.types, self.code = list(types), code
 
 
+def build(kernels: Sequence[tuple[Sequence[str], str]], shared: str) -> list[Callable[..., None]]:
+    """Functions of tensors, built together from C++.
+
+    Args:
+        kernels: of each the types of its arguments, pointers to the data of the tensors, and its code, which defines
+            `kernel`.
+        shared: what comes before them all.
+    """
+    return _build([_Kernel(types, code) for types, code in kernels], shared)
+
+
 @contextmanager
 def built_together() -> Iterator[None]:
     """Within, the compiler's kernels are built in the background, many in one file; at the end they are there."""
@@ -118,8 +129,8 @@ def built_together() -> Iterator[None]:
             gc.enable()
 
 
-def _build(kernels: Sequence[_Kernel]) -> list[Callable[..., None]]:
-    written, places = [_HEADER, _COMMON], []
+def _build(kernels: Sequence[_Kernel], shared: str = "") -> list[Callable[..., None]]:
+    written, places = [_HEADER, _COMMON, shared.replace(_HEADER, "")], []
     for number, kernel in enumerate(kernels):
         types = [re.sub(r"^const ", "", kind.strip()) for kind in kernel.types]
         settings = {

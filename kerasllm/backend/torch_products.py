@@ -41,6 +41,15 @@ def _shape_of_penalty(allowed):
     return allowed.new_empty(allowed.shape, dtype=torch.float32)
 
 
+_library.define("sum_over_rows(Tensor rows) -> Tensor")
+_library.impl("sum_over_rows", lambda rows: rows.sum(0), "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("kerasllm::sum_over_rows")
+def _shape_of_sum_over_rows(rows):
+    return rows.new_empty(rows.shape[1])
+
+
 _library.define("sum_of_rows(Tensor rows, Tensor ids, int count) -> Tensor")
 
 
@@ -83,7 +92,8 @@ def product_with_transpose(left, right, bias=None):
         right: (out, in).
         bias: None for none.
     """
-    if _LINEAR is None or left.dtype != torch.float32 or left.device.type != "cpu":
+    plain = left.dtype != torch.float32 and (bias is None or left.dtype != torch.bfloat16)
+    if _LINEAR is None or left.device.type != "cpu" or plain:
         return torch.nn.functional.linear(left, right, bias)
     return torch.ops.kerasllm.product(_compact(left), _compact(right), bias)
 
@@ -91,6 +101,11 @@ def product_with_transpose(left, right, bias=None):
 def _compact(matrix):
     """`matrix`, or a copy where it is a part of a wider one, for which oneDNN would take a thousand times as long."""
     return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
+
+
+def _over_rows(matrix):
+    """The sum over the rows of a matrix: torch's own kernel on a CPU, where a compiler's goes down each column."""
+    return torch.ops.kerasllm.sum_over_rows(matrix) if matrix.device.type == "cpu" else matrix.sum(0)
 
 
 class Dense(torch.autograd.Function):
@@ -101,10 +116,6 @@ class Dense(torch.autograd.Function):
         """The product."""
         ctx.save_for_backward(inputs, kernel)
         ctx.with_bias = bias is not None
-        if bias is not None and inputs.dtype != torch.float32:
-            # torch would write the bias into the product's memory first; a compiler adds it where that is read, and
-            # by way of float32 it does not make the one out of the other again.
-            return (torch.mm(inputs, kernel).float() + bias.float()).to(inputs.dtype)
         return product_with_transpose(inputs, kernel.t(), bias)
 
     @staticmethod
@@ -116,7 +127,7 @@ class Dense(torch.autograd.Function):
             of_kernel = torch.mm(upstream.t(), inputs).t()
         else:
             of_kernel = torch.mm(inputs.t(), upstream)
-        return of_inputs, of_kernel, upstream.sum(0) if ctx.with_bias else None
+        return of_inputs, of_kernel, _over_rows(upstream) if ctx.with_bias else None
 
 
 class TakeRows(torch.autograd.Function):

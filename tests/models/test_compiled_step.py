@@ -330,13 +330,30 @@ if keras.backend.backend() == "jax":
 if keras.backend.backend() == "torch":  # the others compile by themselves
     import torch
 
-    from kerasllm.backend import torch_inductor, torch_kernels, torch_products
+    from kerasllm import metrics
+    from kerasllm.backend import torch_cross_entropy, torch_inductor, torch_kernels, torch_products
     from kerasllm.backend.torch_products import TakeRows
 
     def test_compiled_in_bfloat16():
         losses = losses_in_bfloat16()
         np.testing.assert_allclose(*losses, rtol=1e-2)
         assert losses[0] != losses[1]  # two paths indeed
+
+    def test_ten_steps_by_the_kernel_of_many_classes_are_those_of_the_plain_path(monkeypatch):
+        """The accuracy is the kernel's, too."""
+        monkeypatch.setattr(torch_cross_entropy, "_MANY", 3)  # fewer than the vocabulary, more than two
+        plain_logs, plain_state = plain("bert")
+        hits, asked = metrics._hits, []
+        monkeypatch.setattr(
+            metrics, "_hits", lambda labels, logits: asked.append(logits) or hits(labels, logits)
+        )
+        logs, state = train("bert", True)
+        recorded = [logits for logits in asked if isinstance(logits, torch._subclasses.FakeTensor)]
+        assert {logits.shape[-1] for logits in recorded} == {2}  # of the next sentence, not of 50 tokens
+        for found, expected in zip(logs, plain_logs, strict=True):
+            np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+        for found, expected in zip(state, plain_state, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
 
     def test_rows_in_bfloat16_are_summed_in_float32():
         """Summed in bfloat16, 4,096 ones are 256."""
