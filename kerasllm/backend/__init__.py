@@ -40,6 +40,7 @@ recorded_once = engine.recorded_once
 remember_losses = engine.remember_losses
 get_random_state = engine.get_random_state
 set_random_state = engine.set_random_state
+self_attention = engine.self_attention
 split = engine.split
 take_rows = engine.take_rows
 version = engine.version
@@ -77,6 +78,7 @@ __all__ = [
     "recall_losses",
     "recorded_once",
     "remember_losses",
+    "self_attention",
     "set_random_state",
     "split",
     "take_rows",

@@ -72,6 +72,10 @@ def _is_ampere_or_later() -> bool:
         return False
 
 
+def self_attention(query_key_value, num_heads: int, mask=None, is_causal: bool = False) -> None:
+    """Self-attention of (batch, length, 3 * hidden_dim), or None where its parts do as well: always."""
+
+
 def attend(probabilities, value):
     """The values (batch, heads, keys, head_dim) in sums weighted by (batch, heads, queries, keys)."""
     return multiply(probabilities, value)

@@ -36,6 +36,10 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
     return attend(probabilities, value)
 
 
+def self_attention(query_key_value, num_heads: int, mask=None, is_causal: bool = False) -> None:
+    """Self-attention of (batch, length, 3 * hidden_dim), or None where its parts do as well: always."""
+
+
 def attend(probabilities, value):
     """The values (batch, heads, keys, head_dim) in sums weighted by (batch, heads, queries, keys)."""
     return tf.matmul(probabilities, value)

@@ -2,6 +2,7 @@
 
 import functools
 import weakref
+from typing import Any
 
 import torch
 
@@ -125,12 +126,10 @@ def _run(hidden, table, labels, weights, chunk_size, differentiable, compiled):
     matrix = table.to(hidden.dtype)
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     of_hidden = torch.empty_like(hidden) if differentiable else hidden.new_empty(0)
-    of_table = torch.zeros_like(table) if differentiable and not len(hidden) else torch.empty_like(table)
-    slopes, add = _slopes, torch.Tensor.add_
-    if compiled and not is_recording():
-        slopes, add = (
-            (row_kernels.losses_and_slopes, row_kernels.add) if row_kernels.exist_for(hidden) else _compiled()
-        )
+    of_table = table.new_empty(0)
+    if differentiable:
+        of_table = (table.new_empty if len(hidden) else table.new_zeros)(table.shape)
+    slopes, add = _functions(hidden) if compiled and not is_recording() else (_slopes, torch.Tensor.add_)
     for start in range(0, len(hidden), chunk_size):
         chunk = slice(start, start + chunk_size)
         part = hidden[chunk]
@@ -152,10 +151,12 @@ _library.impl("chunked_cross_entropy", _run, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("kerasllm::chunked_cross_entropy")
 def _shapes(hidden, table, labels, weights, chunk_size, differentiable, compiled):
+    if compiled and row_kernels.exist_for(hidden):
+        row_kernels.begin(hidden.dtype)
     total = torch.empty((), dtype=torch.float32, device=hidden.device)
     if not differentiable:
         return total, hidden.new_empty(0), table.new_empty(0)
-    return total, torch.empty_like(hidden), torch.empty_like(table)
+    return total, torch.empty_like(hidden), table.new_empty(table.shape)
 
 
 def _slopes(logits, labels, weights):
@@ -165,6 +166,13 @@ def _slopes(logits, labels, weights):
     slope = scores.exp_()  # now the probabilities
     slope.scatter_add_(1, labels[:, None], slope.new_full((len(labels), 1), -1.0))
     return losses.masked_fill(weights == 0, 0.0).sum(), slope.mul_(weights[:, None]).to(logits.dtype)
+
+
+def _functions(hidden) -> Any:
+    """What takes the place of `_slopes` and of adding to a table in a compiled step."""
+    if row_kernels.exist_for(hidden):
+        return row_kernels.losses_and_slopes, row_kernels.add
+    return _compiled()
 
 
 @functools.cache

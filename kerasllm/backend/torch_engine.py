@@ -4,6 +4,7 @@ import keras
 import torch
 from torch.nn import functional
 
+from kerasllm.backend.torch_attention import SelfAttention, takes
 from kerasllm.backend.torch_cross_entropy import recall_losses, remember_losses  # noqa: F401
 from kerasllm.backend.torch_gelu import Gelu
 from kerasllm.backend.torch_parts import boundary  # noqa: F401
@@ -52,6 +53,13 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
             query[None], key[None], value[None], attn_mask=mask, is_causal=is_causal
         )[0]
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal)
+
+
+def self_attention(query_key_value, num_heads: int, mask=None, is_causal: bool = False):
+    """Self-attention of (batch, length, 3 * hidden_dim), or None where its parts do as well."""
+    if not is_recording() or not query_key_value.requires_grad or not takes(query_key_value, num_heads, mask):
+        return None
+    return SelfAttention.apply(query_key_value, num_heads, mask, is_causal)
 
 
 def attend(probabilities, value):

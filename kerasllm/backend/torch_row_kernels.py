@@ -5,11 +5,9 @@ processor's cache, and what is needed twice with it. A chunk of 1,024 rows of 50
 gradient: 13 to 16 ms against 58 to 81 (two cores with AVX512).
 """
 
-import threading
-from concurrent.futures import Future
-from typing import Any
-
 import torch
+
+from kerasllm.backend.torch_built import EXPONENTIAL, Kernels, has_vectors
 
 _TYPES = {torch.float32: "float", torch.bfloat16: "at::BFloat16"}
 
@@ -19,7 +17,7 @@ _CODE = """
 #include <cmath>
 #include <limits>
 #include <vector>
-using Vector = at::vec::Vectorized<float>;
+%(exponential)s
 using Pair = at::vec::VectorizedN<float, 2>;
 using Value = %(type)s;
 constexpr int64_t WIDTH = 2 * Vector::size(), BLOCK = 64 * WIDTH;  // sums are of sums of blocks, to lose fewer digits
@@ -33,22 +31,6 @@ static inline void store(const Pair& pair, Value* to) {
     else at::vec::convert<Value, 1, float, 2>(pair).store(to);
 }
 
-// exp of what is not above 0, to the last digit but one. On AVX512 without a call to a library: 2^n times Taylor's
-// series of the rest, which is less than 0.35 in size. max(limit, x) keeps a NaN.
-static inline Vector exponential(const Vector& x) {
-#if defined(CPU_CAPABILITY_AVX512)
-    const __m512 kept = _mm512_max_ps(_mm512_set1_ps(-150.f), x);
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(kept, _mm512_set1_ps(1.4426950408889634f)), 8);
-    __m512 rest = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693147182464599609375f), kept);  // ln 2 in two parts
-    rest = _mm512_fnmadd_ps(n, _mm512_set1_ps(-1.904654299957767878541e-9f), rest);
-    __m512 sum = _mm512_set1_ps(1.f / 5040);
-    for (const float factor : {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f})
-        sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
-    return Vector(_mm512_scalef_ps(sum, n));
-#else
-    return x.exp();
-#endif
-}
 static inline Pair exponential(const Pair& x) {
     Pair found;
     found[0] = exponential(x[0]);
@@ -179,47 +161,33 @@ extern "C" void kernel(float* sums, const Value* values, const int64_t* sizes) {
 }
 """
 
-_KERNELS = {
-    "losses": (_LOSSES, ("Value", "int64_t", "int64_t", "float", "float", "float", "float")),
-    "slopes": (_SLOPES, ("Value", "int64_t", "int64_t", "float", "float", "float", "Value")),
-    "both": (_BOTH, ("Value", "int64_t", "int64_t", "float", "float")),
-    "add": (_ADD, ("float", "Value", "int64_t")),
+_SOURCES = {
+    "losses": (("Value", "int64_t", "int64_t", "float", "float", "float", "float"), _LOSSES),
+    "slopes": (("Value", "int64_t", "int64_t", "float", "float", "float", "Value"), _SLOPES),
+    "both": (("Value", "int64_t", "int64_t", "float", "float"), _BOTH),
+    "add": (("float", "Value", "int64_t"), _ADD),
 }
 
-_built: dict[torch.dtype, Future] = {}
-_lock = threading.Lock()
+
+def _kernels_for(kind: str) -> Kernels:
+    kernels = {
+        name: (tuple(other.replace("Value", kind) for other in kinds), code)
+        for name, (kinds, code) in _SOURCES.items()
+    }
+    return Kernels(_CODE % {"type": kind, "exponential": EXPONENTIAL}, kernels)
 
 
-def exist_for(logits: torch.Tensor) -> bool:
-    """Whether there are kernels for tensors of this type, on this device."""
-    return logits.device.type == "cpu" and logits.dtype in _TYPES
+_KERNELS = {dtype: _kernels_for(kind) for dtype, kind in _TYPES.items()}
 
 
-def begin(dtype: torch.dtype) -> Future:
+def exist_for(tensor: torch.Tensor) -> bool:
+    """Whether there are kernels for tensors of this type, on this device. Asked in a compiled step alone."""
+    return tensor.dtype in _KERNELS and has_vectors(tensor)
+
+
+def begin(dtype: torch.dtype) -> None:
     """Builds the kernels for logits of a type in the background, if nobody has yet."""
-    with _lock:
-        if dtype not in _built:
-            _built[dtype] = Future()
-            threading.Thread(target=_build, args=(dtype, _built[dtype]), daemon=True).start()
-        return _built[dtype]
-
-
-def _build(dtype: torch.dtype, future: Future) -> None:
-    from kerasllm.backend.torch_kernels import build  # loads the compiler, in two seconds
-
-    try:
-        sources = [
-            ([kind.replace("Value", _TYPES[dtype]) + "*" for kind in kinds], code)
-            for code, kinds in _KERNELS.values()
-        ]
-        functions = build(sources, _CODE % {"type": _TYPES[dtype]})
-        future.set_result(dict(zip(_KERNELS, functions, strict=True)))
-    except BaseException as error:
-        future.set_exception(error)
-
-
-def _call(name: str, dtype: torch.dtype, *tensors: Any) -> None:
-    begin(dtype).result()[name](*tensors)
+    _KERNELS[dtype].begin()
 
 
 # Operators, so that a step can be recorded.
@@ -233,16 +201,16 @@ _library.define(
 def _losses(logits, labels):
     _check(logits, labels)
     found = [torch.empty(len(labels)) for _ in range(4)]
-    _call(
-        "losses", logits.dtype, logits.contiguous(), labels.contiguous(), torch.tensor(logits.shape), *found
+    _KERNELS[logits.dtype].call(
+        "losses", logits.contiguous(), labels.contiguous(), torch.tensor(logits.shape), *found
     )
     return tuple(found)
 
 
 def _slopes(logits, labels, *of_rows):
     slopes = torch.empty(logits.shape, dtype=logits.dtype)
-    logits, labels, *of_rows = (tensor.contiguous() for tensor in (logits, labels, *of_rows))
-    _call("slopes", logits.dtype, logits, labels, torch.tensor(logits.shape), *of_rows, slopes)
+    logits, labels, *others = (tensor.contiguous() for tensor in (logits, labels, *of_rows))
+    _KERNELS[logits.dtype].call("slopes", logits, labels, torch.tensor(logits.shape), *others, slopes)
     return slopes
 
 
@@ -291,9 +259,10 @@ def losses_and_slopes(logits, labels, weights):
         weights: float32 (rows,).
     """
     _check(logits, labels)
-    losses = torch.empty_like(weights)
+    logits = logits.contiguous()
+    losses = torch.empty(len(labels))
     sizes = torch.tensor(logits.shape)
-    _call("both", logits.dtype, logits, labels.contiguous(), sizes, weights.contiguous(), losses)
+    _KERNELS[logits.dtype].call("both", logits, labels.contiguous(), sizes, weights.contiguous(), losses)
     return losses.sum(), logits
 
 
@@ -306,4 +275,4 @@ def _check(logits, labels) -> None:
 
 def add(total, values):
     """Adds `values` to a `total` in float32; both contiguous, of one shape."""
-    _call("add", values.dtype, total, values, torch.tensor([total.numel()]))
+    _KERNELS[values.dtype].call("add", total, values, torch.tensor([total.numel()]))

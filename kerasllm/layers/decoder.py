@@ -140,7 +140,13 @@ class TransformerDecoderBlock(keras.layers.Layer):
 
     def _attend(self, normal, mask, rotary, training, cache, cache_position):
         """Attention before its output projection, (batch, length, hidden_dim), and the cache with these keys."""
-        query, key, value = self._heads(project(self, "query_key_value", normal))
+        projected = project(self, "query_key_value", normal)
+        rate = self.attention_dropout if training else 0.0
+        if self.num_key_value_heads == self.num_heads and rotary is None and cache is None and rate == 0:
+            attended = backend.self_attention(projected, self.num_heads, mask, mask is None)
+            if attended is not None:
+                return attended, None
+        query, key, value = self._heads(projected)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
         if cache is not None:
@@ -158,7 +164,7 @@ class TransformerDecoderBlock(keras.layers.Layer):
             value,
             mask=mask,
             is_causal=mask is None,
-            dropout_rate=self.attention_dropout if training else 0.0,
+            dropout_rate=rate,
             seed_generator=self.seed_generator,
         )
         return merge_heads(attended), cache

@@ -6,6 +6,7 @@ import pytest
 if keras.backend.backend() == "torch":
     import torch
 
+    from kerasllm.backend import torch_attention
     from kerasllm.backend import torch_row_kernels as kernels
     from kerasllm.backend.torch_gelu import Gelu
 
@@ -92,6 +93,62 @@ if keras.backend.backend() == "torch":
         expected = total + values.float()
         kernels.add(total, values)
         assert torch.equal(total, expected)
+
+    def plain_attention(projected, num_heads, mask, is_causal):
+        batch, length, width = projected.shape
+        parts = projected.reshape(batch, length, 3, num_heads, width // (3 * num_heads))
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        hidden = torch.zeros(length, length, dtype=torch.bool)
+        if is_causal:
+            hidden = hidden | torch.ones(length, length, dtype=torch.bool).triu(1)
+        if mask is not None:
+            hidden = hidden | ~mask
+        probabilities = torch.softmax(scores.masked_fill(hidden, -1e30), dim=-1)
+        return (probabilities @ value).transpose(1, 2).reshape(batch, length, width // 3)
+
+    # The last two: a head wider than all vectors of a tile, and of odd width; rests of rows, of keys, of both.
+    @pytest.mark.parametrize(
+        "shape", [(3, 2, 64, 32), (1, 1, 1, 1), (2, 3, 37, 20), (2, 1, 130, 100), (1, 2, 18, 7)]
+    )
+    @pytest.mark.parametrize("is_causal", [True, False])
+    @pytest.mark.parametrize("kind", ["no mask", "padding", "pairs"])
+    def test_attention_against_float64(shape, is_causal, kind):
+        batch, heads, length, width = shape
+        torch.manual_seed(length)
+        projected, upstream = (
+            torch.randn(batch, length, 3 * heads * width),
+            torch.randn(batch, length, heads * width),
+        )
+        mask = None
+        if kind == "padding":
+            mask = (torch.arange(length) < length - torch.arange(batch)[:, None])[:, None, None]
+        elif kind == "pairs":
+            mask = (torch.rand(batch, 1, length, length) < 0.6) | torch.eye(length, dtype=torch.bool)
+        assert torch_attention.takes(projected, heads, mask)
+        given, exact = projected.clone().requires_grad_(), projected.double().requires_grad_()
+        found = torch_attention.SelfAttention.apply(given, heads, mask, is_causal)
+        expected = plain_attention(exact, heads, mask, is_causal)
+        found.backward(upstream)
+        expected.backward(upstream.double())
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(given.grad.double(), exact.grad, rtol=1e-5, atol=2e-5)
+
+    def test_a_row_of_which_all_is_masked_attends_to_all_alike():
+        """As by the plain path, where each score is then the same."""
+        projected = torch.randn(1, 5, 6)
+        mask = torch.zeros(1, 1, 5, 5, dtype=torch.bool)
+        found = torch_attention.SelfAttention.apply(projected, 1, mask, False)
+        torch.testing.assert_close(found, projected[..., 4:].mean(1, keepdim=True).expand(1, 5, 2))
+
+    def test_what_the_kernel_of_attention_leaves_to_others():
+        for shape, dtype in (
+            ((1, 513, 24), torch.float32),
+            ((1, 8, 3 * 129), torch.float32),
+            ((1, 8, 24), torch.bfloat16),
+        ):
+            assert not torch_attention.takes(torch.zeros(shape, dtype=dtype), 1, None)
+        assert not torch_attention.takes(torch.zeros(1, 8, 24), 2, torch.ones(1, 2, 8, 8, dtype=torch.bool))
 
     @pytest.mark.parametrize("approximate", ["none", "tanh"])
     def test_gelu_against_float64(approximate):

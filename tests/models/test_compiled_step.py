@@ -331,7 +331,13 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
     import torch
 
     from kerasllm import metrics
-    from kerasllm.backend import torch_cross_entropy, torch_inductor, torch_kernels, torch_products
+    from kerasllm.backend import (
+        torch_attention,
+        torch_cross_entropy,
+        torch_inductor,
+        torch_kernels,
+        torch_products,
+    )
     from kerasllm.backend.torch_products import TakeRows
 
     def test_compiled_in_bfloat16():
@@ -350,6 +356,25 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         logs, state = train("bert", True)
         recorded = [logits for logits in asked if isinstance(logits, torch._subclasses.FakeTensor)]
         assert {logits.shape[-1] for logits in recorded} == {2}  # of the next sentence, not of 50 tokens
+        for found, expected in zip(logs, plain_logs, strict=True):
+            np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+        for found, expected in zip(state, plain_state, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
+
+    @pytest.mark.parametrize("kind", ["gpt", "bert"])
+    def test_ten_steps_by_the_kernel_of_attention_are_those_of_the_plain_path(kind, monkeypatch):
+        """Which is there where no attention is dropped."""
+        model_class, config, compile_model, data = CASES[kind]
+        whole = dataclasses.replace(config, attention_dropout=0.0)
+        monkeypatch.setitem(CASES, kind, (model_class, whole, compile_model, data))
+        attend, calls = torch_attention.SelfAttention.apply, []
+        monkeypatch.setattr(
+            torch_attention.SelfAttention, "apply", lambda *given: calls.append(given) or attend(*given)
+        )
+        plain_logs, plain_state = train(kind, False)
+        assert not calls
+        logs, state = train(kind, True)
+        assert len(calls) == (1 if kind == "bert" else 2)  # BERT's last block computes what is read alone
         for found, expected in zip(logs, plain_logs, strict=True):
             np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
         for found, expected in zip(state, plain_state, strict=True):

@@ -1,0 +1,72 @@
+"""C++ of our own that is built when a step that needs it is compiled, in the background."""
+
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+EXPONENTIAL = """
+using Vector = at::vec::Vectorized<float>;
+// exp of what is not above 0, to the last digit but one. On AVX512 without a call to a library: 2^n times Taylor's
+// series of the rest, which is less than 0.35 in size. max(limit, x) keeps a NaN.
+static inline Vector exponential(const Vector& x) {
+#if defined(CPU_CAPABILITY_AVX512)
+    const __m512 kept = _mm512_max_ps(_mm512_set1_ps(-150.f), x);
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(kept, _mm512_set1_ps(1.4426950408889634f)), 8);
+    __m512 rest = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693147182464599609375f), kept);  // ln 2 in two parts
+    rest = _mm512_fnmadd_ps(n, _mm512_set1_ps(-1.904654299957767878541e-9f), rest);
+    __m512 sum = _mm512_set1_ps(1.f / 5040);
+    for (const float factor : {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f})
+        sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
+    return Vector(_mm512_scalef_ps(sum, n));
+#else
+    return x.exp();
+#endif
+}
+"""
+
+
+def has_vectors(tensor: torch.Tensor) -> bool:
+    """Whether it lies where the compiler knows the processor's vectors. Asked in a compiled step alone."""
+    if tensor.device.type != "cpu":
+        return False
+    from torch._inductor import cpu_vec_isa
+
+    return bool(cpu_vec_isa.pick_vec_isa())
+
+
+class Kernels:
+    """Functions of tensors in C++, built together.
+
+    Args:
+        shared: code that comes before them all.
+        kernels: by name, the types of the arguments, each a pointer to a tensor's data, and the code, which defines
+            `kernel`.
+    """
+
+    def __init__(self, shared: str, kernels: dict[str, tuple[tuple[str, ...], str]]) -> None:
+        self._shared, self._kernels = shared, kernels
+        self._lock = threading.Lock()
+        self._built: Future | None = None
+
+    def begin(self) -> Future:
+        """Builds them, if nobody has yet."""
+        with self._lock:
+            if self._built is None:
+                self._built = Future()
+                threading.Thread(target=self._build, args=(self._built,), daemon=True).start()
+            return self._built
+
+    def _build(self, built: Future) -> None:
+        try:
+            from kerasllm.backend.torch_kernels import build  # loads the compiler, in two seconds
+
+            sources = [([f"{kind}*" for kind in kinds], code) for kinds, code in self._kernels.values()]
+            built.set_result(dict(zip(self._kernels, build(sources, self._shared), strict=True)))
+        except BaseException as error:
+            built.set_exception(error)
+
+    def call(self, name: str, *tensors: Any) -> None:
+        """Runs one on contiguous tensors of the right types, which it does not check."""
+        self.begin().result()[name](*tensors)
