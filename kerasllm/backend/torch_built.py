@@ -70,3 +70,71 @@ class Kernels:
     def call(self, name: str, *tensors: Any) -> None:
         """Runs one on contiguous tensors of the right types, which it does not check."""
         self.begin().result()[name](*tensors)
+
+
+_PAIRS = """
+#include <torch/csrc/inductor/cpp_prefix.h>
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+"""
+_PAIRS += EXPONENTIAL
+_PAIRS += """
+using Pair = at::vec::VectorizedN<float, 2>;
+using Value = VALUE;
+constexpr int64_t WIDTH = 2 * Vector::size();
+
+static inline Pair load(const Value* from) {
+    if constexpr (std::is_same_v<Value, float>) return Pair::loadu(from);
+    else return at::vec::convert<float, 2, Value, 1>(at::vec::Vectorized<Value>::loadu(from));
+}
+static inline void store(const Pair& pair, Value* to) {
+    if constexpr (std::is_same_v<Value, float>) pair.store(to);
+    else at::vec::convert<Value, 1, float, 2>(pair).store(to);
+}
+
+static inline Pair exponential(const Pair& x) {
+    Pair found;
+    found[0] = exponential(x[0]);
+    found[1] = exponential(x[1]);
+    return found;
+}
+"""
+
+
+_TYPES = {torch.float32: "float", torch.bfloat16: "at::BFloat16"}
+
+
+class PairKernels:
+    """Kernels for float32 and for bfloat16, built together for each; they compute in float32.
+
+    In their code `Value` is the type, `Pair` two vectors in float32, `WIDTH` how many values they are, and `load`,
+    `store` and `exponential` (of what is not above 0) are functions of them.
+    """
+
+    def __init__(self) -> None:
+        self._sources: dict[str, tuple[tuple[str, ...], str]] = {}
+        self._kernels: dict[torch.dtype, Kernels] = {}
+
+    def add(self, shared: str = "", **sources: tuple[tuple[str, ...], str]) -> None:
+        """More of them, as for `Kernels`; before any is built."""
+        self._sources |= {name: (kinds, shared + code) for name, (kinds, code) in sources.items()}
+
+    def exist_for(self, tensor: torch.Tensor) -> bool:
+        """Whether there are kernels for tensors of this type, on this device. Asked in a compiled step alone."""
+        return tensor.dtype in _TYPES and has_vectors(tensor)
+
+    def of(self, dtype: torch.dtype) -> Kernels:
+        """Those of a type."""
+        if dtype not in self._kernels:
+            value = _TYPES[dtype]
+            sources = {
+                name: (tuple(kind.replace("Value", value) for kind in kinds), code)
+                for name, (kinds, code) in self._sources.items()
+            }
+            self._kernels[dtype] = Kernels(_PAIRS.replace("VALUE", value), sources)
+        return self._kernels[dtype]
+
+
+pairs = PairKernels()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from kerasllm.backend import torch_row_kernels as row_kernels
+from kerasllm.backend.torch_built import pairs
 from kerasllm.backend.torch_products import is_recording, product_with_transpose
 
 _MANY = 1024  # classes, from which a kernel of its own is faster than what a compiler makes
@@ -15,12 +16,7 @@ _HITS, _FOUND = "_kerasllm_hits", "_kerasllm_found"
 
 def cross_entropy(labels, logits):
     """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
-    if (
-        is_recording()
-        and logits.requires_grad
-        and logits.shape[-1] >= _MANY
-        and row_kernels.exist_for(logits)
-    ):
+    if is_recording() and logits.requires_grad and logits.shape[-1] >= _MANY and pairs.exist_for(logits):
         rows = logits.reshape(-1, logits.shape[-1])
         losses, hits = row_kernels.RowCrossEntropy.apply(rows, labels.reshape(-1).long())
         losses = losses.reshape(labels.shape)
@@ -151,8 +147,8 @@ _library.impl("chunked_cross_entropy", _run, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("kerasllm::chunked_cross_entropy")
 def _shapes(hidden, table, labels, weights, chunk_size, differentiable, compiled):
-    if compiled and row_kernels.exist_for(hidden):
-        row_kernels.begin(hidden.dtype)
+    if compiled and pairs.exist_for(hidden):
+        pairs.of(hidden.dtype).begin()
     total = torch.empty((), dtype=torch.float32, device=hidden.device)
     if not differentiable:
         return total, hidden.new_empty(0), table.new_empty(0)
@@ -170,7 +166,7 @@ def _slopes(logits, labels, weights):
 
 def _functions(hidden) -> Any:
     """What takes the place of `_slopes` and of adding to a table in a compiled step."""
-    if row_kernels.exist_for(hidden):
+    if pairs.exist_for(hidden):
         return row_kernels.losses_and_slopes, row_kernels.add
     return _compiled()
 

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from kerasllm.backend.torch_attention import SelfAttention, takes
+from kerasllm.backend.torch_built import pairs
 from kerasllm.backend.torch_cross_entropy import recall_losses, remember_losses  # noqa: F401
 from kerasllm.backend.torch_gelu import Gelu
 from kerasllm.backend.torch_parts import boundary  # noqa: F401
@@ -134,7 +135,7 @@ def gelu(inputs, approximate: bool = False):
 
     Reference: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415.
     """
-    if inputs.device.type == "cpu" and is_recording() and inputs.requires_grad:
+    if is_recording() and inputs.requires_grad and pairs.exist_for(inputs):
         return Gelu.apply(inputs, approximate)
     return functional.gelu(inputs, approximate="tanh" if approximate else "none")
 

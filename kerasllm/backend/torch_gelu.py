@@ -1,8 +1,69 @@
 """GELU for a compiled step on a CPU: the derivative is found with the value, as both need the same exponential."""
 
-import math
-
 import torch
+
+from kerasllm.backend.torch_built import pairs
+
+_GELU = """
+static inline void gelu(const Pair& x, Pair& value, Pair& slope) {
+    const Pair one(1.f), half(0.5f), square = x * x, exponent = exponential(square * Pair(-0.5f));
+    const Pair t = one / (one + Pair(0.3275911f * 0.70710678118654752f) * x.abs());
+    const Pair series = (((Pair(1.061405429f) * t - Pair(1.453152027f)) * t + Pair(1.421413741f)) * t
+                         - Pair(0.284496736f)) * t + Pair(0.254829592f);
+    const Pair beyond = half * series * t * exponent;  // the probability of what is further from 0 on the same side
+    const Pair below = Pair::blendv(one - beyond, beyond, x < Pair(0.f));
+    value = x * below;
+    slope = below + x * (exponent * Pair(0.3989422804014327f));
+}
+static inline void gelu_by_tanh(const Pair& x, Pair& value, Pair& slope) {
+    const Pair one(1.f), factor(0.7978845608028654f), square = x * x, cubic(0.044715f);
+    const Pair argument = factor * x * (one + cubic * square);
+    // With e = exp(-2 |argument|), (1 + tanh) / 2 is 1 / (1 + e) or e / (1 + e), and 1 - tanh^2 is 4 e / (1 + e)^2.
+    const Pair exponent = exponential(argument.abs() * Pair(-2.f)), share = one / (one + exponent);
+    const Pair below = Pair::blendv(share, exponent * share, x < Pair(0.f));
+    value = x * below;
+    slope = below + Pair(2.f) * x * (exponent * share * share) * (factor * (one + Pair(3.f) * cubic * square));
+}
+extern "C" void kernel(const Value* inputs, const int64_t* sizes, Value* values, Value* slopes) {
+    const int64_t count = sizes[0], whole = count / WIDTH * WIDTH;
+    const bool by_tanh = sizes[1];
+    Pair value, slope;
+    #pragma omp parallel for private(value, slope)
+    for (int64_t place = 0; place < whole; place += WIDTH) {
+        by_tanh ? gelu_by_tanh(load(inputs + place), value, slope) : gelu(load(inputs + place), value, slope);
+        store(value, values + place);
+        store(slope, slopes + place);
+    }
+    if (whole == count) return;
+    Value rest[3][WIDTH] = {};
+    std::copy(inputs + whole, inputs + count, rest[0]);
+    by_tanh ? gelu_by_tanh(load(rest[0]), value, slope) : gelu(load(rest[0]), value, slope);
+    store(value, rest[1]);
+    store(slope, rest[2]);
+    std::copy(rest[1], rest[1] + count - whole, values + whole);
+    std::copy(rest[2], rest[2] + count - whole, slopes + whole);
+}
+"""
+pairs.add(gelu=(("Value", "int64_t", "Value", "Value"), _GELU))
+
+_library = torch.library.Library("kerasllm", "FRAGMENT")
+_library.define("gelu(Tensor inputs, bool by_tanh) -> (Tensor, Tensor)")
+
+
+def _values_and_slopes(inputs, by_tanh: bool):
+    found = [torch.empty(inputs.shape, dtype=inputs.dtype) for _ in range(2)]
+    sizes = torch.tensor([inputs.numel(), by_tanh])
+    pairs.of(inputs.dtype).call("gelu", inputs.contiguous(), sizes, *found)
+    return tuple(found)
+
+
+_library.impl("gelu", _values_and_slopes, "CPU")
+
+
+@torch.library.register_fake("kerasllm::gelu")
+def _shapes(inputs, by_tanh):
+    pairs.of(inputs.dtype).begin()
+    return inputs.new_empty(inputs.shape), inputs.new_empty(inputs.shape)
 
 
 class Gelu(torch.autograd.Function):
@@ -15,28 +76,12 @@ class Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, inputs, approximate):
         """Of any shape; the exact one, or the approximation by tanh."""
-        found, slope = (_by_tanh if approximate else _exact)(inputs.float())
-        ctx.save_for_backward(slope.to(inputs.dtype))
-        return found.to(inputs.dtype)
+        found, slope = torch.ops.kerasllm.gelu(inputs, approximate)
+        ctx.save_for_backward(slope)
+        return found
 
     @staticmethod
     def backward(ctx, upstream):
         """Of the inputs."""
         (slope,) = ctx.saved_tensors
         return upstream * slope, None
-
-
-def _exact(x):
-    exponential = torch.exp(x * x * -0.5)
-    t = 1 / (1 + (0.3275911 * math.sqrt(0.5)) * x.abs())
-    series = (((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592
-    beyond = 0.5 * series * t * exponential  # the probability of what is further from 0 on the same side
-    below = torch.where(x < 0, beyond, 1 - beyond)
-    return x * below, below + x * (exponential * (1 / math.sqrt(2 * math.pi)))
-
-
-def _by_tanh(x):
-    factor, square = math.sqrt(2 / math.pi), x * x
-    tanh = torch.tanh(factor * x * (1 + 0.044715 * square))
-    below = 0.5 * (1 + tanh)
-    return x * below, below + 0.5 * x * (1 - tanh * tanh) * (factor * (1 + 3 * 0.044715 * square))

@@ -7,36 +7,11 @@ gradient: 13 to 16 ms against 58 to 81 (two cores with AVX512).
 
 import torch
 
-from kerasllm.backend.torch_built import EXPONENTIAL, Kernels, has_vectors
+from kerasllm.backend.torch_built import pairs
 
-_TYPES = {torch.float32: "float", torch.bfloat16: "at::BFloat16"}
+_SUMS = """
+constexpr int64_t BLOCK = 64 * WIDTH;  // sums are of sums of blocks, to lose fewer digits
 
-_CODE = """
-#include <torch/csrc/inductor/cpp_prefix.h>
-#include <algorithm>
-#include <cmath>
-#include <limits>
-#include <vector>
-%(exponential)s
-using Pair = at::vec::VectorizedN<float, 2>;
-using Value = %(type)s;
-constexpr int64_t WIDTH = 2 * Vector::size(), BLOCK = 64 * WIDTH;  // sums are of sums of blocks, to lose fewer digits
-
-static inline Pair load(const Value* from) {
-    if constexpr (std::is_same_v<Value, float>) return Pair::loadu(from);
-    else return at::vec::convert<float, 2, Value, 1>(at::vec::Vectorized<Value>::loadu(from));
-}
-static inline void store(const Pair& pair, Value* to) {
-    if constexpr (std::is_same_v<Value, float>) pair.store(to);
-    else at::vec::convert<Value, 1, float, 2>(pair).store(to);
-}
-
-static inline Pair exponential(const Pair& x) {
-    Pair found;
-    found[0] = exponential(x[0]);
-    found[1] = exponential(x[1]);
-    return found;
-}
 static inline float sum_of(const Pair& pair) {
     return at::vec::vec_reduce_all<float>([](Vector& x, Vector& y) { return x + y; }, pair[0] + pair[1]);
 }
@@ -161,33 +136,13 @@ extern "C" void kernel(float* sums, const Value* values, const int64_t* sizes) {
 }
 """
 
-_SOURCES = {
-    "losses": (("Value", "int64_t", "int64_t", "float", "float", "float", "float"), _LOSSES),
-    "slopes": (("Value", "int64_t", "int64_t", "float", "float", "float", "Value"), _SLOPES),
-    "both": (("Value", "int64_t", "int64_t", "float", "float"), _BOTH),
-    "add": (("float", "Value", "int64_t"), _ADD),
-}
-
-
-def _kernels_for(kind: str) -> Kernels:
-    kernels = {
-        name: (tuple(other.replace("Value", kind) for other in kinds), code)
-        for name, (kinds, code) in _SOURCES.items()
-    }
-    return Kernels(_CODE % {"type": kind, "exponential": EXPONENTIAL}, kernels)
-
-
-_KERNELS = {dtype: _kernels_for(kind) for dtype, kind in _TYPES.items()}
-
-
-def exist_for(tensor: torch.Tensor) -> bool:
-    """Whether there are kernels for tensors of this type, on this device. Asked in a compiled step alone."""
-    return tensor.dtype in _KERNELS and has_vectors(tensor)
-
-
-def begin(dtype: torch.dtype) -> None:
-    """Builds the kernels for logits of a type in the background, if nobody has yet."""
-    _KERNELS[dtype].begin()
+pairs.add(
+    _SUMS,
+    losses=(("Value", "int64_t", "int64_t", "float", "float", "float", "float"), _LOSSES),
+    slopes=(("Value", "int64_t", "int64_t", "float", "float", "float", "Value"), _SLOPES),
+    both=(("Value", "int64_t", "int64_t", "float", "float"), _BOTH),
+)
+pairs.add(add=(("float", "Value", "int64_t"), _ADD))
 
 
 # Operators, so that a step can be recorded.
@@ -201,7 +156,7 @@ _library.define(
 def _losses(logits, labels):
     _check(logits, labels)
     found = [torch.empty(len(labels)) for _ in range(4)]
-    _KERNELS[logits.dtype].call(
+    pairs.of(logits.dtype).call(
         "losses", logits.contiguous(), labels.contiguous(), torch.tensor(logits.shape), *found
     )
     return tuple(found)
@@ -210,7 +165,7 @@ def _losses(logits, labels):
 def _slopes(logits, labels, *of_rows):
     slopes = torch.empty(logits.shape, dtype=logits.dtype)
     logits, labels, *others = (tensor.contiguous() for tensor in (logits, labels, *of_rows))
-    _KERNELS[logits.dtype].call("slopes", logits, labels, torch.tensor(logits.shape), *others, slopes)
+    pairs.of(logits.dtype).call("slopes", logits, labels, torch.tensor(logits.shape), *others, slopes)
     return slopes
 
 
@@ -220,7 +175,7 @@ _library.impl("row_slopes", _slopes, "CPU")
 
 @torch.library.register_fake("kerasllm::row_losses")
 def _shapes_of_losses(logits, labels):
-    begin(logits.dtype)
+    pairs.of(logits.dtype).begin()
     return tuple(logits.new_empty(labels.shape, dtype=torch.float32) for _ in range(4))
 
 
@@ -262,7 +217,7 @@ def losses_and_slopes(logits, labels, weights):
     logits = logits.contiguous()
     losses = torch.empty(len(labels))
     sizes = torch.tensor(logits.shape)
-    _KERNELS[logits.dtype].call("both", logits, labels.contiguous(), sizes, weights.contiguous(), losses)
+    pairs.of(logits.dtype).call("both", logits, labels.contiguous(), sizes, weights.contiguous(), losses)
     return losses.sum(), logits
 
 
@@ -275,4 +230,4 @@ def _check(logits, labels) -> None:
 
 def add(total, values):
     """Adds `values` to a `total` in float32; both contiguous, of one shape."""
-    _KERNELS[values.dtype].call("add", total, values, torch.tensor([total.numel()]))
+    pairs.of(values.dtype).call("add", total, values, torch.tensor([total.numel()]))

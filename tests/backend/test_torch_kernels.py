@@ -150,13 +150,18 @@ if keras.backend.backend() == "torch":
             assert not torch_attention.takes(torch.zeros(shape, dtype=dtype), 1, None)
         assert not torch_attention.takes(torch.zeros(1, 8, 24), 2, torch.ones(1, 2, 8, 8, dtype=torch.bool))
 
+    @pytest.mark.parametrize("dtype", LIMITS)
     @pytest.mark.parametrize("approximate", ["none", "tanh"])
-    def test_gelu_against_float64(approximate):
-        inputs = torch.linspace(-12, 12, 4801)
-        given, exact = inputs.clone().requires_grad_(), inputs.double().requires_grad_()
+    def test_gelu_against_float64(approximate, dtype):
+        inputs = torch.cat([torch.linspace(-12, 12, 4801), torch.tensor([-1e4, 1e4, torch.nan])]).to(dtype)
+        given, exact = inputs.clone().requires_grad_(), inputs[:-3].double().requires_grad_()
         found = Gelu.apply(given, approximate == "tanh")
         expected = torch.nn.functional.gelu(exact, approximate=approximate)
-        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+        limits = {"rtol": LIMITS[dtype], "atol": LIMITS[dtype] if dtype == torch.bfloat16 else 1e-6}
+        torch.testing.assert_close(found[:-3].double(), expected, **limits)
+        assert found[-3:].tolist()[:2] == [0, inputs[-2].item()]
+        assert found[-1].isnan()
         found.sum().backward()
         expected.sum().backward()
-        torch.testing.assert_close(given.grad.double(), exact.grad, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(given.grad[:-3].double(), exact.grad, **limits)
+        assert given.grad[-3:].tolist()[:2] == [0, 1]
