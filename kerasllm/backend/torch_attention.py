@@ -93,7 +93,11 @@ static void gather(const float* from, int64_t stride, int64_t length, int64_t wi
 }
 static void gather_transposed(const float* from, int64_t stride, int64_t length, int64_t width, float* to,
                               int64_t apart) {
-    at::vec::transpose_mxn<float>(from, stride, to, apart, length, width);
+    for (int64_t start = 0; start < length; start += 16) {  // a line of the cache of `to`
+        const int64_t end = std::min(start + 16, length);
+        for (int64_t column = 0; column < width; ++column)
+            for (int64_t row = start; row < end; ++row) to[column * apart + row] = from[row * stride + column];
+    }
     for (int64_t column = 0; column < width; ++column)
         std::fill(to + column * apart + length, to + column * apart + whole(length), 0.f);
 }
@@ -129,6 +133,7 @@ static float masked(float* scores, const Sizes& sizes, int64_t row, int64_t end,
 }
 """
 
+# What is needed to make the probabilities again is kept, of each row the highest score and the sum of exponentials.
 _FORWARD = """
 extern "C" void kernel(const float* projected, const bool* masks, const int64_t* given, float* attended,
                        float* normalizers) {
@@ -162,7 +167,8 @@ extern "C" void kernel(const float* projected, const bool* masks, const int64_t*
                         sum = sum + numerators;
                     }
                     sums[r] = at::vec::vec_reduce_all<float>([](Vector& x, Vector& y) { return x + y; }, sum);
-                    normalizers[number * length + row + r] = highest + std::log(sums[r]);
+                    normalizers[2 * (number * length + row + r)] = highest;
+                    normalizers[2 * (number * length + row + r) + 1] = sums[r];
                 }
                 multiply({scores.data(), apart, 1}, values.data(), wide, 0, last, rows, wide, found.data(), wide);
                 for (int64_t r = 0; r < rows; ++r)
@@ -212,9 +218,10 @@ extern "C" void kernel(const float* projected, const bool* masks, const int64_t*
                     float mean = 0;
                     for (int64_t column = 0; column < width; ++column)
                         mean += above.data()[(row + r) * wide + column] * attended[place + (row + r) * all + column];
-                    const Vector normalizer(normalizers[number * length + row + r]), middle(mean);
+                    const float* normalizer = normalizers + 2 * (number * length + row + r);
+                    const Vector highest(normalizer[0]), factor(1 / normalizer[1]), middle(mean);
                     for (int64_t key = 0; key < end; key += WIDTH) {
-                        const Vector share = exponential(Vector::loadu(some + key) - normalizer);
+                        const Vector share = exponential(Vector::loadu(some + key) - highest) * factor;
                         share.store(some + key);
                         (share * (Vector::loadu(others + key) - middle)).store(others + key);
                     }
@@ -258,23 +265,23 @@ _library.define(
 def _arguments(projected, num_heads: int, mask, is_causal: bool):
     batch, length, width = projected.shape
     if mask is None:
-        masks, strides = torch.empty(0, dtype=torch.bool), [0, 0]
+        masks, strides = projected.new_empty(0, dtype=torch.bool), [0, 0]
     else:
         masks = mask.expand(mask.shape[0], 1, mask.shape[2], length).contiguous()
         strides = [0 if masks.shape[axis] == 1 else masks.stride(axis) for axis in (0, 2)]
     sizes = (batch, num_heads, length, width // (3 * num_heads), is_causal, mask is not None, *strides)
-    return projected.contiguous(), masks, torch.tensor(sizes)
+    return projected.contiguous(), masks, torch.tensor(sizes, device="cpu")
 
 
 def _forward(projected, num_heads, mask, is_causal):
     batch, length, width = projected.shape
-    found = torch.empty(batch, length, width // 3), torch.empty(batch, num_heads, length)
+    found = projected.new_empty(batch, length, width // 3), projected.new_empty(batch, num_heads, length, 2)
     _KERNELS.call("forward", *_arguments(projected, num_heads, mask, is_causal), *found)
     return found
 
 
 def _backward(projected, num_heads, mask, is_causal, *tensors):
-    slopes = torch.empty(projected.shape)
+    slopes = projected.new_empty(projected.shape)
     given = (tensor.contiguous() for tensor in tensors)
     _KERNELS.call("backward", *_arguments(projected, num_heads, mask, is_causal), *given, slopes)
     return slopes
@@ -288,7 +295,7 @@ _library.impl("self_attention_backward", _backward, "CPU")
 def _shapes(projected, num_heads, mask, is_causal):
     _KERNELS.begin()
     batch, length, width = projected.shape
-    return projected.new_empty(batch, length, width // 3), projected.new_empty(batch, num_heads, length)
+    return projected.new_empty(batch, length, width // 3), projected.new_empty(batch, num_heads, length, 2)
 
 
 @torch.library.register_fake("kerasllm::self_attention_backward")
@@ -300,7 +307,7 @@ def takes(projected, num_heads: int, mask) -> bool:
     """Whether the kernel can compute this attention. Asked in a compiled step alone."""
     _, length, width = projected.shape
     fits = length <= _LONGEST and width // (3 * num_heads) <= _WIDEST
-    one_mask = mask is None or (mask.ndim == 4 and mask.shape[1] == 1)
+    one_mask = mask is None or (mask.ndim == 4 and mask.shape[1] == 1 and mask.dtype == torch.bool)
     return projected.dtype == torch.float32 and fits and one_mask and has_vectors(projected)
 
 

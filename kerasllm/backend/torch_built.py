@@ -1,5 +1,6 @@
 """C++ of our own that is built when a step that needs it is compiled, in the background."""
 
+import sys
 import threading
 from concurrent.futures import Future
 from typing import Any
@@ -27,9 +28,16 @@ static inline Vector exponential(const Vector& x) {
 """
 
 
+_begun: list["Kernels"] = []
+_usable = True
+
+
 def has_vectors(tensor: torch.Tensor) -> bool:
-    """Whether it lies where the compiler knows the processor's vectors. Asked in a compiled step alone."""
-    if tensor.device.type != "cpu":
+    """Whether it lies where the compiler knows the processor's vectors. Asked in a compiled step alone.
+
+    Nowhere from when kernels could not be built: see `finish`.
+    """
+    if tensor.device.type != "cpu" or not _usable:
         return False
     from torch._inductor import cpu_vec_isa
 
@@ -55,6 +63,7 @@ class Kernels:
         with self._lock:
             if self._built is None:
                 self._built = Future()
+                _begun.append(self)
                 threading.Thread(target=self._build, args=(self._built,), daemon=True).start()
             return self._built
 
@@ -101,6 +110,23 @@ static inline Pair exponential(const Pair& x) {
     return found;
 }
 """
+
+
+def finish() -> bool:
+    """Waits for what is being built. False if some of it cannot be: from now on no kernels of our own are used."""
+    global _usable
+    error = next(filter(None, [kernels.begin().exception() for kernels in list(_begun)]), None)
+    if error is None or not _usable:
+        return True
+    _usable = False
+    print(f"PyTorch's own kernels are used, as ours were not built ({first_line(error)})", file=sys.stderr)
+    return False
+
+
+def first_line(error: BaseException) -> str:
+    """What kind of error it is, and the first line of its text."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:200]
 
 
 _TYPES = {torch.float32: "float", torch.bfloat16: "at::BFloat16"}

@@ -5,13 +5,14 @@ import weakref
 from typing import Any
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from kerasllm.backend import torch_row_kernels as row_kernels
 from kerasllm.backend.torch_built import pairs
 from kerasllm.backend.torch_products import is_recording, product_with_transpose
 
 _MANY = 1024  # classes, from which a kernel of its own is faster than what a compiler makes
-_HITS, _FOUND = "_kerasllm_hits", "_kerasllm_found"
+_HITS = "_kerasllm_hits"
 
 
 def cross_entropy(labels, logits):
@@ -51,10 +52,13 @@ class _CrossEntropy(torch.autograd.Function):
         return torch.where(is_label, probabilities - upstream, probabilities).to(numerators.dtype), None
 
 
+_found: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
 def remember_losses(labels, logits, losses) -> None:
     """Keeps the cross-entropies for a metric of the same step, with the logits and as long as they live."""
     if isinstance(logits, torch.Tensor):
-        setattr(logits, _FOUND, (weakref.ref(labels), losses.detach(), getattr(losses, _HITS, None)))
+        _found[logits] = (weakref.ref(labels), losses.detach(), getattr(losses, _HITS, None))
 
 
 def recall_losses(labels, logits):
@@ -68,7 +72,8 @@ def recall_hits(labels, logits):
 
 
 def _recall(labels, logits):
-    known, *found = getattr(logits, _FOUND, (lambda: None, None, None))
+    none = (lambda: None, None, None)
+    known, *found = _found.get(logits, none) if isinstance(logits, torch.Tensor) else none
     return found if known() is labels else (None, None)
 
 
@@ -125,7 +130,9 @@ def _run(hidden, table, labels, weights, chunk_size, differentiable, compiled):
     of_table = table.new_empty(0)
     if differentiable:
         of_table = (table.new_empty if len(hidden) else table.new_zeros)(table.shape)
-    slopes, add = _functions(hidden) if compiled and not is_recording() else (_slopes, torch.Tensor.add_)
+    slopes, add = (
+        _functions(hidden, table) if compiled and not is_recording() else (_slopes, torch.Tensor.add_)
+    )
     for start in range(0, len(hidden), chunk_size):
         chunk = slice(start, start + chunk_size)
         part = hidden[chunk]
@@ -147,7 +154,7 @@ _library.impl("chunked_cross_entropy", _run, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("kerasllm::chunked_cross_entropy")
 def _shapes(hidden, table, labels, weights, chunk_size, differentiable, compiled):
-    if compiled and pairs.exist_for(hidden):
+    if compiled and pairs.exist_for(hidden) and table.dtype == torch.float32:
         pairs.of(hidden.dtype).begin()
     total = torch.empty((), dtype=torch.float32, device=hidden.device)
     if not differentiable:
@@ -164,9 +171,9 @@ def _slopes(logits, labels, weights):
     return losses.masked_fill(weights == 0, 0.0).sum(), slope.mul_(weights[:, None]).to(logits.dtype)
 
 
-def _functions(hidden) -> Any:
+def _functions(hidden, table) -> Any:
     """What takes the place of `_slopes` and of adding to a table in a compiled step."""
-    if pairs.exist_for(hidden):
+    if pairs.exist_for(hidden) and table.dtype == torch.float32:
         return row_kernels.losses_and_slopes, row_kernels.add
     return _compiled()
 

@@ -51,8 +51,8 @@ _library.define("gelu(Tensor inputs, bool by_tanh) -> (Tensor, Tensor)")
 
 
 def _values_and_slopes(inputs, by_tanh: bool):
-    found = [torch.empty(inputs.shape, dtype=inputs.dtype) for _ in range(2)]
-    sizes = torch.tensor([inputs.numel(), by_tanh])
+    found = [inputs.new_empty(inputs.shape) for _ in range(2)]
+    sizes = torch.tensor([inputs.numel(), by_tanh], device="cpu")
     pairs.of(inputs.dtype).call("gelu", inputs.contiguous(), sizes, *found)
     return tuple(found)
 

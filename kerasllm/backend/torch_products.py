@@ -2,11 +2,13 @@
 
 torch itself takes oneDNN for bfloat16 alone. MKL, its choice for float32, takes one thread for
 a product of a tall matrix with a few rows, and on AMD an older kernel for the others: projections to a vocabulary
-took 1.3 to 2.7 times as long (measured on 2 cores).
+took 1.3 to 2.7 times as long (measured on 2 cores). In a compiled step it is asked for a product with a bias in
+bfloat16, too, which it adds before it rounds; torch would write the bias into the product's memory first.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +16,14 @@ import torch
 _LINEAR: Any = (
     getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 )
+
+
+@cache
+def _in_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 on this processor."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
+
 
 # An operator of our own around it, as TorchScript cannot record one that takes a list of scalars.
 _library = torch.library.Library("kerasllm", "DEF")
@@ -92,8 +102,10 @@ def product_with_transpose(left, right, bias=None):
         right: (out, in).
         bias: None for none.
     """
-    plain = left.dtype != torch.float32 and (bias is None or left.dtype != torch.bfloat16)
-    if _LINEAR is None or left.device.type != "cpu" or plain:
+    by_onednn = left.dtype == torch.float32 or (
+        left.dtype == torch.bfloat16 and bias is not None and is_recording() and _in_bfloat16()
+    )
+    if _LINEAR is None or left.device.type != "cpu" or not by_onednn:
         return torch.nn.functional.linear(left, right, bias)
     return torch.ops.kerasllm.product(_compact(left), _compact(right), bias)
 

@@ -155,17 +155,19 @@ _library.define(
 
 def _losses(logits, labels):
     _check(logits, labels)
-    found = [torch.empty(len(labels)) for _ in range(4)]
+    found = [logits.new_empty(len(labels), dtype=torch.float32) for _ in range(4)]
     pairs.of(logits.dtype).call(
-        "losses", logits.contiguous(), labels.contiguous(), torch.tensor(logits.shape), *found
+        "losses", logits.contiguous(), labels.contiguous(), torch.tensor(logits.shape, device="cpu"), *found
     )
     return tuple(found)
 
 
 def _slopes(logits, labels, *of_rows):
-    slopes = torch.empty(logits.shape, dtype=logits.dtype)
+    slopes = logits.new_empty(logits.shape)
     logits, labels, *others = (tensor.contiguous() for tensor in (logits, labels, *of_rows))
-    pairs.of(logits.dtype).call("slopes", logits, labels, torch.tensor(logits.shape), *others, slopes)
+    pairs.of(logits.dtype).call(
+        "slopes", logits, labels, torch.tensor(logits.shape, device="cpu"), *others, slopes
+    )
     return slopes
 
 
@@ -175,6 +177,7 @@ _library.impl("row_slopes", _slopes, "CPU")
 
 @torch.library.register_fake("kerasllm::row_losses")
 def _shapes_of_losses(logits, labels):
+    _check_shapes(logits, labels)
     pairs.of(logits.dtype).begin()
     return tuple(logits.new_empty(labels.shape, dtype=torch.float32) for _ in range(4))
 
@@ -215,19 +218,25 @@ def losses_and_slopes(logits, labels, weights):
     """
     _check(logits, labels)
     logits = logits.contiguous()
-    losses = torch.empty(len(labels))
-    sizes = torch.tensor(logits.shape)
-    pairs.of(logits.dtype).call("both", logits, labels.contiguous(), sizes, weights.contiguous(), losses)
+    losses, weights = logits.new_empty(len(labels), dtype=torch.float32), weights.float().contiguous()
+    sizes = torch.tensor(logits.shape, device="cpu")
+    pairs.of(logits.dtype).call("both", logits, labels.contiguous(), sizes, weights, losses)
     return losses.sum(), logits
 
 
 def _check(logits, labels) -> None:
+    _check_shapes(logits, labels)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[-1]:
         raise IndexError(
             f"labels lie between {int(labels.min())} and {int(labels.max())}, but there are {logits.shape[-1]} classes"
         )
 
 
+def _check_shapes(logits, labels) -> None:
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}")
+
+
 def add(total, values):
     """Adds `values` to a `total` in float32; both contiguous, of one shape."""
-    pairs.of(values.dtype).call("add", total, values, torch.tensor([total.numel()]))
+    pairs.of(values.dtype).call("add", total, values, torch.tensor([total.numel()], device="cpu"))

@@ -19,6 +19,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from kerasllm.backend.torch_built import finish, first_line
 from kerasllm.backend.torch_optimizer import fuse
 from kerasllm.backend.torch_parts import boundary, compiled_in_parts
 from kerasllm.backend.torch_products import recording
@@ -53,7 +54,7 @@ def compiled_step(model, train_step, data):
         loss, found, logs = gradients(unpacked)
     except Exception as error:
         gradients.failed = True
-        print(f"this model is trained without compilation ({_first_line(error)})", file=sys.stderr)
+        print(f"this model is trained without compilation ({first_line(error)})", file=sys.stderr)
         return train_step(data)
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
@@ -71,10 +72,6 @@ def on_device(data):
 
 def _tensor(value):
     return None if value is None else keras.ops.convert_to_tensor(value)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
 
 
 class _Gradients:
@@ -146,11 +143,7 @@ def _gradients_of(model) -> _Gradients:
 
 def _compiled(model, trainable, others, data, arguments):
     """The program, which of `others` it changes, and the form of its results."""
-    from kerasllm.backend.torch_inductor import by_inductor, decompositions
-    from kerasllm.backend.torch_kernels import (  # both load the compiler, in two seconds
-        built_together,
-        prepare,
-    )
+    from kerasllm.backend.torch_kernels import built_together, prepare  # loads the compiler, in two seconds
 
     form, kinds = data
     changed: list[int] = []
@@ -185,13 +178,21 @@ def _compiled(model, trainable, others, data, arguments):
     with built_together():
         if all(argument.device.type == "cpu" for argument in arguments):
             threading.Thread(target=prepare, daemon=True).start()
-        with recording():  # shapes alone are computed: no second step's memory, nor its time
-            make = make_fx(record, decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
-            graph = make(*arguments)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
-        program = compiled_in_parts(graph, by_inductor)
+        program = _program(record, arguments)
+        if not finish():
+            program = _program(record, arguments)  # without kernels of our own
     return program, list(changed), forms[0]
+
+
+def _program(record, arguments):
+    from kerasllm.backend.torch_inductor import by_inductor, decompositions
+
+    with recording():  # shapes alone are computed: no second step's memory, nor its time
+        make = make_fx(record, decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
+        graph = make(*arguments)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return compiled_in_parts(graph, by_inductor)
 
 
 def _loss_and_logs(model, inputs, labels, weights):

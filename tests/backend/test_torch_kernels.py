@@ -1,7 +1,11 @@
 """The kernels of our own for PyTorch against float64; run on PyTorch alone."""
 
+import io
+
 import keras
 import pytest
+
+from kerasllm import MaskedLanguageModelLoss
 
 if keras.backend.backend() == "torch":
     import torch
@@ -86,6 +90,32 @@ if keras.backend.backend() == "torch":
         with pytest.raises(IndexError, match=f"{label}.*40 classes"):
             kernels.losses_and_slopes(logits, labels, torch.ones(2))
 
+    def test_labels_of_another_number_are_refused():
+        logits, labels = torch.zeros(4, 40), torch.zeros(3, dtype=torch.int64)
+        with pytest.raises(ValueError, match=r"labels \(3,\) do not fit logits \(4, 40\)"):
+            torch.ops.kerasllm.row_losses(logits, labels)
+        with pytest.raises(ValueError, match=r"labels \(3,\) do not fit logits \(4, 40\)"):
+            kernels.losses_and_slopes(logits, labels, torch.ones(3))
+
+    def test_logits_can_be_saved_after_their_loss():
+        logits = torch.zeros(2, 3)
+        MaskedLanguageModelLoss()(torch.tensor([0, 1]), logits)
+        file = io.BytesIO()
+        torch.save(logits, file)
+        assert file.getvalue()
+
+    def test_the_default_type_changes_nothing():
+        logits, labels = torch.randn(3, 40), torch.tensor([1, 2, 3])
+        expected = torch.ops.kerasllm.row_losses(logits, labels)
+        projected = torch.randn(1, 5, 6)
+        attended = torch.ops.kerasllm.self_attention(projected, 1, None, True)
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            torch.testing.assert_close(torch.ops.kerasllm.row_losses(logits, labels), expected)
+            torch.testing.assert_close(torch.ops.kerasllm.self_attention(projected, 1, None, True), attended)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
     @pytest.mark.parametrize("dtype", LIMITS)
     @pytest.mark.parametrize("count", [5, 32, 12345])
     def test_adding(count, dtype):
@@ -136,10 +166,16 @@ if keras.backend.backend() == "torch":
 
     def test_a_row_of_which_all_is_masked_attends_to_all_alike():
         """As by the plain path, where each score is then the same."""
-        projected = torch.randn(1, 5, 6)
-        mask = torch.zeros(1, 1, 5, 5, dtype=torch.bool)
+        projected = torch.randn(1, 5, 6, requires_grad=True)
+        exact = projected.detach().double().requires_grad_()
+        mask, upstream = torch.zeros(1, 1, 5, 5, dtype=torch.bool), torch.randn(1, 5, 2)
         found = torch_attention.SelfAttention.apply(projected, 1, mask, False)
         torch.testing.assert_close(found, projected[..., 4:].mean(1, keepdim=True).expand(1, 5, 2))
+        found.backward(upstream)
+        plain_attention(exact, 1, mask, False).backward(upstream.double())
+        torch.testing.assert_close(
+            projected.grad[..., 4:].double(), exact.grad[..., 4:], rtol=1e-5, atol=1e-6
+        )
 
     def test_what_the_kernel_of_attention_leaves_to_others():
         for shape, dtype in (
@@ -148,7 +184,8 @@ if keras.backend.backend() == "torch":
             ((1, 8, 24), torch.bfloat16),
         ):
             assert not torch_attention.takes(torch.zeros(shape, dtype=dtype), 1, None)
-        assert not torch_attention.takes(torch.zeros(1, 8, 24), 2, torch.ones(1, 2, 8, 8, dtype=torch.bool))
+        for mask in (torch.ones(1, 2, 8, 8, dtype=torch.bool), torch.ones(1, 1, 8, 8)):
+            assert not torch_attention.takes(torch.zeros(1, 8, 24), 2, mask)
 
     @pytest.mark.parametrize("dtype", LIMITS)
     @pytest.mark.parametrize("approximate", ["none", "tanh"])

@@ -333,10 +333,12 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
     from kerasllm import metrics
     from kerasllm.backend import (
         torch_attention,
+        torch_built,
         torch_cross_entropy,
         torch_inductor,
         torch_kernels,
         torch_products,
+        torch_training,
     )
     from kerasllm.backend.torch_products import TakeRows
 
@@ -379,6 +381,29 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
             np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
         for found, expected in zip(state, plain_state, strict=True):
             np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
+
+    def test_kernels_that_cannot_be_built_are_done_without(monkeypatch, capsys):
+        """The step is compiled all the same, with one line about it, and the next model's, too."""
+
+        def build(kernels, shared):
+            raise RuntimeError("unknown function\nin line 3")
+
+        monkeypatch.setattr(torch_kernels, "build", build)
+        monkeypatch.setattr(torch_built.pairs, "_kernels", {})
+        monkeypatch.setattr(torch_built, "_begun", [])
+        monkeypatch.setattr(torch_built, "_usable", True)
+        recorded = []
+        make = torch_training._program
+        monkeypatch.setattr(torch_training, "_program", lambda *given: recorded.append(given) or make(*given))
+        plain_logs, _ = plain("gpt")
+        for times in (2, 3):
+            logs, _ = train("gpt", True)
+            assert len(recorded) == times
+            found, expected = ([step["loss"] for step in steps] for steps in (logs, plain_logs))
+            np.testing.assert_allclose(found, expected, rtol=1e-4)
+        said = capsys.readouterr().err
+        assert said.count("ours were not built (RuntimeError: unknown function)") == 1
+        assert "without compilation" not in said
 
     def test_rows_in_bfloat16_are_summed_in_float32():
         """Summed in bfloat16, 4,096 ones are 256."""
