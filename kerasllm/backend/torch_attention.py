@@ -252,12 +252,13 @@ _KERNELS = Kernels(
     },
 )
 
+# The compiler's cache on disk tells operators by their names alone: one that returns something else needs another.
 _library = torch.library.Library("kerasllm", "FRAGMENT")
 _library.define(
-    "self_attention(Tensor projected, int num_heads, Tensor? mask, bool is_causal) -> (Tensor, Tensor)"
+    "heads_attention(Tensor projected, int num_heads, Tensor? mask, bool is_causal) -> (Tensor, Tensor)"
 )
 _library.define(
-    "self_attention_backward(Tensor projected, int num_heads, Tensor? mask, bool is_causal, Tensor attended, "
+    "heads_attention_backward(Tensor projected, int num_heads, Tensor? mask, bool is_causal, Tensor attended, "
     "Tensor normalizers, Tensor upstream) -> Tensor"
 )
 
@@ -287,18 +288,18 @@ def _backward(projected, num_heads, mask, is_causal, *tensors):
     return slopes
 
 
-_library.impl("self_attention", _forward, "CPU")
-_library.impl("self_attention_backward", _backward, "CPU")
+_library.impl("heads_attention", _forward, "CPU")
+_library.impl("heads_attention_backward", _backward, "CPU")
 
 
-@torch.library.register_fake("kerasllm::self_attention")
+@torch.library.register_fake("kerasllm::heads_attention")
 def _shapes(projected, num_heads, mask, is_causal):
     _KERNELS.begin()
     batch, length, width = projected.shape
     return projected.new_empty(batch, length, width // 3), projected.new_empty(batch, num_heads, length, 2)
 
 
-@torch.library.register_fake("kerasllm::self_attention_backward")
+@torch.library.register_fake("kerasllm::heads_attention_backward")
 def _shape_of_slopes(projected, num_heads, mask, is_causal, attended, normalizers, upstream):
     return projected.new_empty(projected.shape)
 
@@ -323,7 +324,7 @@ class SelfAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, projected, num_heads, mask, is_causal):
         """See the class."""
-        attended, normalizers = torch.ops.kerasllm.self_attention(projected, num_heads, mask, is_causal)
+        attended, normalizers = torch.ops.kerasllm.heads_attention(projected, num_heads, mask, is_causal)
         ctx.save_for_backward(projected, attended, normalizers, mask)
         ctx.settings = num_heads, is_causal
         return attended
@@ -333,7 +334,7 @@ class SelfAttention(torch.autograd.Function):
         """Of the projections."""
         projected, attended, normalizers, mask = ctx.saved_tensors
         num_heads, is_causal = ctx.settings
-        slopes = torch.ops.kerasllm.self_attention_backward(
+        slopes = torch.ops.kerasllm.heads_attention_backward(
             projected, num_heads, mask, is_causal, attended, normalizers, upstream
         )
         return slopes, None, None, None

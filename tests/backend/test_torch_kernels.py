@@ -108,11 +108,11 @@ if keras.backend.backend() == "torch":
         logits, labels = torch.randn(3, 40), torch.tensor([1, 2, 3])
         expected = torch.ops.kerasllm.row_losses(logits, labels)
         projected = torch.randn(1, 5, 6)
-        attended = torch.ops.kerasllm.self_attention(projected, 1, None, True)
+        attended = torch.ops.kerasllm.heads_attention(projected, 1, None, True)
         torch.set_default_dtype(torch.bfloat16)
         try:
             torch.testing.assert_close(torch.ops.kerasllm.row_losses(logits, labels), expected)
-            torch.testing.assert_close(torch.ops.kerasllm.self_attention(projected, 1, None, True), attended)
+            torch.testing.assert_close(torch.ops.kerasllm.heads_attention(projected, 1, None, True), attended)
         finally:
             torch.set_default_dtype(torch.float32)
 

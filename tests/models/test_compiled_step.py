@@ -347,7 +347,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         np.testing.assert_allclose(*losses, rtol=1e-2)
         assert losses[0] != losses[1]  # two paths indeed
 
-    def test_ten_steps_by_the_kernel_of_many_classes_are_those_of_the_plain_path(monkeypatch):
+    def test_ten_steps_by_the_kernel_of_many_classes_are_those_of_the_plain_path(monkeypatch, capsys):
         """The accuracy is the kernel's, too."""
         monkeypatch.setattr(torch_cross_entropy, "_MANY", 3)  # fewer than the vocabulary, more than two
         plain_logs, plain_state = plain("bert")
@@ -362,9 +362,10 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
             np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
         for found, expected in zip(state, plain_state, strict=True):
             np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
+        assert "without compilation" not in capsys.readouterr().err
 
     @pytest.mark.parametrize("kind", ["gpt", "bert"])
-    def test_ten_steps_by_the_kernel_of_attention_are_those_of_the_plain_path(kind, monkeypatch):
+    def test_ten_steps_by_the_kernel_of_attention_are_those_of_the_plain_path(kind, monkeypatch, capsys):
         """Which is there where no attention is dropped."""
         model_class, config, compile_model, data = CASES[kind]
         whole = dataclasses.replace(config, attention_dropout=0.0)
@@ -381,6 +382,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
             np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
         for found, expected in zip(state, plain_state, strict=True):
             np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
+        assert "without compilation" not in capsys.readouterr().err
 
     def test_kernels_that_cannot_be_built_are_done_without(monkeypatch, capsys):
         """The step is compiled all the same, with one line about it, and the next model's, too."""
