@@ -108,6 +108,7 @@ def fit_run(
     batches = None if start >= steps else make_batches(start) if start else first
     peak = peak_tokens_per_second(model, batches[0][0]) if batches is not None else None
     progress = Progress(steps, tokens_per_step=tokens_per_step, peak_tokens_per_second=peak, **common)
+    log.on_exclude = progress.exclude
     callbacks: list[keras.callbacks.Callback] = [log, progress]
     evaluation = None
     if evaluate is not None or sample is not None:

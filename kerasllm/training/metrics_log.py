@@ -84,6 +84,7 @@ class MetricsLog(StepCallback):
         self.tokens_per_step = tokens_per_step
         self.title = title or self.directory.absolute().name
         self.last: dict[str, Any] = {}
+        self.on_exclude: Callable[[float], None] | None = None  # told of the same time
         self._learning_rate = learning_rate
         self._events = EventWriter(self.directory / "tensorboard") if tensorboard else None
         self._window: dict[str, list[float]] = {}  # name: [sum, number of steps]
@@ -168,6 +169,8 @@ class MetricsLog(StepCallback):
     def exclude(self, seconds: float) -> None:
         """Takes time spent on something else than training, a validation say, out of the speed."""
         self._began += seconds
+        if self.on_exclude is not None:
+            self.on_exclude(seconds)
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         """Draws curves.png."""

@@ -92,6 +92,10 @@ class Progress(StepCallback):
             return
         self._show(now)
 
+    def exclude(self, seconds: float) -> None:
+        """Takes time spent on something else than training out of the speed; what is left to come includes it."""
+        self._measured_from += seconds
+
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         """Always leaves a last line."""
         self._show(time.monotonic(), last=True)

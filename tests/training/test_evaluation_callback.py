@@ -49,7 +49,11 @@ def test_own_function_sees_the_weights_of_the_step(small, tmp_path):
 
     model = small.build()
     log = MetricsLog(tmp_path, total_steps=5, log_interval=2, tensorboard=False)
+    excluded = []  # from the speed that is shown
+    log.on_exclude = excluded.append
     small.train(model, 0, 5, [log, Evaluation(evaluate=evaluate, interval=3, total_steps=5, metrics_log=log)])
+    assert len(excluded) == 2
+    assert min(excluded) > 0
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 3, 4, 5]
     assert "loss" not in lines[1]

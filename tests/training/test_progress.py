@@ -42,6 +42,24 @@ def test_the_share_of_the_machine_stands_beside_the_speed(monkeypatch):
     assert "16 tokens/s  MFU 12.5 %  " in stream.getvalue().splitlines()[0]
 
 
+def test_the_speed_leaves_out_what_is_no_training(monkeypatch):
+    """A validation of 100 s after the third step, of which the time to come takes account."""
+    clock = [1000.0]
+    monkeypatch.setattr("kerasllm.training.progress.time.monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    progress = Progress(9, tokens_per_step=64, stream=stream)
+    progress.on_train_begin()
+    for batch in range(5):
+        clock[0] += 4.0
+        progress.on_train_batch_end(batch, {"loss": 2.5})
+        if batch == 2:
+            clock[0] += 100.0
+            progress.exclude(100.0)
+    lines = [line.split("  ") for line in stream.getvalue().splitlines()]
+    assert [line[2] for line in lines] == ["16 tokens/s", "16 tokens/s"]
+    assert lines[1][-2:] == ["0:01:56 elapsed", "0:03:07 left"]  # five steps, where three took 112 s
+
+
 def test_a_short_run_leaves_one_line():
     stream = io.StringIO()
     train(Progress(3, gradient_accumulation=2, stream=stream), 6)
