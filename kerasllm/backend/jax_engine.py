@@ -72,7 +72,7 @@ def _is_ampere_or_later() -> bool:
         return False
 
 
-def self_attention(query_key_value, num_heads: int, mask=None, is_causal: bool = False) -> None:
+def self_attention(query_key_value, num_heads: int, *settings) -> None:
     """Self-attention of (batch, length, 3 * hidden_dim), or None where its parts do as well: always."""
 
 

@@ -36,7 +36,7 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
     return attend(probabilities, value)
 
 
-def self_attention(query_key_value, num_heads: int, mask=None, is_causal: bool = False) -> None:
+def self_attention(query_key_value, num_heads: int, *settings) -> None:
     """Self-attention of (batch, length, 3 * hidden_dim), or None where its parts do as well: always."""
 
 

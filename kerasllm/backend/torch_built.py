@@ -137,9 +137,13 @@ class PairKernels:
 
     In their code `Value` is the type, `Pair` two vectors in float32, `WIDTH` how many values they are, and `load`,
     `store` and `exponential` (of what is not above 0) are functions of them.
+
+    Args:
+        shared: code in these terms that comes before them all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: str = "") -> None:
+        self._shared = shared
         self._sources: dict[str, tuple[tuple[str, ...], str]] = {}
         self._kernels: dict[torch.dtype, Kernels] = {}
 
@@ -159,7 +163,7 @@ class PairKernels:
                 name: (tuple(kind.replace("Value", value) for kind in kinds), code)
                 for name, (kinds, code) in self._sources.items()
             }
-            self._kernels[dtype] = Kernels(_PAIRS.replace("VALUE", value), sources)
+            self._kernels[dtype] = Kernels(_PAIRS.replace("VALUE", value) + self._shared, sources)
         return self._kernels[dtype]
 
 

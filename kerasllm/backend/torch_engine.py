@@ -56,11 +56,29 @@ def attention(query, key, value, mask=None, is_causal: bool = False):
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal)
 
 
-def self_attention(query_key_value, num_heads: int, mask=None, is_causal: bool = False):
-    """Self-attention of (batch, length, 3 * hidden_dim), or None where its parts do as well."""
+def self_attention(
+    query_key_value,
+    num_heads: int,
+    mask=None,
+    is_causal: bool = False,
+    rate: float = 0.0,
+    seed_generator=None,
+):
+    """Self-attention of (batch, length, 3 * hidden_dim), or None where its parts do as well.
+
+    Args:
+        query_key_value: the projections side by side.
+        num_heads: hidden_dim divides by it.
+        mask, is_causal: see `attention`.
+        rate: of the probabilities that are dropped.
+        seed_generator: for these; not asked where None is returned.
+    """
     if not is_recording() or not query_key_value.requires_grad or not takes(query_key_value, num_heads, mask):
         return None
-    return SelfAttention.apply(query_key_value, num_heads, mask, is_causal)
+    if rate == 0:
+        return SelfAttention.apply(query_key_value, num_heads, mask, is_causal)
+    seed = seed_generator.next()
+    return SelfAttention.apply(query_key_value, num_heads, mask, is_causal, seed, int(rate * 2**31), 1 - rate)
 
 
 def attend(probabilities, value):

@@ -19,7 +19,7 @@ _LINEAR: Any = (
 
 
 @cache
-def _in_bfloat16() -> bool:
+def in_bfloat16() -> bool:
     """Whether oneDNN multiplies bfloat16 on this processor."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return supported is not None and bool(supported())
@@ -103,7 +103,7 @@ def product_with_transpose(left, right, bias=None):
         bias: None for none.
     """
     by_onednn = left.dtype == torch.float32 or (
-        left.dtype == torch.bfloat16 and bias is not None and is_recording() and _in_bfloat16()
+        left.dtype == torch.bfloat16 and bias is not None and is_recording() and in_bfloat16()
     )
     if _LINEAR is None or left.device.type != "cpu" or not by_onednn:
         return torch.nn.functional.linear(left, right, bias)

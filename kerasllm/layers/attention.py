@@ -80,10 +80,11 @@ def self_attention(
     Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.2.
     """
     if query_key_value is not None:
-        if dropout_rate == 0:
-            attended = backend.self_attention(query_key_value, num_heads, mask, is_causal)
-            if attended is not None:
-                return attended
+        attended = backend.self_attention(
+            query_key_value, num_heads, mask, is_causal, dropout_rate, seed_generator
+        )
+        if attended is not None:
+            return attended
         query, key, value = ops.unstack(split_heads(query_key_value, 3, num_heads), 3)
     else:
         query = split_heads(query, 1, num_heads)[0]

@@ -142,8 +142,10 @@ class TransformerDecoderBlock(keras.layers.Layer):
         """Attention before its output projection, (batch, length, hidden_dim), and the cache with these keys."""
         projected = project(self, "query_key_value", normal)
         rate = self.attention_dropout if training else 0.0
-        if self.num_key_value_heads == self.num_heads and rotary is None and cache is None and rate == 0:
-            attended = backend.self_attention(projected, self.num_heads, mask, mask is None)
+        if self.num_key_value_heads == self.num_heads and rotary is None and cache is None:
+            attended = backend.self_attention(
+                projected, self.num_heads, mask, mask is None, rate, self.seed_generator
+            )
             if attended is not None:
                 return attended, None
         query, key, value = self._heads(projected)

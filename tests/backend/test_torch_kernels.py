@@ -6,6 +6,7 @@ import keras
 import pytest
 
 from kerasllm import MaskedLanguageModelLoss
+from kerasllm.layers.dropout import dropped
 
 if keras.backend.backend() == "torch":
     import torch
@@ -108,11 +109,13 @@ if keras.backend.backend() == "torch":
         logits, labels = torch.randn(3, 40), torch.tensor([1, 2, 3])
         expected = torch.ops.kerasllm.row_losses(logits, labels)
         projected = torch.randn(1, 5, 6)
-        attended = torch.ops.kerasllm.heads_attention(projected, 1, None, True)
+        attended = torch.ops.kerasllm.attention(projected, 1, None, True, None, 0, 1.0)
         torch.set_default_dtype(torch.bfloat16)
         try:
             torch.testing.assert_close(torch.ops.kerasllm.row_losses(logits, labels), expected)
-            torch.testing.assert_close(torch.ops.kerasllm.heads_attention(projected, 1, None, True), attended)
+            torch.testing.assert_close(
+                torch.ops.kerasllm.attention(projected, 1, None, True, None, 0, 1.0), attended
+            )
         finally:
             torch.set_default_dtype(torch.float32)
 
@@ -124,7 +127,7 @@ if keras.backend.backend() == "torch":
         kernels.add(total, values)
         assert torch.equal(total, expected)
 
-    def plain_attention(projected, num_heads, mask, is_causal):
+    def plain_attention(projected, num_heads, mask, is_causal, seed=None, rate=0.0):
         batch, length, width = projected.shape
         parts = projected.reshape(batch, length, 3, num_heads, width // (3 * num_heads))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
@@ -135,34 +138,54 @@ if keras.backend.backend() == "torch":
         if mask is not None:
             hidden = hidden | ~mask
         probabilities = torch.softmax(scores.masked_fill(hidden, -1e30), dim=-1)
+        if rate:
+            probabilities = dropped(probabilities, seed, rate)
         return (probabilities @ value).transpose(1, 2).reshape(batch, length, width // 3)
 
     # The last two: a head wider than all vectors of a tile, and of odd width; rests of rows, of keys, of both.
-    @pytest.mark.parametrize(
-        "shape", [(3, 2, 64, 32), (1, 1, 1, 1), (2, 3, 37, 20), (2, 1, 130, 100), (1, 2, 18, 7)]
-    )
+    SHAPES = [(3, 2, 64, 32), (1, 1, 1, 1), (2, 3, 37, 20), (2, 1, 130, 100), (1, 2, 18, 7)]
+
+    @pytest.mark.parametrize("dtype", LIMITS)
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("rate", [0.0, 0.3])
     @pytest.mark.parametrize("is_causal", [True, False])
     @pytest.mark.parametrize("kind", ["no mask", "padding", "pairs"])
-    def test_attention_against_float64(shape, is_causal, kind):
+    def test_attention_against_float64(shape, is_causal, kind, rate, dtype):
         batch, heads, length, width = shape
+        if dtype == torch.bfloat16:
+            width += width % 2
         torch.manual_seed(length)
-        projected, upstream = (
-            torch.randn(batch, length, 3 * heads * width),
-            torch.randn(batch, length, heads * width),
-        )
+        projected = torch.randn(batch, length, 3 * heads * width).to(dtype)
+        upstream = torch.randn(batch, length, heads * width).to(dtype)
         mask = None
         if kind == "padding":
             mask = (torch.arange(length) < length - torch.arange(batch)[:, None])[:, None, None]
         elif kind == "pairs":
             mask = (torch.rand(batch, 1, length, length) < 0.6) | torch.eye(length, dtype=torch.bool)
-        assert torch_attention.takes(projected, heads, mask)
+        if not torch_attention.takes(projected, heads, mask):
+            assert dtype == torch.bfloat16
+            assert not (
+                torch.cpu._is_avx512_bf16_supported() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            )
+            return
+        seed = torch.tensor([5, -3])
         given, exact = projected.clone().requires_grad_(), projected.double().requires_grad_()
-        found = torch_attention.SelfAttention.apply(given, heads, mask, is_causal)
-        expected = plain_attention(exact, heads, mask, is_causal)
+        found = torch_attention.SelfAttention.apply(
+            given, heads, mask, is_causal, seed, int(rate * 2**31), 1 - rate
+        )
+        expected = plain_attention(exact, heads, mask, is_causal, seed, rate)
         found.backward(upstream)
         expected.backward(upstream.double())
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(given.grad.double(), exact.grad, rtol=1e-5, atol=2e-5)
+        if dtype == torch.float32:
+            torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(given.grad.double(), exact.grad, rtol=1e-5, atol=2e-5)
+            return
+        # No further from the truth than products and a softmax in turn.
+        plain = projected.clone().requires_grad_()
+        turns = plain_attention(plain, heads, mask, is_causal, seed, rate)
+        turns.backward(upstream)
+        for one, other, truth in ((found, turns, expected), (given.grad, plain.grad, exact.grad)):
+            assert (one - truth).norm() <= 1.1 * (other - truth).norm() + 1e-9
 
     def test_a_row_of_which_all_is_masked_attends_to_all_alike():
         """As by the plain path, where each score is then the same."""
@@ -177,11 +200,23 @@ if keras.backend.backend() == "torch":
             projected.grad[..., 4:].double(), exact.grad[..., 4:], rtol=1e-5, atol=1e-6
         )
 
+    def test_onednn_switched_off_is_an_error_and_no_crash():
+        """Which a step does not come to: it asks before."""
+        projected = torch.randn(1, 40, 3 * 8).bfloat16()
+        torch._C._set_mkldnn_enabled(False)
+        try:
+            assert not torch_attention.takes(projected, 1, None)
+            with pytest.raises(RuntimeError, match="BFloat16"):
+                torch.ops.kerasllm.attention(projected, 1, None, True, None, 0, 1.0)
+        finally:
+            torch._C._set_mkldnn_enabled(True)
+
     def test_what_the_kernel_of_attention_leaves_to_others():
         for shape, dtype in (
-            ((1, 513, 24), torch.float32),
-            ((1, 8, 3 * 129), torch.float32),
-            ((1, 8, 24), torch.bfloat16),
+            ((1, 4097, 24), torch.float32),
+            ((1, 8, 3 * 257), torch.float32),
+            ((1, 8, 21), torch.bfloat16),
+            ((1, 8, 24), torch.float16),
         ):
             assert not torch_attention.takes(torch.zeros(shape, dtype=dtype), 1, None)
         for mask in (torch.ones(1, 2, 8, 8, dtype=torch.bool), torch.ones(1, 1, 8, 8)):

@@ -1,0 +1,310 @@
+"""C++ of attention, for `torch_attention`; `Value`, `Pair` and so on are those of `torch_built.PairKernels`."""
+
+SHARED = """
+#include <ATen/native/CPUBlas.h>
+constexpr int64_t ROWS = 32;  // of scores that are there at a time
+constexpr bool IS_HALF = sizeof(Value) == 2;
+
+static inline int64_t whole(int64_t count) { return (count + WIDTH - 1) / WIDTH * WIDTH; }
+static inline int64_t even(int64_t count) { return (count + 1) / 2 * 2; }
+// Values from row to row of a matrix: a power of two would leave most of the cache unused.
+static inline int64_t apart_for(int64_t count) { return whole(count) + WIDTH; }
+
+// Memory whose first lies at the start of a line of the cache, so that no vector lies across two.
+template <typename T>
+class Room {
+    std::vector<T> memory;
+
+  public:
+    explicit Room(int64_t count) : memory(count + 64 / sizeof(T)) {}
+    T* data() { return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64); }
+};
+
+// c (m, n) = a (m, k) @ b (k, n), or is added to it. In bfloat16 two rows of b lie together: element (row, column) at
+// b[row / 2][column][row % 2]; of an odd k they and a row of a are filled up with 0.
+static inline void multiply(int64_t m, int64_t n, int64_t k, const Value* a, int64_t a_apart, const Value* b,
+                            int64_t b_apart, float* c, int64_t c_apart, bool add = false) {
+    at::native::cpublas::brgemm(m, n, IS_HALF ? even(k) : k, a_apart, b_apart, c_apart, add, a, b, c, IS_HALF);
+}
+
+// One product, so that what this processor cannot do is an error; among threads it would end the program.
+static void probe() {
+    const Value ones[2] = {1.f, 1.f};
+    float found;
+    multiply(1, 1, 2, ones, 2, ones, 1, &found, 1);
+    at::native::cpublas::brgemm_release(IS_HALF);
+}
+
+#pragma GCC push_options
+#pragma GCC optimize("tree-loop-vectorize")  // which the compiler's own kernels are built without
+static void turn(const float* from, int64_t from_apart, int64_t rows, int64_t columns, float* to, int64_t to_apart) {
+#if defined(CPU_CAPABILITY_AVX512)
+    at::vec::transpose_mxn<float>(from, from_apart, to, to_apart, static_cast<int>(rows), static_cast<int>(columns));
+#else
+    for (int64_t start = 0; start < rows; start += 16) {  // a line of the cache of `to`
+        const int64_t end = std::min(start + 16, rows);
+        for (int64_t column = 0; column < columns; ++column)
+            for (int64_t row = start; row < end; ++row) to[column * to_apart + row] = from[row * from_apart + column];
+    }
+#endif
+}
+
+// Rows, `stride` apart, as the second factor of a product.
+static void rows_as_factor(const Value* from, int64_t stride, int64_t length, int64_t width, Value* to, int64_t apart) {
+    if constexpr (IS_HALF)
+        for (int64_t row = 0; row < length; row += 2) {
+            const auto* low = reinterpret_cast<const uint16_t*>(from + row * stride);
+            const auto* high = low + stride;
+            auto* both = reinterpret_cast<uint32_t*>(to + row * apart);
+            if (row + 1 < length)
+                for (int64_t column = 0; column < width; ++column)
+                    both[column] = static_cast<uint32_t>(low[column]) | static_cast<uint32_t>(high[column]) << 16;
+            else
+                for (int64_t column = 0; column < width; ++column) both[column] = low[column];
+        }
+    else
+        for (int64_t row = 0; row < length; ++row)
+            std::copy(from + row * stride, from + row * stride + width, to + row * apart);
+}
+
+// The same rows as columns: the factor is (width, length). In bfloat16 the width is even.
+static void columns_as_factor(const Value* from, int64_t stride, int64_t length, int64_t width, Value* to,
+                              int64_t apart) {
+    constexpr int64_t together = IS_HALF ? 2 : 1;
+    turn(reinterpret_cast<const float*>(from), stride / together, length, width / together,
+         reinterpret_cast<float*>(to), apart);
+}
+
+// And as the first factor, from the second.
+static void as_first_factor(const Value* from, int64_t length, int64_t width, int64_t apart, Value* to) {
+    if constexpr (IS_HALF)
+        for (int64_t column = 0; column < width; column += 2) {
+            const auto* both = reinterpret_cast<const uint32_t*>(from + column * apart);
+            auto* low = reinterpret_cast<uint16_t*>(to + column * apart);
+            auto* high = low + apart;
+            for (int64_t row = 0; row < length; ++row) low[row] = static_cast<uint16_t>(both[row]);
+            for (int64_t row = 0; row < length; ++row) high[row] = static_cast<uint16_t>(both[row] >> 16);
+            std::fill(low + length, low + even(length), 0);
+            std::fill(high + length, high + even(length), 0);
+        }
+    else
+        std::copy(from, from + width * apart, to);
+}
+
+// Scaled scores; what is masked far below all others.
+static void add_mask(float* scores, float scale, const bool* mask, int64_t count) {
+    const auto* allowed = reinterpret_cast<const uint8_t*>(mask);
+    for (int64_t place = 0; place < count; ++place)
+        scores[place] = scores[place] * scale + (allowed[place] * 1e30f - 1e30f);
+}
+
+static inline uint32_t mix(uint32_t value) {
+    value = (value ^ value >> 16) * 0x7FEB352Du;
+    value = (value ^ value >> 15) * 0x846CA68Bu;
+    return value ^ value >> 16;
+}
+
+struct Sizes {
+    int64_t batch, heads, length, width, is_causal, has_mask, mask_batch, mask_row, least;
+    float scale, stays;
+    uint32_t key;
+    Sizes(const int64_t* s, const int64_t* seed, const float* kept)
+        : batch(s[0]), heads(s[1]), length(s[2]), width(s[3]), is_causal(s[4]), has_mask(s[5]), mask_batch(s[6]),
+          mask_row(s[7]), least(s[8]), scale(1 / std::sqrt(static_cast<float>(s[3]))), stays(1 / kept[0]),
+          key(mix(mix(static_cast<uint32_t>(seed[0])) + static_cast<uint32_t>(seed[1]) * 0x9E3779B9u)) {}
+
+    // What dropout multiplies probabilities by: element `first` of them all, the one `step` after it, and so on.
+    void draw(int64_t first, int64_t step, int64_t count, float* factors) const {
+        const uint32_t start = static_cast<uint32_t>(first), apart = static_cast<uint32_t>(step), salt = key;
+        const int32_t limit = static_cast<int32_t>(least), last = static_cast<int32_t>(count);
+        const float kept = stays;
+        for (int32_t place = 0; place < last; ++place) {
+            const uint32_t bits = mix(mix(start + static_cast<uint32_t>(place) * apart + salt) + salt);
+            factors[place] = static_cast<int32_t>(bits >> 1) >= limit ? kept : 0.f;
+        }
+    }
+};
+#pragma GCC pop_options
+
+static inline float highest_of(const Pair& pair) {
+    return at::vec::vec_reduce_all<float>([](Vector& x, Vector& y) { return at::vec::maximum(x, y); },
+                                          at::vec::maximum(pair[0], pair[1]));
+}
+static inline float sum_of(const Pair& pair) {
+    return at::vec::vec_reduce_all<float>([](Vector& x, Vector& y) { return x + y; }, pair[0] + pair[1]);
+}
+
+// What a product gave, times a factor and in its type.
+static void scatter(const float* from, int64_t apart, int64_t rows, int64_t width, float factor, Value* to,
+                    int64_t stride) {
+    for (int64_t row = 0; row < rows; ++row, from += apart, to += stride) {
+        int64_t column = 0;
+        for (; column + WIDTH <= width; column += WIDTH) store(Pair::loadu(from + column) * Pair(factor), to + column);
+        for (; column < width; ++column) to[column] = static_cast<Value>(from[column] * factor);
+    }
+}
+static float sum_of_products(const Value* one, const Value* other, int64_t width) {
+    Pair sum(0.f);
+    int64_t column = 0;
+    for (; column + WIDTH <= width; column += WIDTH) sum = sum + load(one + column) * load(other + column);
+    float found = sum_of(sum);
+    for (; column < width; ++column) found += static_cast<float>(one[column]) * static_cast<float>(other[column]);
+    return found;
+}
+"""
+
+# Of each row the highest score and the sum of exponentials are kept, from which the backward pass makes the
+# probabilities again.
+FORWARD = """
+// The numerators of the probabilities of a row's scores 0 to `seen`, dropped out; 0 up to `end`. Returns their sum.
+static float numerators(float* scores, const Sizes& sizes, int64_t seen, int64_t end, const bool* mask,
+                        const float* factors, Value* found, float* normalizers) {
+    if (mask) add_mask(scores, sizes.scale, mask, seen);
+    const Pair scale(mask ? 1.f : sizes.scale);
+    std::fill(scores + seen, scores + end, -std::numeric_limits<float>::infinity());
+    Pair most(-std::numeric_limits<float>::infinity()), sum(0.f);
+    for (int64_t key = 0; key < end; key += WIDTH) {
+        const Pair scaled = Pair::loadu(scores + key) * scale;
+        scaled.store(scores + key);
+        most = at::vec::maximum(most, scaled);
+    }
+    const float highest = highest_of(most);
+    for (int64_t key = 0; key < end; key += WIDTH) {
+        Pair some = exponential(Pair::loadu(scores + key) - Pair(highest));
+        sum = sum + some;
+        if (factors) some = some * Pair::loadu(factors + key);
+        store(some, found + key);
+    }
+    normalizers[0] = highest;
+    return normalizers[1] = sum_of(sum);
+}
+
+extern "C" void kernel(const Value* projected, const bool* masks, const int64_t* given, const int64_t* seed,
+                       const float* kept, Value* attended, float* normalizers) {
+    const Sizes sizes(given, seed, kept);
+    const int64_t length = sizes.length, width = sizes.width, all = sizes.heads * width, stride = 3 * all;
+    const int64_t apart = apart_for(length), wide = whole(width);
+    probe();
+    #pragma omp parallel
+    {
+        Room<Value> keys(even(width) * apart), values(even(length) * wide), shares(ROWS * apart);
+        Room<float> scores(ROWS * apart), found(ROWS * wide), factors(apart);
+        #pragma omp for
+        for (int64_t number = 0; number < sizes.batch * sizes.heads; ++number) {
+            const int64_t batch = number / sizes.heads, head = number % sizes.heads;
+            const Value* query = projected + batch * length * stride + head * width;
+            columns_as_factor(query + all, stride, length, width, keys.data(), apart);
+            rows_as_factor(query + 2 * all, stride, length, width, values.data(), wide);
+            for (int64_t row = 0; row < length; row += ROWS) {
+                const int64_t rows = std::min<int64_t>(ROWS, length - row);
+                const int64_t last = sizes.is_causal ? row + rows : length;
+                multiply(rows, last, width, query + row * stride, stride, keys.data(), apart, scores.data(), apart);
+                float sums[ROWS];
+                for (int64_t r = 0; r < rows; ++r) {
+                    const int64_t place = number * length + row + r, seen = sizes.is_causal ? row + r + 1 : length;
+                    const bool* mask = sizes.has_mask
+                        ? masks + batch * sizes.mask_batch + (row + r) * sizes.mask_row : nullptr;
+                    if (sizes.least) sizes.draw(place * length, 1, seen, factors.data());
+                    sums[r] = numerators(scores.data() + r * apart, sizes, seen, whole(last), mask,
+                                         sizes.least ? factors.data() : nullptr, shares.data() + r * apart,
+                                         normalizers + 2 * place);
+                }
+                multiply(rows, width, last, shares.data(), apart, values.data(), wide, found.data(), wide);
+                for (int64_t r = 0; r < rows; ++r)
+                    scatter(found.data() + r * wide, wide, 1, width, 1 / sums[r],
+                            attended + (batch * length + row + r) * all + head * width, all);
+            }
+        }
+        at::native::cpublas::brgemm_release(IS_HALF);
+    }
+}
+"""
+
+# By keys and not by queries: the scores' rows and those of their gradients are then the columns that the products for
+# keys and values ask for, and a row's own normalizers lie side by side.
+BACKWARD = """
+extern "C" void kernel(const Value* projected, const bool* masks, const int64_t* given, const int64_t* seed,
+                       const float* kept, const Value* attended, const float* normalizers, const Value* upstream,
+                       Value* slopes) {
+    const Sizes sizes(given, seed, kept);
+    const int64_t length = sizes.length, width = sizes.width, all = sizes.heads * width, stride = 3 * all;
+    const int64_t apart = apart_for(length), wide = whole(width), together = IS_HALF ? 2 : 1;
+    probe();
+    #pragma omp parallel
+    {
+        Room<Value> turned_queries(even(width) * apart), turned_above(even(width) * apart),
+            turned_keys(even(width) * apart), queries(even(length) * wide), above(even(length) * wide),
+            probabilities(ROWS * apart), differences(ROWS * apart), paired(std::max(ROWS, even(width)) * apart);
+        Room<float> scores(ROWS * apart), others(ROWS * apart), found(std::max(ROWS, length) * wide),
+            of_queries(width * apart), highest(apart), inverse(apart), means(apart), factors(apart);
+        #pragma omp for
+        for (int64_t number = 0; number < sizes.batch * sizes.heads; ++number) {
+            const int64_t batch = number / sizes.heads, head = number % sizes.heads;
+            const Value* query = projected + batch * length * stride + head * width;
+            Value* slope = slopes + batch * length * stride + head * width;
+            const Value* over = upstream + batch * length * all + head * width;
+            columns_as_factor(query + all, stride, length, width, paired.data(), apart);
+            as_first_factor(paired.data(), length, width, apart, turned_keys.data());
+            columns_as_factor(query, stride, length, width, turned_queries.data(), apart);
+            columns_as_factor(over, all, length, width, turned_above.data(), apart);
+            rows_as_factor(query, stride, length, width, queries.data(), wide);
+            rows_as_factor(over, all, length, width, above.data(), wide);
+            for (int64_t row = 0; row < length; ++row) {
+                const float* normalizer = normalizers + 2 * (number * length + row);
+                const Value* under = attended + (batch * length + row) * all + head * width;
+                highest.data()[row] = normalizer[0];
+                inverse.data()[row] = 1 / normalizer[1];
+                means.data()[row] = sum_of_products(over + row * all, under, width);
+            }
+            for (int64_t key = 0; key < length; key += ROWS) {
+                const int64_t rows = std::min<int64_t>(ROWS, length - key), first = sizes.is_causal ? key : 0;
+                const int64_t count = length - first, end = whole(count);
+                multiply(rows, count, width, query + all + key * stride, stride,
+                         turned_queries.data() + first * together, apart, scores.data(), apart);
+                multiply(rows, count, width, query + 2 * all + key * stride, stride,
+                         turned_above.data() + first * together, apart, others.data(), apart);
+                for (int64_t r = 0; r < rows; ++r) {
+                    float* some = scores.data() + r * apart;
+                    Value* share = probabilities.data() + r * apart;
+                    Value* difference = differences.data() + r * apart;
+                    float scale = sizes.scale, hidden = 0;
+                    const int64_t apart_in_mask = std::max<int64_t>(1, sizes.mask_row);
+                    const bool* mask = masks + batch * sizes.mask_batch + (key + r) * apart_in_mask;
+                    if (sizes.has_mask && sizes.mask_row) {
+                        add_mask(some, scale, mask + first, count);
+                        scale = 1;
+                    } else if (sizes.has_mask && !*mask) hidden = -1e30f;
+                    if (sizes.least)
+                        sizes.draw((number * length + first) * length + key + r, length, count, factors.data());
+                    for (int64_t place = 0; place < end; place += WIDTH) {
+                        const Pair score = Pair::loadu(some + place) * Pair(scale) + Pair(hidden);
+                        const Pair part = exponential(score - Pair::loadu(highest.data() + first + place))
+                            * Pair::loadu(inverse.data() + first + place);
+                        const Pair factor = sizes.least ? Pair::loadu(factors.data() + place) : Pair(1.f);
+                        store(part * factor, share + place);
+                        const Pair of_part = Pair::loadu(others.data() + r * apart + place) * factor;
+                        store(part * (of_part - Pair::loadu(means.data() + first + place)), difference + place);
+                    }
+                    const int64_t unseen = sizes.is_causal ? r : 0;  // of the queries, by this key
+                    for (Value* row : {share, difference}) {
+                        std::fill(row, row + unseen, static_cast<Value>(0.f));
+                        std::fill(row + count, row + end, static_cast<Value>(0.f));
+                    }
+                }
+                multiply(rows, width, count, probabilities.data(), apart, above.data() + first * wide, wide,
+                         found.data(), wide);
+                scatter(found.data(), wide, rows, width, 1, slope + 2 * all + key * stride, stride);
+                multiply(rows, width, count, differences.data(), apart, queries.data() + first * wide, wide,
+                         found.data(), wide);
+                scatter(found.data(), wide, rows, width, sizes.scale, slope + all + key * stride, stride);
+                rows_as_factor(differences.data(), apart, rows, count, paired.data(), apart);
+                multiply(width, count, rows, turned_keys.data() + key, apart, paired.data(), apart,
+                         of_queries.data() + first, apart, key > 0);
+            }
+            turn(of_queries.data(), apart, width, length, found.data(), wide);
+            scatter(found.data(), wide, length, width, sizes.scale, slope, stride);
+        }
+        at::native::cpublas::brgemm_release(IS_HALF);
+    }
+}
+"""
