@@ -9,12 +9,12 @@ backward, (batch, heads, positions, head_dim) in bfloat16, two cores with AVX512
 import torch
 
 from kerasllm.backend.torch_attention_kernels import BACKWARD, FORWARD, SHARED
-from kerasllm.backend.torch_built import PairKernels, has_vectors
-from kerasllm.backend.torch_products import in_bfloat16
+from kerasllm.backend.torch_built import PairKernels
+from kerasllm.backend.torch_small_products import PRODUCTS, multiplies
 
 _LONGEST, _WIDEST = 4096, 256  # positions and head_dim: beyond, what is to stay in the cache would not
 
-_KERNELS = PairKernels(SHARED)
+_KERNELS = PairKernels(PRODUCTS + SHARED)
 _KERNELS.add(
     forward=(("Value", "bool", "int64_t", "int64_t", "float", "Value", "float"), FORWARD),
     backward=(
@@ -88,19 +88,11 @@ def takes(projected, num_heads: int, mask) -> bool:
     """Whether the kernel can compute this attention. Asked in a compiled step alone."""
     _, length, width = projected.shape
     head_dim = width // (3 * num_heads)
-    fits = length <= _LONGEST and head_dim <= _WIDEST
-    if projected.dtype == torch.bfloat16:  # two values of a head at a time, by instructions that not all have
-        fits = fits and head_dim % 2 == 0 and _multiplies_bfloat16()
-    elif projected.dtype != torch.float32:
-        return False
+    fits = length <= _LONGEST and head_dim <= _WIDEST and multiplies(projected.dtype)
+    if projected.dtype == torch.bfloat16:  # two values of a head at a time
+        fits = fits and head_dim % 2 == 0
     one_mask = mask is None or (mask.ndim == 4 and mask.shape[1] == 1 and mask.dtype == torch.bool)
-    return fits and one_mask and has_vectors(projected)
-
-
-def _multiplies_bfloat16() -> bool:
-    """Whether processor and oneDNN do, and PyTorch is to ask it."""
-    has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-    return has_instructions and in_bfloat16() and bool(torch._C._get_mkldnn_enabled())
+    return fits and one_mask and _KERNELS.exist_for(projected)
 
 
 class SelfAttention(torch.autograd.Function):

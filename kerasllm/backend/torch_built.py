@@ -29,15 +29,11 @@ static inline Vector exponential(const Vector& x) {
 
 
 _begun: list["Kernels"] = []
-_usable = True
 
 
-def has_vectors(tensor: torch.Tensor) -> bool:
-    """Whether it lies where the compiler knows the processor's vectors. Asked in a compiled step alone.
-
-    Nowhere from when kernels could not be built: see `finish`.
-    """
-    if tensor.device.type != "cpu" or not _usable:
+def _has_vectors(tensor: torch.Tensor) -> bool:
+    """Whether it lies where the compiler knows the processor's vectors."""
+    if tensor.device.type != "cpu":
         return False
     from torch._inductor import cpu_vec_isa
 
@@ -54,6 +50,7 @@ class Kernels:
     """
 
     def __init__(self, shared: str, kernels: dict[str, tuple[tuple[str, ...], str]]) -> None:
+        self.usable = True  # not from when they could not be built: see `finish`
         self._shared, self._kernels = shared, kernels
         self._lock = threading.Lock()
         self._built: Future | None = None
@@ -99,6 +96,14 @@ static inline Pair load(const Value* from) {
     else return at::vec::convert<float, 2, Value, 1>(at::vec::Vectorized<Value>::loadu(from));
 }
 static inline void store(const Pair& pair, Value* to) {
+#if CONVERTS && defined(CPU_CAPABILITY_AVX512)  // by an instruction, which the compiler is not told that there is
+    if constexpr (std::is_same_v<Value, at::BFloat16>) {
+        __m512i both;
+        asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(both) : "v"(__m512(pair[0])), "v"(__m512(pair[1])));
+        _mm512_storeu_si512(to, both);
+        return;
+    }
+#endif
     if constexpr (std::is_same_v<Value, float>) pair.store(to);
     else at::vec::convert<Value, 1, float, 2>(pair).store(to);
 }
@@ -113,14 +118,18 @@ static inline Pair exponential(const Pair& x) {
 
 
 def finish() -> bool:
-    """Waits for what is being built. False if some of it cannot be: from now on no kernels of our own are used."""
-    global _usable
-    error = next(filter(None, [kernels.begin().exception() for kernels in list(_begun)]), None)
-    if error is None or not _usable:
-        return True
-    _usable = False
-    print(f"PyTorch's own kernels are used, as ours were not built ({first_line(error)})", file=sys.stderr)
-    return False
+    """Waits for what is being built. False if some of it cannot be: from now on those kernels are not used."""
+    errors = []
+    for kernels in filter(lambda kernels: kernels.usable, list(_begun)):
+        error = kernels.begin().exception()
+        kernels.usable = error is None
+        errors += [error] if error else []
+    if errors:
+        print(
+            f"PyTorch's own kernels are used where ours were not built ({first_line(errors[0])})",
+            file=sys.stderr,
+        )
+    return not errors
 
 
 def first_line(error: BaseException) -> str:
@@ -153,7 +162,7 @@ class PairKernels:
 
     def exist_for(self, tensor: torch.Tensor) -> bool:
         """Whether there are kernels for tensors of this type, on this device. Asked in a compiled step alone."""
-        return tensor.dtype in _TYPES and has_vectors(tensor)
+        return tensor.dtype in _TYPES and _has_vectors(tensor) and self.of(tensor.dtype).usable
 
     def of(self, dtype: torch.dtype) -> Kernels:
         """Those of a type."""
@@ -163,7 +172,9 @@ class PairKernels:
                 name: (tuple(kind.replace("Value", value) for kind in kinds), code)
                 for name, (kinds, code) in self._sources.items()
             }
-            self._kernels[dtype] = Kernels(_PAIRS.replace("VALUE", value) + self._shared, sources)
+            converts = int(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+            shared = _PAIRS.replace("VALUE", value).replace("CONVERTS", str(converts)) + self._shared
+            self._kernels[dtype] = Kernels(shared, sources)
         return self._kernels[dtype]
 
 

@@ -7,27 +7,38 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from kerasllm.backend import torch_projected_losses as projected
 from kerasllm.backend import torch_row_kernels as row_kernels
 from kerasllm.backend.torch_built import pairs
-from kerasllm.backend.torch_products import is_recording, product_with_transpose
+from kerasllm.backend.torch_products import is_recording, product_with_transpose, projection_of
 
-_MANY = 1024  # classes, from which a kernel of its own is faster than what a compiler makes
 _HITS = "_kerasllm_hits"
 
 
 def cross_entropy(labels, logits):
     """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
-    if is_recording() and logits.requires_grad and logits.shape[-1] >= _MANY and pairs.exist_for(logits):
-        rows = logits.reshape(-1, logits.shape[-1])
-        losses, hits = row_kernels.RowCrossEntropy.apply(rows, labels.reshape(-1).long())
-        losses = losses.reshape(labels.shape)
-        setattr(losses, _HITS, hits.reshape(labels.shape))  # for `remember_losses`
-        return losses
     if is_recording() and logits.requires_grad:
-        return _CrossEntropy.apply(logits, labels.long()[..., None])
+        found = _by_kernels(labels.reshape(-1).long(), logits) if logits.shape[-1] >= projected.MANY else None
+        if found is None:
+            return _CrossEntropy.apply(logits, labels.long()[..., None])
+        losses, hits = (some.reshape(labels.shape) for some in found)
+        setattr(losses, _HITS, hits)  # for `remember_losses`
+        return losses
     scores = logits.float()
     chosen = scores.gather(-1, labels.long()[..., None])[..., 0]
     return torch.logsumexp(scores, dim=-1) - chosen
+
+
+def _by_kernels(labels, logits):
+    """Losses and hits, by kernels that take the projection in, if that is what the logits are, or the logits."""
+    projection = projection_of(logits)
+    if projection is not None:
+        hidden, kernel, bias, product = projection
+        if projected.takes(hidden, kernel.t()):
+            return projected.ProjectedCrossEntropy.apply(hidden, kernel.t(), bias, labels, product.detach())
+    if pairs.exist_for(logits):
+        return row_kernels.RowCrossEntropy.apply(logits.reshape(-1, logits.shape[-1]), labels)
+    return None
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -130,12 +141,18 @@ def _run(hidden, table, labels, weights, chunk_size, differentiable, compiled):
     of_table = table.new_empty(0)
     if differentiable:
         of_table = (table.new_empty if len(hidden) else table.new_zeros)(table.shape)
-    slopes, add = (
-        _functions(hidden, table) if compiled and not is_recording() else (_slopes, torch.Tensor.add_)
-    )
+    is_step = compiled and not is_recording()
+    by_kernels = is_step and table.dtype == torch.float32 and projected.takes(hidden, matrix)
+    slopes, add = _functions(hidden, table) if is_step and not by_kernels else (_slopes, torch.Tensor.add_)
     for start in range(0, len(hidden), chunk_size):
         chunk = slice(start, start + chunk_size)
         part = hidden[chunk]
+        if by_kernels:
+            gradients = (of_hidden[chunk], of_table) if differentiable else None
+            total += projected.loss_and_gradients(
+                part, matrix, labels[chunk], weights[chunk], gradients, start > 0
+            )
+            continue
         loss, slope = slopes(product_with_transpose(part, matrix), labels[chunk], weights[chunk])
         total += loss
         if differentiable:
@@ -154,8 +171,8 @@ _library.impl("chunked_cross_entropy", _run, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("kerasllm::chunked_cross_entropy")
 def _shapes(hidden, table, labels, weights, chunk_size, differentiable, compiled):
-    if compiled and pairs.exist_for(hidden) and table.dtype == torch.float32:
-        pairs.of(hidden.dtype).begin()
+    if compiled and table.dtype == torch.float32 and projected.takes(hidden, table.to(hidden.dtype)):
+        projected.prepare(hidden)
     total = torch.empty((), dtype=torch.float32, device=hidden.device)
     if not differentiable:
         return total, hidden.new_empty(0), table.new_empty(0)

@@ -9,7 +9,7 @@ from kerasllm.backend.torch_built import pairs
 from kerasllm.backend.torch_cross_entropy import recall_losses, remember_losses  # noqa: F401
 from kerasllm.backend.torch_gelu import Gelu
 from kerasllm.backend.torch_parts import boundary  # noqa: F401
-from kerasllm.backend.torch_products import Dense, TakeRows, is_recording, product_with_transpose
+from kerasllm.backend.torch_products import TakeRows, is_recording, product_with_transpose, recorded_product
 from kerasllm.backend.torch_training import can_compile, compiled_step, on_device  # noqa: F401
 
 jit_compile = False  # takes four to twenty seconds: see `kerasllm.training.compilation`
@@ -179,7 +179,7 @@ def dense(inputs, kernel, bias=None, transposed: bool = False):
     if not torch.is_grad_enabled():
         return product_with_transpose(inputs, kernel.t(), bias)
     if is_recording():
-        return Dense.apply(inputs, kernel, bias)
+        return recorded_product(inputs, kernel, bias)
     return torch.mm(inputs, kernel) if bias is None else torch.addmm(bias, inputs, kernel)
 
 
@@ -200,7 +200,18 @@ def split(inputs, sizes: tuple[int, ...], axis: int):
 
 def take_rows(table, ids):
     """The rows of a table (rows, hidden_dim) at `ids`, any shape; a Keras variable or array."""
-    return TakeRows.apply(keras.ops.convert_to_tensor(table), ids)
+    if not isinstance(table, keras.Variable):
+        return TakeRows.apply(keras.ops.convert_to_tensor(table), ids)
+    return TakeRows.apply(_in_own_type(table), ids).to(getattr(torch, table.dtype))
+
+
+def _in_own_type(variable):
+    """Its value without the cast of mixed precision, which would copy a whole table for some of its rows."""
+    casts, variable._autocast = variable._autocast, False
+    try:
+        return variable.value
+    finally:
+        variable._autocast = casts
 
 
 def write_slice(cache, value, position):

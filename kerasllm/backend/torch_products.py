@@ -142,6 +142,26 @@ class Dense(torch.autograd.Function):
         return of_inputs, of_kernel, _over_rows(upstream) if ctx.with_bias else None
 
 
+_PROJECTION = "_kerasllm_projection"
+
+
+def recorded_product(inputs, kernel, bias):
+    """`inputs @ kernel + bias` within a recorded step: (rows, in), (in, out) and (out,) or None."""
+    product = Dense.apply(inputs, kernel, bias)
+    setattr(product, _PROJECTION, (inputs, kernel, bias))
+    return product
+
+
+def projection_of(logits):
+    """Of what is a `recorded_product`, in whatever shape: its inputs, kernel and bias, and itself; else None."""
+    product = logits if logits._base is None else logits._base
+    is_whole = (
+        logits.is_contiguous() and logits.shape[-1] == product.shape[-1] and logits.numel() == product.numel()
+    )
+    projection = getattr(product, _PROJECTION, None)
+    return (*projection, product) if is_whole and projection is not None else None
+
+
 class TakeRows(torch.autograd.Function):
     """Rows of a table (count, width) by numbers, any shape, whose gradient is summed in one order.
 

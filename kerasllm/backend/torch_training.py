@@ -23,6 +23,7 @@ from kerasllm.backend.torch_built import finish, first_line
 from kerasllm.backend.torch_optimizer import fuse
 from kerasllm.backend.torch_parts import boundary, compiled_in_parts
 from kerasllm.backend.torch_products import recording
+from kerasllm.backend.torch_simplification import simplify
 
 
 def can_compile() -> bool:
@@ -190,7 +191,7 @@ def _program(record, arguments):
     with recording():  # shapes alone are computed: no second step's memory, nor its time
         make = make_fx(record, decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
         graph = make(*arguments)
-    graph.graph.eliminate_dead_code()
+    simplify(graph.graph)
     graph.recompile()
     return compiled_in_parts(graph, by_inductor)
 

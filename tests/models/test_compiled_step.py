@@ -11,7 +11,15 @@ import keras
 import numpy as np
 import pytest
 
-from kerasllm import BertClassifier, BertConfig, BertPretraining, GPTCausalLM, GPTConfig
+from kerasllm import (
+    BertClassifier,
+    BertConfig,
+    BertPretraining,
+    GPTCausalLM,
+    GPTConfig,
+    MaskedLanguageModelLoss,
+    NextSentenceLoss,
+)
 from kerasllm.training.causal import compile_causal
 from kerasllm.training.objectives import compile_pretraining
 from kerasllm.training.optimizers import adamw
@@ -338,31 +346,88 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         torch_inductor,
         torch_kernels,
         torch_products,
+        torch_projected_losses,
         torch_training,
     )
     from kerasllm.backend.torch_products import TakeRows
+
+    def operators_recorded(monkeypatch):
+        """The names of those in the last step that was recorded, once there was one."""
+        names, divide = [], torch_training.compiled_in_parts
+
+        def compiled(graph, *given):
+            names[:] = [str(node.target) for node in graph.graph.nodes]
+            return divide(graph, *given)
+
+        monkeypatch.setattr(torch_training, "compiled_in_parts", compiled)
+        return names
 
     def test_compiled_in_bfloat16():
         losses = losses_in_bfloat16()
         np.testing.assert_allclose(*losses, rtol=1e-2)
         assert losses[0] != losses[1]  # two paths indeed
 
-    def test_ten_steps_by_the_kernel_of_many_classes_are_those_of_the_plain_path(monkeypatch, capsys):
+    def assert_same(found, expected):
+        """Logs and state after ten steps."""
+        (logs, state), (plain_logs, plain_state) = found, expected
+        for one, other in zip(logs, plain_logs, strict=True):
+            np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-4)
+        for one, other in zip(state, plain_state, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=3e-5)
+
+    @pytest.mark.parametrize("kernel", ["projected_losses", "row_losses"])
+    def test_ten_steps_by_a_kernel_of_many_classes_are_those_of_the_plain_path(kernel, monkeypatch, capsys):
         """The accuracy is the kernel's, too."""
-        monkeypatch.setattr(torch_cross_entropy, "_MANY", 3)  # fewer than the vocabulary, more than two
-        plain_logs, plain_state = plain("bert")
+        monkeypatch.setattr(torch_projected_losses, "MANY", 3)  # fewer than the vocabulary, more than two
+        if kernel == "row_losses":  # as where the logits are not a projection's
+            monkeypatch.setattr(torch_cross_entropy, "projection_of", lambda logits: None)
+        expected = plain("bert")
+        operators = operators_recorded(monkeypatch)
         hits, asked = metrics._hits, []
         monkeypatch.setattr(
             metrics, "_hits", lambda labels, logits: asked.append(logits) or hits(labels, logits)
         )
-        logs, state = train("bert", True)
+        assert_same(train("bert", True), expected)
         recorded = [logits for logits in asked if isinstance(logits, torch._subclasses.FakeTensor)]
         assert {logits.shape[-1] for logits in recorded} == {2}  # of the next sentence, not of 50 tokens
-        for found, expected in zip(logs, plain_logs, strict=True):
-            np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
-        for found, expected in zip(state, plain_state, strict=True):
-            np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
+        assert operators.count(f"kerasllm.{kernel}.default") == 1
         assert "without compilation" not in capsys.readouterr().err
+
+    @pytest.mark.parametrize("kind", ["gpt", "llama"])
+    def test_ten_steps_by_the_kernel_of_chunks_are_those_of_the_plain_path(kind, monkeypatch):
+        """Rows without weight among them; the table is tied, or not."""
+        monkeypatch.setattr(torch_projected_losses, "MANY", 3)
+        expected, calls = plain(kind), []
+        run = torch_projected_losses.loss_and_gradients
+        monkeypatch.setattr(
+            torch_projected_losses, "loss_and_gradients", lambda *given: calls.append(given) or run(*given)
+        )
+        assert_same(train(kind, True), expected)
+        assert len(calls) == STEPS
+
+    def test_logits_are_made_where_something_else_reads_them(monkeypatch):
+        """And not where nothing does."""
+        monkeypatch.setattr(torch_projected_losses, "MANY", 3)
+        operators, products = operators_recorded(monkeypatch), []
+
+        def compile_with(metrics):
+            def compile_model(model, optimizer, jit_compile):
+                losses = {"masked_lm": MaskedLanguageModelLoss(), "next_sentence": NextSentenceLoss()}
+                model.compile(
+                    optimizer=optimizer, loss=losses, weighted_metrics=metrics, jit_compile=jit_compile
+                )
+                model.per_step_metrics = True
+
+            return compile_model
+
+        model_class, config, _, data = CASES["bert"]
+        for metrics_of_logits in ({}, {"masked_lm": [keras.metrics.SparseTopKCategoricalAccuracy(k=9)]}):
+            case = model_class, config, compile_with(metrics_of_logits), data
+            monkeypatch.setitem(CASES, "bert", case)
+            assert_same(train("bert", True), train("bert", False))
+            assert operators.count("kerasllm.projected_losses.default") == 1
+            products.append(operators.count("kerasllm.product.default"))
+        assert products[1] == products[0] + 1
 
     @pytest.mark.parametrize(("kind", "rate"), [("gpt", 0.0), ("gpt", 0.2), ("bert", 0.2)])
     def test_ten_steps_by_the_kernel_of_attention_are_those_of_the_plain_path(
@@ -386,16 +451,20 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
             np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
         assert "without compilation" not in capsys.readouterr().err
 
-    def test_kernels_that_cannot_be_built_are_done_without(monkeypatch, capsys):
+    @pytest.fixture
+    def unbuilt(monkeypatch):
+        """As before any kernel was built."""
+        for kernels in (torch_built.pairs, torch_attention._KERNELS, torch_projected_losses._KERNELS):
+            monkeypatch.setattr(kernels, "_kernels", {})
+        monkeypatch.setattr(torch_built, "_begun", [])
+
+    def test_kernels_that_cannot_be_built_are_done_without(monkeypatch, capsys, unbuilt):
         """The step is compiled all the same, with one line about it, and the next model's, too."""
 
         def build(kernels, shared):
             raise RuntimeError("unknown function\nin line 3")
 
         monkeypatch.setattr(torch_kernels, "build", build)
-        monkeypatch.setattr(torch_built.pairs, "_kernels", {})
-        monkeypatch.setattr(torch_built, "_begun", [])
-        monkeypatch.setattr(torch_built, "_usable", True)
         recorded = []
         make = torch_training._program
         monkeypatch.setattr(torch_training, "_program", lambda *given: recorded.append(given) or make(*given))
@@ -408,6 +477,22 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         said = capsys.readouterr().err
         assert said.count("ours were not built (RuntimeError: unknown function)") == 1
         assert "without compilation" not in said
+
+    def test_those_that_can_be_built_are_used(monkeypatch, capsys, unbuilt):
+        """Where a version of PyTorch has no products for them, say."""
+        build = torch_kernels.build
+
+        def some(kernels, shared):
+            if "brgemm" in shared:
+                raise RuntimeError("no such product")
+            return build(kernels, shared)
+
+        monkeypatch.setattr(torch_kernels, "build", some)
+        operators = operators_recorded(monkeypatch)
+        train("gpt", True)
+        assert "ours were not built (RuntimeError: no such product)" in capsys.readouterr().err
+        assert "kerasllm.gelu.default" in operators
+        assert "kerasllm.attention.default" not in operators
 
     def test_rows_in_bfloat16_are_summed_in_float32():
         """Summed in bfloat16, 4,096 ones are 256."""
