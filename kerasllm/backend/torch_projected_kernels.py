@@ -162,8 +162,7 @@ extern "C" void kernel(const Value* hidden, const Value* table, const int64_t* l
     Room<Value> row_factor(even(count) * wide);
     rows_as_factor(rows, width, count, width, row_factor.data(), wide);
     const int64_t threads = omp_get_max_threads();
-    Room<float> sums(threads * count * wide);
-    std::fill(sums.data(), sums.data() + threads * count * wide, 0.f);
+    Room<float> sums(threads * count * wide);  // 0, as all memory of a Room at first
     probe();
     #pragma omp parallel
     {

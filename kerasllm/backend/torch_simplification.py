@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from kerasllm.backend import torch_projected_losses, torch_row_kernels  # noqa: F401  (define the operators)
+from kerasllm.backend import torch_projected_losses, torch_table_gradients  # noqa: F401  (define the operators)
 from kerasllm.backend.torch_built import pairs
 
 _OURS = torch.ops.kerasllm
@@ -48,6 +48,7 @@ def _add_rows_to_gradients(graph: Graph) -> None:
             added = graph.call_function(_OURS.with_rows_added.default, (other, *node.args[:2], factor))
         added.meta = dict(total.meta)
         total.replace_all_uses_with(added)
+        pairs.of(_value(other).dtype).begin()
 
 
 def _without_factor(node: Node) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ if keras.backend.backend() == "torch":
     import torch
 
     from kerasllm.backend import torch_projected_losses as projected
-    from kerasllm.backend import torch_row_kernels  # noqa: F401  (defines `with_rows_added`)
+    from kerasllm.backend import torch_table_gradients  # noqa: F401  (defines `with_rows_added`)
 
     TYPES = [
         dtype
