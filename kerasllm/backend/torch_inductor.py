@@ -13,7 +13,7 @@ import torch
 import torch._inductor
 from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import TracingContext, detect_fake_mode, tracing
-from torch._inductor import compile_fx, config, dtype_propagation, sizevars
+from torch._inductor import compile_fx, config, cpu_vec_isa, dtype_propagation, sizevars
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.virtualized import V
 from torch.fx import GraphModule
@@ -33,14 +33,19 @@ def by_inductor(graph: GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         inputs: of it, tensors without values.
     """
     mode = detect_fake_mode([*inputs, *(node.meta.get("val") for node in graph.graph.nodes)])
-    with tracing(TracingContext(mode)):  # which the compiler's cache on disk asks for
-        if all(value.device.type == "cpu" for value in inputs):
+    on_cpu = all(value.device.type == "cpu" for value in inputs)
+    chosen: dict[str, Any] = {}
+    if on_cpu:
+        # Said to it, as its cache on disk would give a processor what was made for another's wider vectors.
+        chosen["cpp.simdlen"] = cpu_vec_isa.pick_vec_isa().bit_width() or None
+    elif hasattr(config, "deterministic"):
+        # It would try out several kernels, and the last bits would hang on which was fastest this time.
+        chosen["deterministic"] = True
+    with tracing(TracingContext(mode)), config.patch(chosen):  # a context, which the cache asks for
+        if on_cpu:
             with suppress(AttributeError, TypeError):  # of a version that has other names
                 return _after_recording(graph, inputs, mode)
-        # On a GPU it would try out several kernels, and the last bits would hang on which was fastest this time.
-        chosen = {"deterministic": True} if hasattr(config, "deterministic") else {}
-        with config.patch(chosen):
-            return torch._inductor.compile(graph, inputs)
+        return torch._inductor.compile(graph, inputs)
 
 
 def _after_recording(graph: GraphModule, inputs: list[Any], mode: Any) -> Callable[..., Any]:

@@ -500,6 +500,19 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         TakeRows.apply(table, torch.full((4096,), 2)).sum().backward()
         assert table.grad.tolist() == [[0] * 3, [0] * 3, [4096] * 3, [0] * 3, [0] * 3]
 
+    def test_the_compiler_is_told_how_wide_vectors_are(monkeypatch):
+        """By which its cache on disk tells apart what was made for one processor and another."""
+        compile_one, widths = torch_inductor._after_recording, set()
+
+        def after_recording(*given):
+            widths.add(torch._inductor.config.cpp.simdlen)
+            return compile_one(*given)
+
+        monkeypatch.setattr(torch_inductor, "_after_recording", after_recording)
+        train("gpt", True)
+        assert widths == {torch._inductor.cpu_vec_isa.pick_vec_isa().bit_width()}
+        assert torch._inductor.config.cpp.simdlen is None
+
     @pytest.mark.parametrize("kind", ["bert", "gpt"])
     def test_what_is_compiled_does_not_grow_with_the_layers(kind, monkeypatch):
         """Parts that are alike are compiled once; run as recorded, the parts are the step."""
