@@ -171,8 +171,9 @@ _library.impl("chunked_cross_entropy", _run, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("kerasllm::chunked_cross_entropy")
 def _shapes(hidden, table, labels, weights, chunk_size, differentiable, compiled):
-    if compiled and table.dtype == torch.float32 and projected.takes(hidden, table.to(hidden.dtype)):
-        projected.prepare(hidden)
+    if compiled and table.dtype == torch.float32 and pairs.exist_for(hidden):
+        by_projection = projected.takes(hidden, table.to(hidden.dtype))
+        (projected.KERNELS if by_projection else pairs).of(hidden.dtype).begin()
     total = torch.empty((), dtype=torch.float32, device=hidden.device)
     if not differentiable:
         return total, hidden.new_empty(0), table.new_empty(0)

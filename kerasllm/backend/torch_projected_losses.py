@@ -18,9 +18,9 @@ from kerasllm.backend.torch_small_products import PRODUCTS, multiplies
 
 MANY = 1024  # classes, from which kernels of our own are faster than what a compiler makes
 
-_KERNELS = PairKernels(PRODUCTS + SHARED)
+KERNELS = PairKernels(PRODUCTS + SHARED)
 _GIVEN = ("Value", "Value", "int64_t", "float", "int64_t", "Value", "float", "float", "Value")
-_KERNELS.add(
+KERNELS.add(
     losses=(
         (*("Value",) * 4, "int64_t", "float", "int64_t", *("float",) * 2, "Value", *("float",) * 2),
         LOSSES,
@@ -49,7 +49,7 @@ def takes(hidden, table) -> bool:
     fits = len(table) >= MANY and table.is_contiguous() and hidden.dtype == table.dtype
     if hidden.dtype == torch.bfloat16:  # two values of a row at a time
         fits = fits and hidden.shape[1] % 2 == 0
-    return fits and multiplies(hidden.dtype) and _KERNELS.exist_for(hidden)
+    return fits and multiplies(hidden.dtype) and KERNELS.exist_for(hidden)
 
 
 def _block(width: int) -> int:
@@ -81,7 +81,7 @@ def _losses(hidden, table, bias, labels, logits):
     sizes = _sizes(hidden, len(table), bias is not None, logits is not None, False, True, False)
     results = [hidden.new_empty(len(labels), dtype=torch.float32) for _ in range(2)]
     rooms = _rooms(hidden, len(table))
-    _KERNELS.of(hidden.dtype).call("losses", hidden, table, *given, labels, weights, sizes, *results, *rooms)
+    KERNELS.of(hidden.dtype).call("losses", hidden, table, *given, labels, weights, sizes, *results, *rooms)
     return *results, *rooms
 
 
@@ -90,7 +90,7 @@ def _slopes(hidden, table, bias, labels, upstream, *rooms):
     sizes = _sizes(hidden, len(table), bias is not None, False, True, True, False)
     results = _like(hidden, table, bias)
     of_hidden = results[0].zero_()  # of rows that weigh nothing
-    _KERNELS.of(hidden.dtype).call("slopes", *given, sizes, *rooms, of_hidden, *results[1:])
+    KERNELS.of(hidden.dtype).call("slopes", *given, sizes, *rooms, of_hidden, *results[1:])
     return results
 
 
@@ -105,7 +105,7 @@ _library.impl("projected_slopes", _slopes, "CPU")
 
 @torch.library.register_fake("kerasllm::projected_losses")
 def _shapes_of_losses(hidden, table, bias, labels, logits):
-    prepare(hidden)
+    KERNELS.of(hidden.dtype).begin()
     results = [hidden.new_empty(len(labels), dtype=torch.float32) for _ in range(2)]
     return *results, *_rooms(hidden, len(table))
 
@@ -113,11 +113,6 @@ def _shapes_of_losses(hidden, table, bias, labels, logits):
 @torch.library.register_fake("kerasllm::projected_slopes")
 def _shapes_of_slopes(hidden, table, bias, *others):
     return _like(hidden, table, bias)
-
-
-def prepare(hidden) -> None:
-    """Begins to build the kernels for the type of `hidden`."""
-    _KERNELS.of(hidden.dtype).begin()
 
 
 def loss_and_gradients(hidden, table, labels, weights, gradients=None, adds: bool = False):
@@ -135,7 +130,7 @@ def loss_and_gradients(hidden, table, labels, weights, gradients=None, adds: boo
     given = hidden, table, labels, weights = [
         tensor.contiguous() for tensor in (hidden, table, labels, weights.float())
     ]
-    none, kernels, keeps = hidden.new_empty(0), _KERNELS.of(hidden.dtype), gradients is not None
+    none, kernels, keeps = hidden.new_empty(0), KERNELS.of(hidden.dtype), gradients is not None
     losses, hits = (hidden.new_empty(len(labels), dtype=torch.float32) for _ in range(2))
     rooms = _rooms(hidden, len(table), keeps)
     sizes = _sizes(hidden, len(table), False, False, True, keeps, adds)

@@ -22,7 +22,7 @@ def simplify(graph: Graph) -> None:
 def _leave_out_logits(graph: Graph) -> None:
     """Logits that were made for a cross-entropy alone which makes its own: see `torch_projected_losses`."""
     losses = [node for node in graph.nodes if node.target is _OURS.projected_losses.default]
-    logits = [node.args[4] for node in losses]
+    logits = [_without_aliases(node.args[4]) for node in losses]
     for node in losses:
         node.update_arg(4, None)
     graph.eliminate_dead_code()
@@ -30,6 +30,13 @@ def _leave_out_logits(graph: Graph) -> None:
     for node, some in zip(losses, logits, strict=True):
         if node in still_there and some in still_there:
             node.update_arg(4, some)
+
+
+def _without_aliases(node: Any) -> Any:
+    """What it is another name of, which has other users than the name."""
+    while node.target is _ATEN.alias.default:
+        node = node.args[0]
+    return node
 
 
 def _add_rows_to_gradients(graph: Graph) -> None:

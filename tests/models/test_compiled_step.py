@@ -357,6 +357,11 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
 
         def compiled(graph, *given):
             names[:] = [str(node.target) for node in graph.graph.nodes]
+            # Whether its last argument, logits that are there, is left out.
+            losses = graph.graph.find_nodes(
+                op="call_function", target=torch.ops.kerasllm.projected_losses.default
+            )
+            names.extend("logits read" for node in losses if node.args[4] is not None)
             return divide(graph, *given)
 
         monkeypatch.setattr(torch_training, "compiled_in_parts", compiled)
@@ -427,6 +432,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
             assert_same(train("bert", True), train("bert", False))
             assert operators.count("kerasllm.projected_losses.default") == 1
             products.append(operators.count("kerasllm.product.default"))
+            assert ("logits read" in operators) == bool(metrics_of_logits)
         assert products[1] == products[0] + 1
 
     @pytest.mark.parametrize(("kind", "rate"), [("gpt", 0.0), ("gpt", 0.2), ("bert", 0.2)])
@@ -454,11 +460,12 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
     @pytest.fixture
     def unbuilt(monkeypatch):
         """As before any kernel was built."""
-        for kernels in (torch_built.pairs, torch_attention._KERNELS, torch_projected_losses._KERNELS):
+        for kernels in (torch_built.pairs, torch_attention._KERNELS, torch_projected_losses.KERNELS):
             monkeypatch.setattr(kernels, "_kernels", {})
         monkeypatch.setattr(torch_built, "_begun", [])
 
-    def test_kernels_that_cannot_be_built_are_done_without(monkeypatch, capsys, unbuilt):
+    @pytest.mark.parametrize("kind", ["gpt", "llama"])
+    def test_kernels_that_cannot_be_built_are_done_without(kind, monkeypatch, capsys, unbuilt):
         """The step is compiled all the same, with one line about it, and the next model's, too."""
 
         def build(kernels, shared):
@@ -468,9 +475,9 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         recorded = []
         make = torch_training._program
         monkeypatch.setattr(torch_training, "_program", lambda *given: recorded.append(given) or make(*given))
-        plain_logs, _ = plain("gpt")
+        plain_logs, _ = plain(kind)
         for times in (2, 3):
-            logs, _ = train("gpt", True)
+            logs, _ = train(kind, True)
             assert len(recorded) == times
             found, expected = ([step["loss"] for step in steps] for steps in (logs, plain_logs))
             np.testing.assert_allclose(found, expected, rtol=1e-4)
