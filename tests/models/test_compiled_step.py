@@ -475,7 +475,11 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         recorded = []
         make = torch_training._program
         monkeypatch.setattr(torch_training, "_program", lambda *given: recorded.append(given) or make(*given))
-        plain_logs, _ = plain(kind)
+        model_class, config, compile_model, data = CASES[kind]
+        if kind == "llama":  # none of whose kernels but the loss's is of the kind that all share
+            config = dataclasses.replace(config, tie_embeddings=False)
+            monkeypatch.setitem(CASES, kind, (model_class, config, compile_model, data))
+        plain_logs, _ = train(kind, False)
         for times in (2, 3):
             logs, _ = train(kind, True)
             assert len(recorded) == times
