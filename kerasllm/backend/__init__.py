@@ -42,6 +42,7 @@ get_random_state = engine.get_random_state
 set_random_state = engine.set_random_state
 self_attention = engine.self_attention
 split = engine.split
+sum_and_norm = engine.sum_and_norm
 take_rows = engine.take_rows
 version = engine.version
 write_slice = engine.write_slice
@@ -81,6 +82,7 @@ __all__ = [
     "self_attention",
     "set_random_state",
     "split",
+    "sum_and_norm",
     "take_rows",
     "version",
     "write_slice",

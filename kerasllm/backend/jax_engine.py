@@ -128,6 +128,10 @@ def gelu(inputs, approximate: bool = False):
     return (0.5 * wide * share).astype(inputs.dtype)
 
 
+def sum_and_norm(hidden, branch, *settings) -> None:
+    """A residual sum and its `layer_norm`, or None where its parts do as well: always."""
+
+
 def layer_norm(inputs, scale, bias, epsilon: float):
     """Layer normalisation over the last axis, computed in float32; without a bias where that is None.
 

@@ -105,6 +105,10 @@ def gelu(inputs, approximate: bool = False):
     return tf.cast(0.5 * wide * share, inputs.dtype)
 
 
+def sum_and_norm(hidden, branch, *settings) -> None:
+    """A residual sum and its `layer_norm`, or None where its parts do as well: always."""
+
+
 def layer_norm(inputs, scale, bias, epsilon: float):
     """Layer normalisation over the last axis, computed in float32; without a bias where that is None.
 

@@ -9,16 +9,17 @@ backward, (batch, heads, positions, head_dim) in bfloat16, two cores with AVX512
 import torch
 
 from kerasllm.backend.torch_attention_kernels import BACKWARD, FORWARD, SHARED
-from kerasllm.backend.torch_built import PairKernels
+from kerasllm.backend.torch_built import PairKernels, empty_as, numbers
+from kerasllm.backend.torch_column_sums import COLUMN_SUMS
 from kerasllm.backend.torch_small_products import PRODUCTS, multiplies
 
 _LONGEST, _WIDEST = 4096, 256  # positions and head_dim: beyond, what is to stay in the cache would not
 
-_KERNELS = PairKernels(PRODUCTS + SHARED)
+_KERNELS = PairKernels(PRODUCTS + COLUMN_SUMS + SHARED)
 _KERNELS.add(
     forward=(("Value", "bool", "int64_t", "int64_t", "float", "Value", "float"), FORWARD),
     backward=(
-        ("Value", "bool", "int64_t", "int64_t", "float", "Value", "float", "Value", "Value"),
+        ("Value", "bool", "int64_t", "int64_t", "float", "Value", "float", "Value", "Value", "float"),
         BACKWARD,
     ),
 )
@@ -28,7 +29,8 @@ _SETTINGS = "int num_heads, Tensor? mask, bool is_causal, Tensor? seed, int leas
 _library = torch.library.Library("kerasllm", "FRAGMENT")
 _library.define(f"attention(Tensor projected, {_SETTINGS}) -> (Tensor, Tensor)")
 _library.define(
-    f"attention_backward(Tensor projected, {_SETTINGS}, Tensor attended, Tensor normalizers, Tensor upstream) -> Tensor"
+    f"attention_slopes(Tensor projected, {_SETTINGS}, Tensor attended, Tensor normalizers, Tensor upstream)"
+    " -> (Tensor, Tensor)"
 )
 
 
@@ -45,9 +47,9 @@ def _arguments(
         masks = masks.contiguous()
         strides = [0 if masks.shape[axis] == 1 else masks.stride(axis) for axis in (0, 2)]
     sizes = (batch, num_heads, length, width // (3 * num_heads), is_causal, mask is not None, *strides, least)
-    seeds = projected.new_zeros(2, dtype=torch.int64) if seed is None else seed.long().contiguous()
-    rest = torch.tensor([kept], dtype=torch.float32, device="cpu")
-    return projected.contiguous(), masks, torch.tensor(sizes, device="cpu"), seeds, rest
+    seeds = numbers(0, 0) if seed is None else seed.long().contiguous()
+    rest = numbers(kept, dtype=torch.float32)
+    return projected.contiguous(), masks, numbers(*sizes), seeds, rest
 
 
 def _forward(projected, num_heads, mask, is_causal, seed, least, kept):
@@ -60,15 +62,22 @@ def _forward(projected, num_heads, mask, is_causal, seed, least, kept):
 
 
 def _backward(projected, num_heads, mask, is_causal, seed, least, kept, *tensors):
-    slopes = projected.new_empty(projected.shape)
+    slopes, sums = _shapes_of_slopes(projected)
     arguments = _arguments(projected, num_heads, mask, is_causal, seed, least, kept, is_backward=True)
     given = (tensor.contiguous() for tensor in tensors)
-    _KERNELS.of(projected.dtype).call("backward", *arguments, *given, slopes)
-    return slopes
+    _KERNELS.of(projected.dtype).call("backward", *arguments, *given, slopes, sums)
+    return slopes, sums
+
+
+def _shapes_of_slopes(projected, *settings_and_tensors):
+    """Of the gradient of the projections, and its sums over the rows."""
+    width = projected.shape[-1]
+    return empty_as(projected), projected.new_empty((width,), dtype=torch.float32)
 
 
 _library.impl("attention", _forward, "CPU")
-_library.impl("attention_backward", _backward, "CPU")
+_library.impl("attention_slopes", _backward, "CPU")
+torch.library.register_fake("kerasllm::attention_slopes", _shapes_of_slopes)
 
 
 @torch.library.register_fake("kerasllm::attention")
@@ -77,11 +86,6 @@ def _shapes(projected, num_heads, *settings):
     batch, length, width = projected.shape
     normalizers = projected.new_empty(batch, num_heads, length, 2, dtype=torch.float32)
     return projected.new_empty(batch, length, width // 3), normalizers
-
-
-@torch.library.register_fake("kerasllm::attention_backward")
-def _shape_of_slopes(projected, *settings_and_tensors):
-    return projected.new_empty(projected.shape)
 
 
 def takes(projected, num_heads: int, mask) -> bool:
@@ -120,7 +124,7 @@ class SelfAttention(torch.autograd.Function):
         """Of the projections."""
         projected, attended, normalizers, mask, seed = ctx.saved_tensors
         num_heads, is_causal, least, kept = ctx.settings
-        slopes = torch.ops.kerasllm.attention_backward(
+        slopes, _ = torch.ops.kerasllm.attention_slopes(
             projected, num_heads, mask, is_causal, seed, least, kept, attended, normalizers, upstream
         )
         return slopes, None, None, None, None, None, None

@@ -12,12 +12,6 @@ static void add_mask(float* scores, float scale, const bool* mask, int64_t count
         scores[place] = scores[place] * scale + (allowed[place] * 1e30f - 1e30f);
 }
 
-static inline uint32_t mix(uint32_t value) {
-    value = (value ^ value >> 16) * 0x7FEB352Du;
-    value = (value ^ value >> 15) * 0x846CA68Bu;
-    return value ^ value >> 16;
-}
-
 struct Sizes {
     int64_t batch, heads, length, width, is_causal, has_mask, mask_batch, mask_row, least;
     float scale, stays;
@@ -25,7 +19,7 @@ struct Sizes {
     Sizes(const int64_t* s, const int64_t* seed, const float* kept)
         : batch(s[0]), heads(s[1]), length(s[2]), width(s[3]), is_causal(s[4]), has_mask(s[5]), mask_batch(s[6]),
           mask_row(s[7]), least(s[8]), scale(1 / std::sqrt(static_cast<float>(s[3]))), stays(1 / kept[0]),
-          key(mix(mix(static_cast<uint32_t>(seed[0])) + static_cast<uint32_t>(seed[1]) * 0x9E3779B9u)) {}
+          key(key_of(seed)) {}
 
     // What dropout multiplies probabilities by: element `first` of them all, the one `step` after it, and so on.
     void draw(int64_t first, int64_t step, int64_t count, float* factors) const {
@@ -33,8 +27,8 @@ struct Sizes {
         const int32_t limit = static_cast<int32_t>(least), last = static_cast<int32_t>(count);
         const float kept = stays;
         for (int32_t place = 0; place < last; ++place) {
-            const uint32_t bits = mix(mix(start + static_cast<uint32_t>(place) * apart + salt) + salt);
-            factors[place] = static_cast<int32_t>(bits >> 1) >= limit ? kept : 0.f;
+            const int32_t draw = draw_of(start + static_cast<uint32_t>(place) * apart, salt);
+            factors[place] = draw >= limit ? kept : 0.f;
         }
     }
 };
@@ -120,26 +114,36 @@ extern "C" void kernel(const Value* projected, const bool* masks, const int64_t*
 # By keys and not by queries: the scores' rows and those of their gradients are then the columns that the products for
 # keys and values ask for, and a row's own normalizers lie side by side.
 BACKWARD = """
+// Also adds what it writes to the sums over the rows.
+static void put(const float* from, int64_t apart, int64_t rows, int64_t width, float factor, Value* to, int64_t stride,
+                float* sums) {
+    scatter(from, apart, rows, width, factor, to, stride);
+    for (int64_t row = 0; row < rows; ++row) add_scaled(sums, from + row * apart, factor, width);
+}
+
 extern "C" void kernel(const Value* projected, const bool* masks, const int64_t* given, const int64_t* seed,
                        const float* kept, const Value* attended, const float* normalizers, const Value* upstream,
-                       Value* slopes) {
+                       Value* slopes, float* sums) {
     const Sizes sizes(given, seed, kept);
     const int64_t length = sizes.length, width = sizes.width, all = sizes.heads * width, stride = 3 * all;
     const int64_t apart = apart_for(length), wide = whole(width), together = IS_HALF ? 2 : 1;
+    ColumnSums totals(stride);
     probe();
     #pragma omp parallel
     {
+        RowSums summed(totals);
         Room<Value> turned_queries(even(width) * apart), turned_above(even(width) * apart),
             turned_keys(even(width) * apart), queries(even(length) * wide), above(even(length) * wide),
             probabilities(ROWS * apart), differences(ROWS * apart), paired(ROWS * apart),
             turning(even(length) * apart_for(width));
         Room<float> scores(ROWS * apart), others(ROWS * apart), found(std::max(ROWS, length) * wide),
             of_queries(width * apart), highest(apart), inverse(apart), means(apart), factors(apart);
-        #pragma omp for
+        #pragma omp for schedule(static)
         for (int64_t number = 0; number < sizes.batch * sizes.heads; ++number) {
             const int64_t batch = number / sizes.heads, head = number % sizes.heads;
             const Value* query = projected + batch * length * stride + head * width;
             Value* slope = slopes + batch * length * stride + head * width;
+            float* sum = summed.data() + head * width;
             const Value* over = upstream + batch * length * all + head * width;
             columns_as_first_factor(query + all, stride, length, width, turning.data(), turned_keys.data(), apart);
             columns_as_factor(query, stride, length, width, turned_queries.data(), apart);
@@ -190,18 +194,20 @@ extern "C" void kernel(const Value* projected, const bool* masks, const int64_t*
                 }
                 multiply(rows, width, count, probabilities.data(), apart, above.data() + first * wide, wide,
                          found.data(), wide);
-                scatter(found.data(), wide, rows, width, 1, slope + 2 * all + key * stride, stride);
+                put(found.data(), wide, rows, width, 1, slope + 2 * all + key * stride, stride, sum + 2 * all);
                 multiply(rows, width, count, differences.data(), apart, queries.data() + first * wide, wide,
                          found.data(), wide);
-                scatter(found.data(), wide, rows, width, sizes.scale, slope + all + key * stride, stride);
+                put(found.data(), wide, rows, width, sizes.scale, slope + all + key * stride, stride, sum + all);
                 rows_as_factor(differences.data(), apart, rows, count, paired.data(), apart);
                 multiply(width, count, rows, turned_keys.data() + key, apart, paired.data(), apart,
                          of_queries.data() + first, apart, key > 0);
             }
             turn(of_queries.data(), apart, width, length, found.data(), wide);
-            scatter(found.data(), wide, length, width, sizes.scale, slope, stride);
+            put(found.data(), wide, length, width, sizes.scale, slope, stride, sum);
+            summed.next(length);
         }
         at::native::cpublas::brgemm_release(IS_HALF);
     }
+    totals.write(sums);
 }
 """

@@ -3,15 +3,17 @@
 import sys
 import threading
 from concurrent.futures import Future
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 
 EXPONENTIAL = """
+#define ALWAYS_INLINE static inline __attribute__((always_inline))  // in long loops and code of other options, too
 using Vector = at::vec::Vectorized<float>;
 // exp of what is not above 0, to the last digit but one. On AVX512 without a call to a library: 2^n times Taylor's
 // series of the rest, which is less than 0.35 in size. max(limit, x) keeps a NaN.
-static inline Vector exponential(const Vector& x) {
+ALWAYS_INLINE Vector exponential(const Vector& x) {
 #if defined(CPU_CAPABILITY_AVX512)
     const __m512 kept = _mm512_max_ps(_mm512_set1_ps(-150.f), x);
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(kept, _mm512_set1_ps(1.4426950408889634f)), 8);
@@ -24,6 +26,21 @@ static inline Vector exponential(const Vector& x) {
 #else
     return x.exp();
 #endif
+}
+"""
+
+DRAWS = """
+ALWAYS_INLINE uint32_t mix(uint32_t value) {
+    value = (value ^ value >> 16) * 0x7FEB352Du;
+    value = (value ^ value >> 15) * 0x846CA68Bu;
+    return value ^ value >> 16;
+}
+ALWAYS_INLINE uint32_t key_of(const int64_t* seed) {
+    return mix(mix(static_cast<uint32_t>(seed[0])) + static_cast<uint32_t>(seed[1]) * 0x9E3779B9u);
+}
+// `kerasllm.layers.dropout.draws`, of one element.
+ALWAYS_INLINE int32_t draw_of(uint32_t element, uint32_t key) {
+    return static_cast<int32_t>(mix(mix(element + key) + key) >> 1);
 }
 """
 
@@ -85,17 +102,17 @@ _PAIRS = """
 #include <limits>
 #include <vector>
 """
-_PAIRS += EXPONENTIAL
+_PAIRS += EXPONENTIAL + DRAWS
 _PAIRS += """
 using Pair = at::vec::VectorizedN<float, 2>;
 using Value = VALUE;
 constexpr int64_t WIDTH = 2 * Vector::size();
 
-static inline Pair load(const Value* from) {
+ALWAYS_INLINE Pair load(const Value* from) {
     if constexpr (std::is_same_v<Value, float>) return Pair::loadu(from);
     else return at::vec::convert<float, 2, Value, 1>(at::vec::Vectorized<Value>::loadu(from));
 }
-static inline void store(const Pair& pair, Value* to) {
+ALWAYS_INLINE void store(const Pair& pair, Value* to) {
 #if CONVERTS && defined(CPU_CAPABILITY_AVX512)  // by an instruction, which the compiler is not told that there is
     if constexpr (std::is_same_v<Value, at::BFloat16>) {
         __m512i both;
@@ -107,8 +124,17 @@ static inline void store(const Pair& pair, Value* to) {
     if constexpr (std::is_same_v<Value, float>) pair.store(to);
     else at::vec::convert<Value, 1, float, 2>(pair).store(to);
 }
+// Memory whose first lies at the start of a line of the cache, so that no vector lies across two.
+template <typename T>
+class Room {
+    std::vector<T> memory;
 
-static inline Pair exponential(const Pair& x) {
+  public:
+    explicit Room(int64_t count) : memory(count + 64 / sizeof(T)) {}
+    T* data() { return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64); }
+};
+
+ALWAYS_INLINE Pair exponential(const Pair& x) {
     Pair found;
     found[0] = exponential(x[0]);
     found[1] = exponential(x[1]);
@@ -136,6 +162,16 @@ def first_line(error: BaseException) -> str:
     """What kind of error it is, and the first line of its text."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:200]
+
+
+empty_as = partial(torch.empty_like, memory_format=torch.contiguous_format)
+"""A new tensor of the shape of another: half the time of its `new_empty`."""
+
+
+@lru_cache(maxsize=1024)
+def numbers(*values: float, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+    """A tensor for a kernel, which does not change it; the same for the same values, as making one takes a while."""
+    return torch.tensor(values, dtype=dtype, device="cpu")
 
 
 _TYPES = {torch.float32: "float", torch.bfloat16: "at::BFloat16"}

@@ -8,6 +8,7 @@ from kerasllm.backend.torch_attention import SelfAttention, takes
 from kerasllm.backend.torch_built import pairs
 from kerasllm.backend.torch_cross_entropy import recall_losses, remember_losses  # noqa: F401
 from kerasllm.backend.torch_gelu import Gelu
+from kerasllm.backend.torch_layer_norm import LayerNorm, SumAndNorm
 from kerasllm.backend.torch_parts import boundary  # noqa: F401
 from kerasllm.backend.torch_products import TakeRows, is_recording, product_with_transpose, recorded_product
 from kerasllm.backend.torch_training import can_compile, compiled_step, on_device  # noqa: F401
@@ -163,9 +164,30 @@ def layer_norm(inputs, scale, bias, epsilon: float):
 
     Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
     """
-    scale = keras.ops.convert_to_tensor(scale).float()
-    bias = None if bias is None else keras.ops.convert_to_tensor(bias).float()
+    scale, bias = _in_float32(scale), _in_float32(bias)
+    if is_recording() and inputs.requires_grad and pairs.exist_for(inputs):
+        return LayerNorm.apply(inputs, scale, bias, epsilon)
     return functional.layer_norm(inputs.float(), scale.shape, scale, bias, epsilon).to(inputs.dtype)
+
+
+def sum_and_norm(hidden, branch, scale, bias, epsilon: float, rate: float, seed_generator):
+    """`hidden + dropout(branch)` and its `layer_norm`, or None where its parts do as well.
+
+    Args:
+        hidden, branch: of one shape and type.
+        scale, bias, epsilon: see `layer_norm`.
+        rate: of the branch that is dropped.
+        seed_generator: for that; not asked where None is returned.
+    """
+    if not is_recording() or not branch.requires_grad or not pairs.exist_for(branch):
+        return None
+    seed = seed_generator.next() if rate else None
+    dropout = seed, int(rate * 2**31), 1 - rate
+    return SumAndNorm.apply(hidden, branch, *dropout, _in_float32(scale), _in_float32(bias), epsilon)
+
+
+def _in_float32(weight):
+    return None if weight is None else keras.ops.convert_to_tensor(weight).float()
 
 
 def dense(inputs, kernel, bias=None, transposed: bool = False):

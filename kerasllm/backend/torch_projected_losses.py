@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kerasllm.backend.torch_built import PairKernels
+from kerasllm.backend.torch_built import PairKernels, numbers
 from kerasllm.backend.torch_projected_kernels import LOSSES, SHARED, SLOPES
 from kerasllm.backend.torch_row_kernels import check
 from kerasllm.backend.torch_small_products import PRODUCTS, multiplies
@@ -59,7 +59,7 @@ def _block(width: int) -> int:
 
 def _sizes(hidden, classes: int, *flags: Any) -> torch.Tensor:
     rows, width = hidden.shape
-    return torch.tensor((rows, width, classes, _block(width), *flags), dtype=torch.int64, device="cpu")
+    return numbers(rows, width, classes, _block(width), *flags)
 
 
 def _rooms(hidden, classes: int, keeps: bool = True):

@@ -7,7 +7,7 @@ gradient: 13 to 16 ms against 58 to 81 (two cores with AVX512).
 
 import torch
 
-from kerasllm.backend.torch_built import pairs
+from kerasllm.backend.torch_built import numbers, pairs
 
 _SUMS = """
 constexpr int64_t BLOCK = 64 * WIDTH;  // sums are of sums of blocks, to lose fewer digits
@@ -157,7 +157,7 @@ def _losses(logits, labels):
     check(labels, *logits.shape)
     found = [logits.new_empty(len(labels), dtype=torch.float32) for _ in range(4)]
     pairs.of(logits.dtype).call(
-        "losses", logits.contiguous(), labels.contiguous(), torch.tensor(logits.shape, device="cpu"), *found
+        "losses", logits.contiguous(), labels.contiguous(), numbers(*logits.shape), *found
     )
     return tuple(found)
 
@@ -165,9 +165,7 @@ def _losses(logits, labels):
 def _slopes(logits, labels, *of_rows):
     slopes = logits.new_empty(logits.shape)
     logits, labels, *others = (tensor.contiguous() for tensor in (logits, labels, *of_rows))
-    pairs.of(logits.dtype).call(
-        "slopes", logits, labels, torch.tensor(logits.shape, device="cpu"), *others, slopes
-    )
+    pairs.of(logits.dtype).call("slopes", logits, labels, numbers(*logits.shape), *others, slopes)
     return slopes
 
 
@@ -219,7 +217,7 @@ def losses_and_slopes(logits, labels, weights):
     check(labels, *logits.shape)
     logits = logits.contiguous()
     losses, weights = logits.new_empty(len(labels), dtype=torch.float32), weights.float().contiguous()
-    sizes = torch.tensor(logits.shape, device="cpu")
+    sizes = numbers(*logits.shape)
     pairs.of(logits.dtype).call("both", logits, labels.contiguous(), sizes, weights, losses)
     return losses.sum(), logits
 
@@ -241,4 +239,4 @@ def check_shape(labels, rows: int, classes: int) -> None:
 
 def add(total, values):
     """Adds `values` to a `total` in float32; both contiguous, of one shape."""
-    pairs.of(values.dtype).call("add", total, values, torch.tensor([total.numel()], device="cpu"))
+    pairs.of(values.dtype).call("add", total, values, numbers(total.numel()))

@@ -1,5 +1,6 @@
 """What a recorded step does more than it needs to, taken out before it is compiled."""
 
+import operator
 from typing import Any
 
 import torch
@@ -10,12 +11,15 @@ from kerasllm.backend.torch_built import pairs
 
 _OURS = torch.ops.kerasllm
 _ATEN = torch.ops.aten
+_CONVERT = torch.ops.prims.convert_element_type.default
+_OTHER_SHAPES = (_ATEN.view.default, _ATEN.reshape.default, _ATEN._unsafe_view.default, _ATEN.alias.default)
 
 
 def simplify(graph: Graph) -> None:
     """Changes the graph of a recorded step, of which every node knows its value's shape."""
     _leave_out_logits(graph)
     _add_rows_to_gradients(graph)
+    _sum_rows_as_they_are_made(graph)
     graph.eliminate_dead_code()
 
 
@@ -62,10 +66,53 @@ def _without_factor(node: Node) -> tuple[Any, Any]:
     """A gradient as `with_rows_added` takes it: before it was multiplied by a scalar, and before it became float32."""
     first, second = (*node.args, None, None)[:2]
     is_scaled = node.target is _ATEN.mul.Tensor and isinstance(second, Node) and _value(second).ndim == 0
-    is_converted = node.target is torch.ops.prims.convert_element_type.default
+    is_converted = node.target is _CONVERT
     if (is_scaled or is_converted) and pairs.exist_for(_value(first)):
         return first, second if is_scaled else None
     return node, None
+
+
+def _sum_rows_as_they_are_made(graph: Graph) -> None:
+    """A bias' gradient, of rows whose kernel has their sum already: see `torch_column_sums`."""
+    for node in list(graph.nodes):
+        if node.target is not _OURS.sum_over_rows.default:
+            continue
+        sums = _sums_of(node.args[0], graph)
+        if sums is None:
+            continue
+        for user in list(node.users):
+            if user.target is _CONVERT and _value(user).dtype == torch.float32:
+                user.replace_all_uses_with(sums)
+        if sums.meta["val"].dtype != _value(node).dtype:
+            with graph.inserting_after(sums):
+                sums = graph.call_function(_CONVERT, (sums, _value(node).dtype))
+            sums.meta = dict(node.meta)
+        node.replace_all_uses_with(sums)
+
+
+def _sums_of(rows: Any, graph: Graph) -> Any:
+    """Over the rows of a matrix, in float32; None where they are not at hand."""
+    width = _value(rows).shape[-1]
+    while rows.target in _OTHER_SHAPES and _value(rows.args[0]).shape[-1:] == (width,):
+        rows = rows.args[0]
+    if rows.target is not operator.getitem:
+        return None
+    made, place = rows.args
+    with graph.inserting_after(made):
+        if made.target in (_OURS.gelu_slopes.default, _OURS.attention_slopes.default) and place == 0:
+            return _call(graph, operator.getitem, made, 1)
+        has_dropout = made.target is _OURS.norm_slopes.default and made.args[3] is not None
+        if made.target is not _OURS.norm_slopes.default or place != int(has_dropout):
+            return None
+        weights = _call(graph, operator.getitem, made, 2)
+    with graph.inserting_after(weights):
+        return _call(graph, _ATEN.select.int, weights, 0, 2)
+
+
+def _call(graph: Graph, function: Any, *arguments: Any) -> Node:
+    node = graph.call_function(function, arguments)
+    node.meta["val"] = function(*(_value(some) if isinstance(some, Node) else some for some in arguments))
+    return node
 
 
 def _value(node: Any) -> torch.Tensor:

@@ -13,16 +13,6 @@ static inline int64_t even(int64_t count) { return (count + 1) / 2 * 2; }
 // Values from row to row of a matrix: a power of two would leave most of the cache unused.
 static inline int64_t apart_for(int64_t count) { return whole(count) + WIDTH; }
 
-// Memory whose first lies at the start of a line of the cache, so that no vector lies across two.
-template <typename T>
-class Room {
-    std::vector<T> memory;
-
-  public:
-    explicit Room(int64_t count) : memory(count + 64 / sizeof(T)) {}
-    T* data() { return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64); }
-};
-
 // c (m, n) = a (m, k) @ b (k, n), or is added to it. In bfloat16 two rows of b lie together: element (row, column) at
 // b[row / 2][column][row % 2]; of an odd k they and a row of a are filled up with 0.
 static inline void multiply(int64_t m, int64_t n, int64_t k, const Value* a, int64_t a_apart, const Value* b,

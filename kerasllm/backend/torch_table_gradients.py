@@ -5,7 +5,7 @@ A matrix of all the rows' gradients would be filled with zeros first, summed, an
 
 import torch
 
-from kerasllm.backend.torch_built import pairs
+from kerasllm.backend.torch_built import numbers, pairs
 
 # A matrix in float32, times a factor, and rows added to it, each row of it by one thread and in their order.
 _ROWS = """
@@ -45,7 +45,7 @@ def _with_rows_added(total, rows, ids, factor):
         raise IndexError(f"rows {int(ids.min())} to {int(ids.max())} of a table of {len(total)}")
     factor = total.new_ones((), dtype=torch.float32) if factor is None else factor.float()
     sums = total.new_empty(total.shape, dtype=torch.float32)
-    sizes = torch.tensor((len(total), width, len(ids)), device="cpu")
+    sizes = numbers(len(total), width, len(ids))
     given = [tensor.contiguous() for tensor in (total, rows.reshape(-1, width), ids.long(), factor)]
     pairs.of(total.dtype).call("rows", *given, sizes, sums)
     return sums

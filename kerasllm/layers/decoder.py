@@ -10,7 +10,7 @@ from kerasllm.layers.attention import merge_heads, scaled_attention
 from kerasllm.layers.dropout import add_dropped
 from kerasllm.layers.feed_forward import activate
 from kerasllm.layers.initializers import default_seed
-from kerasllm.layers.projections import add_norm, add_projection, normalize, project
+from kerasllm.layers.projections import add_and_normalize, add_norm, add_projection, normalize, project
 from kerasllm.layers.rotary import rotate
 
 
@@ -119,13 +119,13 @@ class TransformerDecoderBlock(keras.layers.Layer):
         """See the class."""
         hidden = backend.boundary(ops.convert_to_tensor(hidden, self.compute_dtype))
         rate = self.dropout if training else 0.0
-        attended, cache = self._attend(
-            self._norm("attention_norm", hidden), attention_mask, rotary, training, cache, cache_position
-        )
+        norm: dict[str, Any] = {"kind": self.normalization, "epsilon": self.layer_norm_epsilon}
+        normal = normalize(self, "attention_norm", hidden, **norm)
+        attended, cache = self._attend(normal, attention_mask, rotary, training, cache, cache_position)
         attended = project(self, "attention_output", attended)
-        hidden = add_dropped(hidden, attended, rate, self.seed_generator)
+        hidden, normal = add_and_normalize(self, "feed_forward_norm", hidden, attended, rate, **norm)
 
-        wide = project(self, "intermediate", self._norm("feed_forward_norm", hidden))
+        wide = project(self, "intermediate", normal)
         if self.feed_forward == "gated":
             gate, up = ops.split(wide, 2, axis=-1)
             wide = activate(self.activation, gate) * up
@@ -134,9 +134,6 @@ class TransformerDecoderBlock(keras.layers.Layer):
         hidden = add_dropped(hidden, project(self, "output", wide), rate, self.seed_generator)
         hidden = backend.boundary(hidden)
         return hidden if cache is None else (hidden, cache)
-
-    def _norm(self, name: str, hidden):
-        return normalize(self, name, hidden, kind=self.normalization, epsilon=self.layer_norm_epsilon)
 
     def _attend(self, normal, mask, rotary, training, cache, cache_position):
         """Attention before its output projection, (batch, length, hidden_dim), and the cache with these keys."""

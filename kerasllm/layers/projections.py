@@ -9,6 +9,7 @@ from typing import Any
 from keras import ops
 
 from kerasllm import backend
+from kerasllm.layers.dropout import add_dropped
 from kerasllm.layers.feed_forward import dense
 from kerasllm.layers.initializers import KeyedNormal, KeyedTruncatedNormal
 
@@ -91,6 +92,17 @@ def normalize(layer: Any, name: str, hidden, *, kind: str, epsilon: float):
     if kind == "layer_norm":
         return backend.layer_norm(hidden, scale, bias, epsilon)
     return backend.fuse(_rms_norm, hidden, ops.convert_to_tensor(scale), epsilon=epsilon)
+
+
+def add_and_normalize(layer: Any, name: str, hidden, branch, rate: float, *, kind: str, epsilon: float):
+    """`hidden + dropout(branch)`, with dropout by the layer's `seed_generator`, and its `normalize`."""
+    if kind == "layer_norm":
+        weights = getattr(layer, f"{name}_scale"), getattr(layer, f"{name}_bias")
+        both = backend.sum_and_norm(hidden, branch, *weights, epsilon, rate, layer.seed_generator)
+        if both is not None:
+            return both
+    hidden = add_dropped(hidden, branch, rate, layer.seed_generator)
+    return hidden, normalize(layer, name, hidden, kind=kind, epsilon=epsilon)
 
 
 def _rms_norm(hidden, scale, epsilon: float):

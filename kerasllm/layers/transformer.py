@@ -10,10 +10,9 @@ from keras import ops
 from kerasllm import backend
 from kerasllm.layers.attention import self_attention
 from kerasllm.layers.columns import take_columns
-from kerasllm.layers.dropout import add_dropped
 from kerasllm.layers.feed_forward import activate, dense
 from kerasllm.layers.initializers import default_seed
-from kerasllm.layers.projections import add_norm, add_projection, normalize, project
+from kerasllm.layers.projections import add_and_normalize, add_norm, add_projection, project
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -98,14 +97,13 @@ class TransformerEncoderBlock(keras.layers.Layer):
             seed_generator=self.seed_generator,
         )
         attended = project(self, "attention_output", attended)
-        hidden = self._norm("attention_norm", add_dropped(hidden, attended, rate, self.seed_generator))
+        hidden = self._add_and_norm("attention_norm", hidden, attended, rate)
 
         wide = activate(
             self.activation, project(self, "intermediate", hidden)
         )  # (batch, length, intermediate_dim)
         narrow = project(self, "output", wide)
-        hidden = self._norm("output_norm", add_dropped(hidden, narrow, rate, self.seed_generator))
-        return backend.boundary(hidden)
+        return backend.boundary(self._add_and_norm("output_norm", hidden, narrow, rate))
 
     def _projected_apart(self, some, everything) -> dict[str, Any]:
         """Queries of some columns, (batch, slots, hidden_dim), keys and values of all."""
@@ -120,8 +118,9 @@ class TransformerEncoderBlock(keras.layers.Layer):
             "key_value": dense(everything, kernel, bias),
         }
 
-    def _norm(self, name: str, hidden):
-        return normalize(self, name, hidden, kind="layer_norm", epsilon=self.layer_norm_epsilon)
+    def _add_and_norm(self, name: str, hidden, branch, rate: float):
+        norm: dict[str, Any] = {"kind": "layer_norm", "epsilon": self.layer_norm_epsilon}
+        return add_and_normalize(self, name, hidden, branch, rate, **norm)[1]
 
     def compute_output_shape(self, hidden_shape, padding_mask_shape=None, columns_shape=None):
         """(batch, length or slots, hidden_dim)."""

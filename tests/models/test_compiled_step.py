@@ -457,6 +457,15 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
             np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
         assert "without compilation" not in capsys.readouterr().err
 
+    @pytest.mark.parametrize(("kind", "biases"), [("gpt", 2), ("bert", 3)])
+    def test_sums_over_rows_come_with_the_rows(kind, biases, monkeypatch):
+        """But the last bias' of a GPT's blocks, two in BERT's last block, which computes some columns, its pooler's."""
+        operators = operators_recorded(monkeypatch)
+        assert_same(train(kind, True), train(kind, False))
+        assert operators.count("kerasllm.sum_over_rows.default") == biases
+        norms = "kerasllm.norm.default", "kerasllm.norm_slopes.default"
+        assert [operators.count(name) for name in norms] == [6 if kind == "bert" else 5] * 2
+
     @pytest.fixture
     def unbuilt(monkeypatch):
         """As before any kernel was built."""
