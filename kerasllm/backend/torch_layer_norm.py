@@ -11,14 +11,27 @@ from kerasllm.backend.torch_built import empty_as, numbers, pairs
 from kerasllm.backend.torch_column_sums import COLUMN_SUMS
 from kerasllm.backend.torch_layer_norm_kernels import BACKWARD, FORWARD, ROWS
 
+_FLOATS = ("float", "float", "float")
 pairs.add(
     COLUMN_SUMS + ROWS,
     norm=(
-        tuple("Value Value int64_t int64_t float float float Value uint8_t Value float".split()),
+        ("Value", "Value", "int64_t", "int64_t", *_FLOATS, "Value", "uint8_t", "Value", "float"),
         FORWARD,
     ),
     norm_slopes=(
-        tuple("Value Value Value uint8_t float float int64_t float Value Value float".split()),
+        (
+            "Value",
+            "Value",
+            "Value",
+            "uint8_t",
+            "float",
+            "float",
+            "int64_t",
+            "float",
+            "Value",
+            "Value",
+            "float",
+        ),
         BACKWARD,
     ),
 )
