@@ -128,7 +128,7 @@ def gelu(inputs, approximate: bool = False):
     return (0.5 * wide * share).astype(inputs.dtype)
 
 
-def sum_and_norm(hidden, branch, *settings) -> None:
+def sum_and_norm(hidden, branch, scale, bias, epsilon: float, rate: float, seed_generator) -> None:
     """A residual sum and its `layer_norm`, or None where its parts do as well: always."""
 
 

@@ -105,7 +105,7 @@ def gelu(inputs, approximate: bool = False):
     return tf.cast(0.5 * wide * share, inputs.dtype)
 
 
-def sum_and_norm(hidden, branch, *settings) -> None:
+def sum_and_norm(hidden, branch, scale, bias, epsilon: float, rate: float, seed_generator) -> None:
     """A residual sum and its `layer_norm`, or None where its parts do as well: always."""
 
 

@@ -114,7 +114,7 @@ extern "C" void kernel(const Value* projected, const bool* masks, const int64_t*
 # By keys and not by queries: the scores' rows and those of their gradients are then the columns that the products for
 # keys and values ask for, and a row's own normalizers lie side by side.
 BACKWARD = """
-// Also adds what it writes to the sums over the rows.
+// Also adds what it writes, before it is rounded, to the sums over the rows.
 static void put(const float* from, int64_t apart, int64_t rows, int64_t width, float factor, Value* to, int64_t stride,
                 float* sums) {
     scatter(from, apart, rows, width, factor, to, stride);

@@ -27,7 +27,8 @@ class ColumnSums {
     }
 };
 
-// Of a thread, which adds its rows to `data`: sums of sums of so many, to lose fewer digits.
+// Of a thread, which adds its rows to `data` and says how many: sums of sums of so many, or all it adds at once, to lose
+// fewer digits.
 class RowSums {
     static constexpr int64_t ROWS = 64;
     ColumnSums& all;

@@ -174,12 +174,14 @@ def sum_and_norm(hidden, branch, scale, bias, epsilon: float, rate: float, seed_
     """`hidden + dropout(branch)` and its `layer_norm`, or None where its parts do as well.
 
     Args:
-        hidden, branch: of one shape and type.
+        hidden, branch: (..., width).
         scale, bias, epsilon: see `layer_norm`.
         rate: of the branch that is dropped.
         seed_generator: for that; not asked where None is returned.
     """
     if not is_recording() or not branch.requires_grad or not pairs.exist_for(branch):
+        return None
+    if hidden.dtype != branch.dtype or hidden.shape != branch.shape:
         return None
     seed = seed_generator.next() if rate else None
     dropout = seed, int(rate * 2**31), 1 - rate

@@ -40,7 +40,7 @@ ALWAYS_INLINE void gelu_by_tanh(const Pair& x, Pair& value, Pair& slope) {
     const Pair below = Pair::blendv(share, exponent * share, x < Pair(0.f));
     value = x * below;
     const Pair rise = factor * fmadd(Pair(3.f) * cubic, square, one);  // of the argument
-    slope = fmadd(Pair(2.f) * x * rise, exponent * share * share, below);
+    slope = fmadd(Pair(2.f) * x * (exponent * share * share), rise, below);
 }
 template <bool BY_TANH>
 static void apply(const Value* inputs, int64_t count, Value* values, Value* slopes) {
@@ -114,21 +114,21 @@ def _values_and_slopes(inputs, by_tanh: bool):
 
 
 def _slopes_and_sums(upstream, slopes):
-    found, sums = _shapes_of_slopes(upstream, slopes)
-    sizes = numbers(slopes.numel() // len(sums), len(sums))
+    found, sums = _new_slopes(upstream, slopes)
+    sizes = numbers(slopes.numel() // max(1, len(sums)), len(sums))
     given = upstream.contiguous(), slopes.contiguous()
     pairs.of(slopes.dtype).call("gelu_slopes", *given, sizes, found, sums)
     return found, sums
 
 
-def _shapes_of_slopes(upstream, slopes):
+def _new_slopes(upstream, slopes):
     width = slopes.shape[-1] if slopes.ndim else 1
     return empty_as(slopes), slopes.new_empty((width,), dtype=torch.float32)
 
 
 _library.impl("gelu", _values_and_slopes, "CPU")
 _library.impl("gelu_slopes", _slopes_and_sums, "CPU")
-torch.library.register_fake("kerasllm::gelu_slopes", _shapes_of_slopes)
+torch.library.register_fake("kerasllm::gelu_slopes", _new_slopes)
 
 
 @torch.library.register_fake("kerasllm::gelu")

@@ -38,17 +38,19 @@ pairs.add(
 
 _library = torch.library.Library("kerasllm", "FRAGMENT")
 _library.define(
-    "norm(Tensor hidden, Tensor? branch, Tensor? seed, int least, float kept, Tensor scale, Tensor? shift, "
+    "layer_norm(Tensor hidden, Tensor? branch, Tensor? seed, int least, float kept, Tensor scale, Tensor? shift, "
     "float epsilon) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "norm_slopes(Tensor upstream, Tensor? upstream_of_sums, Tensor sums, Tensor? stays, float kept, Tensor statistics, "
+    "layer_norm_slopes(Tensor upstream, Tensor? upstream_of_sums, Tensor sums, Tensor? stays, float kept, Tensor statistics, "
     "Tensor scale) -> (Tensor, Tensor, Tensor)"
 )
 
 
-def _shapes_of_norm(hidden, branch, seed, least, kept, scale, shift, epsilon):
-    """Of the sums, what of the branch is not dropped, the normal, and each row's mean and 1 / standard deviation."""
+def _new(hidden, branch, seed, least, kept, scale, shift, epsilon):
+    """Sums, what of the branch is not dropped, the normal, and each row's mean and 1 / standard deviation."""
+    if hidden.shape[-1:] != scale.shape:
+        raise ValueError(f"the scale {tuple(scale.shape)} does not fit {tuple(hidden.shape)}")
     rows = hidden.numel() // hidden.shape[-1]
     sums = empty_as(hidden) if branch is not None else scale.new_empty(0)
     stays = empty_as(hidden, dtype=torch.uint8) if least else scale.new_empty(0)
@@ -56,7 +58,7 @@ def _shapes_of_norm(hidden, branch, seed, least, kept, scale, shift, epsilon):
 
 
 def _norm(hidden, branch, seed, least, kept, scale, shift, epsilon):
-    found = _shapes_of_norm(hidden, branch, seed, least, kept, scale, shift, epsilon)
+    found = _new(hidden, branch, seed, least, kept, scale, shift, epsilon)
     width = hidden.shape[-1]
     sizes = (hidden.numel() // width, width, branch is not None, least)
     first, second = hidden.contiguous(), (hidden if branch is None else branch).contiguous()
@@ -77,16 +79,14 @@ def _norm(hidden, branch, seed, least, kept, scale, shift, epsilon):
     return found
 
 
-def _shapes_of_slopes(upstream, upstream_of_sums, sums, stays, kept, statistics, scale):
-    """Of the gradients: of the sums, of the branch if there is dropout, and (3, width) of scale, shift, and the branch
-    summed over all rows.
-    """
+def _new_slopes(upstream, upstream_of_sums, sums, stays, kept, statistics, scale):
+    """Gradients of the sums, of the branch if there is dropout, and (3, width): of scale, of shift, the branch's sums."""
     of_branch = empty_as(sums) if stays is not None else scale.new_empty(0)
     return empty_as(sums), of_branch, scale.new_empty((3, len(scale)))
 
 
 def _norm_slopes(upstream, upstream_of_sums, sums, stays, kept, statistics, scale):
-    found = _shapes_of_slopes(upstream, upstream_of_sums, sums, stays, kept, statistics, scale)
+    found = _new_slopes(upstream, upstream_of_sums, sums, stays, kept, statistics, scale)
     width = sums.shape[-1]
     sizes = (sums.numel() // width, width, upstream_of_sums is not None, stays is not None)
     given = [
@@ -106,17 +106,17 @@ def _norm_slopes(upstream, upstream_of_sums, sums, stays, kept, statistics, scal
     return found
 
 
-_library.impl("norm", _norm, "CPU")
-_library.impl("norm_slopes", _norm_slopes, "CPU")
+_library.impl("layer_norm", _norm, "CPU")
+_library.impl("layer_norm_slopes", _norm_slopes, "CPU")
 
 
-@torch.library.register_fake("kerasllm::norm")
+@torch.library.register_fake("kerasllm::layer_norm")
 def _begin_norm(hidden, *others):
     pairs.of(hidden.dtype).begin()
-    return _shapes_of_norm(hidden, *others)
+    return _new(hidden, *others)
 
 
-torch.library.register_fake("kerasllm::norm_slopes", _shapes_of_slopes)
+torch.library.register_fake("kerasllm::layer_norm_slopes", _new_slopes)
 
 
 class LayerNorm(torch.autograd.Function):
@@ -128,7 +128,9 @@ class LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, scale, shift, epsilon):
         """In the type of the tensor."""
-        _, _, normal, statistics = torch.ops.kerasllm.norm(hidden, None, None, 0, 1.0, scale, shift, epsilon)
+        _, _, normal, statistics = torch.ops.kerasllm.layer_norm(
+            hidden, None, None, 0, 1.0, scale, shift, epsilon
+        )
         ctx.save_for_backward(hidden, statistics, scale)
         ctx.has_shift = shift is not None
         return normal
@@ -137,7 +139,7 @@ class LayerNorm(torch.autograd.Function):
     def backward(ctx, upstream):
         """Of tensor and weights."""
         hidden, statistics, scale = ctx.saved_tensors
-        of_hidden, _, of_weights = torch.ops.kerasllm.norm_slopes(
+        of_hidden, _, of_weights = torch.ops.kerasllm.layer_norm_slopes(
             upstream, None, hidden, None, 1.0, statistics, scale
         )
         return of_hidden, of_weights[0], of_weights[1] if ctx.has_shift else None, None
@@ -154,7 +156,7 @@ class SumAndNorm(torch.autograd.Function):
     def forward(ctx, hidden, branch, seed, least, kept, scale, shift, epsilon):
         """Sum and norm."""
         settings = least, kept, scale, shift, epsilon
-        sums, stays, normal, statistics = torch.ops.kerasllm.norm(hidden, branch, seed, *settings)
+        sums, stays, normal, statistics = torch.ops.kerasllm.layer_norm(hidden, branch, seed, *settings)
         ctx.save_for_backward(sums, stays if least else None, statistics, scale)
         ctx.settings = kept, shift is not None
         ctx.set_materialize_grads(False)
@@ -166,7 +168,7 @@ class SumAndNorm(torch.autograd.Function):
         sums, stays, statistics, scale = ctx.saved_tensors
         kept, has_shift = ctx.settings
         upstream = torch.zeros_like(sums) if upstream is None else upstream
-        of_sums, of_branch, of_weights = torch.ops.kerasllm.norm_slopes(
+        of_sums, of_branch, of_weights = torch.ops.kerasllm.layer_norm_slopes(
             upstream, upstream_of_sums, sums, stays, kept, statistics, scale
         )
         of_branch = of_sums if stays is None else of_branch

@@ -6,7 +6,14 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from kerasllm.backend import torch_projected_losses, torch_table_gradients  # noqa: F401  (define the operators)
+from kerasllm.backend import (  # noqa: F401  (they define the operators)
+    torch_attention,
+    torch_gelu,
+    torch_layer_norm,
+    torch_products,
+    torch_projected_losses,
+    torch_table_gradients,
+)
 from kerasllm.backend.torch_built import pairs
 
 _OURS = torch.ops.kerasllm
@@ -73,13 +80,18 @@ def _without_factor(node: Node) -> tuple[Any, Any]:
 
 
 def _sum_rows_as_they_are_made(graph: Graph) -> None:
-    """A bias' gradient, of rows whose kernel has their sum already: see `torch_column_sums`."""
+    """A bias' gradient, of rows whose kernel has their sum already: see `torch_column_sums`.
+
+    For one bias: two gradients are not to be the same memory, which clipping would then scale twice.
+    """
+    taken = set()
     for node in list(graph.nodes):
         if node.target is not _OURS.sum_over_rows.default:
             continue
-        sums = _sums_of(node.args[0], graph)
-        if sums is None:
+        rows = _whole(node.args[0])
+        if rows in taken or (sums := _sums_of(rows, graph)) is None:
             continue
+        taken.add(rows)
         for user in list(node.users):
             if user.target is _CONVERT and _value(user).dtype == torch.float32:
                 user.replace_all_uses_with(sums)
@@ -90,19 +102,24 @@ def _sum_rows_as_they_are_made(graph: Graph) -> None:
         node.replace_all_uses_with(sums)
 
 
-def _sums_of(rows: Any, graph: Graph) -> Any:
-    """Over the rows of a matrix, in float32; None where they are not at hand."""
+def _whole(rows: Any) -> Any:
+    """Of which they are another shape, with the same rows."""
     width = _value(rows).shape[-1]
     while rows.target in _OTHER_SHAPES and _value(rows.args[0]).shape[-1:] == (width,):
         rows = rows.args[0]
+    return rows
+
+
+def _sums_of(rows: Any, graph: Graph) -> Any:
+    """Over the rows, in float32; None where they are not at hand."""
     if rows.target is not operator.getitem:
         return None
     made, place = rows.args
     with graph.inserting_after(made):
         if made.target in (_OURS.gelu_slopes.default, _OURS.attention_slopes.default) and place == 0:
             return _call(graph, operator.getitem, made, 1)
-        has_dropout = made.target is _OURS.norm_slopes.default and made.args[3] is not None
-        if made.target is not _OURS.norm_slopes.default or place != int(has_dropout):
+        has_dropout = made.target is _OURS.layer_norm_slopes.default and made.args[3] is not None
+        if made.target is not _OURS.layer_norm_slopes.default or place != int(has_dropout):
             return None
         weights = _call(graph, operator.getitem, made, 2)
     with graph.inserting_after(weights):

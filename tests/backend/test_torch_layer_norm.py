@@ -112,8 +112,8 @@ if keras.backend.backend() == "torch":
         torch.manual_seed(0)
         hidden, branch, upstream = (torch.randn(5000, 36).to(dtype) for _ in range(3))
         settings = seed if rate else None, least, kept, torch.ones(36), None, EPSILON
-        sums, stays, _, statistics = ours.norm(hidden, branch, *settings)
-        of_sums, of_branch, of_weights = ours.norm_slopes(
+        sums, stays, _, statistics = ours.layer_norm(hidden, branch, *settings)
+        of_sums, of_branch, of_weights = ours.layer_norm_slopes(
             upstream, upstream, sums, stays if rate else None, kept, statistics, torch.ones(36)
         )
         check_sums(of_branch if rate else of_sums, of_weights[2])

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import keras
@@ -93,6 +93,13 @@ CASES = {
     "gpt": (GPTCausalLM, GPTConfig(dropout=0.1, **SHAPE), compile_causal, causal_data),
     "llama": (GPTCausalLM, GPTConfig(dropout=0.1, **SHAPE, **LLAMA), compile_causal, causal_data),
     "bert": (BertPretraining, BertConfig(dropout=0.1, **SHAPE), compile_pretraining, pretraining_data),
+    # Nothing dropped, and the first block's input has no gradient.
+    "adapters": (
+        partial(GPTCausalLM, lora_rank=2),
+        GPTConfig(dropout=0.0, **SHAPE),
+        compile_causal,
+        causal_data,
+    ),
     "packed texts": (BertClassifier, BertConfig(dropout=0.1, **SHAPE), compile_classifier, packed_data),
 }
 
@@ -337,6 +344,7 @@ if keras.backend.backend() == "jax":
 
 if keras.backend.backend() == "torch":  # the others compile by themselves
     import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
 
     from kerasllm import metrics
     from kerasllm.backend import (
@@ -347,9 +355,11 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         torch_kernels,
         torch_products,
         torch_projected_losses,
+        torch_simplification,
         torch_training,
     )
-    from kerasllm.backend.torch_products import TakeRows
+    from kerasllm.backend.torch_gelu import Gelu
+    from kerasllm.backend.torch_products import TakeRows, recorded_product, recording
 
     def operators_recorded(monkeypatch):
         """The names of those in the last step that was recorded, once there was one."""
@@ -457,14 +467,64 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
             np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
         assert "without compilation" not in capsys.readouterr().err
 
-    @pytest.mark.parametrize(("kind", "biases"), [("gpt", 2), ("bert", 3)])
-    def test_sums_over_rows_come_with_the_rows(kind, biases, monkeypatch):
+    @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+    @pytest.mark.parametrize(("kind", "rate"), [("gpt", 0.1), ("gpt", 0.0), ("bert", 0.1)])
+    def test_sums_over_rows_come_with_the_rows(kind, rate, policy, monkeypatch):
         """But the last bias' of a GPT's blocks, two in BERT's last block, which computes some columns, its pooler's."""
         operators = operators_recorded(monkeypatch)
-        assert_same(train(kind, True), train(kind, False))
-        assert operators.count("kerasllm.sum_over_rows.default") == biases
-        norms = "kerasllm.norm.default", "kerasllm.norm_slopes.default"
-        assert [operators.count(name) for name in norms] == [6 if kind == "bert" else 5] * 2
+        model_class, config, compile_model, data = CASES[kind]
+
+        def gradients():
+            """What a step of plain descent takes off the weights."""
+            model = model_class(dataclasses.replace(config, dropout=rate), seed=3)
+            compile_model(model, keras.optimizers.SGD(1.0), jit_compile=True)
+            before = [variable.numpy() for variable in model.trainable_variables]
+            model.train_on_batch(*data()[0])
+            variables = zip(model.trainable_variables, before, strict=True)
+            return {variable.path: old - variable.numpy() for variable, old in variables}
+
+        keras.config.set_dtype_policy(policy)
+        try:
+            found = gradients()
+            assert operators.count("kerasllm.sum_over_rows.default") == {"gpt": 2, "bert": 3}[kind]
+            norms = "kerasllm.layer_norm.default", "kerasllm.layer_norm_slopes.default"
+            assert [operators.count(name) for name in norms] == [6 if kind == "bert" else 5] * 2
+            monkeypatch.setattr(torch_simplification, "_sum_rows_as_they_are_made", lambda graph: None)
+            expected = gradients()
+            assert operators.count("kerasllm.sum_over_rows.default") == {"gpt": 8, "bert": 11}[kind]
+        finally:
+            keras.config.set_dtype_policy("float32")
+        limit = 1e-2 if policy == "mixed_bfloat16" else 1e-5
+        for (path, one), other in zip(found.items(), expected.values(), strict=True):
+            atol = limit * np.abs(other).max() if path.endswith("bias") else 0
+            np.testing.assert_allclose(one, other, rtol=0, atol=atol, err_msg=path)
+
+    def test_two_biases_of_one_sum_have_gradients_of_their_own():
+        """Not one memory, which clipping would scale twice."""
+
+        def gradients(inputs, *weights):
+            one, other, *biases = (weight.requires_grad_() for weight in weights)
+            with torch.enable_grad():
+                total = sum(
+                    recorded_product(inputs, kernel, bias)
+                    for kernel, bias in zip((one, other), biases, strict=True)
+                )
+                return torch.autograd.grad(Gelu.apply(total, False).square().sum(), [one, other, *biases])
+
+        given = [torch.randn(shape) for shape in ((6, 5), (5, 40), (5, 40), (40,), (40,))]
+        with recording():
+            graph = make_fx(gradients, tracing_mode="fake", _allow_non_fake_inputs=True)(*given)
+        torch_simplification.simplify(graph.graph)
+        graph.recompile()
+        targets = [str(node.target) for node in graph.graph.nodes]
+        assert targets.count("kerasllm.sum_over_rows.default") == 1
+        exact = [tensor.double().requires_grad_() for tensor in given]
+        total = exact[0] @ (exact[1] + exact[2]) + exact[3] + exact[4]
+        torch.nn.functional.gelu(total).square().sum().backward()
+        found = graph(*given)
+        for one, other in zip(found, exact[1:], strict=True):
+            torch.testing.assert_close(one.double(), other.grad, rtol=1e-5, atol=1e-5)
+        assert found[2].data_ptr() != found[3].data_ptr()
 
     @pytest.fixture
     def unbuilt(monkeypatch):
