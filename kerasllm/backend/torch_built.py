@@ -181,7 +181,8 @@ class PairKernels:
     """Kernels for float32 and for bfloat16, built together for each; they compute in float32.
 
     In their code `Value` is the type, `Pair` two vectors in float32, `WIDTH` how many values they are, and `load`,
-    `store` and `exponential` (of what is not above 0) are functions of them; `Room` is memory, `draw_of` dropout's draw.
+    `store` and `exponential` (of what is not above 0) are functions of them; a `Room` is memory, `draw_of` a draw of
+    dropout.
 
     Args:
         shared: code in these terms that comes before them all.

@@ -27,8 +27,8 @@ class ColumnSums {
     }
 };
 
-// Of a thread, which adds its rows to `data` and says how many: sums of sums of so many, or all it adds at once, to lose
-// fewer digits.
+// Of a thread, which adds its rows to `data` and says how many: sums of sums of so many, or of all it adds at once, to
+// lose fewer digits.
 class RowSums {
     static constexpr int64_t ROWS = 64;
     ColumnSums& all;

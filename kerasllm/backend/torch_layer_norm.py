@@ -42,8 +42,8 @@ _library.define(
     "float epsilon) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "layer_norm_slopes(Tensor upstream, Tensor? upstream_of_sums, Tensor sums, Tensor? stays, float kept, Tensor statistics, "
-    "Tensor scale) -> (Tensor, Tensor, Tensor)"
+    "layer_norm_slopes(Tensor upstream, Tensor? upstream_of_sums, Tensor sums, Tensor? stays, float kept, "
+    "Tensor statistics, Tensor scale) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -80,7 +80,7 @@ def _norm(hidden, branch, seed, least, kept, scale, shift, epsilon):
 
 
 def _new_slopes(upstream, upstream_of_sums, sums, stays, kept, statistics, scale):
-    """Gradients of the sums, of the branch if there is dropout, and (3, width): of scale, of shift, the branch's sums."""
+    """Gradients of the sums, of the branch if there is dropout, and (3, width): scale's, shift's, the branch's sums."""
     of_branch = empty_as(sums) if stays is not None else scale.new_empty(0)
     return empty_as(sums), of_branch, scale.new_empty((3, len(scale)))
 
