@@ -124,6 +124,11 @@ ALWAYS_INLINE void store(const Pair& pair, Value* to) {
     if constexpr (std::is_same_v<Value, float>) pair.store(to);
     else at::vec::convert<Value, 1, float, 2>(pair).store(to);
 }
+static void read(const Value* from, int64_t count, float* to) {
+    int64_t place = 0;
+    for (; place + WIDTH <= count; place += WIDTH) load(from + place).store(to + place);
+    for (; place < count; ++place) to[place] = static_cast<float>(from[place]);
+}
 // Memory whose first lies at the start of a line of the cache, so that no vector lies across two.
 template <typename T>
 class Room {
@@ -181,8 +186,8 @@ class PairKernels:
     """Kernels for float32 and for bfloat16, built together for each; they compute in float32.
 
     In their code `Value` is the type, `Pair` two vectors in float32, `WIDTH` how many values they are, and `load`,
-    `store` and `exponential` (of what is not above 0) are functions of them; a `Room` is memory, `draw_of` a draw of
-    dropout.
+    `store` and `exponential` (of what is not above 0) are functions of them; `read` takes many values, a `Room` is
+    memory, `draw_of` a draw of dropout.
 
     Args:
         shared: code in these terms that comes before them all.

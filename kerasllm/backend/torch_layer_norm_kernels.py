@@ -2,14 +2,10 @@
 
 ROWS = """
 // A row in float32: where it lies, or copied.
-static const float* read(const Value* from, int64_t width, float* room) {
+static const float* row_of(const Value* from, int64_t width, float* room) {
     if constexpr (std::is_same_v<Value, float>) return reinterpret_cast<const float*>(from);
-    else {
-        int64_t column = 0;
-        for (; column + WIDTH <= width; column += WIDTH) load(from + column).store(room + column);
-        for (; column < width; ++column) room[column] = static_cast<float>(from[column]);
-        return room;
-    }
+    read(from, width, room);
+    return room;
 }
 // Where one is to be made, and its way into memory.
 static float* place_of(Value* to, float* room) {
@@ -73,15 +69,15 @@ extern "C" void kernel(const Value* hidden, const Value* branch, const int64_t* 
         #pragma omp for
         for (int64_t row = 0; row < rows; ++row) {
             const int64_t start = row * width;
-            const float* x = read(hidden + start, width, one.data());
+            const float* x = row_of(hidden + start, width, one.data());
             if (has_branch) {
-                const float* y = read(branch + start, width, other.data());
+                const float* y = row_of(branch + start, width, other.data());
                 float* sum = place_of(sums + start, third.data());
                 const uint32_t first = static_cast<uint32_t>(start);
                 if (least) add_dropped(x, y, count, first, key, least, factor, stays + start, sum);
                 else add(x, y, width, sum);
                 write(sum, width, sums + start);
-                x = read(sums + start, width, one.data());  // as it was rounded
+                x = row_of(sums + start, width, one.data());  // as it was rounded
             }
             float* normal = place_of(normals + start, third.data());
             normalize(x, width, epsilon, scale, shift, normal, statistics + 2 * row);
@@ -137,12 +133,12 @@ extern "C" void kernel(const Value* upstream, const Value* upstream_of_sums, con
         #pragma omp for schedule(static)
         for (int64_t row = 0; row < rows; ++row) {
             const int64_t start = row * width;
-            const float* x = read(sums + start, width, one.data());
-            const float* slope = read(upstream + start, width, other.data());
+            const float* x = row_of(sums + start, width, one.data());
+            const float* slope = row_of(upstream + start, width, other.data());
             float *found = place_of(of_sums + start, fourth.data()), *of_scale = summed.data();
             slopes_of(x, slope, scale, statistics + 2 * row, width, third.data(), fourth.data(), of_scale,
                       of_scale + width, found);
-            if (has_upstream_of_sums) add_to(found, read(upstream_of_sums + start, width, one.data()), width);
+            if (has_upstream_of_sums) add_to(found, row_of(upstream_of_sums + start, width, one.data()), width);
             write(found, width, of_sums + start);
             if (has_dropout) {
                 float* dropped = place_of(of_branch + start, one.data());

@@ -43,12 +43,6 @@ static void add_bias(float* logits, const Value* bias, int64_t count) {
     for (; place < count; ++place) logits[place] += static_cast<float>(bias[place]);
 }
 
-static void read(const Value* from, int64_t count, float* logits) {
-    int64_t place = 0;
-    for (; place + WIDTH <= count; place += WIDTH) load(from + place).store(logits + place);
-    for (; place < count; ++place) logits[place] = static_cast<float>(from[place]);
-}
-
 // What a thread has seen of a row.
 struct Seen {
     float highest = NOTHING, total = 0, count = 0;  // of those that are the highest

@@ -222,6 +222,15 @@ if keras.backend.backend() == "torch":
         for mask in (torch.ones(1, 2, 8, 8, dtype=torch.bool), torch.ones(1, 1, 8, 8)):
             assert not torch_attention.takes(torch.zeros(1, 8, 24), 2, mask)
 
+    @pytest.mark.parametrize("by_tanh", [False, True])
+    def test_gelu_far_from_zero(by_tanh):
+        """Where the argument of tanh, and what multiplies a derivative of 0, are more than float32 holds."""
+        inputs = torch.tensor([-1e15, 1e15], requires_grad=True)
+        found = Gelu.apply(inputs, by_tanh)
+        assert found.tolist() == [0, inputs[1].item()]
+        found.sum().backward()
+        assert inputs.grad.tolist() == [0, 1]
+
     @pytest.mark.parametrize("dtype", LIMITS)
     @pytest.mark.parametrize("approximate", ["none", "tanh"])
     def test_gelu_against_float64(approximate, dtype):

@@ -8,8 +8,9 @@ from kerasllm.layers.dropout import dropped
 if keras.backend.backend() == "torch":
     import torch
 
-    from kerasllm.backend import torch_attention
+    from kerasllm.backend import torch_attention, torch_engine
     from kerasllm.backend.torch_layer_norm import LayerNorm, SumAndNorm
+    from kerasllm.backend.torch_products import recording
 
     EPSILON = 1e-5
     # Less than a vector, whole ones, rests; rows that threads share unevenly, and more than are summed at a time.
@@ -102,6 +103,20 @@ if keras.backend.backend() == "torch":
         torch.testing.assert_close(found, torch.nn.functional.layer_norm(wide[:, 5:25], (20,), scale))
         turned = LayerNorm.apply(wide[:20].t(), torch.ones(4), None, EPSILON)
         torch.testing.assert_close(turned, torch.nn.functional.layer_norm(wide[:20].t(), (4,)))
+
+    def test_what_the_kernel_leaves_to_others():
+        """Summands of two types or shapes; a scale of another width is an error."""
+        scale, hidden, weights = (
+            torch.ones(40),
+            torch.randn(3, 40),
+            [torch.ones(40), None, EPSILON, 0.0, None],
+        )
+        with recording():
+            for branch in (hidden.bfloat16(), hidden[:1]):
+                assert torch_engine.sum_and_norm(hidden, branch.requires_grad_(), *weights) is None
+            assert torch_engine.sum_and_norm(hidden, hidden.clone().requires_grad_(), *weights) is not None
+        with pytest.raises(ValueError, match="does not fit"):
+            LayerNorm.apply(hidden, scale[:30], None, EPSILON)
 
     @pytest.mark.parametrize("dtype", LIMITS)
     @pytest.mark.parametrize("rate", [0.0, 0.3])
