@@ -22,11 +22,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from kerasllm import __version__, cli
 from kerasllm.backend.processor import machine
-from kerasllm.data.text_lines import require_file
+from kerasllm.cli.ranges import check_ranges
+from kerasllm.data.sources.lines import require_file
 from kerasllm.errors import InputError
-from kerasllm.training.atomic_files import check_writable, to_json, write_atomically
-from kerasllm.training.curves import plot_bars
-from kerasllm.training.setting_ranges import check_ranges
+from kerasllm.files.atomic import check_writable, to_json, write_atomically
+from kerasllm.training.run.curves import plot_bars
 
 MINI_BERT = {"num_layers": 4, "num_heads": 4, "hidden_dim": 256, "vocabulary_size": 30522}
 MINI_BERT |= {"length": 128, "batch_size": 32}

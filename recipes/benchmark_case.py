@@ -27,17 +27,17 @@ import keras
 import numpy as np
 
 from kerasllm import backend
-from kerasllm.data.causal_batches import CausalBatches
-from kerasllm.data.pretraining_batches import BertPretrainingBatches
-from kerasllm.data.token_store import TokenStore
-from kerasllm.data.token_stream import TokenStream
-from kerasllm.data.wordpiece import SpecialTokens
-from kerasllm.training.atomic_files import to_json
-from kerasllm.training.causal import compile_causal
-from kerasllm.training.compilation import FROM_STEPS, choose_compilation
-from kerasllm.training.objectives import compile_pretraining
-from kerasllm.training.optimizers import adamw
-from kerasllm.training.throughput import matrix_product_peak, training_flops
+from kerasllm.data.batches.causal_lm import CausalBatches
+from kerasllm.data.batches.masked_lm import BertPretrainingBatches
+from kerasllm.data.token_cache.store import TokenStore
+from kerasllm.data.token_cache.stream import TokenStream
+from kerasllm.files.atomic import to_json
+from kerasllm.tasks.causal_lm import compile_causal
+from kerasllm.tasks.masked_lm import compile_pretraining
+from kerasllm.tokenizers.wordpiece import SpecialTokens
+from kerasllm.training.hardware.compilation import FROM_STEPS, choose_compilation
+from kerasllm.training.hardware.throughput import matrix_product_peak, training_flops
+from kerasllm.training.optimization.optimizers import adamw
 
 WARM_UP = 3
 TOKENS = 500_000

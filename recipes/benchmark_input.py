@@ -125,10 +125,10 @@ def prepared(options: dict[str, Any]) -> tuple[Path, Path]:
 
 def prepare(directory: Path, text: str, megabytes: float) -> None:
     """Writes a text, the documents of Python's own over and over in another order, unless given; and tokenizers."""
-    from kerasllm.data.byte_level_bpe import train_byte_level_bpe
-    from kerasllm.data.corpora import Corpus
-    from kerasllm.data.tokenizers import save_tokenizer
-    from kerasllm.data.wordpiece import train_wordpiece
+    from kerasllm.data.sources.corpus import Corpus
+    from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
+    from kerasllm.tokenizers.loading import save_tokenizer
+    from kerasllm.tokenizers.wordpiece import train_wordpiece
 
     directory.mkdir(parents=True, exist_ok=True)
     documents = list(Corpus([text or "python-docs"]).documents())
@@ -152,13 +152,13 @@ def ours(
 ) -> tuple[Clock, dict[str, str]]:
     """Text → token cache → batches, as the recipes do it."""
     from kerasllm import __version__
-    from kerasllm.data.causal_batches import CausalBatches
-    from kerasllm.data.corpora import Corpus
-    from kerasllm.data.pretraining_batches import BertPretrainingBatches
-    from kerasllm.data.token_store import tokenize_corpus
-    from kerasllm.data.token_stream import tokenize_stream
-    from kerasllm.data.tokenizers import load_tokenizer
-    from kerasllm.data.wordpiece import special_token_ids
+    from kerasllm.data.batches.causal_lm import CausalBatches
+    from kerasllm.data.batches.masked_lm import BertPretrainingBatches
+    from kerasllm.data.sources.corpus import Corpus
+    from kerasllm.data.token_cache.store import tokenize_corpus
+    from kerasllm.data.token_cache.stream import tokenize_stream
+    from kerasllm.tokenizers.loading import load_tokenizer
+    from kerasllm.tokenizers.wordpiece import special_token_ids
 
     tokenizer = load_tokenizer(tokenizer_file)
     length, size, processes = options["length"], options["batch_size"], options["processes"]

@@ -201,7 +201,7 @@ def random_tokens(options: dict[str, Any]) -> Any:
 
 
 def matrix_product_peak(precision: str) -> float:
-    """FLOP/s of the fastest of a few products of torch's own, as `kerasllm.training.throughput` measures Keras'."""
+    """FLOP/s of the fastest of a few products of torch's own, as `training.hardware.throughput` measures Keras'."""
     dtype = torch.bfloat16 if precision == "mixed_bfloat16" else torch.float32
     best = 0.0
     for size in (1024, 2048):

@@ -16,15 +16,15 @@ import keras
 
 from kerasllm import GPTCausalLM, cli
 from kerasllm.checkpoints import resolve_directory
-from kerasllm.data.corpora import Corpus
-from kerasllm.data.sliding_batches import SlidingBatches
-from kerasllm.data.token_stream import tokenize_stream
-from kerasllm.data.tokenizers import load_tokenizer, vocabulary_size
+from kerasllm.cli.ranges import check_ranges
+from kerasllm.data.batches.sliding_windows import SlidingBatches
+from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.token_cache.stream import tokenize_stream
 from kerasllm.errors import InputError, naming
-from kerasllm.training.atomic_files import check_writable, write_output
-from kerasllm.training.causal import compile_causal, evaluate_causal
+from kerasllm.files.atomic import check_writable, write_output
+from kerasllm.tasks.causal_lm import compile_causal, evaluate_causal
+from kerasllm.tokenizers.loading import load_tokenizer, vocabulary_size
 from kerasllm.training.model_options import GPTOptions
-from kerasllm.training.setting_ranges import check_ranges
 
 
 @dataclass

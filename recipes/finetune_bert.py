@@ -16,27 +16,27 @@ from kerasllm import BertClassifier, BertRegressor, SquaredErrorLoss, cli  # tel
 import keras
 
 from kerasllm.checkpoints import resolve_directory, write_model
-from kerasllm.data.classification_batches import ClassificationBatches
-from kerasllm.data.encoded_texts import encode_texts
-from kerasllm.data.labelled import LabelledTexts, read_labelled
-from kerasllm.data.labelled_batches import LabelledBatches
-from kerasllm.data.packed_classification_batches import PackedClassificationBatches
-from kerasllm.data.tokenizers import load_wordpiece, save_tokenizer, vocabulary_size
-from kerasllm.data.wordpiece import train_wordpiece
+from kerasllm.cli.ranges import check_ranges
+from kerasllm.cli.settings import only_without
+from kerasllm.data.batches.labelled import LabelledBatches
+from kerasllm.data.batches.packed_labelled import PackedClassificationBatches
+from kerasllm.data.batches.padded_labelled import ClassificationBatches
+from kerasllm.data.examples.labelled import encode_texts
+from kerasllm.data.sources.labelled import LabelledTexts, read_labelled
 from kerasllm.errors import InputError
-from kerasllm.settings import only_without
-from kerasllm.training.compilation import choose_compilation
-from kerasllm.training.evaluation import evaluate_classifier, evaluate_regressor, monitored
-from kerasllm.training.fit_run import fit_run
+from kerasllm.tasks.classification import evaluate_classifier, evaluate_regressor, monitored
+from kerasllm.tokenizers.loading import load_wordpiece, save_tokenizer, vocabulary_size
+from kerasllm.tokenizers.wordpiece import train_wordpiece
+from kerasllm.training.fit import fit_run
+from kerasllm.training.hardware.compilation import choose_compilation
+from kerasllm.training.hardware.precision import choose_precision
+from kerasllm.training.hardware.throughput import training_flops
 from kerasllm.training.model_options import BertOptions
-from kerasllm.training.optimizers import adamw
-from kerasllm.training.precision import choose_precision
-from kerasllm.training.run_directory import RunDirectory
-from kerasllm.training.run_options import RunOptions
-from kerasllm.training.run_settings import nothing_to_resume
-from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
-from kerasllm.training.setting_ranges import check_ranges
-from kerasllm.training.throughput import training_flops
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.optimization.schedules import LinearWarmupDecay, warmup_steps
+from kerasllm.training.options import RunOptions
+from kerasllm.training.run.directory import RunDirectory
+from kerasllm.training.run.settings import nothing_to_resume
 
 POSITIONS = 128  # learned positions of a new model, unless --model.max_sequence_length says
 

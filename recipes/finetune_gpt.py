@@ -13,26 +13,26 @@ from typing import Any
 
 from kerasllm import GPTCausalLM, cli
 from kerasllm.checkpoints import resolve_directory, write_model
-from kerasllm.data.causal_batches import CausalBatches, CausalEvaluationBatches
-from kerasllm.data.chat_template import DEFAULT_CHAT_TEMPLATE
-from kerasllm.data.conversation_batches import ConversationBatches
-from kerasllm.data.conversations import is_conversation_file, read_conversations
-from kerasllm.data.corpora import Corpus
-from kerasllm.data.token_stream import tokenize_stream
-from kerasllm.data.tokenizers import load_tokenizer, read_chat_template, save_tokenizer, vocabulary_size
+from kerasllm.cli.ranges import check_ranges
+from kerasllm.data.batches.causal_lm import CausalBatches, CausalEvaluationBatches
+from kerasllm.data.batches.conversations import ConversationBatches
+from kerasllm.data.sources.conversations import is_conversation_file, read_conversations
+from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.token_cache.stream import tokenize_stream
 from kerasllm.errors import InputError, naming
-from kerasllm.training.causal import compile_causal, evaluate_causal
-from kerasllm.training.compilation import choose_compilation
-from kerasllm.training.fit_run import fit_run
+from kerasllm.tasks.causal_lm import compile_causal, evaluate_causal
+from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
+from kerasllm.tokenizers.loading import load_tokenizer, read_chat_template, save_tokenizer, vocabulary_size
+from kerasllm.training.fit import fit_run
+from kerasllm.training.hardware.compilation import choose_compilation
+from kerasllm.training.hardware.precision import choose_precision
+from kerasllm.training.hardware.throughput import training_flops
 from kerasllm.training.model_options import GPTOptions
-from kerasllm.training.optimizers import adamw
-from kerasllm.training.precision import choose_precision
-from kerasllm.training.run_directory import RunDirectory
-from kerasllm.training.run_options import RunOptions
-from kerasllm.training.run_settings import nothing_to_resume
-from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
-from kerasllm.training.setting_ranges import check_ranges
-from kerasllm.training.throughput import training_flops
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.optimization.schedules import LinearWarmupDecay, warmup_steps
+from kerasllm.training.options import RunOptions
+from kerasllm.training.run.directory import RunDirectory
+from kerasllm.training.run.settings import nothing_to_resume
 
 
 @dataclass

@@ -15,14 +15,14 @@ import keras
 
 from kerasllm import GPTCausalLM, GPTConfig, cli
 from kerasllm.checkpoints import read_settings, resolve_directory
-from kerasllm.data.chat_template import DEFAULT_CHAT_TEMPLATE, render
-from kerasllm.data.end_of_text import end_of_text_id, marks
-from kerasllm.data.text_lines import text_lines
-from kerasllm.data.tokenizers import encode, load_tokenizer, read_chat_template, vocabulary_size
+from kerasllm.cli.ranges import check_ranges
+from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError
+from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.generation.terminal import TerminalWriter
-from kerasllm.training.atomic_files import check_writable, write_output
-from kerasllm.training.setting_ranges import check_ranges
+from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE, render
+from kerasllm.tokenizers.loading import encode, load_tokenizer, read_chat_template, vocabulary_size
+from kerasllm.tokenizers.special_tokens import end_of_text_id, marks
 
 
 @dataclass

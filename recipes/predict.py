@@ -16,15 +16,15 @@ import numpy as np
 
 from kerasllm import BertClassifier, BertConfig, BertMaskedLM, BertPretraining, BertRegressor, cli
 from kerasllm.checkpoints import read_settings, resolve_directory
-from kerasllm.data.classification_batches import ClassificationBatches
-from kerasllm.data.encoded_texts import encode_texts
-from kerasllm.data.labelled import read_texts
-from kerasllm.data.tokenizers import load_wordpiece, vocabulary_size
-from kerasllm.data.wordpiece import special_token_ids
+from kerasllm.cli.ranges import check_ranges
+from kerasllm.data.batches.padded_labelled import ClassificationBatches
+from kerasllm.data.examples.labelled import encode_texts
+from kerasllm.data.sources.labelled import read_texts
 from kerasllm.errors import InputError, NewHeadWarning
-from kerasllm.training.atomic_files import check_writable, write_output
-from kerasllm.training.evaluation import predict_in_order
-from kerasllm.training.setting_ranges import check_ranges
+from kerasllm.files.atomic import check_writable, write_output
+from kerasllm.tasks.classification import predict_in_order
+from kerasllm.tokenizers.loading import load_wordpiece, vocabulary_size
+from kerasllm.tokenizers.wordpiece import special_token_ids
 
 
 @dataclass

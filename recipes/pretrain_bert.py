@@ -12,26 +12,26 @@ from typing import Any, Literal
 
 from kerasllm import BertPretraining, cli
 from kerasllm.checkpoints import resolve_directory, write_model
-from kerasllm.data.corpora import Corpus
-from kerasllm.data.pretraining_batches import BertPretrainingBatches, read_objectives
-from kerasllm.data.sentence_pairs import SHORTEST_SEQUENCE
-from kerasllm.data.token_store import TokenStore, tokenize_corpus
-from kerasllm.data.tokenizers import load_wordpiece, save_tokenizer, vocabulary_size
-from kerasllm.data.wordpiece import continuation_mask, special_token_ids, train_wordpiece
+from kerasllm.cli.ranges import check_ranges
+from kerasllm.cli.settings import only_without
+from kerasllm.data.batches.masked_lm import BertPretrainingBatches, read_objectives
+from kerasllm.data.batches.sentence_pairs import SHORTEST_SEQUENCE
+from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.token_cache.store import TokenStore, tokenize_corpus
 from kerasllm.errors import InputError
-from kerasllm.settings import only_without
-from kerasllm.training.compilation import choose_compilation
-from kerasllm.training.fit_run import fit_run
+from kerasllm.tasks.masked_lm import compile_pretraining, evaluate_pretraining
+from kerasllm.tokenizers.loading import load_wordpiece, save_tokenizer, vocabulary_size
+from kerasllm.tokenizers.wordpiece import continuation_mask, special_token_ids, train_wordpiece
+from kerasllm.training.fit import fit_run
+from kerasllm.training.hardware.compilation import choose_compilation
+from kerasllm.training.hardware.precision import choose_precision
+from kerasllm.training.hardware.throughput import training_flops
 from kerasllm.training.model_options import BertOptions
-from kerasllm.training.objectives import compile_pretraining, evaluate_pretraining
-from kerasllm.training.optimizers import adamw
-from kerasllm.training.precision import choose_precision
-from kerasllm.training.run_directory import RunDirectory
-from kerasllm.training.run_options import RunOptions
-from kerasllm.training.run_settings import nothing_to_resume
-from kerasllm.training.schedules import LinearWarmupDecay, warmup_steps
-from kerasllm.training.setting_ranges import check_ranges
-from kerasllm.training.throughput import training_flops
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.optimization.schedules import LinearWarmupDecay, warmup_steps
+from kerasllm.training.options import RunOptions
+from kerasllm.training.run.directory import RunDirectory
+from kerasllm.training.run.settings import nothing_to_resume
 
 POSITIONS = 512  # learned positions of a new model, unless --model.max_sequence_length says
 

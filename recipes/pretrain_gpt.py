@@ -11,26 +11,26 @@ from typing import Any, Literal
 
 from kerasllm import GPTCausalLM, GPTConfig, cli
 from kerasllm.checkpoints import resolve_directory, write_model
-from kerasllm.data.byte_level_bpe import train_byte_level_bpe
-from kerasllm.data.causal_batches import CausalBatches, CausalEvaluationBatches
-from kerasllm.data.characters import train_characters
-from kerasllm.data.corpora import Corpus
-from kerasllm.data.token_stream import TokenStream, tokenize_stream
-from kerasllm.data.tokenizers import end_of_text_id, load_tokenizer, save_tokenizer, vocabulary_size
+from kerasllm.cli.ranges import check_ranges
+from kerasllm.cli.settings import only_without
+from kerasllm.data.batches.causal_lm import CausalBatches, CausalEvaluationBatches
+from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.token_cache.stream import TokenStream, tokenize_stream
 from kerasllm.errors import InputError, naming
-from kerasllm.settings import only_without
-from kerasllm.training.causal import compile_causal, evaluate_causal, sample_log, sample_prompt
-from kerasllm.training.compilation import choose_compilation
-from kerasllm.training.fit_run import fit_run
+from kerasllm.tasks.causal_lm import compile_causal, evaluate_causal, sample_log, sample_prompt
+from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
+from kerasllm.tokenizers.characters import train_characters
+from kerasllm.tokenizers.loading import end_of_text_id, load_tokenizer, save_tokenizer, vocabulary_size
+from kerasllm.training.fit import fit_run
+from kerasllm.training.hardware.compilation import choose_compilation
+from kerasllm.training.hardware.precision import choose_precision
+from kerasllm.training.hardware.throughput import training_flops
 from kerasllm.training.model_options import GPTOptions, GPTSize
-from kerasllm.training.optimizers import adamw
-from kerasllm.training.precision import choose_precision
-from kerasllm.training.run_directory import RunDirectory
-from kerasllm.training.run_options import RunOptions
-from kerasllm.training.run_settings import nothing_to_resume
-from kerasllm.training.schedules import CosineWarmupDecay, warmup_steps
-from kerasllm.training.setting_ranges import check_ranges
-from kerasllm.training.throughput import training_flops
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.optimization.schedules import CosineWarmupDecay, warmup_steps
+from kerasllm.training.options import RunOptions
+from kerasllm.training.run.directory import RunDirectory
+from kerasllm.training.run.settings import nothing_to_resume
 
 
 @dataclass

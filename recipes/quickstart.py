@@ -28,11 +28,11 @@ import keras
 import numpy as np
 
 from kerasllm.checkpoints import write_model
-from kerasllm.data.classification_batches import ClassificationBatches
-from kerasllm.data.encoded_texts import encode_texts
-from kerasllm.data.pretraining_batches import BertPretrainingBatches
-from kerasllm.data.python_docs import python_docs, python_docs_fingerprint
-from kerasllm.data.python_docs_tasks import (
+from kerasllm.data.batches.masked_lm import BertPretrainingBatches
+from kerasllm.data.batches.padded_labelled import ClassificationBatches
+from kerasllm.data.examples.labelled import encode_texts
+from kerasllm.data.sources.python_docs import python_docs, python_docs_fingerprint
+from kerasllm.data.sources.python_docs_tasks import (
     Task,
     belong_together,
     held_out,
@@ -40,16 +40,16 @@ from kerasllm.data.python_docs_tasks import (
     module_documents,
     swapped_words,
 )
-from kerasllm.data.token_store import store_of_sentences
-from kerasllm.data.tokenizers import save_tokenizer
-from kerasllm.data.wordpiece import special_token_ids, train_wordpiece
-from kerasllm.training.curves import plot_comparison
-from kerasllm.training.fit_run import fit_run
-from kerasllm.training.objectives import compile_pretraining, evaluate_pretraining
-from kerasllm.training.optimizers import adamw
+from kerasllm.data.token_cache.store import store_of_sentences
+from kerasllm.tasks.masked_lm import compile_pretraining, evaluate_pretraining
+from kerasllm.tokenizers.loading import save_tokenizer
+from kerasllm.tokenizers.wordpiece import special_token_ids, train_wordpiece
+from kerasllm.training.fit import fit_run
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.optimization.schedules import LinearWarmupDecay
 from kerasllm.training.quick_finetuning import RepeatedFineTuning, accuracy
-from kerasllm.training.run_directory import RunDirectory
-from kerasllm.training.schedules import LinearWarmupDecay
+from kerasllm.training.run.curves import plot_comparison
+from kerasllm.training.run.directory import RunDirectory
 
 REMARKS = {
     "belong_together": "resembles next-sentence prediction, which the model was pretrained with",

@@ -23,19 +23,25 @@ BACKENDS = {"jax", "jaxlib", "torch", "tensorflow"}
 # What each part may import of kerasllm, beside itself and `errors`.
 MAY_IMPORT = {
     "errors": set(),
+    "files": {"cli"},
     "backend": set(),
     "layers": {"backend"},
     "losses": {"backend"},
     "metrics": {"backend", "losses"},
-    "models": {"layers", "backend", "losses"},
-    "data": set(),
-    "settings": set(),
-    "cli": {"settings"},
-    "checkpoints": {"models", "layers", "backend", "data"},
-    "training": {
-        *("models", "layers", "backend", "losses", "metrics", "data", "settings", "checkpoints", "")
+    "tokenizers": {"data", "files"},
+    "data": {"tokenizers", "files"},
+    "checkpoints": {"models", "layers", "backend", "tokenizers", "files"},
+    "generation": {"models", "layers", "backend", "tokenizers"},
+    "models": {"checkpoints", "layers", "backend", "losses"},
+    "cli": {"files"},
+    "tasks": {
+        *("models", "layers", "backend", "losses", "metrics", "data", "tokenizers", "files", "generation"),
+        "training",
     },
-    "generation": {"models", "layers", "backend"},
+    "training": {
+        *("tasks", "models", "layers", "backend", "losses", "metrics", "data", "tokenizers", "files"),
+        *("checkpoints", "generation", "cli", ""),
+    },
     "": {
         "backend",
         "models",
@@ -107,10 +113,8 @@ def test_recipes_stand_alone(path):
 
 def test_modules_of_data_leave_keras_alone():
     """Only those that hand batches to `fit` know Keras."""
-    users = {
-        path.name for path in PACKAGE if part_of_file(path) == "data" and "keras" in map(top, imported(path))
-    }
-    assert all(name.endswith("_batches.py") for name in users)
+    users = {path for path in PACKAGE if part_of_file(path) == "data" and "keras" in map(top, imported(path))}
+    assert all(path.parent.name == "batches" for path in users)
 
 
 def top(name: str) -> str:

@@ -8,13 +8,13 @@ from importlib import import_module
 from kerasllm.backend.choice import choose
 
 name = choose()
-engine = import_module(f"kerasllm.backend.{name}_engine")
-_cross_entropy = import_module(f"kerasllm.backend.{name}_cross_entropy")
+engine = import_module(f"kerasllm.backend.{name}.ops")
+_cross_entropy = import_module(f"kerasllm.backend.{name}.losses")
 cross_entropy = _cross_entropy.cross_entropy
 linear_cross_entropy = _cross_entropy.linear_cross_entropy
 recall_hits = _cross_entropy.recall_hits
-guarded_step = import_module(f"kerasllm.backend.{name}_guard").guarded_step
-decoding = import_module(f"kerasllm.backend.{name}_decoding")
+guarded_step = import_module(f"kerasllm.backend.{name}.guard").guarded_step
+decoding = import_module(f"kerasllm.backend.{name}.decoding")
 
 attend = engine.attend
 attention = engine.attention

@@ -10,7 +10,7 @@ from kerasllm.checkpoints.hugging_face import (
 )
 from kerasllm.checkpoints.keras_hub import from_keras_hub, to_keras_hub
 from kerasllm.checkpoints.model_card import write_model_card
-from kerasllm.models.language_model import install_checkpoints
+from kerasllm.models.base import install_checkpoints
 
 install_checkpoints(read_model, write_model, push_model)
 

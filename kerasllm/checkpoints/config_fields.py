@@ -7,7 +7,7 @@ from typing import Any
 
 from kerasllm.checkpoints.name_table import ACTIVATIONS
 from kerasllm.errors import InputError
-from kerasllm.models.bert_config import short
+from kerasllm.models.bert.config import short
 
 
 def read_fields(

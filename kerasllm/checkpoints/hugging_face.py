@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 
 from kerasllm import backend
-from kerasllm.checkpoints import gpt_format
-from kerasllm.checkpoints.bert_format import BERT
 from kerasllm.checkpoints.config_fields import written_tokens
 from kerasllm.checkpoints.hub import resolve_directory, upload_directory
 from kerasllm.checkpoints.model_card import write_model_card
@@ -27,16 +25,18 @@ from kerasllm.checkpoints.weights import (
 )
 from kerasllm.errors import InputError, InputWarning, NewHeadWarning
 from kerasllm.layers.initializers import drawing_later
-from kerasllm.models.bert import (
+from kerasllm.models.base import LanguageModel
+from kerasllm.models.bert.backbone import BertBackbone
+from kerasllm.models.bert.config import BertConfig
+from kerasllm.models.bert.hugging_face import BERT
+from kerasllm.models.bert.tasks import (
     BertClassifier,
     BertMaskedLM,
     BertPretraining,
     BertRegressor,
 )
-from kerasllm.models.bert_backbone import BertBackbone
-from kerasllm.models.bert_config import BertConfig
-from kerasllm.models.gpt import GPTBackbone, GPTCausalLM
-from kerasllm.models.language_model import LanguageModel
+from kerasllm.models.gpt import hugging_face as gpt_format
+from kerasllm.models.gpt.tasks import GPTBackbone, GPTCausalLM
 
 FORMATS = {each.model_type: each for each in (BERT, gpt_format.GPT2, gpt_format.LLAMA, gpt_format.OWN)}
 _STORED = (
@@ -287,7 +287,7 @@ def write_model(
     else:  # of another model that was here
         (directory / "generation_config.json").unlink(missing_ok=True)
     if tokenizer is not None:
-        from kerasllm.data.tokenizers import save_tokenizer
+        from kerasllm.tokenizers.loading import save_tokenizer
 
         save_tokenizer(tokenizer, directory, max_length=model.config.max_sequence_length)
     if not (directory / "README.md").exists():

@@ -14,15 +14,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasllm.checkpoints.gpt_names import GPT2_SHAPE
 from kerasllm.checkpoints.name_table import Entry
 from kerasllm.errors import InputError
 from kerasllm.layers.initializers import drawing_later
-from kerasllm.models.bert_backbone import BertBackbone
-from kerasllm.models.bert_config import BertConfig
-from kerasllm.models.gpt import GPTBackbone
-from kerasllm.models.gpt_config import GPTConfig
-from kerasllm.models.language_model import LanguageModel
+from kerasllm.models.base import LanguageModel
+from kerasllm.models.bert.backbone import BertBackbone
+from kerasllm.models.bert.config import BertConfig
+from kerasllm.models.gpt.config import GPTConfig
+from kerasllm.models.gpt.names import GPT2_SHAPE
+from kerasllm.models.gpt.tasks import GPTBackbone
 
 _SIZES = (
     "vocabulary_size",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kerasllm.models.gpt import GPTCausalLM, install_generation
+from kerasllm.models.gpt.tasks import GPTCausalLM, install_generation
 
 
 def generate(model: GPTCausalLM, prompts: Any, **settings: Any) -> Any:

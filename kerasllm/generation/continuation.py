@@ -15,7 +15,7 @@ from kerasllm.generation.decoding import decoder_of, left_padded, rounded_up
 from kerasllm.generation.prompts import check_tokens, read_prompts
 from kerasllm.generation.sampling import Rule
 from kerasllm.generation.texts import cut_at, prompt_and_addition
-from kerasllm.models.gpt import GPTCausalLM
+from kerasllm.models.gpt.tasks import GPTCausalLM
 
 _NEW_TOKENS = 128
 _TOKENS_AT_A_TIME = 32  # between looks at stop strings

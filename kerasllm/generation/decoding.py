@@ -17,8 +17,8 @@ from keras import ops
 
 from kerasllm import backend
 from kerasllm.generation.sampling import Rule
-from kerasllm.layers.decoder import causal_mask
-from kerasllm.models.gpt import GPTCausalLM
+from kerasllm.layers.decoder_block import causal_mask
+from kerasllm.models.gpt.tasks import GPTCausalLM
 
 State = dict[str, Any]
 _STEP = 32

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from kerasllm.errors import InputError
-from kerasllm.models.gpt import GPTCausalLM
+from kerasllm.models.gpt.tasks import GPTCausalLM
 
 
 def read_prompts(prompts: Any, tokenizer: Any, model: GPTCausalLM) -> tuple[str, list[list[int]]]:

@@ -4,9 +4,9 @@ import keras
 from keras import ops
 
 from kerasllm import backend
-from kerasllm.layers.columns import take_columns
 from kerasllm.layers.dropout import dropout
 from kerasllm.layers.feed_forward import activate, dense
+from kerasllm.layers.gather import take_columns
 from kerasllm.layers.initializers import KeyedNormal, KeyedTruncatedNormal, default_seed
 from kerasllm.layers.projections import add_norm, normalize
 

@@ -1,15 +1,15 @@
 """Model families, one file each: config, backbone, task models, named sizes."""
 
-from kerasllm.models.bert import (
+from kerasllm.models.bert.backbone import BertBackbone
+from kerasllm.models.bert.config import BERT_SIZES, BertConfig
+from kerasllm.models.bert.tasks import (
     BertClassifier,
     BertMaskedLM,
     BertPretraining,
     BertRegressor,
 )
-from kerasllm.models.bert_backbone import BertBackbone
-from kerasllm.models.bert_config import BERT_SIZES, BertConfig
-from kerasllm.models.gpt import GPTBackbone, GPTCausalLM
-from kerasllm.models.gpt_config import GPT_SIZES, GPTConfig
+from kerasllm.models.gpt.config import GPT_SIZES, GPTConfig
+from kerasllm.models.gpt.tasks import GPTBackbone, GPTCausalLM
 
 __all__ = [
     "BERT_SIZES",

@@ -1,1 +1,1 @@
-"""Training: the run directory, callbacks, checkpoints, optimizers and schedules."""
+"""The driver of a training run and its parts."""

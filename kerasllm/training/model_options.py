@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from kerasllm.checkpoints import check_checkpoint
 from kerasllm.errors import InputError
 from kerasllm.models import BertConfig, GPTConfig
-from kerasllm.models.gpt_config import FeedForward, Normalization, Positions
+from kerasllm.models.gpt.config import FeedForward, Normalization, Positions
 
 GPTSize = Literal[
     "gpt2",

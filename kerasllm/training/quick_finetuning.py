@@ -13,10 +13,10 @@ import keras
 import numpy as np
 
 from kerasllm import backend
-from kerasllm.data.classification_batches import ClassificationBatches
-from kerasllm.training.evaluation import predict_in_order
-from kerasllm.training.optimizers import adamw
-from kerasllm.training.schedules import LinearWarmupDecay
+from kerasllm.data.batches.padded_labelled import ClassificationBatches
+from kerasllm.tasks.classification import predict_in_order
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.optimization.schedules import LinearWarmupDecay
 
 
 class RepeatedFineTuning:

@@ -9,7 +9,9 @@ if keras.backend.backend() == "jax":
     import jax.numpy as jnp
     import ml_dtypes
 
-    from kerasllm.backend import jax_engine, jax_products, onednn
+    from kerasllm.backend.jax import onednn
+    from kerasllm.backend.jax import ops as jax_engine
+    from kerasllm.backend.jax import products as jax_products
 
     def normal(*shape, seed=0):
         return np.random.default_rng(seed).normal(size=shape).astype("float32")

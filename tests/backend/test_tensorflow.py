@@ -12,8 +12,8 @@ if keras.backend.backend() == "tensorflow":
     from scipy.special import log_softmax
 
     from kerasllm import BertConfig, BertMaskedLM, backend
-    from kerasllm.backend.tensorflow_fusion import fusing
-    from kerasllm.backend.tensorflow_gradients import custom_gradient
+    from kerasllm.backend.tensorflow.fusion import fusing
+    from kerasllm.backend.tensorflow.gradients import custom_gradient
     from kerasllm.layers.dropout import dropout, dropped
     from kerasllm.metrics import MaskedLanguageModelAccuracy
 

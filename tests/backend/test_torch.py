@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kerasllm import GPTCausalLM, GPTConfig
-from kerasllm.training.causal import compile_causal
-from kerasllm.training.optimizers import adamw
+from kerasllm.tasks.causal_lm import compile_causal
+from kerasllm.training.optimization.optimizers import adamw
 
 if keras.backend.backend() == "torch":
     import sympy
@@ -16,7 +16,10 @@ if keras.backend.backend() == "torch":
     from torch._inductor import cpu_vec_isa, sizevars
     from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 
-    from kerasllm.backend import torch_decoding, torch_engine, torch_inductor, torch_kernels
+    from kerasllm.backend.torch import decoding as torch_decoding
+    from kerasllm.backend.torch import inductor as torch_inductor
+    from kerasllm.backend.torch import ops as torch_engine
+    from kerasllm.backend.torch.kernels import building as torch_kernels
 
     ROW, COLUMN = sympy.Symbol("x0", integer=True), sympy.Symbol("x1", integer=True)
 

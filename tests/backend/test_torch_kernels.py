@@ -11,9 +11,9 @@ from kerasllm.layers.dropout import dropped
 if keras.backend.backend() == "torch":
     import torch
 
-    from kerasllm.backend import torch_attention
-    from kerasllm.backend import torch_row_kernels as kernels
-    from kerasllm.backend.torch_gelu import Gelu
+    from kerasllm.backend.torch.kernels import attention as torch_attention
+    from kerasllm.backend.torch.kernels import rows as kernels
+    from kerasllm.backend.torch.kernels.gelu import Gelu
 
     SIZES = [
         (7, 1),

@@ -8,9 +8,10 @@ from kerasllm.layers.dropout import dropped
 if keras.backend.backend() == "torch":
     import torch
 
-    from kerasllm.backend import torch_attention, torch_engine
-    from kerasllm.backend.torch_layer_norm import LayerNorm, SumAndNorm
-    from kerasllm.backend.torch_products import recording
+    from kerasllm.backend.torch import ops as torch_engine
+    from kerasllm.backend.torch.kernels import attention as torch_attention
+    from kerasllm.backend.torch.kernels.layer_norm import LayerNorm, SumAndNorm
+    from kerasllm.backend.torch.products import recording
 
     EPSILON = 1e-5
     # Less than a vector, whole ones, rests; rows that threads share unevenly, and more than are summed at a time.

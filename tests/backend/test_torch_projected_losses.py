@@ -6,8 +6,7 @@ import pytest
 if keras.backend.backend() == "torch":
     import torch
 
-    from kerasllm.backend import torch_projected_losses as projected
-    from kerasllm.backend import torch_table_gradients  # noqa: F401  (defines `with_rows_added`)
+    from kerasllm.backend.torch.kernels import projected_losses as projected
 
     TYPES = [
         dtype

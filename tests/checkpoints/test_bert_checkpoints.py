@@ -20,9 +20,9 @@ from kerasllm import (
     GPTConfig,
 )
 from kerasllm.checkpoints import read_settings
-from kerasllm.data.tokenizers import load_tokenizer
-from kerasllm.data.wordpiece import train_wordpiece
 from kerasllm.errors import InputError, InputWarning
+from kerasllm.tokenizers.loading import load_tokenizer
+from kerasllm.tokenizers.wordpiece import train_wordpiece
 
 CONFIG = BertConfig(
     vocabulary_size=30,

@@ -14,9 +14,9 @@ from keras import ops
 
 from kerasllm import BertClassifier, BertConfig, GPTCausalLM, GPTConfig
 from kerasllm.checkpoints import push_model, resolve_directory
-from kerasllm.data.characters import train_characters
-from kerasllm.data.tokenizers import load_tokenizer
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.characters import train_characters
+from kerasllm.tokenizers.loading import load_tokenizer
 
 SHAPE = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "max_sequence_length": 10}
 BERT = BertConfig(vocabulary_size=20, **SHAPE)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kerasllm.data.encoded_texts import EncodedTexts
+from kerasllm.data.examples.labelled import EncodedTexts
 
 
 @pytest.fixture(scope="session")

@@ -15,23 +15,23 @@ import numpy as np
 import pytest
 import yaml
 
-from kerasllm import BertBackbone, BertConfig, GPTCausalLM, GPTConfig, settings
+from kerasllm import BertBackbone, BertConfig, GPTCausalLM, GPTConfig
 from kerasllm.checkpoints import write_model
 from kerasllm.checkpoints.hugging_face import check_checkpoint, read_settings
-from kerasllm.cli import parse
-from kerasllm.data.byte_level_bpe import train_byte_level_bpe
-from kerasllm.data.characters import train_characters
-from kerasllm.data.chat_template import DEFAULT_CHAT_TEMPLATE, render
-from kerasllm.data.conversations import read_conversations
-from kerasllm.data.corpora import Corpus
-from kerasllm.data.labelled import read_labelled
-from kerasllm.data.tokenizers import encode, load_tokenizer, vocabulary_size
-from kerasllm.data.wordpiece import train_wordpiece
-from kerasllm.training.checkpointing import Checkpoint, restore
-from kerasllm.training.metrics_log import MetricsLog, read_metrics
-from kerasllm.training.random_state import set_random_states
-from kerasllm.training.run_directory import RunDirectory
-from kerasllm.training.training_state import checksum
+from kerasllm.cli import parse, settings
+from kerasllm.data.sources.conversations import read_conversations
+from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.sources.labelled import read_labelled
+from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
+from kerasllm.tokenizers.characters import train_characters
+from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE, render
+from kerasllm.tokenizers.loading import encode, load_tokenizer, vocabulary_size
+from kerasllm.tokenizers.wordpiece import train_wordpiece
+from kerasllm.training.callbacks.checkpoint import Checkpoint, restore
+from kerasllm.training.callbacks.metrics_log import MetricsLog, read_metrics
+from kerasllm.training.run.directory import RunDirectory
+from kerasllm.training.state.random_states import set_random_states
+from kerasllm.training.state.training_state import checksum
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "The cat sat on the mat. Dr. Smith said: “it’s 3.5 kg!”\nA second line, café.\n\n中文句子。再来一句！\n\nEnd\n"

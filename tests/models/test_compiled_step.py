@@ -20,10 +20,10 @@ from kerasllm import (
     MaskedLanguageModelLoss,
     NextSentenceLoss,
 )
-from kerasllm.training.causal import compile_causal
-from kerasllm.training.objectives import compile_pretraining
-from kerasllm.training.optimizers import adamw
-from kerasllm.training.schedules import LinearWarmupDecay
+from kerasllm.tasks.causal_lm import compile_causal
+from kerasllm.tasks.masked_lm import compile_pretraining
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.optimization.schedules import LinearWarmupDecay
 
 STEPS = 10
 
@@ -78,7 +78,7 @@ def compile_classifier(model, optimizer, jit_compile):
 
 
 if keras.backend.backend() == "tensorflow":
-    from kerasllm.backend import tensorflow_fusion
+    from kerasllm.backend.tensorflow import fusion as tensorflow_fusion
 
 SHAPE = {"vocabulary_size": 50, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 16}
 LLAMA = {
@@ -163,9 +163,9 @@ import hashlib
 import keras
 import numpy as np
 from kerasllm import BertConfig, BertPretraining
-from kerasllm.training.objectives import compile_pretraining
-from kerasllm.training.optimizers import adamw
-from kerasllm.training.schedules import LinearWarmupDecay
+from kerasllm.tasks.masked_lm import compile_pretraining
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.optimization.schedules import LinearWarmupDecay
 
 shape = {"vocabulary_size": 40, "num_layers": 1, "num_heads": 2, "hidden_dim": 64, "max_sequence_length": 64}
 random = np.random.default_rng(0)
@@ -273,7 +273,8 @@ if keras.backend.backend() == "tensorflow":
 
 
 if keras.backend.backend() == "jax":
-    from kerasllm.backend import jax_products, onednn
+    from kerasllm.backend.jax import onednn
+    from kerasllm.backend.jax import products as jax_products
 
     @pytest.fixture
     def calls(monkeypatch):
@@ -347,19 +348,17 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
     from torch.fx.experimental.proxy_tensor import make_fx
 
     from kerasllm import metrics
-    from kerasllm.backend import (
-        torch_attention,
-        torch_built,
-        torch_cross_entropy,
-        torch_inductor,
-        torch_kernels,
-        torch_products,
-        torch_projected_losses,
-        torch_simplification,
-        torch_training,
-    )
-    from kerasllm.backend.torch_gelu import Gelu
-    from kerasllm.backend.torch_products import TakeRows, recorded_product, recording
+    from kerasllm.backend.torch import inductor as torch_inductor
+    from kerasllm.backend.torch import losses as torch_cross_entropy
+    from kerasllm.backend.torch import products as torch_products
+    from kerasllm.backend.torch import training as torch_training
+    from kerasllm.backend.torch.kernels import attention as torch_attention
+    from kerasllm.backend.torch.kernels import building as torch_kernels
+    from kerasllm.backend.torch.kernels import built as torch_built
+    from kerasllm.backend.torch.kernels import projected_losses as torch_projected_losses
+    from kerasllm.backend.torch.kernels import simplification as torch_simplification
+    from kerasllm.backend.torch.kernels.gelu import Gelu
+    from kerasllm.backend.torch.products import TakeRows, recorded_product, recording
 
     def operators_recorded(monkeypatch):
         """The names of those in the last step that was recorded, once there was one."""
@@ -687,7 +686,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
 
     def test_the_fused_update_is_keras_own():
         """Clipping, decay on some variables only, a schedule, and gradients whose strides are not the variable's."""
-        from kerasllm.backend.torch_optimizer import fuse
+        from kerasllm.backend.torch.optimizer import fuse
 
         random = np.random.default_rng(0)
         start = [random.normal(size=shape).astype("float32") for shape in ((5, 3), (3,), (4, 6))]

@@ -9,7 +9,7 @@ from keras import ops
 from scipy.special import erf, log_softmax, softmax
 
 from kerasllm import CausalLanguageModelLoss, GPTCausalLM, GPTConfig
-from kerasllm.layers import decoder
+from kerasllm.layers import decoder_block as decoder
 
 CONFIG = GPTConfig(
     vocabulary_size=50,

@@ -9,7 +9,7 @@ from keras import ops
 
 from kerasllm import backend
 from kerasllm.layers.dropout import dropout
-from kerasllm.models.language_model import LanguageModel
+from kerasllm.models.base import LanguageModel
 
 FINE, NAN_LOSS, INFINITE_LOSS, INFINITE_GRADIENT, NO_GRADIENT = range(5)
 FAULTS = [NAN_LOSS, INFINITE_LOSS, INFINITE_GRADIENT]

@@ -13,13 +13,13 @@ from kerasllm import (
     SquaredErrorLoss,
     backend,
 )
-from kerasllm.data.encoded_texts import EncodedTexts
-from kerasllm.data.packed_classification_batches import PackedClassificationBatches
-from kerasllm.data.pretraining_batches import BertPretrainingBatches
-from kerasllm.data.token_store import TokenStore
-from kerasllm.data.wordpiece import SpecialTokens
-from kerasllm.training.objectives import compile_pretraining
-from kerasllm.training.optimizers import adamw
+from kerasllm.data.batches.masked_lm import BertPretrainingBatches
+from kerasllm.data.batches.packed_labelled import PackedClassificationBatches
+from kerasllm.data.examples.labelled import EncodedTexts
+from kerasllm.data.token_cache.store import TokenStore
+from kerasllm.tasks.masked_lm import compile_pretraining
+from kerasllm.tokenizers.wordpiece import SpecialTokens
+from kerasllm.training.optimization.optimizers import adamw
 
 SHAPE = {"num_layers": 2, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 32}
 CONFIG = BertConfig(vocabulary_size=40, dropout=0.0, initializer_range=0.2, **SHAPE)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from kerasllm import GPTCausalLM, GPTConfig
-from kerasllm.data.causal_batches import CausalBatches
-from kerasllm.data.token_stream import TokenStream
-from kerasllm.training.causal import compile_causal
-from kerasllm.training.optimizers import adamw
-from kerasllm.training.schedules import CosineWarmupDecay
+from kerasllm.data.batches.causal_lm import CausalBatches
+from kerasllm.data.token_cache.stream import TokenStream
+from kerasllm.tasks.causal_lm import compile_causal
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.optimization.schedules import CosineWarmupDecay
 
 STEPS, VOCABULARY = 40, 60
 SHAPE = {"vocabulary_size": VOCABULARY, "num_layers": 2, "num_heads": 4, "hidden_dim": 32}

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from kerasllm.data.byte_level_bpe import train_byte_level_bpe
-from kerasllm.data.characters import train_characters
-from kerasllm.data.tokenizers import encode, load_tokenizer, read_chat_template, save_tokenizer
-from kerasllm.data.wordpiece import train_wordpiece
+from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
+from kerasllm.tokenizers.characters import train_characters
+from kerasllm.tokenizers.loading import encode, load_tokenizer, read_chat_template, save_tokenizer
+from kerasllm.tokenizers.wordpiece import train_wordpiece
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed in this environment")
 

@@ -16,14 +16,14 @@ import keras
 import numpy as np
 
 from kerasllm import BertConfig, BertPretraining
-from kerasllm.data.pretraining_batches import BertPretrainingBatches
-from kerasllm.data.token_store import TokenStore
-from kerasllm.training.fit_run import fit_run
-from kerasllm.training.metrics_log import read_metrics
-from kerasllm.training.objectives import compile_pretraining
-from kerasllm.training.optimizers import adamw
-from kerasllm.training.run_directory import RunDirectory
-from kerasllm.training.schedules import LinearWarmupDecay
+from kerasllm.data.batches.masked_lm import BertPretrainingBatches
+from kerasllm.data.token_cache.store import TokenStore
+from kerasllm.tasks.masked_lm import compile_pretraining
+from kerasllm.training.callbacks.metrics_log import read_metrics
+from kerasllm.training.fit import fit_run
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.optimization.schedules import LinearWarmupDecay
+from kerasllm.training.run.directory import RunDirectory
 
 STEPS, VOCABULARY = 50, 80
 FIGURES = ("loss", "masked_lm_loss", "next_sentence_loss")

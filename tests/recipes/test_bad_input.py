@@ -479,12 +479,12 @@ def test_full_disk_while_logging(inside, run_recipe, capfd, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("kerasllm.training.tensorboard_events.EventWriter.add", write)
+        patch.setattr("kerasllm.training.callbacks.tensorboard.EventWriter.add", write)
         assert run_recipe("pretrain_bert", *GOOD, *PRETRAIN, *UNVALIDATED) == 0
     assert len((inside / "out" / "metrics.jsonl").read_text().splitlines()) == 2
     assert capfd.readouterr().err.count("the disk is full; training goes on") == 1
     shutil.rmtree(inside / "out")
-    monkeypatch.setattr("kerasllm.training.metrics_log.MetricsLog._write", write)
+    monkeypatch.setattr("kerasllm.training.callbacks.metrics_log.MetricsLog._write", write)
     assert run_recipe("pretrain_bert", *GOOD, *PRETRAIN, *UNVALIDATED) == 2
     assert capfd.readouterr().err.splitlines()[-1].startswith("error: out: the disk is full; free some space")
     assert not (inside / "out").exists()

@@ -127,7 +127,7 @@ def test_our_input(number, benchmark, recipe, input_files, corpus, capsys):
 
 def test_a_text_is_made_of_all_documents(recipe, tmp_path, monkeypatch):
     documents = [["One.", "Two.", "Three."], ["Four."]]
-    monkeypatch.setattr("kerasllm.data.corpora.Corpus.documents", lambda self: iter(documents))
+    monkeypatch.setattr("kerasllm.data.sources.corpus.Corpus.documents", lambda self: iter(documents))
     recipe("benchmark_input").prepare(tmp_path, "", 1e-4)
     text = (tmp_path / "text.txt").read_text()
     assert 100 <= len(text) < 200

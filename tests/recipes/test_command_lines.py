@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kerasllm import cli, settings
+from kerasllm import cli
+from kerasllm.cli import settings
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "recipes" / "configs").glob("*.yaml"))
 RECIPES = [

@@ -7,7 +7,7 @@ import pytest
 
 from kerasllm import BertClassifier
 from kerasllm.checkpoints import resolve_directory
-from kerasllm.data.tokenizers import load_wordpiece
+from kerasllm.tokenizers.loading import load_wordpiece
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*new, with initial values")
 

@@ -134,7 +134,7 @@ def test_plain_text_and_its_perplexity(base, corpus, run_recipe, read_run, tmp_p
 
 def test_a_short_text_is_judged_as_one_window(base, run_recipe, tmp_path):
     """Against the model's own scores of the text after an end mark."""
-    from kerasllm.data.tokenizers import load_tokenizer
+    from kerasllm.tokenizers.loading import load_tokenizer
 
     text = "The old cat waits near the river."
     (tmp_path / "short.txt").write_text(text)

@@ -7,8 +7,8 @@ import pytest
 
 from kerasllm import GPTCausalLM, GPTConfig
 from kerasllm.checkpoints import write_model
-from kerasllm.data.characters import train_characters
-from kerasllm.data.tokenizers import load_tokenizer, save_tokenizer
+from kerasllm.tokenizers.characters import train_characters
+from kerasllm.tokenizers.loading import load_tokenizer, save_tokenizer
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 POSITIONS = 32

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from kerasllm.training.metrics_log import MetricsLog
+from kerasllm.training.callbacks.metrics_log import MetricsLog
 
 MODEL = [
     *("--model.num_layers", "1", "--model.num_heads", "2", "--model.hidden_dim", "32"),

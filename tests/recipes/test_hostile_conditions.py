@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from kerasllm.training import causal
-from kerasllm.training.metrics_log import MetricsLog
+from kerasllm.tasks import causal_lm as causal
+from kerasllm.training.callbacks.metrics_log import MetricsLog
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from kerasllm import GPTCausalLM, GPTConfig
-from kerasllm.data.causal_batches import CausalBatches
+from kerasllm.data.batches.causal_lm import CausalBatches
 from kerasllm.errors import InputError
-from kerasllm.training.bad_batch import replay_bad_batch, save_bad_batch
-from kerasllm.training.causal import compile_causal
-from kerasllm.training.metrics_log import read_metrics
-from kerasllm.training.optimizers import adamw
+from kerasllm.tasks.causal_lm import compile_causal
+from kerasllm.training.callbacks.metrics_log import read_metrics
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.state.bad_batch import replay_bad_batch, save_bad_batch
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
 
@@ -154,7 +154,7 @@ def test_too_many(train, tmp_path, capsys):
 
 def test_loss_spike(train, tmp_path, capsys, monkeypatch):
     """A loss far above its like stops the run, and what it did to the weights is not saved."""
-    from kerasllm.training import number_guard
+    from kerasllm.training.callbacks import number_guard
 
     monkeypatch.setattr(number_guard, "_FEWEST", 4)
     monkeypatch.setattr(number_guard, "_WINDOW", 8)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from kerasllm.training.metrics_log import MetricsLog
+from kerasllm.training.callbacks.metrics_log import MetricsLog
 
 MODEL_FILES = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from kerasllm.data.python_docs import STANDARD_LIBRARY, TOPICS, Document
+from kerasllm.data.sources.python_docs import STANDARD_LIBRARY, TOPICS, Document
 
 NOUNS = ["file", "path", "object", "string", "number", "list"]
 VERBS = ["returns", "opens", "writes", "reads", "closes", "holds"]

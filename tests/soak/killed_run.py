@@ -20,10 +20,11 @@ def main() -> None:
     import pretrain_gpt
 
     from kerasllm import backend, cli
-    from kerasllm.training import checkpointing, fit_run
-    from kerasllm.training.evaluation_callback import Evaluation
-    from kerasllm.training.number_guard import NumberGuard
-    from kerasllm.training.run_directory import RunDirectory
+    from kerasllm.training import fit as fit_run
+    from kerasllm.training.callbacks import checkpoint as checkpointing
+    from kerasllm.training.callbacks.evaluation import Evaluation
+    from kerasllm.training.callbacks.number_guard import NumberGuard
+    from kerasllm.training.run.directory import RunDirectory
 
     if how == "eagerly" and backend.name == "tensorflow":
         import tensorflow

@@ -13,12 +13,12 @@ SMALL = """
 import json, os, sys
 import keras, numpy as np
 from kerasllm import GPTCausalLM, GPTConfig, backend
-from kerasllm.data.causal_batches import CausalBatches
-from kerasllm.data.token_stream import TokenStream
-from kerasllm.training.causal import compile_causal
-from kerasllm.training.fit_run import fit_run
-from kerasllm.training.optimizers import adamw
-from kerasllm.training.run_directory import RunDirectory
+from kerasllm.data.batches.causal_lm import CausalBatches
+from kerasllm.data.token_cache.stream import TokenStream
+from kerasllm.tasks.causal_lm import compile_causal
+from kerasllm.training.fit import fit_run
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.run.directory import RunDirectory
 
 if backend.name == "tensorflow":
     import tensorflow

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from kerasllm import BertClassifier, BertConfig
-from kerasllm.data.classification_batches import ClassificationBatches
-from kerasllm.data.encoded_texts import encode_texts
-from kerasllm.data.wordpiece import train_wordpiece
+from kerasllm.data.batches.padded_labelled import ClassificationBatches
+from kerasllm.data.examples.labelled import encode_texts
+from kerasllm.tokenizers.wordpiece import train_wordpiece
 from kerasllm.training.quick_finetuning import RepeatedFineTuning, accuracy
 
 TEXTS = [f"the {colour} {thing}" for colour in ("red", "blue") for thing in ("ball", "cube", "cone", "box")]

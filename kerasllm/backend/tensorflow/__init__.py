@@ -1,0 +1,1 @@
+"""The operators of `kerasllm.backend` for TensorFlow."""

@@ -1,0 +1,52 @@
+"""PyTorch: after a bad backward pass the optimizer is simply not called."""
+
+import math
+import weakref
+
+import keras
+import torch
+
+from kerasllm.backend.gradient_watch import can_watch, seed_states, watch
+from kerasllm.backend.torch.optimizer import gradient_norm, known_norm
+
+_seed_states: weakref.WeakKeyDictionary = (
+    weakref.WeakKeyDictionary()
+)  # finding them takes longer than copying
+
+
+def guarded_step(model, train_step, data):
+    """Runs `train_step`; unless loss and gradients are finite, nothing but the count of steps changes.
+
+    With gradient accumulation the batch counts as one without gradient. The logs get `gradient_norm`, before
+    clipping, which is not finite if the loss is not.
+    """
+    if not can_watch(model):
+        return train_step(data)
+    optimizer, losses, norms = model.optimizer, [], []
+    if model not in _seed_states:
+        _seed_states[model] = [variable.value for variable in seed_states(model)]
+    states = _seed_states[model]
+    before = [state.clone() for state in states]
+
+    def on_loss(loss):
+        losses.append(loss.detach())
+        return loss
+
+    def on_gradients(apply, gradients, variables) -> None:
+        norm = gradient_norm(gradients)
+        # A loss of infinity may have a gradient that is finite.
+        norms.append(norm if math.isfinite(losses[0]) else norm * math.nan)
+        if math.isfinite(norms[0]):
+            with known_norm(norm):
+                apply(gradients, variables)
+            return
+        if optimizer.gradient_accumulation_steps:
+            apply([g if g is None else torch.zeros_like(g) for g in gradients], variables)
+        else:
+            optimizer.iterations.assign(keras.ops.add(optimizer.iterations, 1))
+        for state, old in zip(states, before, strict=True):
+            state.copy_(old)
+
+    with watch(optimizer, on_loss, on_gradients):
+        logs = train_step(data)
+    return {**logs, "gradient_norm": norms[0]} if norms else logs

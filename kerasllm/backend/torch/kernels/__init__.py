@@ -1,0 +1,1 @@
+"""C++ kernels for a compiled step on a CPU."""

@@ -1,0 +1,247 @@
+"""A dataclass becomes a command line: the only file that knows how options are written.
+
+`argparse` and the libraries upon it want lists as JSON and flags with a value, guess at abbreviations and
+report a bad value in five lines, so none is used: what a value means is `kerasllm.cli.settings`, and reading
+`--name value` takes a page.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import inspect
+import math
+import os
+import shutil
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kerasllm.cli import settings
+from kerasllm.errors import DISK_FULL, InputError, InputWarning
+
+Config = TypeVar("Config")
+
+_BUILT_IN = {
+    "config": "YAML file with settings; options on the command line override it.",
+    "print_config": "print all settings as YAML and exit",
+    "help": "show this help and exit",
+}
+_LONGEST_LINE = 2000  # a message may quote a file, which may hold anything
+_ONE_LINE_ERRORS = {*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "can't allocate memory", "Unable to allocate")
+
+
+def run(main: Callable[[Any], int | None], config_class: type, argv: Sequence[str] | None = None) -> None:
+    """Reads the settings, calls `main(config)` and turns the user's mistakes into one line and exit code 2.
+
+    Args:
+        main: the recipe; the integer it may return is the exit code.
+        config_class: a dataclass; each field's doc line (a string under the field, or an `Args:` entry of the
+            class) is its help. Fields may be str, int, float, bool, pathlib.Path, Literal, list, tuple,
+            unions of these with None, and dataclasses, whose fields are options named `--field.name`.
+        argv: the arguments without the program's name, `sys.argv[1:]` if None.
+
+    Raises:
+        SystemExit: with 2 for wrong input, 130 for Ctrl-C, else with what `main` returned, unless that is 0.
+    """
+    try:
+        with _plain_warnings():
+            code = main(parse(config_class, sys.argv[1:] if argv is None else argv))
+    except InputError as error:
+        code = _complain(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # `recipe --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except OSError as error:
+        if error.errno not in _ONE_LINE_ERRORS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        full = "; free some space, or choose another --output" if error.errno in DISK_FULL else ""
+        code = _complain(f"{place}{error.strerror}{full}")
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        code = _complain(
+            "out of memory: lower --batch_size (and raise --gradient_accumulation), --sequence_length or the "
+            "size of the model"
+        )
+    if code:
+        sys.exit(code)
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Prints an `InputWarning` as one line; Python itself adds a line of source code."""
+    before = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, InputWarning):
+            print("note:", _one_line(str(message)), file=sys.stderr)
+        else:
+            before(message, category, *place, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory was short, of whatever device: each backend has an exception of its own for that."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ in ("OutOfMemoryError", "ResourceExhaustedError")
+        or any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    )
+
+
+def parse(config_class: type[Config], argv: Sequence[str]) -> Config:
+    """The config that `argv` describes: defaults, then `--config` files in order, then options.
+
+    Args:
+        config_class: see `run`.
+        argv: the arguments without the program's name.
+
+    Raises:
+        InputError: an unknown option or key, a value of the wrong type, a missing required option, one that
+            another makes void (`settings.only_without`).
+        SystemExit: with 0, after `--help` or `--print_config`.
+    """
+    options = {option.name: option for option in settings.options(config_class)}
+    given, files, asked = _read_arguments(options, list(argv))
+    if "help" in asked:
+        print(_help(config_class, options.values()))
+        sys.exit(0)
+    values: dict[str, Any] = {}
+    for file in files:
+        values.update(settings.read_file(Path(file), options))
+    for name, text in given.items():
+        values[name] = settings.convert(options[name].type, text, f"--{name}")
+    for name in given:
+        for other in options[name].without:
+            if values.get(other) is not None:
+                raise InputError(f"--{name} has no effect with --{other}: leave one of the two out")
+    if "print_config" in asked:
+        print(settings.to_yaml(options.values(), values), end="")
+        sys.exit(0)
+    missing = [
+        name
+        for name, option in options.items()
+        if option.default is dataclasses.MISSING and name not in values
+    ]
+    if missing:
+        raise InputError(
+            f"missing {', '.join('--' + name for name in missing)} (--help explains all options)"
+        )
+    return settings.build(config_class, values)
+
+
+def _read_arguments(
+    options: Mapping[str, settings.Option], argv: list[str]
+) -> tuple[dict[str, str | list[str]], list[str], set[str]]:
+    """Text by option name, the `--config` files, and whether `help` or `print_config` is asked for."""
+    given: dict[str, str | list[str]] = {}
+    files: list[str] = []
+    asked: set[str] = set()
+    at = 0
+
+    def following(count: float) -> list[str]:
+        nonlocal at
+        start = at
+        while at < len(argv) and at - start < count and not argv[at].startswith("--"):
+            at += 1
+        return argv[start:at]
+
+    while at < len(argv):
+        argument, equals, attached = argv[at].partition("=")
+        at += 1
+        name = "help" if argument == "-h" else argument[2:]
+        if not argument.startswith("--") and argument != "-h":
+            raise InputError(f"unexpected {argv[at - 1]!r}: settings are given as --option value")
+        if name in ("help", "print_config"):
+            asked.add(name)
+            continue
+        if name != "config" and name not in options:
+            raise InputError(settings.unknown(f"option --{name}", name, [*options, *_BUILT_IN], "--"))
+        kind = str if name == "config" else settings.bare(options[name].type)
+        if equals:
+            texts = [attached]
+        elif kind is bool:
+            texts = following(1) if at < len(argv) and argv[at].lower() in settings.BOOLEANS else ["true"]
+        else:
+            texts = following(math.inf if settings.is_sequence(kind) else 1)
+        if not texts:
+            raise InputError(f"--{name}: a value is missing")
+        if name == "config":
+            files += texts
+        elif settings.is_sequence(kind):
+            earlier = given.get(name, [])
+            given[name] = [*earlier, *texts]
+        else:
+            given[name] = texts[0]
+    return given, files, asked
+
+
+def _help(config_class: type, options: Iterable[settings.Option]) -> str:
+    """Usage, the first paragraph of the config's docstring, and each option with its default."""
+    width = min(shutil.get_terminal_size((110, 24)).columns, 110)
+    lines = [f"usage: python {sys.argv[0] or 'recipe'} [--config FILE.yaml] [--option value ...]", ""]
+    documentation = config_class.__doc__ or ""
+    if not documentation.startswith(f"{config_class.__name__}("):  # what dataclass itself writes
+        first = inspect.cleandoc(documentation).split("\n\n")[0]
+        lines += [*textwrap.wrap(" ".join(first.split()), width), ""]
+    rows = [(f"--{name}", text) for name, text in _BUILT_IN.items()]
+    sections = {"": rows}
+    for option in options:
+        row = (f"--{option.name}", f"{option.documentation} ({_kind(option)})".strip())
+        sections.setdefault(option.section, []).append(row)
+    for section, rows in sections.items():
+        lines += [f"{section or 'options'}:", *_rows(rows, width), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _rows(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
+    """Names in a column of 30, texts wrapped beside them."""
+    lines = []
+    for name, text in rows:
+        wrapped = textwrap.wrap(text, max(width - 32, 20), break_on_hyphens=False) or [""]
+        if len(name) > 27:
+            lines.append(f"  {name}")
+        else:
+            lines.append(f"  {name:<28}  {wrapped.pop(0)}".rstrip())
+        lines += [" " * 32 + line for line in wrapped]
+    return lines
+
+
+def _kind(option: settings.Option) -> str:
+    """`a whole number or null; default: null`."""
+    kind = settings.expected(option.type)
+    if option.default is dataclasses.MISSING:
+        return f"{kind}; required"
+    value = settings.plain(option.default)
+    if isinstance(value, list):
+        shown = " ".join(map(str, value)) or "none"
+    else:
+        shown = {None: "null", "": "empty"}.get(
+            value, str(value).lower() if isinstance(value, bool) else value
+        )
+    return f"{kind}; default: {shown}"
+
+
+def _complain(message: str) -> int:
+    """One line on stderr, whatever the message held."""
+    print("error:", _one_line(message), file=sys.stderr)
+    return 2
+
+
+def _one_line(message: str) -> str:
+    line = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} …"

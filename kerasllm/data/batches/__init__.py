@@ -1,0 +1,1 @@
+"""Batches for `fit`, pure functions of (seed, step)."""

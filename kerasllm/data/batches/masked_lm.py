@@ -1,0 +1,295 @@
+"""Masked and paired batches for `fit`, each a pure function of (seed, step).
+
+Nothing is stored between steps, so an interrupted run goes on with exactly the batches it would have had:
+start at its step. The same step is always the same batch, on every backend, whether its micro-batches are
+asked for in order or not, and whether a batch was made ahead of time or on demand.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from kerasllm.data.batches.base import MicroBatches
+from kerasllm.data.batches.masking import MaskingMode, default_num_slots, mask_tokens
+from kerasllm.data.batches.packing import PackedRows, Rows, pack
+from kerasllm.data.batches.prefetch import Prefetcher
+from kerasllm.data.batches.sentence_pairs import NextSentence, PairPlan, plan_pairs
+from kerasllm.data.random_streams import MASKING, SHUFFLING, random_stream
+from kerasllm.errors import InputError
+
+if TYPE_CHECKING:
+    from kerasllm.data.token_cache.store import TokenStore
+    from kerasllm.tokenizers.wordpiece import SpecialTokens
+
+Objective = Literal["masked_lm", "next_sentence", "sentence_order"]
+Arrays = dict[str, np.ndarray]
+Batch = tuple[Arrays, Arrays, Arrays]
+
+_PAIRS: dict[str, NextSentence] = {"next_sentence": "nsp", "sentence_order": "sop"}
+
+
+class BertPretrainingBatches(MicroBatches):
+    """Batches of `steps` optimizer steps for masked language modelling and next-sentence prediction.
+
+    A step uses `batch_size * gradient_accumulation` examples. They are drawn as one batch and handed out in
+    `gradient_accumulation` micro-batches, so accumulating sees the examples, and the masks, of the larger
+    batch. Give `fit` these batches with `shuffle=False`, or it will mix the micro-batches of different steps.
+
+    Keras' accumulation averages the *means* of the micro-batches, which is not the mean over all masked
+    tokens. With `normalize_weights` (the default with accumulation) the weights of each objective are w * K
+    / W instead of w, where K is `gradient_accumulation` and W the sum of the weights over the step's K
+    micro-batches. Build the losses with `reduction="sum"` then: the K sums, averaged, are the mean over the
+    whole step.
+
+    An epoch has as many steps as the examples of epoch 0 fill, the rest of them is dropped; later epochs have
+    about as many examples, and one that has fewer begins again at its start. The corpus is cut, paired,
+    shuffled and masked anew in each.
+
+    With `packing` a row holds as many examples as fit, none of which sees another, each with its own [CLS] and
+    next-sentence label; `batch_size` and what is said of examples then count rows. Short documents, which leave
+    the rest of a row empty otherwise, then cost what they are long.
+
+    While a step is used, one thread makes the next ones. It ends by itself when they are made, so none is
+    left after `fit`, however `fit` ended.
+
+    Args:
+        store: the tokenized corpus.
+        special: ids of the special tokens.
+        sequence_length: tokens of a row, special tokens included.
+        batch_size: examples, or packed rows, of a micro-batch.
+        steps: optimizer steps of the whole run; None for one epoch.
+        seed: of all random numbers.
+        start_step: the first step to be handed out, counted from 0; those before it are done already.
+        gradient_accumulation: micro-batches of a step.
+        objectives: any of "masked_lm" and, at most one, "next_sentence" or "sentence_order" (ALBERT's).
+            Without one of the two, a row is a single segment. Labels of either are called "next_sentence",
+            like the model's output.
+        masking: "token", "whole_word" or "span".
+        masking_probability: share of the tokens to be predicted.
+        num_slots: predictions of a row at most; by default as many as the longest row has, 19 for 128 tokens.
+        continuation: boolean (vocabulary,), True where a piece continues a word; for "whole_word" and "span".
+        short_sequence_probability: of an example that is shorter than the row by intent.
+        packing: whether several examples share a row.
+        pad_last: for evaluation: `steps` are cut to one epoch, and its last batch is kept, filled up with
+            repeated examples of weight 0. Serves corpora smaller than a batch, too.
+        normalize_weights: see above; None: when `gradient_accumulation` is above 1.
+        prefetch: steps made ahead, 0 for none.
+
+    An item is (inputs, labels, weights), dicts of arrays of static shapes: inputs `token_ids`, `segment_ids`
+    (0 for [CLS] A [SEP] and padding, 1 for B [SEP]), `padding_mask` (1 for real tokens), all int32 (batch,
+    length), and `masked_positions` int32 (batch, slots); labels and weights `masked_lm`, int32 and float32
+    (batch, slots), and `next_sentence`, (batch,), where 1 says that B does not follow A. In packed batches
+    `sequence_ids`, `position_ids` and `first_positions` take the place of the mask (see `data.batches.packing`),
+    and `next_sentence` is (batch, examples of a row).
+
+    Raises:
+        InputError: a setting is out of range, or the corpus is too small or of the wrong form.
+
+    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1 and appendix A.2.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        special: SpecialTokens,
+        sequence_length: int,
+        batch_size: int,
+        steps: int | None,
+        seed: int,
+        start_step: int = 0,
+        gradient_accumulation: int = 1,
+        objectives: Sequence[Objective] = ("masked_lm", "next_sentence"),
+        masking: MaskingMode = "token",
+        masking_probability: float = 0.15,
+        num_slots: int | None = None,
+        continuation: np.ndarray | None = None,
+        short_sequence_probability: float = 0.1,
+        packing: bool = False,
+        pad_last: bool = False,
+        normalize_weights: bool | None = None,
+        prefetch: int = 8,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("gradient_accumulation", gradient_accumulation)):
+            if value < 1:
+                raise InputError(f"{name} is {value}, it must be at least 1")
+        self.store, self.special = store, special
+        self.sequence_length, self.batch_size = sequence_length, batch_size
+        self.rows_per_batch = batch_size
+        self.gradient_accumulation, self.seed, self.pad_last = gradient_accumulation, seed, pad_last
+        self.predicts_tokens, self.pairs = read_objectives(objectives)
+        self.masking, self.masking_probability, self.continuation = masking, masking_probability, continuation
+        self.short_sequence_probability = short_sequence_probability
+        self.normalize_weights = gradient_accumulation > 1 if normalize_weights is None else normalize_weights
+        longest = sequence_length - (3 if self.pairs else 2)
+        self.num_slots = default_num_slots(longest, masking_probability) if num_slots is None else num_slots
+        self._tokens = np.asarray(store.tokens)  # a memory map's own indexing is slower
+        self._plans: dict[int, tuple[PairPlan, Rows]] = {}
+        self._plans_lock = threading.Lock()
+        self.packing = packing
+        self._most: int | None = None
+        pairs, rows = self._plan(0)
+        self._most = rows.most  # the later epochs keep to it, so that shapes never change
+        self.examples_per_epoch = len(pairs)
+        self.mean_fill = float(pairs.sequence_lengths.sum() / (len(rows) * sequence_length))
+        self.steps_per_epoch = self._count_steps(len(rows))
+        self.steps = self.steps_per_epoch if steps is None else steps
+        if pad_last:
+            self.steps = min(self.steps, self.steps_per_epoch)
+        if not 0 <= start_step <= self.steps:
+            raise InputError(f"start_step is {start_step}, it must lie in [0, {self.steps}], the run's steps")
+        self.start_step = start_step
+        self.batch(0)  # so that a wrong masking setting is told now, not by a thread in the middle of fit
+        self._ahead = Prefetcher(self.batch, depth=prefetch, stop=self.steps)
+
+    def whole(self, step: int, index: int) -> Batch:
+        """See the base class."""
+        return self._ahead.get(step)
+
+    def batch(self, step: int) -> Batch:
+        """All `batch_size * gradient_accumulation` examples of optimizer step `step`, counted from 0."""
+        size = self.batch_size * self.gradient_accumulation
+        epoch, position = divmod(step, self.steps_per_epoch)
+        plan, planned = self._plan(epoch)
+        numbers = np.arange(position * size, (position + 1) * size)
+        real = (numbers < len(planned)) if self.pad_last else np.ones(size, bool)
+        examples, counts = planned.take(numbers % len(planned))
+        tokens, inputs = assemble_rows(
+            self._tokens, plan.starts[examples], plan.lengths[examples], self.sequence_length, self.special
+        )
+        packed = None
+        if self.packing:
+            taken = inputs.pop("padding_mask").astype(bool)
+            packed = PackedRows(taken.sum(axis=1), counts, self.sequence_length, self._most or 1)
+            flat = {name: array[taken] for name, array in (inputs | {"tokens": tokens}).items()}
+            inputs = packed.inputs(flat, {"token_ids": self.special.pad})
+            tokens = inputs.pop("tokens").astype(bool)
+        labels: Arrays = {}
+        weights: Arrays = {}
+        if self.predicts_tokens:
+            masked = mask_tokens(
+                inputs["token_ids"],
+                tokens,
+                rng=random_stream(self.seed, MASKING, step),
+                mask_id=self.special.mask,
+                vocabulary_size=self.store.vocabulary_size,
+                special_ids=_special_ids(self.special),
+                num_slots=self.num_slots,
+                probability=self.masking_probability,
+                mode=self.masking,
+                continuation=self.continuation,
+            )
+            inputs["token_ids"], inputs["masked_positions"] = masked.token_ids, masked.masked_positions
+            labels["masked_lm"] = masked.labels
+            weights["masked_lm"] = masked.weights * real[:, None].astype(np.float32)
+        if self.pairs:
+            kinds, judged = plan.labels[examples].astype(np.int32), np.repeat(real, counts)
+            judged = judged.astype(np.float32)
+            labels["next_sentence"] = packed.by_slot(kinds) if packed else kinds
+            weights["next_sentence"] = packed.by_slot(judged) if packed else judged
+        if self.normalize_weights:
+            for name, weight in weights.items():
+                total = weight.sum(dtype=np.float64)
+                weights[name] = (weight * (self.gradient_accumulation / max(total, 1))).astype(np.float32)
+        return inputs, labels, weights
+
+    def _plan(self, epoch: int) -> tuple[PairPlan, Rows]:
+        with self._plans_lock:
+            if epoch not in self._plans:
+                # The thread may be in the next epoch already while this one is still being used.
+                self._plans = {other: plan for other, plan in self._plans.items() if abs(other - epoch) == 1}
+                pairs = plan_pairs(
+                    self.store,
+                    sequence_length=self.sequence_length,
+                    seed=self.seed,
+                    epoch=epoch,
+                    short_sequence_probability=self.short_sequence_probability,
+                    next_sentence=self.pairs,
+                )
+                self._plans[epoch] = pairs, self._rows(pairs, epoch)
+            return self._plans[epoch]
+
+    def _rows(self, pairs: PairPlan, epoch: int) -> Rows:
+        """Which examples share a row, the rows in random order."""
+        if not self.packing:
+            return Rows.alone(len(pairs))
+        rows = pack(pairs.sequence_lengths, self.sequence_length, self._most)
+        order = random_stream(self.seed, SHUFFLING, epoch).permutation(len(rows))
+        return Rows.of([rows[number] for number in order])
+
+    def _count_steps(self, num_rows: int) -> int:
+        size = self.batch_size * self.gradient_accumulation
+        if self.pad_last:
+            return -(-num_rows // size)
+        if num_rows < size:
+            num_tokens = int(np.sum(self.store.sentence_ends) - np.sum(self.store.sentence_starts))
+            what = "rows" if self.packing else "examples"
+            raise InputError(
+                f"the corpus of {num_tokens:,} tokens makes {num_rows:,} {what} of sequence_length "
+                f"{self.sequence_length}, fewer than one step of {size:,} (batch_size {self.batch_size} x "
+                f"gradient_accumulation {self.gradient_accumulation}): lower one of these, or give more text"
+            )
+        return num_rows // size
+
+
+def assemble_rows(
+    tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, sequence_length: int, special: SpecialTokens
+) -> tuple[np.ndarray, Arrays]:
+    """Rows of `[CLS] A [SEP] B [SEP]` and padding, or `[CLS] A [SEP]` where B is 0 long.
+
+    Args:
+        tokens: the flat token array.
+        starts: int64 (rows, 2), where A and B begin in it.
+        lengths: integers (rows, 2), whose sum leaves room for the special tokens.
+        sequence_length: of the rows.
+        special: ids of the special tokens.
+
+    Returns:
+        A boolean (rows, length), True for tokens of A and B, and `token_ids`, `segment_ids`, `padding_mask`,
+        each int32 (rows, length).
+    """
+    column = np.arange(sequence_length, dtype=np.int32)
+    end_a = 1 + lengths[:, :1].astype(np.int32)  # (rows, 1), the column of the first [SEP]
+    length_b = lengths[:, 1:].astype(np.int32)
+    end = end_a + np.where(length_b > 0, length_b + 1, 0)  # the column of the last [SEP]
+    in_row = column <= end
+    in_second = in_row & (column > end_a)
+    words = in_row & (column != end_a) & (column != end)
+    words[:, 0] = False
+    # Counting from the row's first column, A begins one further on, B behind its [SEP].
+    offset = np.where(in_second, starts[:, 1:] - end_a - 1, starts[:, :1] - 1)
+    token_ids = np.where(in_row, np.int32(special.sep), np.int32(special.pad))
+    token_ids[:, 0] = special.cls
+    token_ids[words] = tokens[(offset + column)[words]]
+    return words, {
+        "token_ids": token_ids,
+        "segment_ids": in_second.astype(np.int32),
+        "padding_mask": in_row.astype(np.int32),
+    }
+
+
+def read_objectives(objectives: Sequence[str]) -> tuple[bool, NextSentence]:
+    """Whether tokens are predicted, and what kind of pairs there are.
+
+    Raises:
+        InputError: an objective is unknown or occurs twice, or they cannot go together.
+    """
+    known = ["masked_lm", *_PAIRS]
+    for objective in objectives:
+        if objective not in known:
+            raise InputError(f"objective {objective!r} is not one of {known}")
+    pairs = [_PAIRS[objective] for objective in set(objectives) if objective in _PAIRS]
+    if not objectives or len(pairs) > 1 or len(set(objectives)) < len(objectives):
+        raise InputError(
+            f"objectives are {list(objectives)}: give 'masked_lm', or one of {[*_PAIRS]}, or both, each once"
+        )
+    return "masked_lm" in objectives, pairs[0] if pairs else None
+
+
+def _special_ids(special: SpecialTokens) -> list[int]:
+    return [special.pad, special.unknown, special.cls, special.sep, special.mask]

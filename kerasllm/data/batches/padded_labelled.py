@@ -1,0 +1,151 @@
+"""Batches for fine-tuning on texts, padded to one of a few lengths, each a pure function of (seed, step).
+
+Most texts are far shorter than the longest: padding all to one length multiplies the work. But each length
+is a compilation of its own on JAX and TensorFlow. So there are a handful of lengths, chosen for the data; an
+epoch is a random permutation of the examples, stably sorted by which of these lengths they need and cut into
+batches, which are then shuffled. Within a length, what meets in a batch is left to chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from kerasllm.data.batches.labelled import GRANULE, Batch, LabelledBatches
+from kerasllm.data.examples.labelled import EncodedTexts
+from kerasllm.data.random_streams import SHUFFLING, random_stream
+from kerasllm.errors import InputError
+
+_WORTHWHILE = 0.95  # one more length must save a twentieth of the work, for it costs a compilation
+
+
+class ClassificationBatches(LabelledBatches):
+    """Batches of texts with a class or a number each, one a row, padded to one of a few lengths.
+
+    Args:
+        encoded: the texts.
+        labels: as for `LabelledBatches`.
+        shuffle: False for evaluation: texts are sorted by needed length only, `order` tells which is where.
+        buckets: lengths to pad to; "auto" chooses up to four for these texts; None for always
+            `encoded.sequence_length`.
+        settings: the others of `LabelledBatches`.
+
+    An item is (inputs, labels, weights): a dict of `token_ids`, `segment_ids` and `padding_mask` (1 for real
+    tokens), int32 (batch, length), with one of the lengths in `buckets`; int32 or float32 (batch,); float32
+    (batch,).
+    """
+
+    def __init__(
+        self,
+        encoded: EncodedTexts,
+        labels: np.ndarray | None,
+        *,
+        shuffle: bool = True,
+        buckets: Sequence[int] | Literal["auto"] | None = "auto",
+        **settings: Any,
+    ) -> None:
+        super().__init__(encoded, labels, **settings)
+        self.shuffle, self.rows_per_batch = shuffle, self.batch_size
+        if buckets is None:
+            self.buckets: tuple[int, ...] = (encoded.sequence_length,)
+        elif isinstance(buckets, str):
+            self.buckets = choose_buckets(self.lengths, encoded.sequence_length)
+        else:
+            self.buckets = tuple(sorted(buckets))
+        if not self.buckets or self.buckets[-1] < self.lengths.max():
+            raise InputError(f"buckets {self.buckets}: the longest text has {self.lengths.max()} tokens")
+        self.shapes = len(self.buckets)
+        self._bucket_of = np.searchsorted(self.buckets, self.lengths)
+        self._in_epoch = False
+        self._order_of_epoch(0)  # so that a wrong seed is told now
+
+    def batch(self, step: int, extra_columns: int = 0) -> Batch:
+        """See the base class."""
+        encoded, chosen = self.encoded, self._texts_of(step)  # (rows,), -1 for a row to be filled
+        real = chosen >= 0
+        chosen = np.where(real, chosen, chosen[0])  # padding only would leave no token to attend to
+        places = encoded.offsets[chosen, None] + np.arange(self._length(chosen) + extra_columns)
+        mask = places < encoded.offsets[chosen + 1, None]  # (rows, length)
+        places = places[mask]
+        token_ids = np.full(mask.shape, encoded.pad_id, np.int32)
+        segment_ids = np.zeros(mask.shape, np.int32)
+        token_ids[mask], segment_ids[mask] = encoded.token_ids[places], encoded.segment_ids[places]
+        inputs = {"token_ids": token_ids, "segment_ids": segment_ids, "padding_mask": mask.astype(np.int32)}
+        return inputs, self.labels[chosen], self._weights(real, real.sum())
+
+    @property
+    def order(self) -> np.ndarray:
+        """Which text is in which row of the first epoch, int64 (micro-batches, batch_size), -1 for none."""
+        return self._order_of_epoch(0).reshape(-1, self.batch_size)
+
+    def on_epoch_begin(self) -> None:
+        """Called by Keras; see `_columns_to_show`."""
+        self._in_epoch = True
+
+    def on_epoch_end(self) -> None:
+        """Called by Keras; see `_columns_to_show`."""
+        self._in_epoch = False
+
+    def _columns_to_show(self, index: int) -> int:
+        """A column of padding more in item 1, outside of an epoch, on TensorFlow.
+
+        Before an epoch Keras compares the shapes of items 0 and 1 there, and takes what is the same in both
+        for fixed: a later item of another length would be an error.
+        """
+        if index != 1 or self._in_epoch or len(self.buckets) == 1 or keras.backend.backend() != "tensorflow":
+            return 0
+        steps = (self.start_step, self.start_step + 1 // self.gradient_accumulation)
+        return int(self._length(self._texts_of(steps[0])) == self._length(self._texts_of(steps[1])))
+
+    def _length(self, texts: np.ndarray) -> int:
+        return self.buckets[self._bucket_of[texts[texts >= 0]].max()]
+
+    def _order_of_epoch(self, epoch: int) -> np.ndarray:
+        return super()._order_of_epoch(epoch if self.shuffle else 0)
+
+    def _make_order(self, epoch: int) -> np.ndarray:
+        count, size = len(self.encoded), self.batch_size * self.gradient_accumulation
+        order = np.arange(count)
+        sizes = np.full(self.steps_per_epoch, size)
+        sizes[-1] = count - size * (self.steps_per_epoch - 1)
+        rng = random_stream(self.seed, SHUFFLING, epoch)
+        if self.shuffle:
+            order = rng.permutation(count)
+            sizes = rng.permutation(sizes)  # or it would be the longest texts that are in the small batch
+        order = order[np.argsort(self._bucket_of[order], kind="stable")]
+        rows = np.full((self.steps_per_epoch, size), -1, np.int64)
+        rows[np.arange(size) < sizes[:, None]] = order
+        return rng.permutation(rows) if self.shuffle else rows
+
+
+def choose_buckets(lengths: np.ndarray, sequence_length: int, most: int = 4) -> tuple[int, ...]:
+    """The lengths, as few as reasonable, for which the texts need the least padding.
+
+    Args:
+        lengths: tokens of each text.
+        sequence_length: no bucket is longer.
+        most: number of buckets at most.
+
+    Returns:
+        Ascending; multiples of 16, but for `sequence_length` itself.
+    """
+    longest = int(lengths.max())
+    limits = np.minimum(np.arange(GRANULE, longest + GRANULE, GRANULE), max(sequence_length, longest))
+    below = np.searchsorted(np.sort(lengths), limits, side="right")  # texts that fit each limit
+    # costs[i], plans[i]: columns needed by all texts that fit limits[i], with that limit as the last bucket.
+    costs = below * limits
+    plans: list[tuple[int, ...]] = [(i,) for i in range(len(limits))]
+    best, best_cost = plans[-1], costs[-1]
+    for _ in range(most - 1):
+        table = costs[:, None] + (below[None, :] - below[:, None]) * limits[None, :]  # (before, last)
+        table[np.tril_indices(len(limits))] = np.iinfo(table.dtype).max
+        before = table.argmin(axis=0)
+        plans = [(*plans[before[i]], i) if i else (0,) for i in range(len(limits))]
+        costs = np.minimum(costs, table[before, np.arange(len(limits))])
+        if costs[-1] > _WORTHWHILE * best_cost:
+            break
+        best, best_cost = plans[-1], costs[-1]
+    return tuple(int(limits[i]) for i in best)

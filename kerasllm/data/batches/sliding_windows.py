@@ -1,0 +1,77 @@
+"""A text judged token by token, each with as much before it as the window and the stride allow."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from kerasllm.data.token_cache.stream import TokenStream
+from kerasllm.errors import InputError
+
+Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
+
+
+class SlidingBatches(keras.utils.PyDataset):
+    """Windows that overlap; in each only the last `stride` labels count, in the first all.
+
+    Every token of the text is judged once, the first one after an end mark. The marks between documents are
+    context, but are not judged: they belong to no text, and some tokenizers' texts would have more of them.
+
+    Args:
+        stream: the text.
+        context_length: tokens of a window.
+        stride: tokens that a window moves on, at most `context_length`; less of it, more context, more work.
+        batch_size: windows of a batch.
+        limit: batches at most.
+
+    An item is (inputs, labels, weights): inputs a dict of `token_ids` int32, labels int32, weights float32, all
+    (batch, context_length).
+
+    Raises:
+        InputError: the stride is above the window, or the text is empty.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        *,
+        context_length: int,
+        stride: int,
+        batch_size: int,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not 1 <= stride <= context_length:
+            raise InputError(f"stride {stride} must lie between 1 and the window of {context_length} tokens")
+        self.context_length, self.stride, self.batch_size = context_length, stride, batch_size
+        self.end_id = stream.end_id
+        self._tokens = np.asarray(stream.tokens)
+        if not len(self._tokens):
+            raise InputError("the text has no tokens")
+        # Labels are tokens 0 … n - 1; the input before the first is an end mark.
+        beyond = max(len(self._tokens) - context_length, 0)
+        self.num_windows = 1 + -(-beyond // stride)
+        batches = -(-self.num_windows // batch_size)
+        self._batches = batches if limit is None else min(limit, batches)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return self._batches
+
+    def __getitem__(self, index: int) -> Batch:
+        """Batch `index`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        numbers = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        places = numbers[:, None] * self.stride + np.arange(self.context_length)  # of the labels
+        total = len(self._tokens)
+        labels = self._tokens[np.minimum(places, total - 1)].astype(np.int32)
+        inputs = self._tokens[np.clip(places - 1, 0, total - 1)].astype(np.int32)
+        inputs[places == 0] = self.end_id
+        judged = places < total
+        # What an earlier window has judged already.
+        seen_before = np.where(numbers == 0, 0, self.context_length - self.stride)[:, None]
+        judged &= np.arange(self.context_length) >= seen_before
+        judged &= (numbers < self.num_windows)[:, None]
+        judged &= labels != self.end_id
+        return {"token_ids": inputs}, labels, judged.astype(np.float32)

@@ -1,0 +1,89 @@
+"""Texts as token ids in flat arrays: a few bytes a token, whatever the spread of their lengths.
+
+Truncation is the tokenizer's own, so that predictions made here and by whoever loads the model elsewhere see
+the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from kerasllm.errors import InputError
+from kerasllm.tokenizers.wordpiece import special_token_ids
+
+_CHUNK = 1024  # texts handed to the tokenizer at a time
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedTexts:
+    """Texts as token ids, one after the other.
+
+    Args:
+        token_ids: int32 (tokens,), special tokens included, without padding.
+        segment_ids: int8 (tokens,), 0 for [CLS] A [SEP], 1 for B [SEP].
+        offsets: int64 (texts + 1,), where each text begins in the two arrays.
+        sequence_length: tokens a text has at most.
+        pad_id: the token that fills up a row.
+        num_truncated: texts that were longer and lost their end.
+    """
+
+    token_ids: np.ndarray
+    segment_ids: np.ndarray
+    offsets: np.ndarray
+    sequence_length: int
+    pad_id: int
+    num_truncated: int
+
+    def __len__(self) -> int:
+        """The number of texts, or of pairs."""
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, int64 (texts,)."""
+        return np.diff(self.offsets)
+
+
+def encode_texts(
+    tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], sequence_length: int
+) -> EncodedTexts:
+    """Tokenizes texts or pairs; of what is too long, tokens of the longer text go first, from its end.
+
+    Args:
+        tokenizer: adds its special tokens; is not changed.
+        texts: tuples of one text or of two.
+        sequence_length: tokens at most, special tokens included.
+
+    Raises:
+        InputError: `sequence_length` leaves no room for a token of each text.
+    """
+    pairs = any(len(text) == 2 for text in texts)
+    room = sequence_length - tokenizer.num_special_tokens_to_add(pairs)
+    if room < (2 if pairs else 1):
+        raise InputError(
+            f"sequence_length {sequence_length} leaves no room for text between the special tokens"
+        )
+    own = Tokenizer.from_str(tokenizer.to_str())
+    own.no_padding()
+    own.enable_truncation(sequence_length, strategy="longest_first")
+    token_ids, segment_ids, lengths = [], [], [0]
+    num_truncated = 0
+    for start in range(0, len(texts), _CHUNK):
+        chunk = [text if len(text) == 2 else text[0] for text in texts[start : start + _CHUNK]]
+        encodings = own.encode_batch(chunk)
+        lengths += [len(encoding) for encoding in encodings]
+        token_ids.append(np.concatenate([np.array(encoding.ids, np.int32) for encoding in encodings]))
+        segment_ids.append(np.concatenate([np.array(encoding.type_ids, np.int8) for encoding in encodings]))
+        num_truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+    return EncodedTexts(
+        token_ids=np.concatenate(token_ids) if token_ids else np.zeros(0, np.int32),
+        segment_ids=np.concatenate(segment_ids) if segment_ids else np.zeros(0, np.int8),
+        offsets=np.cumsum(lengths, dtype=np.int64),
+        sequence_length=sequence_length,
+        pad_id=special_token_ids(tokenizer).pad,
+        num_truncated=num_truncated,
+    )

@@ -1,0 +1,322 @@
+"""Corpora as streams: text files, JSON lines, Parquet, the Hugging Face hub and Python's own documentation.
+
+Everything is read piece by piece, so that a corpus of any size needs a few megabytes. A piece is about a
+megabyte at most and mostly a whole document; a longer document comes in several, cut between paragraphs or,
+where a paragraph is that long, at a sentence. Splitting into sentences is left to the reader of the pieces,
+since that is the dear part and the token store does it in parallel.
+
+Each source can be read in two ways: as documents of paragraphs, or verbatim, as `raw_text` cuts it.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kerasllm.data.sources.hub import HubDataset, looks_like_hub_id
+from kerasllm.data.sources.lines import without_surrogates
+from kerasllm.data.sources.python_docs import python_docs, python_docs_fingerprint
+from kerasllm.data.sources.sentences import split_paragraphs
+from kerasllm.data.sources.text import Piece, cut, read_text
+from kerasllm.data.sources.verbatim import cut_raw, read_raw
+from kerasllm.errors import InputError
+
+PYTHON_DOCS = "python-docs"
+_TEXT_SUFFIXES = (".txt", ".md")
+_BLOCK = 1 << 20
+
+
+class Cutting(NamedTuple):
+    """A way to make pieces of text.
+
+    Args:
+        document: those of a document in memory; also given where it is from.
+        file: those of a text file's bytes; also given its name.
+    """
+
+    document: Callable[[str, str], Iterator[Piece]]
+    file: Callable[[Iterable[bytes], str], Iterator[Piece]]
+
+
+PARAGRAPHS = Cutting(lambda text, source: cut(text), lambda blocks, name: read_text(blocks, name))
+VERBATIM = Cutting(cut_raw, read_raw)
+
+
+class Source(NamedTuple):
+    """One resolved source of a corpus.
+
+    Args:
+        name: as messages show it.
+        kind: what determines the reading, part of the fingerprint.
+        pieces: starts a reading in one of the two ways.
+        fingerprint: SHA-256 (hex) of the content.
+        size: bytes on the disk, None where unknown.
+    """
+
+    name: str
+    kind: str
+    pieces: Callable[[Cutting], Iterator[Piece]]
+    fingerprint: Callable[[], str]
+    size: int | None
+
+
+class Corpus:
+    """Documents from one or several sources, as a stream.
+
+    In a text file (`.txt`, `.md`, any other name; `.gz` or not) documents are separated by blank lines, a
+    line is a paragraph, and a file without blank lines is one document. A directory stands for all its `.txt`
+    and `.md` files, sorted, however deep. In `.jsonl` each line is a document, its field `text_column` the
+    text; in `.parquet` each row. `hub:ID[/CONFIG][@REVISION][#SPLIT]`, or an id `owner/name` that is no path,
+    streams a dataset from the Hugging Face hub, or from a local directory of data files; the split is `train`
+    unless given. `python-docs` is the prose of Python's documentation, which every installation holds.
+
+    Args:
+        sources: paths, ids and the word `python-docs`, mixed at will; read in this order.
+        text_column: field or column of the text in JSON lines, Parquet and datasets.
+
+    Raises:
+        InputError: a source is missing or empty. Errors within the content are raised as it is read.
+    """
+
+    def __init__(self, sources: Sequence[str | os.PathLike[str]], text_column: str = "text") -> None:
+        if isinstance(sources, str | os.PathLike):
+            sources = [sources]
+        if not sources:
+            raise InputError(
+                "the corpus has no source; name a text file, a directory, a dataset or python-docs"
+            )
+        self.text_column = text_column
+        self._sources = [
+            resolved for source in sources for resolved in _resolve(os.fspath(source), text_column)
+        ]
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all sources, None where one does not tell."""
+        sizes = [source.size for source in self._sources]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Streams the raw text: whole documents, or parts of long ones, of about a megabyte at most.
+
+        Raises:
+            InputError: a source cannot be read, or none of them holds any text.
+        """
+        return self._pieces(PARAGRAPHS)
+
+    def raw_pieces(self) -> Iterator[Piece]:
+        """Streams the text as it is: documents, or parts of long ones, of some 64 thousand characters.
+
+        A text file is one document. A document of nothing but white space is left out.
+
+        Raises:
+            InputError: as `pieces`.
+        """
+        begins = True
+        for piece in self._pieces(VERBATIM):
+            if not (begins and piece.ends_document and piece.text.isspace()):
+                yield piece
+            begins = piece.ends_document
+
+    def raw_documents(self) -> Iterator[str]:
+        """Streams the documents of `raw_pieces`, each as one text in memory.
+
+        Raises:
+            InputError: as `pieces`.
+        """
+        parts: list[str] = []
+        for piece in self.raw_pieces():
+            parts.append(piece.text)
+            if piece.ends_document:
+                yield "".join(parts)
+                parts = []
+
+    def documents(self) -> Iterator[list[str]]:
+        """Streams the sentences of each document; empty documents are left out.
+
+        Raises:
+            InputError: as `pieces`.
+        """
+        sentences: list[str] = []
+        for piece in self.pieces():
+            sentences += split_paragraphs(piece.text)
+            if piece.ends_document and sentences:
+                yield sentences
+                sentences = []
+        if sentences:
+            yield sentences
+
+    def _pieces(self, cutting: Cutting) -> Iterator[Piece]:
+        found = False
+        for source in self._sources:
+            for piece in source.pieces(cutting):
+                found = found or (not piece.text.isspace() and bool(piece.text))
+                yield piece
+        if not found:
+            names = ", ".join(source.name for source in self._sources[:5])
+            raise InputError(f"{names}: nothing but blank lines; a corpus needs text")
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the content and of how it is read; where the files lie does not matter."""
+        digest = hashlib.sha256()
+        for source in self._sources:
+            digest.update(f"{source.kind}\0{source.fingerprint()}\0".encode())
+        return digest.hexdigest()
+
+
+def _resolve(source: str, text_column: str) -> list[Source]:
+    """The sources that one word of the command line stands for."""
+    if not source.strip():
+        raise InputError(
+            "the corpus has an empty name among its sources; name a text file, a directory or a dataset"
+        )
+    if source == PYTHON_DOCS:
+        return [Source(PYTHON_DOCS, PYTHON_DOCS, _python_docs_pieces, python_docs_fingerprint, None)]
+    path = Path(source).expanduser()
+    if source.startswith("hub:") or (not path.exists() and looks_like_hub_id(source)):
+        dataset = HubDataset.parse(source.removeprefix("hub:"), text_column)
+        return [
+            Source(source, f"hub:{text_column}", partial(_hub_pieces, dataset), dataset.fingerprint, None)
+        ]
+    if path.is_dir():
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.name.lower().removesuffix(".gz").endswith(_TEXT_SUFFIXES)
+            and file.is_file()
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
+        if not files:
+            raise InputError(
+                f"{path}: holds no .txt or .md file; name its .jsonl or .parquet files, "
+                f"or write hub:{path} to read it with the datasets library"
+            )
+        resolved = [_file(file, text_column) for file in files if file.stat().st_size > 0]
+        if not resolved:
+            raise InputError(f"{path}: all its {len(files)} text files are empty; a corpus needs text")
+        return resolved
+    if not path.exists():
+        raise InputError(
+            f"{source}: no such file or directory (a dataset of the hub is written hub:{source})"
+        )
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty; a corpus needs text")
+    return [_file(path, text_column)]
+
+
+def _file(path: Path, text_column: str) -> Source:
+    pieces: Callable[[Cutting], Iterator[Piece]]
+    name = path.name.lower()
+    compressed = name.endswith(".gz")
+    name = name.removesuffix(".gz")
+    size = None if compressed else path.stat().st_size
+    if name.endswith((".jsonl", ".ndjson")):
+        kind, pieces = f"jsonl:{text_column}", partial(_json_pieces, path, text_column)
+    elif name.endswith(".parquet"):
+        kind, pieces, size = f"parquet:{text_column}", partial(_parquet_pieces, path, text_column), None
+    else:
+        kind, pieces = "text", lambda cutting: cutting.file(_blocks(path), str(path))
+    return Source(str(path), kind, pieces, lambda: _hash_file(path), size)
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """A file's bytes, a megabyte at a time, unzipped if its name says so."""
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                yield block
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: broken gzip file: {error}; fetch or compress it again") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    for block in _blocks(path):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _hub_pieces(dataset: HubDataset, cutting: Cutting) -> Iterator[Piece]:
+    for text, place in dataset.texts():
+        yield from cutting.document(text, place)
+
+
+def _python_docs_pieces(cutting: Cutting) -> Iterator[Piece]:
+    for document in python_docs():
+        text = "\n".join(document.sentences)
+        yield from cutting.document(text, f"{PYTHON_DOCS}: {document.name}")
+
+
+def _json_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[Piece]:
+    """One document a line; a line is read whole."""
+    for number, line in enumerate(_lines(path), 1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            record = json.loads(line)
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{place}: byte {error.start} of the line is not UTF-8; convert the file with iconv -t UTF-8"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{place}: not JSON: {error}; each line must be one JSON object") from error
+        if not isinstance(record, dict):
+            raise InputError(
+                f"{place}: {type(record).__name__} where a JSON object with a field {text_column!r} belongs"
+            )
+        if text_column not in record:
+            raise InputError(
+                f"{place}: no field {text_column!r}; the fields are {sorted(record)}; set text_column"
+            )
+        text = record[text_column]
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise InputError(f"{place}: field {text_column!r} holds {type(text).__name__}, not text")
+        text = without_surrogates(text)
+        yield from cutting.document(text, place)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    rest: list[bytes] = []
+    for block in _blocks(path):
+        first, *others = block.split(b"\n")
+        rest.append(first)
+        for line in others:
+            yield b"".join(rest)
+            rest = [line]
+    yield b"".join(rest)
+
+
+def _parquet_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[Piece]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if text_column not in file.schema_arrow.names:
+                raise InputError(
+                    f"{path}: no column {text_column!r}; the columns are {file.schema_arrow.names}; "
+                    "set text_column"
+                )
+            kind: Any = file.schema_arrow.field(text_column).type
+            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+                raise InputError(f"{path}: column {text_column!r} holds {kind}, not text")
+            before = 0  # rows
+            for batch in file.iter_batches(batch_size=64, columns=[text_column], use_threads=False):
+                for row, text in enumerate(batch.column(0).to_pylist(), before + 1):
+                    if text:
+                        yield from cutting.document(text, f"{path}: row {row}")
+                before += len(batch)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file: {error}") from error

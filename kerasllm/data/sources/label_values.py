@@ -1,0 +1,163 @@
+"""From the labels of a file, as text, to class ids or numbers, and from their looks to the task."""
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from kerasllm.data.sources.tables import Table
+from kerasllm.errors import InputError
+
+_SHOWN = 20  # names in a message
+_RARE = 2  # a label found so often at most, and very like one found 25 times as often, is a misspelling
+_FREQUENT = 25
+_ALIKE = 0.8
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def parse_number(label: str) -> float | None:
+    """The number that a label is, None if it is none."""
+    try:
+        return float(label)
+    except ValueError:
+        return None
+
+
+def task_of(
+    table: Table, lines: Sequence[int], values: Sequence[str]
+) -> Literal["classification", "regression"]:
+    """Regression where every label is a number and at least one is not whole, else classification.
+
+    Args:
+        table: for the places in messages.
+        lines: the line of each label.
+        values: the labels.
+
+    Raises:
+        InputError: all but a few labels are fractions, or numbers are missing (`nan`) among numbers.
+    """
+    numbers = [parse_number(value) for value in values]
+    finite = [number for number in numbers if number is not None and math.isfinite(number)]
+    fractions = sum(not number.is_integer() for number in finite)
+    if len(finite) == len(values):
+        return "regression" if fractions else "classification"
+    no_numbers = (i for i, number in enumerate(numbers) if number is None or not math.isfinite(number))
+    odd = next(no_numbers)
+    nearly_all = len(finite) >= 0.9 * len(values) and 2 * fractions >= len(finite)
+    only_missing = bool(finite) and all(number is not None for number in numbers)
+    if nearly_all or only_missing:
+        raise InputError(
+            f"{table.place(lines[odd])}: label {values[odd]!r} is not a finite number, though "
+            f"{len(finite):,} of {len(values):,} labels are; mend it, or give task classification"
+        )
+    return "classification"
+
+
+def regression_labels(table: Table, lines: Sequence[int], values: Sequence[str]) -> np.ndarray:
+    """The labels as float32 (rows,).
+
+    Args:
+        table: for the places in messages.
+        lines: the line of each label.
+        values: the labels.
+
+    Raises:
+        InputError: one is no finite number, or too large for float32.
+    """
+    numbers = np.zeros(len(values), np.float32)
+    for i, value in enumerate(values):
+        number = parse_number(value)
+        if number is None or not math.isfinite(number) or abs(number) > _LARGEST:
+            header = number is None and i == 0 and table.header is None and len(values) > 1
+            mend = "; if this line is a header, give the columns by name" if header else ""
+            raise InputError(f"{table.place(lines[i])}: label {value!r} is not a finite number{mend}")
+        numbers[i] = number
+    return numbers
+
+
+def classification_labels(
+    table: Table,
+    lines: Sequence[int],
+    values: Sequence[str],
+    known: Sequence[str] | None,
+    *,
+    must_vary: bool,
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The labels as int32 (rows,) and the names of the classes.
+
+    Args:
+        table: for the places in messages.
+        lines: the line of each label.
+        values: the labels.
+        known: names to keep to, in order; None for those found, whole numbers by value, others by alphabet.
+        must_vary: whether a single class is a mistake, as in training.
+
+    Raises:
+        InputError: a label is not known, seems misspelt, or there is a single class.
+    """
+    counts = Counter(values)
+    names = tuple(known) if known is not None else _sorted_names(counts)
+    if known is None:
+        _refuse_misspelling(table, lines, values, counts)
+    ids = {name: i for i, name in enumerate(names)}
+    for line, value in zip(lines, values, strict=True):
+        if value not in ids:
+            raise InputError(_unknown_label(table, line, value, names, first=line == lines[0]))
+    if must_vary and len(counts) == 1:
+        raise InputError(
+            f"{table.source}: all {len(values):,} rows have the label {values[0]!r}; "
+            "a classifier needs two classes"
+        )
+    if known is None and len(counts) == len(values) >= 10:
+        raise InputError(
+            f"{table.source}: no label occurs twice ({values[0]!r}, {values[1]!r}, …): is this the label "
+            "column? For numbers to be predicted as such give task regression"
+        )
+    return np.array([ids[value] for value in values], np.int32), names
+
+
+def _sorted_names(labels: Counter[str]) -> tuple[str, ...]:
+    """0, 1, 2, 10 where all are whole numbers, so that ids and names agree, else by alphabet."""
+    try:
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+    except ValueError:
+        return tuple(sorted(labels))
+
+
+def _unknown_label(table: Table, line: int, value: str, names: Sequence[str], *, first: bool) -> str:
+    shown = "[" + ", ".join(map(repr, names[:_SHOWN])) + (", …]" if len(names) > _SHOWN else "]")
+    lowered = {name.casefold(): name for name in names}
+    nearest = difflib.get_close_matches(value.casefold(), lowered, n=1)
+    if nearest:
+        mend = f"did you mean {lowered[nearest[0]]!r}?"
+    elif first and table.header is None:
+        mend = "mend it or, if this line is a header, give the columns by name"
+    else:
+        mend = "mend the label, or remove the row"
+    return f"{table.place(line)}: label {value!r} is not one of {shown}; {mend}"
+
+
+def _refuse_misspelling(
+    table: Table, lines: Sequence[int], values: Sequence[str], counts: Counter[str]
+) -> None:
+    """A misspelt label in training data would be a class of its own, and the model one output too wide."""
+    frequent = [name for name, count in counts.items() if count >= _FREQUENT]
+    for rare, count in counts.items():
+        if count > _RARE or len(counts) < 3 or parse_number(rare) is not None:
+            continue
+        likely = {
+            name.casefold(): name
+            for name in frequent
+            if counts[name] >= _FREQUENT * count and _digits(name) == _digits(rare)
+        }
+        if difflib.get_close_matches(rare.casefold(), likely, n=1, cutoff=_ALIKE):
+            names = _sorted_names(Counter({name: n for name, n in counts.items() if name != rare}))
+            complaint = _unknown_label(table, lines[values.index(rare)], rare, names, first=False)
+            raise InputError(f"{complaint} (give label_names if it is a class of its own)")
+
+
+def _digits(name: str) -> str:
+    return "".join(letter for letter in name if letter.isdigit())

@@ -1,0 +1,295 @@
+"""Texts with labels, for fine-tuning, and texts without, for prediction.
+
+A wrong label column, a header read as an example or one misspelt label would train without complaint and cost
+an afternoon, so what can be told from the data is told here, with the line.
+"""
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from kerasllm.data.sources.label_values import classification_labels, parse_number, regression_labels, task_of
+from kerasllm.data.sources.lines import text_lines
+from kerasllm.data.sources.tables import Column, Table, open_table
+from kerasllm.errors import InputError
+
+Task = Literal["classification", "regression"]
+Texts = list[tuple[str, ...]]
+Columns = str | int | Sequence[str | int] | None
+
+_DEFAULT_TEXTS = (("text",), ("sentence",), ("sentence1", "sentence2"))
+_DEFAULT_LABEL = "label"
+_HEADER_WORDS = frozenset(
+    {"label", "labels", "class", "category", "target", "quality", "sentiment", "score", "y"}
+)
+
+
+@dataclass(frozen=True, eq=False)
+class UnlabelledTexts:
+    """Texts to predict on.
+
+    Args:
+        texts: each a tuple of one text, or of two that make a pair.
+        lines: int64, the number of each one's line (of its row in Parquet and on the hub).
+        source: where they are from.
+    """
+
+    texts: Texts
+    lines: np.ndarray
+    source: str
+
+    def __len__(self) -> int:
+        """The number of texts or pairs."""
+        return len(self.texts)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledTexts(UnlabelledTexts):
+    """Texts with what is to be learned of each.
+
+    Args:
+        texts: each a tuple of one text, or of two that make a pair.
+        lines: int64, the number of each one's line (of its row in Parquet and on the hub).
+        source: where they are from.
+        labels: int32 indexes into `label_names`, or float32 numbers for regression.
+        label_names: of the classes; None for regression.
+        task: what the labels are for.
+    """
+
+    labels: np.ndarray
+    label_names: tuple[str, ...] | None
+    task: Task
+
+
+def read_labelled(
+    source: str,
+    text_columns: Columns = None,
+    label_column: str | int | None = None,
+    *,
+    task: Literal["auto", "classification", "regression"] = "auto",
+    label_names: Sequence[str] | None = None,
+    split: str = "train",
+) -> LabelledTexts:
+    """Reads texts and labels; rows stream, only the texts and labels are kept.
+
+    Blank lines are no rows. A row whose texts are all empty is a mistake; one of a pair may be empty.
+
+    Args:
+        source: a .tsv (tabs, no quoting), .csv, .jsonl (each also as .gz) or .parquet file, or
+            `hub:glue/mrpc`, `hub:OWNER/NAME/CONFIG#SPLIT`. A file with another suffix is a TSV if its first
+            line has a tab.
+        text_columns: one column or two, as `"sentence"`, `"3,4"` or a list. Indexes mean that a TSV or CSV
+            has no header. By default "text", "sentence" or "sentence1,sentence2", whichever there is.
+        label_column: its name or index, "label" by default.
+        task: "auto" takes labels that are all numbers, not all of them whole, for regression.
+        label_names: of training, when validation data is read: labels get the same ids, others are mistakes.
+            Without, names are those that the data set declares, or else the labels found, sorted.
+        split: of a dataset on the hub whose source names none.
+
+    Raises:
+        InputError: whatever is wrong with the file, the columns or a label; names file and line.
+    """
+    source = str(source)
+    if task not in ("auto", "classification", "regression"):
+        raise InputError(f"task {task!r} is not one of ['auto', 'classification', 'regression']")
+    if label_names is not None and task == "regression":
+        raise InputError("label_names are given, but regression has none")
+    label = _DEFAULT_LABEL if label_column is None else str(label_column).strip()
+    table, columns = _open(source, text_columns, label, split)
+    texts: Texts = []
+    lines: list[int] = []
+    values: list[str] = []
+    declared = table.class_names.get(label)
+    for line, row in table.rows(columns):
+        texts.append(_texts(table, line, row[:-1], columns))
+        values.append(_label(table, line, row[-1], label, declared))
+        lines.append(line)
+    if not texts:
+        raise InputError(f"{source}: holds no rows{' below its header' if table.can_lack_header else ''}")
+    _refuse_header(table, columns, lines, values)
+    if label_names is not None or (declared is not None and task == "auto"):
+        task = "classification"
+    known = tuple(map(str, label_names)) if label_names is not None else declared
+    found: Task = task_of(table, lines, values) if task == "auto" else task
+    names: tuple[str, ...] | None = None
+    if found == "regression":
+        labels = regression_labels(table, lines, values)
+    else:
+        labels, names = classification_labels(table, lines, values, known, must_vary=label_names is None)
+    return LabelledTexts(texts, np.array(lines, np.int64), source, labels, names, found)
+
+
+def read_texts(
+    source: str, text_columns: Columns = None, *, num_texts: Literal[1, 2] | None = None, split: str = "test"
+) -> UnlabelledTexts:
+    """Reads texts without labels, to predict on.
+
+    Args:
+        source: as for `read_labelled`; or, without `text_columns`, a `.txt` file (also `.gz`) with one text a
+            line or, for pairs, two separated by a tab.
+        text_columns: as for `read_labelled`.
+        num_texts: 2 where the model takes pairs, 1 where it takes single texts; None for what the columns
+            say, in a `.txt` file 1.
+        split: of a dataset on the hub whose source names none.
+
+    Raises:
+        InputError: whatever is wrong with the file or its columns; names file and line.
+    """
+    source = str(source)
+    if text_columns is None and source.lower().removesuffix(".gz").endswith(".txt"):
+        rows = list(_plain_texts(source, num_texts or 1))
+        if not rows:
+            raise InputError(f"{source}: the file is empty")
+        return UnlabelledTexts(
+            [texts for _, texts in rows], np.array([line for line, _ in rows], np.int64), source
+        )
+    table, columns = _open(source, text_columns, None, split)
+    if num_texts is not None and num_texts != len(columns):
+        given = ",".join(column.name for column in columns)
+        kinds = {1: "single texts, one column", 2: "pairs, two columns"}
+        raise InputError(f"{source}: text_columns {given!r}: the model takes {kinds[num_texts]}")
+    texts, lines = [], []
+    for line, row in table.rows(columns):
+        texts.append(_texts(table, line, row, columns))
+        lines.append(line)
+    if not texts:
+        raise InputError(f"{source}: holds no rows{' below its header' if table.can_lack_header else ''}")
+    return UnlabelledTexts(texts, np.array(lines, np.int64), source)
+
+
+def _plain_texts(source: str, num_texts: int) -> Iterator[tuple[int, tuple[str, ...]]]:
+    blank = 0  # the first blank line, which is a mistake if a text follows: predictions are counted by line
+    for number, line in text_lines(source):
+        line = line.removesuffix("\n").removesuffix("\r")
+        if not line.strip():
+            blank = blank or number
+            continue
+        if blank:
+            raise InputError(f"{source}:{blank}: is blank; each line must hold a text: remove it")
+        texts = tuple(line.split("\t")) if num_texts == 2 else (line,)
+        if len(texts) != num_texts:
+            raise InputError(f"{source}:{number}: has {len(texts)} texts, a pair is two separated by a tab")
+        yield number, texts
+
+
+def _open(source: str, text_columns: Columns, label: str | None, split: str) -> tuple[Table, list[Column]]:
+    """The table and the columns to read, the label's last."""
+    texts = _split_columns(text_columns)
+    given = [*texts, label] if label is not None else texts
+    by_index = any(_is_index(name) for name in given)
+    table = open_table(source, by_index=by_index, split=split)
+    if table.header is None:
+        for name, option in [*((name, "text_columns") for name in texts), (label, "label_column")]:
+            if name is not None and not _is_index(name):
+                other = next(name for name in given if _is_index(name))
+                raise InputError(
+                    f"{option} is {name!r}, a name, but {other} is an index, which means that {source} has "
+                    "no header: give all columns by index, or all by name"
+                )
+        if not texts:
+            raise InputError(f"label_column {label} is an index: give text_columns by index, too, from 0")
+    else:
+        if isinstance(text_columns, str) and text_columns in table.header:
+            texts = [text_columns]  # a name may hold a comma
+        texts = texts or _default_texts(table)
+    if len(texts) > 2:
+        raise InputError(
+            f"text_columns names {len(texts)} columns, a model takes one text or a pair: {texts}"
+        )
+    if len(set(texts)) < len(texts):
+        raise InputError(f"text_columns names {texts[0]!r} twice; a pair is two columns")
+    if label in texts:
+        raise InputError(f"column {label!r} is both label_column and one of text_columns")
+    columns = [Column(name, "text") for name in texts]
+    return table, columns if label is None else [*columns, Column(label, "label")]
+
+
+def _split_columns(columns: Columns) -> list[str]:
+    if columns is None:
+        return []
+    if isinstance(columns, str | int):
+        columns = str(columns).split(",")
+    names = [str(name).strip() for name in columns]
+    if not all(names):
+        raise InputError(
+            f"text_columns {','.join(names)!r} has an empty name; write one column or two, as in 3,4"
+        )
+    return names
+
+
+def _is_index(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def _default_texts(table: Table) -> list[str]:
+    header = table.header or ()
+    for names in _DEFAULT_TEXTS:
+        if all(name in header for name in names):
+            return list(names)
+    there = ", ".join(map(repr, header[:20]))
+    mend = "give text_columns"
+    if table.can_lack_header:
+        mend += " (by index if the file has no header, as in text_columns 0, label_column 1)"
+    raise InputError(
+        f"{table.source}: none of the columns 'text', 'sentence' or 'sentence1,sentence2': {mend}. "
+        f"Its columns: {there}"
+    )
+
+
+def _texts(table: Table, line: int, values: Sequence[Any], columns: Sequence[Column]) -> tuple[str, ...]:
+    for value, column in zip(values, columns, strict=False):
+        if not isinstance(value, str):
+            kind = "null" if value is None else type(value).__name__
+            raise InputError(f"{table.place(line)}: column {column.name!r} holds {kind}, not text")
+    if not any(value.strip() for value in values):
+        what = "the text is" if len(values) == 1 else "both texts are"
+        raise InputError(f"{table.place(line)}: {what} empty; remove the row")
+    return tuple(values)
+
+
+def _label(table: Table, line: int, value: Any, column: str, declared: Sequence[str] | None) -> str:
+    """The label as text; `declared` are the names where the column holds class ids."""
+    if declared is not None and isinstance(value, int):
+        if not 0 <= value < len(declared):
+            meaning = " (-1 stands for no label: a test split?)" if value == -1 else ""
+            raise InputError(
+                f"{table.place(line)}: label {value} is not an id of the {len(declared)} classes{meaning}"
+            )
+        return declared[value]
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if value is None or isinstance(value, list | dict):
+        kind = "null" if value is None else f"a {type(value).__name__}"
+        raise InputError(f"{table.place(line)}: column {column!r} (label) holds {kind}, not a label")
+    label = str(value).strip()
+    if not label:
+        raise InputError(f"{table.place(line)}: the label is empty; mend or remove the row")
+    return label
+
+
+def _refuse_header(
+    table: Table, columns: Sequence[Column], lines: Sequence[int], values: Sequence[str]
+) -> None:
+    """A first line that names columns is no example, though it could be read as one."""
+    if table.header is not None or len(values) < 2:
+        return
+    first, others = values[0], Counter(values[1:])
+    if first in others:
+        return
+    numbers = parse_number(first) is None and all(parse_number(value) is not None for value in others)
+    words = first.casefold() in _HEADER_WORDS and not difflib.get_close_matches(
+        first, others, n=1, cutoff=0.9
+    )
+    if not numbers and not words:
+        return
+    names = [table.first_fields[int(column.name)] for column in columns]
+    raise InputError(
+        f"{table.place(lines[0])}: label {first!r} occurs in the first line only, which looks like a header: "
+        f"give the columns by name, text_columns {','.join(names[:-1])!r} and label_column {names[-1]!r}"
+    )

@@ -1,0 +1,191 @@
+"""A corpus that every installation already holds: the prose of Python's own documentation.
+
+Docstrings of the standard library, of Keras and of NumPy, and the reference topics of `help()`: about two
+megabytes of English with no download and no question of licence, the same in every backend's environment. The
+sources are parsed, never imported, so that nothing of them runs.
+"""
+
+import ast
+import gc
+import hashlib
+import importlib.util
+import inspect
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from kerasllm.data.sources import docstrings as docstring_prose
+from kerasllm.data.sources import sentences
+from kerasllm.data.sources.docstrings import prose_sentences
+from kerasllm.errors import InputError
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+STANDARD_LIBRARY, TOPICS, KERAS, NUMPY = "standard library", "topics", "keras", "numpy"
+
+_EXCLUDED_DIRECTORIES = _words(
+    "site-packages dist-packages test tests idle_test turtledemo ensurepip pydoc_data __pycache__ lib- "
+    "dynload"
+)
+_EXCLUDED_PREFIXES = ("_sysconfigdata", "__phello__", "_generated")
+_BLOCKS = ("body", "handlers", "orelse", "finalbody")  # the fields of a statement that hold statements
+_Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Document:
+    """The prose of one module's docstrings, or of one topic of `help()`.
+
+    Args:
+        name: dotted name of the module (`collections.abc`), or the topic's (`topics.assert`).
+        origin: "standard library", "topics", "keras" or "numpy".
+        sentences: at least one, in the order of the source; none occurs twice in the whole corpus.
+    """
+
+    name: str
+    origin: str
+    sentences: tuple[str, ...]
+
+
+def python_docs() -> Iterator[Document]:
+    """Yields the documents: standard library, topics, Keras, NumPy, each in the order of their names.
+
+    The first call in a process parses some 30 MB of source, which takes seconds; the next ones are free.
+
+    Raises:
+        InputError: the sources of one of the three are not installed.
+    """
+    yield from _documents()
+
+
+def standard_library_sentences() -> dict[str, tuple[str, ...]]:
+    """Sentences of each standard-library module, by dotted name, for telling modules by their prose."""
+    return {
+        document.name: document.sentences for document in _documents() if document.origin == STANDARD_LIBRARY
+    }
+
+
+@lru_cache(maxsize=1)
+def python_docs_fingerprint() -> str:
+    """SHA-256 (hex) of all the sources and of the rules that extract the prose from them.
+
+    The sources determine the text and are hashed in a fraction of the time that it takes to extract it.
+    """
+    digest = hashlib.sha256()
+    for module in (docstring_prose, sentences):
+        digest.update(inspect.getsource(module).encode())
+    for _, name, path in _sources():
+        content = path.read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _documents() -> tuple[Document, ...]:
+    collecting = gc.isenabled()
+    gc.disable()  # syntax trees are many small objects without cycles: collecting them doubles the time
+    try:
+        return _extract()
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _extract() -> tuple[Document, ...]:
+    seen: set[str] = set()
+    documents = []
+    for origin, name, path in _sources():
+        tree = _parse(path)
+        texts = _topics(tree) if origin == TOPICS else [(name, text) for text in _docstrings(tree)]
+        by_name: dict[str, list[str]] = {}
+        for document_name, text in texts:
+            kept = by_name.setdefault(document_name, [])
+            for sentence in prose_sentences(text):
+                key = "".join(filter(str.isalnum, sentence.lower()))
+                if key not in seen:
+                    seen.add(key)
+                    kept.append(sentence)
+        documents += [Document(key, origin, tuple(kept)) for key, kept in by_name.items() if kept]
+    return tuple(documents)
+
+
+def _sources() -> Iterator[tuple[str, str, Path]]:
+    """Origin, dotted module name and path of each source file."""
+    library = Path(sysconfig.get_path("stdlib"))
+    yield from ((STANDARD_LIBRARY, name, path) for name, path in _modules(library, ""))
+    topics = library / "pydoc_data" / "topics.py"
+    if not topics.is_file():
+        raise InputError(
+            f"python-docs: {topics} is not there: this Python came without its documentation's sources"
+        )
+    yield TOPICS, "topics", topics
+    for package in (KERAS, NUMPY):
+        found = importlib.util.find_spec(package)  # of a top-level package: finds it, loads nothing
+        if found is None or found.origin is None:
+            raise InputError(f"python-docs: {package} is not installed; pip install {package}")
+        yield from ((package, name, path) for name, path in _modules(Path(found.origin).parent, package))
+
+
+def _modules(directory: Path, prefix: str) -> list[tuple[str, Path]]:
+    """Dotted names and paths of all modules below a directory, sorted by name."""
+    found = []
+    pending = [(directory, prefix)]
+    while pending:
+        folder, package = pending.pop()
+        for entry in folder.iterdir():
+            dotted = f"{package}.{entry.stem}" if package else entry.stem
+            if not entry.stem.isidentifier() or entry.name in _EXCLUDED_DIRECTORIES:
+                continue
+            if entry.suffix == ".py" and not entry.stem.startswith(_EXCLUDED_PREFIXES):
+                found.append((package if entry.stem == "__init__" else dotted, entry))
+            elif entry.suffix == "" and entry.is_dir():
+                pending.append((entry, dotted))
+    return sorted((name, path) for name, path in found if not name.endswith(("_test", "_tests")))
+
+
+def _parse(path: Path) -> ast.Module:
+    """The syntax tree of a source file; an empty one where the file is a template or of another Python."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SyntaxWarning for invalid escapes
+        try:
+            return ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            return ast.Module(body=[], type_ignores=[])
+
+
+def _docstrings(node: ast.AST) -> Iterator[str]:
+    """All docstrings in a tree in the order of the source, those NumPy adds by calls included."""
+    if isinstance(node, _Documented):
+        text = ast.get_docstring(node)
+        if text:
+            yield text
+    for child in (child for block in _BLOCKS for child in getattr(node, block, ())):
+        if isinstance(child, ast.Expr) and isinstance(child.value, ast.Call):
+            function = child.value.func
+            if isinstance(function, ast.Name) and function.id in ("add_newdoc", "add_newdoc_for_scalar_type"):
+                yield from _strings(child.value)
+        elif hasattr(child, "body"):
+            yield from _docstrings(child)
+
+
+def _strings(call: ast.Call) -> Iterator[str]:
+    """The documentation among a call's arguments: any string with a space in it."""
+    for node in ast.walk(call):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield inspect.cleandoc(node.value)
+
+
+def _topics(tree: ast.Module) -> list[tuple[str, str]]:
+    """Names and texts of pydoc's topics, from the one dictionary in its module."""
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
+            topics = ast.literal_eval(statement.value)
+            return [(f"topics.{name}", topics[name]) for name in sorted(topics)]
+    return []

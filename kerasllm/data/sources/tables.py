@@ -1,0 +1,300 @@
+"""Tables of texts, from TSV, CSV, JSON Lines, Parquet and the hub, read row by row with each row's place.
+
+A TSV is split at its tabs and nothing else: quotation marks belong to the text there, and a reader that takes
+them for quoting swallows whole stretches of such files without a word. A CSV has the usual quoting.
+"""
+
+import csv
+import difflib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from kerasllm.data.sources.hub import HubDataset
+from kerasllm.data.sources.lines import require_file, text_lines, without_surrogates
+from kerasllm.errors import InputError
+
+_FIELD_LIMIT = 1 << 24  # characters; an unclosed quotation mark makes one field of the rest of the file
+
+
+class Column(NamedTuple):
+    """A column that is wanted.
+
+    Args:
+        name: its name, or its index from 0 in a file without header.
+        purpose: "text" or "label", for messages.
+    """
+
+    name: str
+    purpose: str
+
+
+class Row(NamedTuple):
+    """The wanted values of one row.
+
+    Args:
+        line: the number, from 1, of its (first) line, or of the row where the form has no lines.
+        values: in the order of the columns.
+    """
+
+    line: int
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that is open for one reading.
+
+    Args:
+        source: its name in messages.
+        header: the names of the columns; None where the file has no header.
+        read_rows: from the columns to the rows.
+        first_fields: those of the first line, where the file has no header.
+        class_names: of a column of class ids, by the column's name, where the form keeps them.
+        has_lines: whether a row's number is that of a line.
+        can_lack_header: whether files of this form may come without one.
+    """
+
+    source: str
+    header: tuple[str, ...] | None
+    read_rows: Callable[[Sequence[Column]], Iterator[Row]]
+    first_fields: tuple[str, ...] = ()
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    has_lines: bool = True
+    can_lack_header: bool = False
+
+    def place(self, line: int) -> str:
+        """A row's place, as messages begin: `train.tsv:117`, or `train.parquet row 117`."""
+        return f"{self.source}:{line}" if self.has_lines else f"{self.source} row {line}"
+
+    def rows(self, columns: Sequence[Column]) -> Iterator[Row]:
+        """Streams the values of these columns.
+
+        Raises:
+            InputError: there is no such column, or a row is broken.
+        """
+        for column in columns:
+            self._require(column)
+        return self.read_rows(columns)
+
+    def _require(self, column: Column) -> None:
+        if self.header is None or self.header.count(column.name) == 1:
+            return
+        there = ", ".join(map(repr, self.header[:20])) + (", …" if len(self.header) > 20 else "")
+        if column.name in self.header:
+            raise InputError(f"{self.source}: the column {column.name!r} is there twice: {there}; rename one")
+        lowered = {name.casefold().strip(): name for name in reversed(self.header)}
+        nearest = difflib.get_close_matches(column.name.casefold().strip(), lowered, n=1)
+        if nearest:
+            mend = f"; did you mean {lowered[nearest[0]]!r}?"
+        elif self.can_lack_header:
+            mend = "; if the file has no header, give all columns by index, from 0."
+        else:
+            mend = "."
+        raise InputError(
+            f"{self.source}: no column {column.name!r} ({column.purpose}){mend} Its columns: {there}"
+        )
+
+
+def open_table(source: str, *, by_index: bool, split: str = "train") -> Table:
+    """Opens a table by the form that its name says.
+
+    Args:
+        source: `.tsv`, `.csv`, `.jsonl`, `.ndjson`, `.json` (all of these also with `.gz`), `.parquet`, or
+            `hub:ID[/CONFIG][@REVISION][#SPLIT]`. Any other file is a TSV if there is a tab in its first line.
+        by_index: whether columns are given by index, which means that a TSV or CSV has no header.
+        split: of a dataset on the hub, unless the source names one.
+
+    Raises:
+        InputError: the source cannot be read, is empty, or has none of these forms.
+    """
+    if source.startswith("hub:"):
+        return _open_hub(source, split)
+    name = source.lower()
+    if name.endswith(".parquet"):
+        return _open_parquet(source)
+    name = name.removesuffix(".gz")
+    if name.endswith((".jsonl", ".ndjson", ".json")):
+        return _open_json(source)
+    if name.endswith(".csv"):
+        return _open_delimited(source, _csv_records(source), by_index)
+    records = _tsv_records(source)
+    if not name.endswith(".tsv"):
+        first = next(records, None)
+        if first is not None and len(first[1]) < 2:
+            raise InputError(
+                f"{source}: no tab in its first line; tables are .tsv, .csv, .jsonl, .parquet or hub:ID"
+            )
+        records = itertools.chain([first] if first else [], records)
+    return _open_delimited(source, records, by_index)
+
+
+def _tsv_records(source: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in text_lines(source):
+        line = line.removesuffix("\n").removesuffix("\r")
+        if "\t" in line or (line and not line.isspace()):
+            yield number, line.split("\t")
+
+
+def _csv_records(source: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader((line for _, line in text_lines(source)), strict=True)
+    before = csv.field_size_limit(_FIELD_LIMIT)
+    start = 1
+    try:
+        for fields in reader:
+            if fields:
+                yield start, fields
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{source}:{start}: not valid CSV: {error} (a quotation mark not closed or doubled?)"
+        ) from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _open_delimited(source: str, records: Iterator[tuple[int, list[str]]], by_index: bool) -> Table:
+    first = next(records, None)
+    if first is None:
+        raise InputError(f"{source}: the file is empty")
+    first_line, names = first
+    if by_index:
+        records = itertools.chain([first], records)
+    elif len(names) == 1 and (other := next((sign for sign in ";|\t" if sign in names[0]), None)):
+        raise InputError(
+            f"{source}:{first_line}: one column only; is {other!r} the separator? .csv has ',', .tsv tabs"
+        )
+    width = len(names)
+
+    def read_rows(columns: Sequence[Column]) -> Iterator[Row]:
+        indexes = [int(column.name) if by_index else names.index(column.name) for column in columns]
+        for line, fields in records:
+            if len(fields) > width and any(fields[width:]):
+                raise InputError(
+                    f"{source}:{line}: has {len(fields)} fields where line {first_line} has {width}; "
+                    "a separator within a text?"
+                )
+            for column, index in zip(columns, indexes, strict=True):
+                if index >= len(fields):
+                    number = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+                    shown = f"{column.name if by_index else repr(column.name)} ({column.purpose})"
+                    raise InputError(
+                        f"{source}:{line}: has {number}, column {shown} needs at least {index + 1}"
+                    )
+            yield Row(line, tuple(fields[index] for index in indexes))
+
+    return Table(
+        source,
+        header=None if by_index else tuple(names),
+        read_rows=read_rows,
+        first_fields=tuple(names) if by_index else (),
+        can_lack_header=True,
+    )
+
+
+def _json_records(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in text_lines(source):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", error)
+            raise InputError(
+                f"{source}:{number}: not JSON: {reason}; each line must be one JSON object"
+            ) from error
+        if not isinstance(record, dict):
+            kind = type(record).__name__
+            raise InputError(
+                f'{source}:{number}: holds a {kind}; each line must be one JSON object, like {{"text": …}}'
+            )
+        yield number, record
+
+
+def _open_json(source: str) -> Table:
+    records = _json_records(source)
+    first = next(records, None)
+    if first is None:
+        raise InputError(f"{source}: the file is empty")
+
+    def read_rows(columns: Sequence[Column]) -> Iterator[Row]:
+        for line, record in itertools.chain([first], records):
+            for column in columns:
+                if column.name not in record:
+                    there = ", ".join(map(repr, record))
+                    raise InputError(
+                        f"{source}:{line}: no {column.name!r} ({column.purpose}), only {there or 'nothing'}"
+                    )
+            values = (record[column.name] for column in columns)
+            yield Row(line, tuple(without_surrogates(v) if isinstance(v, str) else v for v in values))
+
+    return Table(source, header=tuple(first[1]), read_rows=read_rows)
+
+
+def _open_parquet(source: str) -> Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = require_file(source)
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{source}: not a readable Parquet file: {error}") from error
+
+    def read_rows(columns: Sequence[Column]) -> Iterator[Row]:
+        names = [column.name for column in columns]
+        number = 0
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=1024, columns=names, use_threads=False):
+                    values = [batch.column(name).to_pylist() for name in names]
+                    for row in zip(*values, strict=True):
+                        number += 1
+                        yield Row(number, row)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InputError(f"{source}: broken behind row {number}: {error}") from error
+
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = metadata.get("info", {}).get("features", {})
+    class_names = {
+        name: tuple(feature["names"])
+        for name, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and "names" in feature
+    }
+    return Table(source, tuple(schema.names), read_rows, class_names=class_names, has_lines=False)
+
+
+def _open_hub(source: str, split: str) -> Table:
+    """Not streamed: the library's own cache then serves a second run, and one without a network."""
+    import datasets
+
+    description = source.removeprefix("hub:")
+    wanted = HubDataset.parse(description if "#" in description else f"{description}#{split}", "text")
+    failures = []
+    for identifier, configuration in wanted.candidates:
+        shown = identifier + (f" ({configuration})" if configuration else "")
+        try:
+            rows = datasets.load_dataset(
+                identifier, configuration, split=wanted.split, revision=wanted.revision
+            )
+            break
+        except Exception as error:  # the library raises a dozen kinds, builtin ones among them
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            if isinstance(error, ValueError) and "split" in reason.lower():
+                raise InputError(f"hub:{shown}: {reason}; name a split with #SPLIT") from error
+            failures.append(f"hub:{shown}: {reason}")
+    else:
+        raise InputError("; ".join(failures))
+
+    def read_rows(columns: Sequence[Column]) -> Iterator[Row]:
+        names = [column.name for column in columns]
+        for number, row in enumerate(rows.select_columns(list(dict.fromkeys(names))), 1):
+            yield Row(number, tuple(row[name] for name in names))
+
+    class_names = {
+        name: tuple(feature.names) for name, feature in rows.features.items() if hasattr(feature, "names")
+    }
+    name = source if "#" in source else f"{source}#{wanted.split}"
+    return Table(name, tuple(rows.column_names), read_rows, class_names=class_names, has_lines=False)

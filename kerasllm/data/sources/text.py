@@ -1,0 +1,171 @@
+"""Plain text as a stream of pieces: blank lines end documents, and nothing is ever held whole.
+
+Bytes are cut before they are decoded, always after a line or at a space, so that a character is never torn
+and a fault can be named by its line and byte.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from kerasllm.data.sources.lines import without_surrogates
+from kerasllm.errors import InputError
+
+PIECE_SIZE = 1 << 20  # bytes or characters; a piece may be longer by one sentence
+_BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_SENTENCE_ENDS = (b". ", b"? ", b"! ", b'." ', "。".encode(), "！".encode(), "？".encode())
+_SEARCHED = 1 << 16  # bytes at the end of an overlong line in which a place to cut is sought
+
+
+class Piece(NamedTuple):
+    """A document, or a part of a long one.
+
+    Args:
+        text: paragraphs separated by line breaks; may be empty where only the end is told.
+        ends_document: whether the next piece belongs to another document.
+        source: where it is from, for messages; empty where it is not told.
+        line: of the source, in which it begins, from 1; 0 where the source has no lines.
+    """
+
+    text: str
+    ends_document: bool
+    source: str = ""
+    line: int = 0
+
+    def place(self, position: int) -> str:
+        """Where character `position` is from, for messages: "text.txt:12"."""
+        if not self.line:
+            return self.source
+        return f"{self.source}:{self.line + self.text.count(chr(10), 0, position)}"
+
+
+def cut(text: str, size: int = PIECE_SIZE) -> Iterator[Piece]:
+    """Yields the pieces of one document that is in memory.
+
+    Args:
+        text: the document.
+        size: characters a piece.
+    """
+    text = _plain_line_breaks(without_surrogates(text))
+    start = 0
+    while len(text) - start > size:
+        end = _end_of_piece(text, start, start + size)
+        yield Piece(text[start:end], False)
+        start = end
+    yield Piece(text[start:], True)
+
+
+def read_text(blocks: Iterable[bytes], name: str) -> Iterator[Piece]:
+    """Yields the pieces of a text file; a blank line ends a document, and so does the end of the file.
+
+    Args:
+        blocks: the file's bytes, in parts of any size.
+        name: the file's, for messages.
+
+    Raises:
+        InputError: not text (a NUL byte), or not UTF-8.
+    """
+    pending = bytearray()
+    offset = 0  # of `pending` in the file
+    line = 1  # the number of the line in which `pending` begins
+    at_line_start, open_document = True, False
+    for block in with_end(blocks):
+        if block:
+            refuse_nul(block, name, offset + len(pending))
+            pending += block
+            if offset == 0 and len(pending) < 3 and _BYTE_ORDER_MARK.startswith(bytes(pending)):
+                continue
+            end = pending.rfind(b"\n") + 1
+            if end == 0:
+                if len(pending) < PIECE_SIZE:
+                    continue
+                end = _place_to_cut(pending)
+        else:
+            end = len(pending)
+        taken = bytes(pending[:end])
+        del pending[:end]
+        skipped = 3 if offset == 0 and taken.startswith(_BYTE_ORDER_MARK) else 0
+        text = _plain_line_breaks(_decode(taken[skipped:], name, line, offset + skipped))
+        # A break put before it makes a leading blank line look like any other; where the text goes on in the
+        # middle of a line, a break at its start is the text's own.
+        added = "\n" if at_line_start else ""
+        *ended, last = _BLANK_LINES.split(added + text)
+        for document in ended:
+            if open_document or document.strip():
+                yield Piece(document.lstrip(added), True)
+            open_document = False
+        if last.strip() or (last and open_document and not at_line_start):
+            yield Piece(last.lstrip(added), False)
+            open_document = True
+        offset += end
+        line += taken.count(b"\n")
+        at_line_start = text.endswith("\n") if text else at_line_start
+    if open_document:
+        yield Piece("", True)
+
+
+def with_end(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The blocks and an empty one, which flushes what is pending."""
+    for block in blocks:
+        if block:
+            yield block
+    yield b""
+
+
+def refuse_nul(block: bytes, name: str, offset: int) -> None:
+    """Raises InputError for a file that is not text.
+
+    Args:
+        block: a part of the file.
+        name: the file's.
+        offset: of the block in the file.
+    """
+    if b"\0" in block:
+        raise InputError(
+            f"{name}: byte {offset + block.index(0)} is NUL: a binary file, or UTF-16 "
+            "(iconv -f UTF-16 -t UTF-8 makes text of it)"
+        )
+
+
+def not_utf8(place: str, offset: int, value: int) -> InputError:
+    """The error that names a byte of a file by its place (file and line), offset and value."""
+    return InputError(
+        f"{place}: byte {offset} of the file (0x{value:02x}) is not UTF-8; "
+        "convert the file, e.g. iconv -f WINDOWS-1252 -t UTF-8"
+    )
+
+
+def _end_of_piece(text: str, start: int, limit: int) -> int:
+    """Where to cut a document before `limit`: after a line, else a sentence, else a word, else anywhere."""
+    near = max(start, limit - _SEARCHED)
+    for marks in (("\n",), (". ", "? ", "! ", "。", "！", "？"), (" ",)):
+        end = max(found + len(mark) if (found := text.rfind(mark, near, limit)) >= 0 else 0 for mark in marks)
+        if end > start:
+            return end
+    return limit
+
+
+def _place_to_cut(line: bytearray) -> int:
+    """Where to cut a line that has no end yet: after a sentence, else a word, else a character."""
+    floor = max(0, len(line) - _SEARCHED)
+    found = max(line.rfind(mark, floor) + len(mark) if mark in line[floor:] else 0 for mark in _SENTENCE_ENDS)
+    found = found or line.rfind(b" ", floor) + 1
+    if found:
+        return found
+    end = len(line)
+    while end > 1 and line[end - 1] & 0xC0 == 0x80:  # within a character
+        end -= 1
+    return end - 1 if end > 1 else len(line)
+
+
+def _decode(content: bytes, name: str, line: int, offset: int) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        number = line + content.count(b"\n", 0, error.start)
+        raise not_utf8(f"{name}:{number}", offset + error.start, content[error.start]) from error
+
+
+def _plain_line_breaks(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

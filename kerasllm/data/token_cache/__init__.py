@@ -1,0 +1,1 @@
+"""Corpora that are tokenized once and mapped into memory ever after."""

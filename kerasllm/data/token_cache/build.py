@@ -1,0 +1,150 @@
+"""Builds what the token cache holds: pieces of the corpus go to the tokenisers and, in order, onto the disk.
+
+Only a bounded number of pieces is under way at a time, so that neither the corpus nor its tokens are ever in
+memory as a whole.
+"""
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+
+from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.sources.text import Piece
+from kerasllm.data.token_cache.files import build_directory
+from kerasllm.data.token_cache.progress import ByteProgress
+from kerasllm.data.token_cache.tokenization import Reading, TokenizedPieces, UnknownCharacter, make_tokenizer
+from kerasllm.data.token_cache.workers import WorkerPool
+from kerasllm.data.token_cache.writers import SentenceWriter, StoreWriter, StreamWriter
+from kerasllm.tokenizers.known_characters import unknown_character
+
+_CHUNK_SIZE = 1 << 19  # characters that one request to a worker holds
+_SMALL_CORPUS = 8  # chunks; below this the workers' start would cost more than they save
+_MOST_PROCESSES = 32
+
+_Chunk = list[Piece]
+
+
+class Layout(NamedTuple):
+    """One kind of what the cache holds.
+
+    Args:
+        reading: how pieces are tokenised.
+        pieces: those of a corpus.
+        writer: to its files.
+    """
+
+    reading: Reading
+    pieces: Callable[[Corpus], Iterator[Piece]]
+    writer: type[StoreWriter]
+
+
+SENTENCES = Layout("sentences", Corpus.pieces, SentenceWriter)
+STREAM = Layout("verbatim", Corpus.raw_pieces, StreamWriter)
+
+
+@contextmanager
+def build_store(
+    layout: Layout,
+    corpus: Corpus,
+    tokenizer: str,
+    cache: Path,
+    key: str,
+    processes: int | None,
+    progress: bool,
+) -> Iterator[Path]:
+    """Tokenises a corpus into a directory of its own, which the caller renames; it is removed if still there.
+
+    Args:
+        layout: `SENTENCES` or `STREAM`.
+        corpus: to be read once.
+        tokenizer: its JSON, without truncation and padding.
+        cache: where the directory is made.
+        key: the store's name.
+        processes: that tokenise; None for one a processor.
+        progress: whether to draw a progress bar.
+
+    Raises:
+        InputError: the corpus cannot be read, holds no tokens or, in a stream, an unknown character.
+        RuntimeError: a worker process died.
+    """
+    directory = build_directory(cache, key)
+    directory.mkdir()
+    try:
+        with (
+            layout.writer(directory, Tokenizer.from_str(tokenizer)) as writer,
+            ByteProgress(corpus.size, progress) as bar,
+        ):
+            chunks = _chunks(layout.pieces(corpus))
+            for chunk, tokenized in _tokenized(chunks, layout.reading, tokenizer, writer.dtype, processes):
+                writer.write(chunk, tokenized)
+                bar.advance(sum(len(piece.text) for piece in chunk))
+            writer.finish()
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _tokenized(
+    chunks: Iterator[_Chunk], reading: Reading, tokenizer: str, dtype: str, processes: int | None
+) -> Iterator[tuple[_Chunk, TokenizedPieces]]:
+    """Chunks of the corpus and their tokens, in order: of a small corpus here, else by worker processes."""
+    first = list(islice(chunks, _SMALL_CORPUS))
+    processes = min(processes or _processors(), _MOST_PROCESSES)
+    if len(first) < _SMALL_CORPUS or processes == 1:
+        here = make_tokenizer(reading, tokenizer, dtype)
+        for chunk in chain(first, chunks):
+            with _unknown_characters_of(chunk):
+                tokenized = here.tokenize([piece.text for piece in chunk])
+            yield chunk, tokenized
+        return
+    with WorkerPool(processes, reading, tokenizer, dtype) as pool:
+        under_way: deque[tuple[_Chunk, Future[TokenizedPieces]]] = deque()
+        for chunk in chain(first, chunks):
+            under_way.append((chunk, pool.submit([piece.text for piece in chunk])))
+            if len(under_way) > 2 * processes:
+                yield _result(*under_way.popleft())
+        while under_way:
+            yield _result(*under_way.popleft())
+
+
+def _result(chunk: _Chunk, future: "Future[TokenizedPieces]") -> tuple[_Chunk, TokenizedPieces]:
+    with _unknown_characters_of(chunk):
+        return chunk, future.result()
+
+
+@contextmanager
+def _unknown_characters_of(chunk: _Chunk) -> Iterator[None]:
+    """Names the place of a character that the tokenizer does not know."""
+    try:
+        yield
+    except UnknownCharacter as error:
+        piece = chunk[error.piece]
+        raise unknown_character(piece.text[error.position], piece.place(error.position)) from error
+
+
+def _chunks(pieces: Iterator[Piece]) -> Iterator[_Chunk]:
+    chunk: _Chunk = []
+    size = 0
+    for piece in pieces:
+        chunk.append(piece)
+        size += len(piece.text) + 16  # so that a million empty documents make more than one chunk
+        if size >= _CHUNK_SIZE:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _processors() -> int:
+    """Processors that this process may use, which in a container are fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

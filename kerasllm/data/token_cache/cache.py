@@ -1,0 +1,162 @@
+"""The token cache: whatever has been made of a corpus and a tokenizer is made once.
+
+An entry is a directory of flat files, named after the content of the corpus and of the tokenizer, so that a
+change in either makes a new entry and nothing is ever out of date. It is built under another name and renamed
+when complete; a lock lets processes started together build it once.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from kerasllm.data.sources import sentences
+from kerasllm.data.sources import verbatim as raw_text
+from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.token_cache import known_words
+from kerasllm.data.token_cache import tokenization as piece_tokenizers
+from kerasllm.data.token_cache.build import Layout, build_store
+from kerasllm.data.token_cache.files import (
+    FORMAT_VERSION,
+    META_FILE,
+    TOKEN_FILE,
+    build_lock,
+    remove_stale_builds,
+    sync_directory,
+)
+from kerasllm.data.token_cache.tokenization import plain_tokenizer
+from kerasllm.errors import InputError
+from kerasllm.tokenizers import characters
+from kerasllm.tokenizers import known_characters as coverage
+
+# The rules by which a text becomes tokens: a change in one makes new entries.
+_RULES: dict[str, tuple[ModuleType, ...]] = {
+    "sentences": (sentences, piece_tokenizers, known_words),
+    "verbatim": (raw_text, piece_tokenizers, known_words, coverage, characters),
+}
+Entry = TypeVar("Entry")
+
+
+class EntryFiles(NamedTuple):
+    """What the files of an entry hold.
+
+    Args:
+        meta: the settings beside the arrays.
+        tokens: mapped from the disk.
+        offsets: int64, each mapped from the disk, in the order of the names asked for.
+    """
+
+    meta: dict[str, Any]
+    tokens: np.ndarray
+    offsets: list[np.ndarray]
+
+
+def default_cache_directory() -> Path:
+    """`$KERASLLM_CACHE`, or `~/.cache/kerasllm`."""
+    return Path(os.environ.get("KERASLLM_CACHE") or Path.home() / ".cache" / "kerasllm")
+
+
+def open_or_build(
+    layout: Layout,
+    open_entry: Callable[[Path], Entry | None],
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    cache_directory: str | os.PathLike[str] | None,
+    *,
+    processes: int | None,
+    progress: bool,
+) -> Entry:
+    """Opens the entry of a corpus, building it first where the cache does not hold it.
+
+    Args:
+        layout: which kind of entry.
+        open_entry: gives the entry in a directory, None where there is none or a damaged one.
+        corpus: to be tokenised.
+        tokenizer: its truncation and padding are set aside.
+        cache_directory: of all entries; `default_cache_directory()` unless given.
+        processes: that tokenise; as many as there are processors unless given.
+        progress: whether to draw a progress bar, if standard error is a terminal.
+
+    Raises:
+        InputError: the corpus cannot be read or holds no tokens, or the cache cannot be written.
+        RuntimeError: a worker process died.
+    """
+    if processes is not None and processes < 1:
+        raise InputError(f"processes {processes} is not a positive number")
+    cache = Path(cache_directory) if cache_directory is not None else default_cache_directory()
+    description = plain_tokenizer(tokenizer.to_str()).to_str()
+    digest = hashlib.sha256(f"{FORMAT_VERSION}\0{corpus.fingerprint()}\0{description}\0".encode())
+    for module in _RULES[layout.reading]:
+        digest.update(inspect.getsource(module).encode())
+    key = digest.hexdigest()[:32]
+    place = cache / key
+    entry = open_entry(place)
+    if entry is not None:
+        return entry
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with build_lock(cache, key):
+            remove_stale_builds(cache, key)
+            entry = open_entry(place)  # another process may have built it while this one waited
+            if entry is None:
+                with build_store(layout, corpus, description, cache, key, processes, progress) as built:
+                    put_in_place(built, place, open_entry)
+                entry = open_entry(place)
+    except OSError as error:
+        raise InputError(
+            f"{cache}: the token cache cannot be written: {error.strerror or error}; "
+            "free space or set KERASLLM_CACHE to another directory"
+        ) from error
+    if entry is None:
+        raise InputError(
+            f"{place}: the token cache was damaged while it was written; remove it and run again"
+        )
+    return entry
+
+
+def open_files(directory: Path, *offset_files: str) -> EntryFiles | None:
+    """The files of an entry; None where there is none, or a damaged one.
+
+    Args:
+        directory: of the entry.
+        offset_files: names of the files of int64 beside the tokens.
+    """
+    try:
+        meta = json.loads((directory / META_FILE).read_text(encoding="utf-8"))
+        if meta["format_version"] != FORMAT_VERSION:
+            return None
+        for name, size in meta["sizes"].items():
+            if (directory / name).stat().st_size != size:
+                return None
+        tokens = np.memmap(directory / TOKEN_FILE, dtype=meta["dtype"], mode="r")
+        offsets = [np.memmap(directory / name, dtype=np.int64, mode="r") for name in offset_files]
+        meta["vocabulary_size"] = int(meta["vocabulary_size"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return EntryFiles(meta, tokens, list(offsets))
+
+
+def put_in_place(built: Path, place: Path, open_entry: Callable[[Path], Any]) -> None:
+    """Renames a complete entry; where another process came first, with a whole one, that one stays.
+
+    Args:
+        built: the directory.
+        place: its new name.
+        open_entry: as for `open_or_build`.
+    """
+    try:
+        built.rename(place)
+    except OSError:
+        if open_entry(place) is not None:
+            return
+        shutil.rmtree(place)  # a damaged one
+        built.rename(place)
+    sync_directory(place.parent)

@@ -1,0 +1,200 @@
+"""A corpus as one stream of token ids on the disk, each document followed by the mark of its end.
+
+This is what a causal language model reads: windows of the stream, wherever they begin. Like the token store, it
+is made once and mapped into memory ever after.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from kerasllm.data.random_streams import SPLITTING, random_stream
+from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.token_cache.build import STREAM
+from kerasllm.data.token_cache.cache import open_files, open_or_build
+from kerasllm.data.token_cache.files import DOCUMENT_OFFSETS
+from kerasllm.errors import InputError
+from kerasllm.tokenizers.loading import end_of_text_id
+
+_COPIED_AT_A_TIME = 1 << 22  # tokens
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStream:
+    """Documents, one after the other, in one array of token ids.
+
+    Args:
+        tokens: uint8, uint16 or uint32, mapped from the disk; `end_id` follows each document. A part that
+            `split` cut out may begin, and end, within a document.
+        document_starts: int64 (documents,), positions in `tokens`; the first is 0.
+        vocabulary_size: one more than the greatest id that the tokenizer knows.
+        end_id: of the mark, which stands nowhere else.
+    """
+
+    tokens: np.ndarray
+    document_starts: np.ndarray
+    vocabulary_size: int
+    end_id: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, marks included."""
+        return len(self.tokens)
+
+    @property
+    def num_documents(self) -> int:
+        """Documents, of which the first and the last may be parts."""
+        return len(self.document_starts)
+
+    def split(
+        self, validation_fraction: float, by: Literal["fraction", "document"] = "fraction", seed: int = 0
+    ) -> tuple["TokenStream", "TokenStream"]:
+        """Parts the stream into training and validation.
+
+        By "fraction", validation is the end of the text: the tokens are counted without marks, and of a corpus
+        that is a single document the mark belongs to neither part. By "document", it is whole documents drawn
+        at random, as many as come nearest to the fraction in tokens; both parts keep the order.
+
+        Args:
+            validation_fraction: of the tokens, between 0 and 1 (exclusive).
+            by: "fraction" or "document".
+            seed: of the draw of documents.
+
+        Raises:
+            InputError: the fraction is out of range, or too little text is there to be parted.
+        """
+        if not 0 < validation_fraction < 1:
+            raise InputError(f"validation_fraction {validation_fraction} is not between 0 and 1")
+        if by == "fraction":
+            return self._split_at_fraction(validation_fraction)
+        if by == "document":
+            return self._split_by_document(validation_fraction, seed)
+        raise InputError(f"by is {by!r}, it must be 'fraction' or 'document'")
+
+    def _split_at_fraction(self, validation_fraction: float) -> tuple["TokenStream", "TokenStream"]:
+        marked = self.num_tokens > 0 and bool(self.tokens[-1] == self.end_id)
+        ends = np.append(self.document_starts[1:], [self.num_tokens] * marked)  # one after each mark
+        words = self.num_tokens - len(ends)
+        # Rounded first: (1 - 0.9) * 10 is a little less than 1.
+        kept = int(round((1 - validation_fraction) * words, 6))
+        # Marks that come before word `kept`: those of the documents that end before it.
+        marks = int(np.searchsorted(ends - np.arange(1, len(ends) + 1), kept, side="right"))
+        place = min(kept + marks, self.num_tokens)
+        stop = self.num_tokens - (marked and self.num_documents == 1)
+        if place == 0 or place >= stop:
+            raise InputError(
+                f"the corpus of {words:,} tokens is too short to set aside a validation_fraction of "
+                f"{validation_fraction}; give more text, or name a --validation_corpus"
+            )
+        starts = self.document_starts
+        later = starts[starts > place] - place
+        return (
+            TokenStream(self.tokens[:place], starts[starts < place], self.vocabulary_size, self.end_id),
+            TokenStream(
+                self.tokens[place:stop],
+                np.concatenate([[0], later]).astype(np.int64),
+                self.vocabulary_size,
+                self.end_id,
+            ),
+        )
+
+    def _split_by_document(
+        self, validation_fraction: float, seed: int
+    ) -> tuple["TokenStream", "TokenStream"]:
+        if self.num_documents < 2:
+            raise InputError(
+                "the corpus is a single document, which cannot be split by documents; set --validation_split "
+                "fraction, or name a --validation_corpus"
+            )
+        order = random_stream(seed, SPLITTING, 0).permutation(self.num_documents)
+        lengths = np.diff(self.document_starts, append=self.num_tokens)
+        taken = np.cumsum(lengths[order])
+        number = int(np.argmin(np.abs(taken[:-1] - validation_fraction * taken[-1]))) + 1
+        held_out = np.zeros(self.num_documents, dtype=bool)
+        held_out[order[:number]] = True
+        return self._select(~held_out, lengths), self._select(held_out, lengths)
+
+    def _select(self, chosen: np.ndarray, lengths: np.ndarray) -> "TokenStream":
+        """A stream of the chosen documents, in memory if this one is, else in a file without a name."""
+        ends = np.cumsum(lengths[chosen])
+        tokens = _array_like(self.tokens, int(ends[-1]))
+        through = np.append(self.document_starts, self.num_tokens)
+        done = first = 0
+        while first < self.num_documents:
+            last = int(np.searchsorted(through, through[first] + _COPIED_AT_A_TIME, side="right")) - 1
+            last = max(last, first + 1)
+            block = self.tokens[through[first] : through[last]]
+            if last > first + 1:
+                block = block[np.repeat(chosen[first:last], lengths[first:last])]
+            elif not chosen[first]:
+                block = block[:0]
+            tokens[done : done + len(block)] = block
+            done, first = done + len(block), last
+        starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+        return TokenStream(tokens, starts, self.vocabulary_size, self.end_id)
+
+
+def tokenize_stream(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    cache_directory: str | os.PathLike[str] | None = None,
+    *,
+    processes: int | None = None,
+    progress: bool = True,
+) -> TokenStream:
+    """Opens the token stream of a corpus, building it first where the cache does not hold it.
+
+    Args:
+        corpus: whose text is taken as it is.
+        tokenizer: has a mark for the end of a text; its truncation and padding are set aside, and
+            "<|endoftext|>" and the like in the text are plain text.
+        cache_directory: of all streams; made if it is missing; `default_cache_directory()` unless given.
+        processes: that tokenise; as many as there are processors unless given. Small corpora need none.
+        progress: whether to draw a progress bar, if standard error is a terminal.
+
+    Raises:
+        InputError: the corpus cannot be read, holds no tokens or a character that the tokenizer does not know,
+            or the cache cannot be written.
+        RuntimeError: a worker process died.
+    """
+    end_of_text_id(tokenizer)  # before anything is made
+    return open_or_build(
+        STREAM,
+        open_stream,
+        corpus,
+        tokenizer,
+        cache_directory,
+        processes=processes,
+        progress=progress,
+    )
+
+
+def open_stream(directory: Path) -> TokenStream | None:
+    """The stream in a directory; None where there is none, or a damaged one."""
+    files = open_files(directory, DOCUMENT_OFFSETS)
+    if files is None or "end_id" not in files.meta:
+        return None
+    (offsets,) = files.offsets
+    if offsets[-1] != len(files.tokens):
+        return None
+    return TokenStream(files.tokens, offsets[:-1], files.meta["vocabulary_size"], int(files.meta["end_id"]))
+
+
+def _array_like(tokens: np.ndarray, size: int) -> np.ndarray:
+    """An empty array of the same kind: mapped to the disk beside `tokens` if they are, else in memory."""
+    if not isinstance(tokens, np.memmap) or tokens.filename is None:
+        return np.empty(size, tokens.dtype)
+    try:
+        with tempfile.TemporaryFile(dir=Path(tokens.filename).parents[1]) as file:
+            file.truncate(size * tokens.dtype.itemsize)
+            return np.memmap(file, tokens.dtype, "r+", shape=(size,))
+    except OSError as error:
+        raise InputError(
+            f"{Path(tokens.filename).parents[1]}: the token cache cannot be written: {error.strerror or error}; "
+            "free space or set KERASLLM_CACHE to another directory"
+        ) from error

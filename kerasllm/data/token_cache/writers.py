@@ -1,0 +1,152 @@
+"""The files of the token cache as they are written, token by token and document by document."""
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from kerasllm.data.sources.text import Piece
+from kerasllm.data.token_cache.files import (
+    DOCUMENT_OFFSETS,
+    FORMAT_VERSION,
+    META_FILE,
+    SENTENCE_OFFSETS,
+    TOKEN_FILE,
+    sync_directory,
+)
+from kerasllm.data.token_cache.tokenization import TokenizedPieces
+from kerasllm.errors import InputError
+from kerasllm.tokenizers.loading import vocabulary_size
+from kerasllm.tokenizers.special_tokens import end_of_text_id
+
+
+class StoreWriter(ABC):
+    """Appends to the files of one store; they are complete after `finish`.
+
+    Args:
+        directory: of the files.
+        tokenizer: whose ids the tokens are.
+    """
+
+    dtypes: Sequence[str] = ("uint16", "uint32")
+    files: Sequence[str] = (TOKEN_FILE,)
+
+    def __init__(self, directory: Path, tokenizer: Tokenizer) -> None:
+        size = vocabulary_size(tokenizer)
+        self.dtype = next(dtype for dtype in self.dtypes if size - 1 <= np.iinfo(dtype).max)
+        self.num_tokens = 0
+        self._directory = directory
+        self._meta: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "dtype": self.dtype,
+            "vocabulary_size": size,
+        }
+        self._files: dict[str, IO[bytes]] = {name: (directory / name).open("wb") for name in self.files}
+        for name in self.files[1:]:
+            self._append(name, np.zeros(1))
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+
+    @abstractmethod
+    def write(self, chunk: Sequence[Piece], tokenized: TokenizedPieces) -> None:
+        """Appends the tokens of some pieces, which follow those before."""
+
+    def finish(self) -> None:
+        """Brings everything onto the disk and writes the sizes down.
+
+        Raises:
+            InputError: there are no tokens.
+        """
+        if self.num_tokens == 0:
+            raise InputError(
+                "the tokenizer finds no token in the corpus; is it of another script or language?"
+            )
+        sizes = {}
+        for name, file in self._files.items():
+            file.flush()
+            os.fsync(file.fileno())
+            sizes[name] = file.tell()
+        with (self._directory / META_FILE).open("w", encoding="utf-8") as meta:
+            json.dump({**self._meta, "sizes": sizes}, meta, indent=2)
+            meta.flush()
+            os.fsync(meta.fileno())
+        sync_directory(self._directory)
+
+    def _append(self, name: str, values: np.ndarray | list[int]) -> None:
+        dtype = self.dtype if name == TOKEN_FILE else np.int64
+        self._files[name].write(np.asarray(values, dtype=dtype).tobytes())
+
+
+class SentenceWriter(StoreWriter):
+    """Sentences one after the other, where each begins, and at which sentence each document begins."""
+
+    files = (TOKEN_FILE, SENTENCE_OFFSETS, DOCUMENT_OFFSETS)
+
+    def __init__(self, directory: Path, tokenizer: Tokenizer) -> None:
+        super().__init__(directory, tokenizer)
+        self._num_sentences = 0
+        self._document_start = 0  # in sentences
+
+    def write(self, chunk: Sequence[Piece], tokenized: TokenizedPieces) -> None:
+        """Appends the sentences of some pieces."""
+        self._append(TOKEN_FILE, tokenized.tokens)
+        if len(tokenized.sentence_lengths):
+            offsets = self.num_tokens + np.cumsum(tokenized.sentence_lengths)
+            self._append(SENTENCE_OFFSETS, offsets)
+            self.num_tokens = int(offsets[-1])
+        ends = []
+        for piece, num_sentences in zip(chunk, tokenized.sentences_per_piece.tolist(), strict=True):
+            self._num_sentences += num_sentences
+            if piece.ends_document and self._num_sentences > self._document_start:
+                ends.append(self._num_sentences)
+                self._document_start = self._num_sentences
+        self._append(DOCUMENT_OFFSETS, ends)
+
+    def finish(self) -> None:
+        """Ends the last document, then as any."""
+        if self._num_sentences > self._document_start:
+            self._append(DOCUMENT_OFFSETS, [self._num_sentences])
+        super().finish()
+
+
+class StreamWriter(StoreWriter):
+    """Documents one after the other, each followed by the mark of its end, and where each begins."""
+
+    dtypes = ("uint8", "uint16", "uint32")
+    files = (TOKEN_FILE, DOCUMENT_OFFSETS)
+
+    def __init__(self, directory: Path, tokenizer: Tokenizer) -> None:
+        super().__init__(directory, tokenizer)
+        self._meta["end_id"] = self._end_id = end_of_text_id(tokenizer)
+        self._open_tokens = 0  # of the document that has not ended
+
+    def write(self, chunk: Sequence[Piece], tokenized: TokenizedPieces) -> None:
+        """Appends the text of some pieces, and marks."""
+        through = np.cumsum(tokenized.sentence_lengths)  # tokens up to the end of each piece
+        ends = through[[piece.ends_document for piece in chunk]]
+        ends = ends[np.diff(ends, prepend=-self._open_tokens) > 0]  # a document without tokens is none
+        self._append(TOKEN_FILE, np.insert(tokenized.tokens, ends, self._end_id))
+        self._append(DOCUMENT_OFFSETS, self.num_tokens + ends + np.arange(1, len(ends) + 1))
+        self.num_tokens += len(tokenized.tokens) + len(ends)
+        self._open_tokens = len(tokenized.tokens) + (-int(ends[-1]) if len(ends) else self._open_tokens)
+
+    def finish(self) -> None:
+        """Ends the last document, then as any."""
+        if self._open_tokens:
+            self._append(TOKEN_FILE, [self._end_id])
+            self.num_tokens += 1
+            self._append(DOCUMENT_OFFSETS, [self.num_tokens])
+        super().finish()

@@ -1,0 +1,122 @@
+"""BERT's encoder as published and as `transformers` computes it: post-layer-norm, exact GELU, epsilon 1e-12 everywhere.
+
+Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kerasllm.layers import Pooler, TransformerEmbeddings, TransformerEncoderBlock
+from kerasllm.models.base import LanguageModel
+from kerasllm.models.bert.config import BertConfig
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class BertBackbone(LanguageModel):
+    """The encoder.
+
+    Args:
+        config: the shape.
+        pooler: whether there is a pooled output.
+        seed: of the initial values and of dropout.
+
+    Call with a dict of `token_ids` int (batch, length) and, optionally, `segment_ids` (batch, length) and
+    `padding_mask` (batch, length), 1 for real tokens. Returns a dict of `sequence_output`
+    (batch, length, hidden_dim) and `pooled_output` (batch, hidden_dim).
+
+    Rows may hold several sequences that do not see one another (`kerasllm.data.batches.packing`): then, in place of
+    `padding_mask`, give `sequence_ids` and `position_ids`, both int (batch, length), and `first_positions`
+    int (batch, slots), the columns of their first tokens. The pooled output is (batch, slots, hidden_dim), and
+    so have the scores of the tasks above a second axis of slots.
+
+    The tasks call it with `only_read`: the last block then leaves out the positions that no head reads. Its
+    `sequence_output` is that of `masked_positions` int (batch, slots), and missing where they are not given.
+    """
+
+    config_class = BertConfig
+
+    def __init__(
+        self, config: BertConfig, *, pooler: bool = True, seed: int | None = None, name: str | None = None
+    ):
+        super().__init__(config, seed=seed, name=name)
+        shared: dict[str, Any] = {
+            "dropout": config.dropout,
+            "layer_norm_epsilon": config.layer_norm_epsilon,
+            "standard_deviation": config.initializer_range,
+            "seed": self.seed,
+        }
+        self.embeddings = TransformerEmbeddings(
+            vocabulary_size=config.vocabulary_size,
+            max_sequence_length=config.max_sequence_length,
+            hidden_dim=config.hidden_dim,
+            num_segments=config.num_segments,
+            name="embeddings",
+            **shared,
+        )
+        self.blocks = [
+            TransformerEncoderBlock(
+                num_heads=config.num_heads,
+                intermediate_dim=config.intermediate_dim or 4 * config.hidden_dim,
+                activation=config.activation,
+                attention_dropout=config.attention_dropout or 0.0,
+                name=f"block_{index}",
+                **shared,
+            )
+            for index in range(config.num_layers)
+        ]
+        self.pooler = None
+        if pooler:
+            self.pooler = Pooler(standard_deviation=config.initializer_range, seed=self.seed, name="pooler")
+
+        self.embeddings.build()
+        for block in self.blocks:
+            block.build((None, None, config.hidden_dim))
+        if self.pooler is not None:
+            self.pooler.build((None, None, config.hidden_dim))
+        self.built = True
+
+    def call(self, inputs, only_read=False, training=False):
+        """See the class."""
+        mask = inputs.get("padding_mask")
+        if (sequences := inputs.get("sequence_ids")) is not None:
+            mask = sequences[:, :, None] == sequences[:, None, :]  # padding, too, sees its own like
+        first, masked = inputs.get("first_positions"), inputs.get("masked_positions")
+        hidden = self.embeddings(
+            inputs["token_ids"], inputs.get("segment_ids"), inputs.get("position_ids"), training=training
+        )
+        for block in self.blocks[:-1]:
+            hidden = block(hidden, mask, training=training)  # (batch, length, hidden_dim)
+        last = self.blocks[-1]
+        if not only_read:
+            hidden = last(hidden, mask, training=training)
+            outputs = {"sequence_output": hidden}
+            if self.pooler is not None:
+                outputs["pooled_output"] = self.pooler(hidden, first)
+            return outputs
+
+        columns, places, firsts = [], None, 0
+        if self.pooler is not None and first is None:
+            columns.append(ops.zeros_like(inputs["token_ids"][:, :1]))
+            firsts = 1
+        elif self.pooler is not None:
+            columns.append(first)
+            firsts = ops.shape(first)[1]  # the lengths of axes need not be known
+            places = ops.zeros_like(first) + ops.arange(firsts, dtype=first.dtype)
+        if masked is not None:
+            columns.append(masked)
+        columns = ops.concatenate([ops.cast(some, "int32") for some in columns], axis=1)
+        hidden = last(hidden, mask, columns, training=training)  # (batch, columns, hidden_dim)
+        outputs = {}
+        if masked is not None:
+            outputs["sequence_output"] = hidden[:, firsts:]
+        if self.pooler is not None:
+            outputs["pooled_output"] = self.pooler(hidden, places)
+        return outputs
+
+    def get_config(self):
+        """The fields of the config, and `pooler`."""
+        return super().get_config() | {"pooler": self.pooler is not None}

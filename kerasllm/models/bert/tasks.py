@@ -1,0 +1,258 @@
+"""BERT's tasks on top of its encoder: pretraining, classification, regression.
+
+Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from kerasllm.layers import ClassificationHead, MaskedLanguageModelHead
+from kerasllm.layers.heads import VocabularyHead
+from kerasllm.models.base import LanguageModel
+from kerasllm.models.bert.backbone import BertBackbone
+from kerasllm.models.bert.config import BertConfig
+
+
+def _backbone(config: BertConfig, backbone: BertBackbone | None, seed: int, pooler: bool) -> BertBackbone:
+    """The backbone handed in, to put new heads on a trained one, or a new one."""
+    if backbone is None:
+        return BertBackbone(config, pooler=pooler, seed=seed)
+    if backbone.config != config:
+        raise ValueError(f"the backbone was made with another config: {backbone.config} instead of {config}")
+    if pooler and backbone.pooler is None:
+        raise ValueError("this task reads the pooled output, and the backbone was made without a pooler")
+    return backbone
+
+
+def _masked_lm_head(config: BertConfig, seed: int) -> MaskedLanguageModelHead:
+    head = MaskedLanguageModelHead(
+        vocabulary_size=config.vocabulary_size,
+        activation=config.activation,
+        layer_norm_epsilon=config.layer_norm_epsilon,
+        standard_deviation=config.initializer_range,
+        seed=seed,
+        name="masked_lm_head",
+    )
+    head.build((None, None, config.hidden_dim))
+    return head
+
+
+def _masked_lm_projection(config: BertConfig, seed: int) -> VocabularyHead | None:
+    """The projection to the vocabulary where it is not the token embedding's transpose."""
+    if config.tie_embeddings:
+        return None
+    head = VocabularyHead(
+        vocabulary_size=config.vocabulary_size,
+        standard_deviation=config.initializer_range,
+        seed=seed,
+        name="masked_lm_projection",
+    )
+    head.build((None, None, config.hidden_dim))
+    return head
+
+
+def _classification_head(
+    config: BertConfig, seed: int, name: str, num_outputs: int, dropout: float | None
+) -> ClassificationHead:
+    head = ClassificationHead(
+        num_outputs=num_outputs,
+        dropout=config.dropout if dropout is None else dropout,
+        standard_deviation=config.initializer_range,
+        seed=seed,
+        name=name,
+    )
+    head.build((None, config.hidden_dim))
+    return head
+
+
+def _output_table(model: Any) -> Any:
+    """The projection to the vocabulary, (vocabulary_size, hidden_dim)."""
+    own = model.masked_lm_projection
+    return model.backbone.embeddings.token if own is None else own.kernel
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class BertPretraining(LanguageModel):
+    """Masked-LM and next-sentence prediction, or one of them.
+
+    Args:
+        config: the shape.
+        objectives: "masked_lm", "next_sentence", or both.
+        backbone: an existing one; a new one where left out.
+        seed: of the initial values and of dropout.
+
+    Call with the backbone's dict, and `masked_positions` int (batch, slots) for scores at those positions
+    only. Returns a dict of `masked_lm` (batch, slots or length, vocabulary_size) and `next_sentence`
+    (batch, 2), logits; class 0 means that the second segment follows the first, as in the released checkpoints.
+    """
+
+    config_class = BertConfig
+
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        objectives: Sequence[str] = ("masked_lm", "next_sentence"),
+        backbone: BertBackbone | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(config, seed=seed, name=name)
+        self.objectives = tuple(objectives)
+        if not objectives or set(objectives) - {"masked_lm", "next_sentence"}:
+            raise ValueError(f"objectives {list(objectives)}: choose masked_lm, next_sentence or both")
+        self.backbone = _backbone(config, backbone, self.seed, pooler="next_sentence" in objectives)
+        self.masked_lm_head = self.masked_lm_projection = self.next_sentence_head = None
+        if "masked_lm" in objectives:
+            self.masked_lm_head = _masked_lm_head(config, self.seed)
+            self.masked_lm_projection = _masked_lm_projection(config, self.seed)
+        if "next_sentence" in objectives:
+            self.next_sentence_head = _classification_head(
+                config, self.seed, "next_sentence_head", 2, dropout=0.0
+            )
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        needs_all = self.masked_lm_head is not None and "masked_positions" not in inputs
+        encoded = self.backbone(inputs, only_read=not needs_all, training=training)
+        outputs = {}
+        if self.masked_lm_head is not None:
+            outputs["masked_lm"] = self.masked_lm_head(encoded["sequence_output"], _output_table(self))
+        if self.next_sentence_head is not None:
+            outputs["next_sentence"] = self.next_sentence_head(encoded["pooled_output"], training=training)
+        return outputs
+
+    def get_config(self):
+        """The fields of the config, and `objectives`."""
+        return super().get_config() | {"objectives": list(self.objectives)}
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class BertMaskedLM(LanguageModel):
+    """Masked-LM prediction alone; the backbone has no pooler.
+
+    Args:
+        config: the shape.
+        backbone: an existing one; a new one where left out.
+        seed: of the initial values and of dropout.
+
+    Call as `BertPretraining`. Returns a dict of `masked_lm` (batch, slots or length, vocabulary_size), logits.
+    """
+
+    config_class = BertConfig
+
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        backbone: BertBackbone | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(config, seed=seed, name=name)
+        self.backbone = _backbone(config, backbone, self.seed, pooler=False)
+        self.masked_lm_head = _masked_lm_head(config, self.seed)
+        self.masked_lm_projection = _masked_lm_projection(config, self.seed)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        encoded = self.backbone(inputs, only_read="masked_positions" in inputs, training=training)
+        return {"masked_lm": self.masked_lm_head(encoded["sequence_output"], _output_table(self))}
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class BertClassifier(LanguageModel):
+    """Classes of a text or a pair of texts, from the pooled output.
+
+    Args:
+        config: the shape.
+        num_classes: number of classes, at least 2; that of `label_names`, else 2, where left out.
+        label_names: of the classes, written to config.json's `id2label`.
+        multi_label: whether a text may have several of the labels, or none; written to config.json's `problem_type`.
+        backbone: an existing one; a new one where left out.
+        seed: of the initial values and of dropout.
+
+    Call with the backbone's dict. Returns logits (batch, num_classes), for a
+    `SparseCategoricalCrossentropy(from_logits=True)`, or, with `multi_label`, for a
+    `BinaryCrossentropy(from_logits=True)` and labels of 0 and 1 (batch, num_classes).
+    """
+
+    config_class = BertConfig
+
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        num_classes: int | None = None,
+        label_names: Sequence[str] | None = None,
+        multi_label: bool = False,
+        backbone: BertBackbone | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(config, seed=seed, name=name)
+        self.label_names = tuple(label_names) if label_names else None
+        if num_classes is None:
+            num_classes = len(self.label_names or (0, 1))
+        if num_classes < 2:
+            raise ValueError(
+                f"num_classes is {num_classes}: a classifier has at least 2, BertRegressor predicts a number"
+            )
+        if self.label_names and len(self.label_names) != num_classes:
+            raise ValueError(f"label_names are {len(self.label_names)}, num_classes is {num_classes}")
+        self.num_classes, self.multi_label = num_classes, multi_label
+        self.backbone = _backbone(config, backbone, self.seed, pooler=True)
+        self.classifier = _classification_head(
+            config, self.seed, "classifier", num_classes, config.classifier_dropout
+        )
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        pooled = self.backbone(inputs, only_read=True, training=training)["pooled_output"]
+        return self.classifier(pooled, training=training)
+
+    def get_config(self):
+        """The fields of the config, `num_classes`, `label_names` and `multi_label`."""
+        names = None if self.label_names is None else list(self.label_names)
+        labels = {"num_classes": self.num_classes, "label_names": names, "multi_label": self.multi_label}
+        return super().get_config() | labels
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class BertRegressor(LanguageModel):
+    """A number for a text or a pair of texts, from the pooled output.
+
+    Args:
+        config: the shape.
+        backbone: an existing one; a new one where left out.
+        seed: of the initial values and of dropout.
+
+    Call with the backbone's dict. Returns (batch,), for a `SquaredErrorLoss`.
+    """
+
+    config_class = BertConfig
+
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        backbone: BertBackbone | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(config, seed=seed, name=name)
+        self.backbone = _backbone(config, backbone, self.seed, pooler=True)
+        self.regressor = _classification_head(config, self.seed, "classifier", 1, config.classifier_dropout)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        pooled = self.backbone(inputs, only_read=True, training=training)["pooled_output"]
+        return self.regressor(pooled, training=training)[..., 0]

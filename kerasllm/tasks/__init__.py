@@ -1,0 +1,1 @@
+"""Tasks: for each its loss, metrics, figures and predictions."""

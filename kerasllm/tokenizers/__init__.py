@@ -1,0 +1,1 @@
+"""Tokenizers: training, loading, saving, special tokens and chat templates."""

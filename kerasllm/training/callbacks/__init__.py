@@ -1,0 +1,1 @@
+"""Keras callbacks that a run is watched with."""

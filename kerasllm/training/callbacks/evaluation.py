@@ -1,0 +1,199 @@
+"""Validation in the midst of training, that leaves no trace in the training.
+
+`evaluate` inside `fit` is not harmless by itself: on torch it leaves the module in evaluation mode and its
+data loader draws from the global generator, and on JAX the model's variables are empty in mid-epoch until the
+state is brought back into them. All of it is put right here, so that a run with validation ends with the same
+weights, to the bit, as one without.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from kerasllm.errors import InputError
+from kerasllm.training.callbacks.metrics_log import MetricsLog
+from kerasllm.training.callbacks.step import StepCallback
+from kerasllm.training.state.interruption import BrokenOff, break_off_if_told
+from kerasllm.training.state.random_states import get_random_states, set_random_states
+
+_PREFIX = "validation_"
+
+
+class Evaluation(StepCallback):
+    """Validates every `interval` optimizer steps and at the last; may stop early and go back to the best.
+
+    Place it after `MetricsLog`, to which its figures go as `validation_loss` and so on, and before
+    `Checkpoint`, which is to be given it: best weights and patience are part of a checkpoint.
+
+    An `evaluate` that calls `break_off_if_told` between its batches is broken off when the run is told to stop,
+    and the resumed run makes up for it (`make_up`) before it trains on.
+
+    Args:
+        validation_dataset: for `model.evaluate`, which averages the batches' losses: right only if the
+            batches weigh equally. Give `evaluate` where they do not.
+        evaluate: a function from the model to the figures, in place of a data set.
+        interval: optimizer steps between validations; None for at the end only.
+        total_steps: the last step.
+        gradient_accumulation: batches an optimizer step takes.
+        start_step: steps done before.
+        restore_best: at the end, go back to the weights with the best figure. They are kept in memory.
+        patience: stop after so many validations in a row without a better figure; None for never.
+        monitor: the figure that counts, named as `evaluate` names it.
+        mode: whether less or more of it is better; less if None and the name holds "loss", "perplexity" or
+            "error".
+        metrics_log: takes the figures.
+        extra: a function from the model to more figures.
+        sample: called with the model and the step after each validation, to show what it can do.
+
+    Attributes:
+        figures: those of the last validation, without prefix.
+        best_step: the step with the best figure, 0 before any.
+        best_value: that figure.
+        on_better: called after each validation that is the best so far, `Checkpoint.mark_best` say.
+        stopped: patience has come to its end.
+        broken_off: the validation of the last step is still to be made.
+    """
+
+    def __init__(
+        self,
+        validation_dataset: Any = None,
+        *,
+        total_steps: int,
+        interval: int | None = None,
+        evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+        gradient_accumulation: int = 1,
+        start_step: int = 0,
+        restore_best: bool = False,
+        patience: int | None = None,
+        monitor: str = "loss",
+        mode: Literal["min", "max"] | None = None,
+        metrics_log: MetricsLog | None = None,
+        extra: Callable[[Any], Mapping[str, float]] | None = None,
+        sample: Callable[[Any, int], None] | None = None,
+    ) -> None:
+        super().__init__(gradient_accumulation=gradient_accumulation, start_step=start_step)
+        if (validation_dataset is None) == (evaluate is None):
+            raise ValueError("give either validation_dataset or evaluate")
+        self.validation_dataset = validation_dataset
+        self.evaluate = evaluate
+        self.interval = interval
+        self.total_steps = total_steps
+        self.restore_best = restore_best
+        self.patience = patience
+        self.monitor = monitor.removeprefix(_PREFIX)
+        less = any(word in self.monitor for word in ("loss", "perplexity", "error"))
+        self._sign = -1.0 if (mode or ("min" if less else "max")) == "min" else 1.0
+        self.metrics_log = metrics_log
+        self.extra = extra
+        self.sample = sample
+        self.figures: dict[str, float] = {}
+        self.best_step = 0
+        self.best_value = math.nan
+        self.on_better: Callable[[], None] | None = None
+        self.stopped = False
+        self.broken_off = False
+        self._waited = 0
+        self._best_weights: list[np.ndarray] = []
+
+    def on_step_end(self, step: int, values: dict[str, float]) -> None:
+        """Validates if it is time."""
+        if step == self.total_steps or (self.interval and step % self.interval == 0):
+            self._validate(step)
+
+    def make_up(self) -> None:
+        """Makes the validation that was broken off, if one was; after `set_model`, before training goes on."""
+        if self.broken_off:
+            self._validate(self.step)
+
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        """Goes back to the best weights, if asked to."""
+        if self.restore_best and self._best_weights and self.best_step != self.step:
+            for variable, values in zip(self.model.weights, self._best_weights, strict=True):
+                variable.assign(values)
+
+    def get_state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "best_step": self.best_step,
+            "best_value": None if math.isnan(self.best_value) else self.best_value,
+            "waited": self._waited,
+            "stopped": self.stopped,
+            "broken_off": self.broken_off,
+            "figures": {name: None if math.isnan(value) else value for name, value in self.figures.items()},
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores what `get_state` returned."""
+        self.best_step = int(state["best_step"])
+        self.best_value = math.nan if state["best_value"] is None else float(state["best_value"])
+        self._waited = int(state["waited"])
+        self.stopped, self.broken_off = bool(state.get("stopped")), bool(state.get("broken_off"))
+        self.figures = {
+            n: math.nan if value is None else float(value) for n, value in state["figures"].items()
+        }
+
+    def get_arrays(self) -> dict[str, np.ndarray]:
+        """The best weights, for a checkpoint, by position in `model.weights`."""
+        return {f"{index:05d}": values for index, values in enumerate(self._best_weights)}
+
+    def set_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Restores what `get_arrays` returned."""
+        self._best_weights = [np.array(arrays[name]) for name in sorted(arrays)]
+
+    def _validate(self, step: int) -> None:
+        began = time.perf_counter()
+        random_states = get_random_states()
+        model = self.model  # on JAX this brings the state of this very step into the variables
+        self.broken_off = True
+        try:
+            break_off_if_told()
+            if self.evaluate is not None:
+                figures = dict(self.evaluate(model))
+            else:
+                figures = model.evaluate(self.validation_dataset, return_dict=True, verbose=0)
+            if self.extra is not None:
+                figures.update(self.extra(model))
+            if self.sample is not None:
+                break_off_if_told()
+                self.sample(model, step)
+        except BrokenOff:
+            return
+        finally:
+            if keras.backend.backend() == "torch":
+                model.train()
+            set_random_states(random_states)
+        self.broken_off = False
+        self.figures = {name: float(value) for name, value in figures.items()}
+        self._judge(step, model)
+        if self.metrics_log is not None:
+            self.metrics_log.add(step, {_PREFIX + name: value for name, value in self.figures.items()})
+            self.metrics_log.exclude(time.perf_counter() - began)
+
+    def _judge(self, step: int, model: keras.Model) -> None:
+        if not self.figures:  # there are samples only
+            return
+        if self.monitor not in self.figures:
+            known = ", ".join(self.figures)
+            raise InputError(f"validation gives {known}, but not {self.monitor!r}, which is to be monitored")
+        value = self.figures[self.monitor]
+        better = math.isnan(self.best_value) or self._sign * value > self._sign * self.best_value
+        if better and not math.isnan(value):
+            self.best_step, self.best_value, self._waited = step, value, 0
+            if self.restore_best:
+                # Copies: on the CPU these arrays may be the very memory that training goes on writing.
+                self._best_weights = [np.array(keras.ops.convert_to_numpy(w)) for w in model.weights]
+            if self.on_better is not None:
+                self.on_better()
+            return
+        self._waited += 1
+        if self.patience is not None and self._waited >= self.patience and step < self.total_steps:
+            best = f"{self.monitor} {self.best_value:.4f} at step {self.best_step}"
+            print(f"stopped at step {step}: no validation was better than {best}", file=sys.stderr)
+            if self.metrics_log is not None:
+                self.metrics_log.flush()
+            self.stopped = model.stop_training = True

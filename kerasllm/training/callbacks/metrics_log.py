@@ -1,0 +1,238 @@
+"""metrics.jsonl and TensorBoard: every figure of a run, against the optimizer step.
+
+The file of a run that was interrupted and resumed equals, but for the timings, that of a run that was not:
+the sums since the last line are part of the checkpoint, and what was written after the checkpoint is dropped.
+"""
+
+import errno
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kerasllm.errors import DISK_FULL
+from kerasllm.files.atomic import to_json, write_atomically
+from kerasllm.training.callbacks.step import StepCallback
+from kerasllm.training.callbacks.tensorboard import EventWriter
+from kerasllm.training.run.curves import plot_curves
+
+
+def default_log_interval(total_steps: int) -> int:
+    """Every step of a run of up to 100 steps, else every tenth."""
+    return 1 if total_steps <= 100 else 10
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a half-written last one is left out."""
+    lines = []
+    for text in path.read_bytes().split(b"\n") if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
+class MetricsLog(StepCallback):
+    """Appends `{"step": 40, "loss": 6.1, "learning_rate": 1e-4, "tokens_per_second": 9120.0}` and the like.
+
+    `loss` and the model's other metrics are the mean of the steps since the line before, in float64;
+    `learning_rate` is what that step used; `tokens_per_second` leaves out time spent elsewhere (`exclude`).
+    Place it first among the callbacks, before `Evaluation`, which adds to its lines, and `Checkpoint`. While the
+    disk is full the lines wait in memory, and no checkpoint counts; an error comes of it only at the end.
+
+    Args:
+        path: the run directory; writes metrics.jsonl, tensorboard/ and, at the end, curves.png.
+        total_steps: the last step, which always gets a line.
+        log_interval: steps between lines; `default_log_interval(total_steps)` if None.
+        gradient_accumulation: batches an optimizer step takes.
+        tokens_per_step: tokens an optimizer step trains on, or a function of the step; None leaves the speed
+            out.
+        start_step: steps done before; lines beyond it are dropped when training begins.
+        learning_rate: a function from the step, counted from 1, to the rate it used; asked of the optimizer
+            if None, whose schedule Keras calls with the batches before the step's last.
+        tensorboard: also write TensorBoard's event files.
+        title: of the picture; the directory's name if None.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        total_steps: int,
+        log_interval: int | None = None,
+        gradient_accumulation: int = 1,
+        tokens_per_step: float | Callable[[int], float] | None = None,
+        start_step: int = 0,
+        learning_rate: Callable[[int], float] | None = None,
+        tensorboard: bool = True,
+        title: str | None = None,
+    ) -> None:
+        super().__init__(gradient_accumulation=gradient_accumulation, start_step=start_step)
+        self.directory = Path(path)
+        self.path = self.directory / "metrics.jsonl"
+        self.total_steps = total_steps
+        self.log_interval = log_interval or default_log_interval(total_steps)
+        self.tokens_per_step = tokens_per_step
+        self.title = title or self.directory.absolute().name
+        self.last: dict[str, Any] = {}
+        self.on_exclude: Callable[[float], None] | None = None  # told of the same time
+        self._learning_rate = learning_rate
+        self._events = EventWriter(self.directory / "tensorboard") if tensorboard else None
+        self._window: dict[str, list[float]] = {}  # name: [sum, number of steps]
+        self._tokens = 0.0
+        self._seconds = 0.0  # of the window, before this session
+        self._began = 0.0
+        self._prepared = False
+        self._offset = 0  # where the last line begins, in bytes
+        self._end = 0
+        self._waiting = b""  # what belongs behind the first `_written` bytes of the file
+        self._written = 0
+        self._full = self._told = False
+
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        """Drops what lies beyond the step that training goes on from."""
+        if not self._prepared:
+            self._prepare()
+        self._began = time.perf_counter()
+
+    def on_step_end(self, step: int, values: dict[str, float]) -> None:
+        """Adds the step to the window, and writes the line if it is due."""
+        for name, value in values.items():
+            window = self._window.setdefault(name, [0.0, 0])
+            if math.isfinite(value):  # else the batch was left out of training, and is of the mean
+                window[0] += value
+                window[1] += 1
+        if self.tokens_per_step is not None:
+            tokens = self.tokens_per_step
+            self._tokens += tokens(step) if callable(tokens) else tokens
+        if step % self.log_interval == 0 or step == self.total_steps:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the line of the steps since the last one, if any: training is about to stop early."""
+        step = self.step
+        if not self._window:
+            return
+        figures = {
+            name: total / steps if steps else math.nan for name, (total, steps) in self._window.items()
+        }
+        rate = self._learning_rate(step) if self._learning_rate else self._rate(step)
+        if rate is not None:
+            figures["learning_rate"] = rate
+        now = time.perf_counter()
+        if self.tokens_per_step is not None:
+            seconds = max(self._seconds + now - self._began, 1e-9)
+            figures["tokens_per_second"] = round(self._tokens / seconds, 1)
+        self._window, self._tokens, self._seconds, self._began = {}, 0.0, 0.0, now
+        self.add(step, figures)
+
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        """Writes figures of a step: on the step's own line where it has one already, else on a new one.
+
+        Args:
+            step: the step, not before that of the last line.
+            figures: name to value, `validation_loss` say.
+        """
+        if not self._prepared:
+            self._prepare()
+        merged = step == self.last.get("step")
+        line = {**self.last, **figures} if merged else {"step": step, **figures}
+        # One write of the whole line, over its own beginning if it is merged: no moment in which it is gone.
+        content = (to_json(line) + "\n").encode()
+        offset = self._offset if merged else self._end
+        self._waiting = self._waiting[: max(offset - self._written, 0)] + content
+        self._written = min(self._written, offset)
+        self.last, self._offset, self._end = line, offset, offset + len(content)
+        try:
+            self._write()
+            self._full = False
+            if self._events:
+                self._events.add(step, figures)
+            self._told = False
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            self._full = bool(self._waiting)
+            if not self._told:
+                self._told = True
+                print(f"{self.path}: the disk is full; training goes on, its lines wait", file=sys.stderr)
+
+    def exclude(self, seconds: float) -> None:
+        """Takes time spent on something else than training, a validation say, out of the speed."""
+        self._began += seconds
+        if self.on_exclude is not None:
+            self.on_exclude(seconds)
+
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        """Draws curves.png."""
+        self._write()
+        self.close()
+        plot_curves(read_metrics(self.path), self.directory / "curves.png", self.title)
+
+    def close(self) -> None:
+        """Closes TensorBoard's file, for a recipe whose training failed; safe to call twice."""
+        if self._events:
+            self._events.close()
+
+    def get_state(self) -> dict[str, Any]:
+        """The sums in progress, for a checkpoint."""
+        seconds = self._seconds + time.perf_counter() - self._began
+        return {"window": self._window, "tokens": self._tokens, "seconds": seconds}
+
+    def sync(self) -> None:
+        """Brings what is written so far to the disk: a checkpoint of these steps is about to count."""
+        if self._full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores what `get_state` returned."""
+        self._window = {name: [float(total), int(steps)] for name, (total, steps) in state["window"].items()}
+        self._tokens, self._seconds = float(state["tokens"]), float(state["seconds"])
+
+    def _write(self) -> None:
+        if self._waiting:
+            with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+                file.seek(self._written)
+                file.write(self._waiting)
+                file.truncate()
+            self._written, self._waiting = self._written + len(self._waiting), b""
+
+    def _prepare(self) -> None:
+        """Cuts the file back to the step that training goes on from."""
+        lines = [line for line in read_metrics(self.path) if line["step"] <= self.step]
+        contents = [(to_json(line) + "\n").encode(errors="replace") for line in lines]
+        text = b"".join(contents)
+        if self.path.exists() and self.path.read_bytes() != text:
+            write_atomically(self.path, text)
+        self.last = lines[-1] if lines else {}
+        self._end = self._written = len(text)
+        self._offset = self._end - len(contents[-1]) if lines else 0
+        if self._events and self.step:
+            self._events.resume(self.step)
+        self._prepared = True
+
+    def _rate(self, step: int) -> float | None:
+        optimizer = getattr(self.trainer, "optimizer", None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        schedule = getattr(optimizer, "_learning_rate", None)
+        if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+            rate = schedule(step * self.gradient_accumulation - 1)
+        elif optimizer is not None:
+            rate = (
+                self.model.optimizer.learning_rate
+            )  # read through `model`: on JAX the variable needs the sync
+        else:
+            return None
+        return float(keras.ops.convert_to_numpy(rate))

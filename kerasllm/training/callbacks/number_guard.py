@@ -1,0 +1,161 @@
+"""What is done when the numbers go wrong: a loss or a gradient that is not finite, or a loss that leaps.
+
+That such a batch changes no weight is seen to within the compiled step (`LanguageModel.catch_non_finite`); here
+is what becomes of the run. The default stops it: a batch that gives no number is a fault in the data or the
+sign of a training that has diverged, and going on blindly hides either.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+
+from kerasllm.errors import InputError
+from kerasllm.training.callbacks.checkpoint import Checkpoint
+from kerasllm.training.callbacks.metrics_log import MetricsLog
+from kerasllm.training.callbacks.step import StepCallback
+
+WENT_WRONG = 3
+"""Exit code of a run that was stopped because of its numbers."""
+
+_WINDOW = 100  # losses that a leap is measured against
+_FEWEST = 20
+
+
+@dataclass(frozen=True)
+class GuardOptions:
+    """What a run does about numbers that go wrong."""
+
+    non_finite: Literal["stop", "skip"] = "stop"
+    """A batch whose loss or gradient is not finite never changes a weight; stop (exit code 3), or skip it."""
+
+    skip_limit: int = 10
+    """Batches that are skipped at most; one more stops the run."""
+
+    loss_spike: float | None = None
+    """Stop if a step's loss is above so many times the median of the last 100; null for never."""
+
+    replay: bool = False
+    """With --resume: run the batch that stopped the run once more, from the same state, and say what it gives."""
+
+    def __post_init__(self) -> None:
+        if self.skip_limit < 1:
+            raise InputError(f"--guard.skip_limit is {self.skip_limit}, it must be at least 1")
+        if self.loss_spike is not None and not self.loss_spike > 1:
+            raise InputError(f"--guard.loss_spike is {self.loss_spike}, it must be above 1")
+
+
+class NumberGuard(StepCallback):
+    """Stops training, or counts, when a batch's loss or gradient is not finite, and stops when the loss leaps.
+
+    Place it before `Checkpoint`. A step at which it stops is not saved: the last good checkpoint stays the newest.
+    The model must be a `LanguageModel` for the bad batch to leave the weights alone; of any other, only
+    the loss is watched, after the update.
+
+    Args:
+        options: what to do.
+        checkpoint: told not to save what has gone wrong.
+        metrics_log: takes `skipped`, the number of batches left out so far.
+        save_batch: called with the batch's number in this call of `fit`, its step and its figures when one
+            stops the run; returns where it is saved, for the message.
+        gradient_accumulation: batches an optimizer step takes.
+        start_step: steps done before.
+
+    Attributes:
+        skipped: batches left out so far, over all sessions.
+        stopped: whether it has stopped the run.
+    """
+
+    def __init__(
+        self,
+        options: GuardOptions | None = None,
+        *,
+        checkpoint: Checkpoint | None = None,
+        metrics_log: MetricsLog | None = None,
+        save_batch: Callable[[int, int, Mapping[str, float]], Path | None] | None = None,
+        gradient_accumulation: int = 1,
+        start_step: int = 0,
+    ) -> None:
+        super().__init__(gradient_accumulation=gradient_accumulation, start_step=start_step)
+        self.options = options or GuardOptions()
+        self.checkpoint = checkpoint
+        self.metrics_log = metrics_log
+        self.save_batch = save_batch
+        self.skipped = 0
+        self.stopped = False
+        self._losses: deque[float] = deque(maxlen=_WINDOW)
+
+    def set_model(self, model: keras.Model) -> None:
+        """Called by Keras; switches on `catch_non_finite`."""
+        super().set_model(model)
+        if getattr(model, "catch_non_finite", None) is False:
+            model.catch_non_finite = True
+            model.train_function = None  # one that was compiled before knows nothing of it
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Looks at each batch before the next one starts."""
+        figures = {name: float(value) for name, value in (logs or {}).items()}
+        watched = figures.get("gradient_norm", figures.get("loss", 0.0))  # a bad loss has a bad gradient
+        if not math.isfinite(watched):
+            self._judge(batch, figures)
+        super().on_train_batch_end(batch, logs)
+
+    def on_step_end(self, step: int, values: dict[str, float]) -> None:
+        """Measures the step's loss against those before it."""
+        loss = values.get("loss", math.nan)
+        limit = self.options.loss_spike
+        if limit is not None and not self.stopped and len(self._losses) >= _FEWEST:
+            median = statistics.median(self._losses)
+            if loss > limit * median:
+                reason = (
+                    f"the loss {loss:.4g} is above {limit:g} times the median {median:.4g} of the last steps"
+                )
+                self._stop(f"step {step}: {reason}", "without --guard.loss_spike it is let pass")
+        if math.isfinite(loss):
+            self._losses.append(loss)
+
+    def get_state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"skipped": self.skipped, "losses": list(self._losses)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores what `get_state` returned."""
+        self.skipped = int(state["skipped"])
+        self._losses = deque(map(float, state["losses"]), maxlen=_WINDOW)
+
+    def _judge(self, batch: int, figures: Mapping[str, float]) -> None:
+        step = self.step + 1
+        norm = figures.get("gradient_norm", math.nan)
+        what = f"step {step}: loss {figures.get('loss', math.nan):.4g}, gradient norm {norm:.4g}"
+        options = self.options
+        if options.non_finite == "skip" and self.skipped < options.skip_limit:
+            self.skipped += 1
+            print(f"{what}: batch left out ({self.skipped} of {options.skip_limit})", file=sys.stderr)
+            if self.metrics_log is not None:
+                self.metrics_log.add(step, {"skipped": self.skipped})
+            return
+        place = None
+        if self.save_batch is not None:
+            try:
+                place = self.save_batch(batch, step, figures)
+            except (OSError, InputError) as error:
+                print(f"the batch cannot be saved: {error}", file=sys.stderr)
+        if options.non_finite == "skip":
+            what += f", and {self.skipped} batches are left out already"
+        mend = "--guard.non_finite skip leaves such a batch out"
+        self._stop(what, f"{mend}; it is saved in {place}, --guard.replay runs it again" if place else mend)
+
+    def _stop(self, what: str, mend: str) -> None:
+        self.stopped = True
+        if self.checkpoint is not None:
+            self.checkpoint.forbid()
+        print(f"stopped at {what}; --resume goes on from the last good checkpoint; {mend}", file=sys.stderr)
+        self.trainer.stop_training = True

@@ -1,0 +1,175 @@
+"""`model.fit` with everything a recipe's run wants around it: log, progress, validation, checkpoints, resume.
+
+All steps of a run are one call of `fit` over one long data set: evaluation and checkpoints are callbacks, so
+they may come at any step, and a resumed run is the same call over what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from kerasllm.training.callbacks.checkpoint import Checkpoint, restore
+from kerasllm.training.callbacks.evaluation import Evaluation
+from kerasllm.training.callbacks.metrics_log import MetricsLog
+from kerasllm.training.callbacks.number_guard import WENT_WRONG, GuardOptions, NumberGuard
+from kerasllm.training.callbacks.progress import Progress
+from kerasllm.training.hardware.throughput import peak_tokens_per_second
+from kerasllm.training.run.directory import RunDirectory
+from kerasllm.training.state.bad_batch import batch_hash, replay_bad_batch, save_bad_batch
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What came of `fit_run`.
+
+    Args:
+        seconds: training time, over all sessions of the run.
+        figures: of the last validation, or of the best one where that was restored.
+        best_step: step of the best validation, 0 without any.
+        interrupted: None, or the exit code of a run that was told to stop or whose numbers went wrong; 0 after
+            a replay.
+        last_step: the last optimizer step that was made.
+    """
+
+    seconds: float
+    figures: dict[str, float]
+    best_step: int
+    interrupted: int | None
+    last_step: int
+
+
+def fit_run(
+    model: keras.Model,
+    make_batches: Callable[[int], keras.utils.PyDataset],
+    run: RunDirectory,
+    *,
+    steps: int,
+    tokens_per_step: float | Callable[[int], float],
+    gradient_accumulation: int = 1,
+    evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+    sample: Callable[[Any, int], None] | None = None,
+    eval_interval: int | None = None,
+    restore_best: bool = False,
+    patience: int | None = None,
+    monitor: str = "loss",
+    log_interval: int | None = None,
+    checkpoint_steps: int | None = None,
+    checkpoint_minutes: float | None = None,
+    keep: int = 2,
+    resume: bool = False,
+    guard: GuardOptions | None = None,
+) -> FitResult:
+    """Trains a compiled model up to step `steps`, in the run directory `run`.
+
+    Args:
+        model: compiled, with `per_step_metrics` set.
+        make_batches: from the number of steps done to the batches of all others.
+        run: where log, checkpoints and pictures go.
+        steps: the last optimizer step, counted from 1.
+        tokens_per_step: real tokens a step trains on, or a function of the step.
+        gradient_accumulation: batches an optimizer step takes.
+        evaluate: from the model to validation figures; None for no validation.
+        sample: called with the model and the step wherever it is validated, or would be.
+        eval_interval: steps between validations; only at the end if None.
+        restore_best: end with the weights of the best validation.
+        patience: validations without a better one after which training stops; None for never.
+        monitor: the figure that says what is better.
+        log_interval: steps between lines of metrics.jsonl; by the length of the run if None.
+        checkpoint_steps: steps between checkpoints.
+        checkpoint_minutes: minutes between checkpoints.
+        keep: number of the newest checkpoints that stay.
+        resume: go on from the newest whole checkpoint, if there is one.
+        guard: what to do about a loss or gradient that is not finite; stop if None.
+
+    Raises:
+        InputError: the run that is resumed was started with other data, or its checkpoint is of another model.
+    """
+    guard = guard or GuardOptions()
+    if guard.replay:
+        print(replay_bad_batch(run.bad_batch, model))
+        return FitResult(0.0, {}, 0, interrupted=0, last_step=0)
+    restored = restore(model, run.checkpoints) if resume else None
+    start = restored.step if restored else 0
+    if resume:
+        print(
+            f"resuming from step {start}" if restored else "no checkpoint yet: starting from step 0",
+            flush=True,
+        )
+    common: dict[str, Any] = {"gradient_accumulation": gradient_accumulation, "start_step": start}
+    log = MetricsLog(
+        run.path, total_steps=steps, log_interval=log_interval, tokens_per_step=tokens_per_step, **common
+    )
+    first = make_batches(0)
+    run.record(first_batch_sha256=batch_hash(first[0]))
+    batches = None if start >= steps else make_batches(start) if start else first
+    peak = peak_tokens_per_second(model, batches[0][0]) if batches is not None else None
+    progress = Progress(steps, tokens_per_step=tokens_per_step, peak_tokens_per_second=peak, **common)
+    log.on_exclude = progress.exclude
+    callbacks: list[keras.callbacks.Callback] = [log, progress]
+    evaluation = None
+    if evaluate is not None or sample is not None:
+        evaluation = Evaluation(
+            evaluate=evaluate or (lambda model: {}),
+            sample=sample,
+            interval=eval_interval,
+            total_steps=steps,
+            restore_best=restore_best,
+            patience=patience,
+            monitor=monitor,
+            metrics_log=log,
+            **common,
+        )
+        callbacks.append(evaluation)
+    numbers = NumberGuard(
+        guard,
+        metrics_log=log,
+        save_batch=lambda batch, step, figures: save_bad_batch(
+            run.bad_batch,
+            numbers.model,  # on JAX this brings the state into the variables
+            batches[batch],  # type: ignore[index]
+            step,
+            figures,
+        ),
+        **common,
+    )
+    callbacks.append(numbers)
+    checkpoint = Checkpoint(
+        run.checkpoints,
+        steps=checkpoint_steps,
+        minutes=checkpoint_minutes,
+        keep=keep,
+        total_steps=steps,
+        callbacks=[log, evaluation, numbers] if evaluation else [log, numbers],
+        gradient_accumulation=gradient_accumulation,
+        restored=restored,
+    )
+    callbacks.append(checkpoint)
+    numbers.checkpoint = checkpoint
+    try:
+        if evaluation:
+            evaluation.set_model(model)
+            evaluation.on_better = checkpoint.mark_restored_best
+            evaluation.make_up()
+            evaluation.on_better = checkpoint.mark_best
+        if batches is not None and not (evaluation and evaluation.stopped):
+            model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
+        else:  # all was learnt before, but not what comes of it written
+            for callback in (log, evaluation) if evaluation else (log,):
+                callback.set_model(model)
+                callback.on_train_end()
+            checkpoint.prune()
+    finally:
+        log.close()
+        progress.close()
+        checkpoint.close()
+    return FitResult(
+        seconds=checkpoint.seconds,
+        figures=dict(evaluation.figures) if evaluation else {},
+        best_step=evaluation.best_step if evaluation else 0,
+        interrupted=WENT_WRONG if numbers.stopped else checkpoint.interrupted,
+        last_step=checkpoint.step,
+    )

@@ -1,0 +1,1 @@
+"""Choices that depend on the machine: precision and compilation, and how well it is used."""

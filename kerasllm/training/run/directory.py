@@ -1,0 +1,328 @@
+"""The directory a training run writes, and the rules about who may write it when.
+
+One run, one directory, one process: a finished run is never overwritten, an interrupted one only continued,
+and only with the settings it was started with, and two processes cannot share one (a lock that the kernel
+drops when its holder dies). Nothing is created until a recipe has read all its inputs, and what was created
+goes again if the recipe fails before the first step: a mistake leaves no litter.
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from kerasllm.cli.settings import plain
+from kerasllm.errors import DISK_FULL, InputError
+from kerasllm.files.atomic import to_json, write_atomically
+from kerasllm.training.run.card import write_run_card
+from kerasllm.training.run.settings import (
+    MAY_CHANGE,
+    MAY_GROW,
+    compare,
+    lasting,
+    read_config,
+    recorded,
+    versions,
+)
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock there
+    fcntl = None  # type: ignore[assignment]
+
+
+class RunDirectory:
+    """A directory with config.yaml, metrics.jsonl, curves.png, checkpoints/, model/ and results.json.
+
+    Made by `RunDirectory.create`; a context manager that gives the lock back and, if the body failed before
+    anything was learnt, removes what `create` made. A full disk leaves it as an `InputError`.
+
+    Attributes:
+        path: the directory.
+        finished: it holds results.json: `create(…, resume=True)` of such a run, for which there is nothing to
+            do.
+        settings: the settings as recorded, plain values.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], finished: bool) -> None:
+        self.path = path
+        self.settings = settings
+        self.finished = finished
+        self._began = time.monotonic()
+        self._resolved: dict[str, Any] = {}
+        self._lock: int | None = None
+        self._created: list[Path] = []
+        self._wrote_config = False
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the training state is saved; may not exist yet."""
+        return self.path / "checkpoints"
+
+    @property
+    def bad_batch(self) -> Path:
+        """Where a batch is saved that stopped the run; may not exist."""
+        return self.path / "bad_batch"
+
+    @property
+    def model(self) -> Path:
+        """Where the trained model goes; may not exist yet."""
+        return self.path / "model"
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics.jsonl file; may not exist yet."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What `record` has been given, in this session or before."""
+        return dict(self._resolved)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since `create`, in seconds."""
+        return time.monotonic() - self._began
+
+    @classmethod
+    def check(
+        cls,
+        output: str | Path,
+        config: Any,
+        *,
+        resume: bool = False,
+        may_change: Iterable[str] = (),
+        may_grow: Iterable[str] = MAY_GROW,
+    ) -> bool:
+        """Whether `create` would succeed, creating nothing: for the top of a recipe, before the slow parts.
+
+        Args: as in `create`.
+
+        Returns:
+            True if the directory holds a finished run (and `resume` is set): there is nothing to do.
+
+        Raises:
+            InputError: see `create`.
+        """
+        path = Path(output)
+        if not str(output).strip():
+            raise InputError("--output is empty; give a directory")
+        with _in_words(path):
+            if path.is_symlink() and not path.exists():
+                raise InputError(f"--output {path} is a link to {path.readlink()}, which does not exist")
+            if path.exists() and not path.is_dir():
+                raise InputError(f"--output {path} is a file; give a directory")
+            existing = path if path.exists() else next(p for p in path.absolute().parents if p.exists())
+            if not existing.is_dir():
+                raise InputError(f"--output {path}: {existing} is a file, not a directory")
+            if not os.access(existing, os.W_OK | os.X_OK):
+                raise InputError(f"--output {path}: no permission to write in {existing}")
+            if not path.exists() or all(entry.name == ".lock" for entry in path.iterdir()):
+                return False
+            if not (path / "config.yaml").is_file():
+                raise InputError(f"--output {path} is not empty and holds no run; give a new directory")
+            finished = (path / "results.json").exists()
+            if finished and not resume:
+                raise InputError(f"--output {path} holds a finished run; give a new directory")
+            if not resume:
+                raise InputError(
+                    f"--output {path} holds an interrupted run; add --resume, or give a new directory"
+                )
+            if not finished and _has_checkpoint(path):
+                compare(path, recorded(path), plain(config), {*MAY_CHANGE, *may_change}, set(may_grow))
+            if finished:  # killed as it ended, it may have left its lock: nothing is left to lock
+                with contextlib.suppress(OSError):
+                    (path / ".lock").unlink(missing_ok=True)
+            return finished
+
+    @classmethod
+    def create(
+        cls,
+        output: str | Path,
+        config: Any,
+        *,
+        resume: bool = False,
+        may_change: Iterable[str] = (),
+        may_grow: Iterable[str] = MAY_GROW,
+    ) -> Self:
+        """Creates or opens the directory, locks it and writes config.yaml. Called when all inputs are read.
+
+        Args:
+            output: the directory; parents are made too.
+            config: all settings, a dataclass or a mapping.
+            resume: continue the interrupted run that is there. Of a finished run the result says so
+                (`finished`, nothing is written); before any checkpoint, or if nothing is there, it starts
+                afresh.
+            may_change: settings beside `MAY_CHANGE` that may differ from the run's own, by dotted name.
+            may_grow: settings that may be greater than the run's own.
+
+        Raises:
+            InputError: the directory holds a finished run, an interrupted one without `resume`, or other
+                files; the settings differ, each named; another process is writing it; it cannot be written.
+        """
+        path = Path(output)
+        finished = cls.check(path, config, resume=resume, may_change=may_change, may_grow=may_grow)
+        run = cls(path, lasting(plain(config)), finished)
+        with _in_words(path):
+            if finished:
+                run.settings = recorded(path)
+                return run
+            missing = [p for p in (path, *path.parents) if not p.exists()]
+            try:
+                for directory in reversed(missing):
+                    directory.mkdir(exist_ok=True)
+                    run._created.append(directory)
+                run._acquire()
+                # The directory may have changed hands between the check and the lock.
+                cls.check(path, config, resume=resume, may_change=may_change, may_grow=may_grow)
+                best = run.checkpoints.glob(".best.*.tmp")
+                for leftover in (*path.glob(".*.tmp"), *run.model.glob(".*.tmp"), *best):
+                    leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
+                run._wrote_config = not (path / "config.yaml").exists()
+                if _has_checkpoint(path):  # what was found out then holds for the rest of the run
+                    run._resolved = dict(read_config(path).get("resolved") or {})
+                run._write_config()
+            except BaseException:
+                run.discard_if_empty()
+                raise
+        return run
+
+    def record(self, **resolved: Any) -> None:
+        """Adds to config.yaml what was found out rather than set: the precision that `auto` came to, say.
+
+        Raises:
+            InputError: the run goes on, with other data than before: what is named `…_sha256` has changed.
+        """
+        found = plain(resolved)
+        for name, value in found.items():
+            before = str(self._resolved.get(name, value))
+            if name.endswith("_sha256") and before != value:
+                raise InputError(
+                    f"{self.path} was started with other data ({name} {before[:16]}, now {value[:16]}): "
+                    "give the same files, or a new --output"
+                )
+        self._resolved.update(found)
+        self._write_config()
+
+    def write_results(self, results: Mapping[str, Any], seconds: float | None = None) -> None:
+        """Writes the model's card and results.json, which makes the run a finished one. NaN becomes null.
+
+        Args:
+            results: `{"validation": {"loss": …}, "test": {…}, …}`.
+            seconds: training time of all sessions together; since `create` if None.
+        """
+        import keras
+
+        figures = {**results, "seconds": round(self.seconds if seconds is None else seconds, 3)}
+        figures.setdefault("backend", keras.backend.backend())
+        with _in_words(self.path):
+            if (self.model / "config.json").exists():
+                write_run_card(self.path, plain(figures))
+            write_atomically(self.path / "results.json", to_json(figures, indent=2) + "\n")
+
+    def discard_if_empty(self, *, keep_log: bool = True) -> None:
+        """Removes what `create` made if nothing has been learnt since, and gives the lock back.
+
+        Args:
+            keep_log: whether a log of steps counts even where no checkpoint lets the run go on.
+        """
+        results = self.path / "results.json"
+        if not keep_log and self._wrote_config and not results.exists() and not _has_checkpoint(self.path):
+            for directory in (self.model, self.path / "tensorboard"):
+                shutil.rmtree(directory, ignore_errors=True)
+            for file in (self.metrics, self.path / "curves.png"):
+                file.unlink(missing_ok=True)
+        learnt = any(_has_content(p) for p in (self.metrics, results, self.model))
+        if self._lock is not None and not learnt and not _has_checkpoint(self.path):
+            if self._wrote_config:
+                (self.path / "config.yaml").unlink(missing_ok=True)
+                self.metrics.unlink(missing_ok=True)
+            for empty in (self.checkpoints, self.model, self.path / "tensorboard"):
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
+        self.close()
+        for directory in reversed(self._created):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+    def close(self) -> None:
+        """Gives the lock back; safe to call twice."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                (self.path / ".lock").unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        full = isinstance(error, OSError) and error.errno in DISK_FULL
+        # The log of a run that failed is worth keeping; after a mistake of the user's nothing stays behind.
+        self.discard_if_empty(keep_log=not full and not isinstance(error, InputError))
+        if full:
+            later = " and --resume" if _has_checkpoint(self.path) else ""
+            raise InputError(
+                f"{self.path}: the disk is full; free some space{later}, or choose another --output"
+            ) from error
+
+    def _acquire(self) -> None:
+        lock = self.path / ".lock"
+        while True:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                if fcntl is not None:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(descriptor)
+                raise InputError(f"--output {self.path} is being written by another process") from error
+            except OSError as error:  # a network file system without locks
+                print(
+                    f"{self.path} cannot be locked ({error.strerror}): run one process only", file=sys.stderr
+                )
+            try:
+                same = os.path.samestat(os.fstat(descriptor), lock.stat())
+            except FileNotFoundError:
+                same = False
+            if same:  # else the holder before unlinked the file that was opened here
+                self._lock = descriptor
+                return
+            os.close(descriptor)
+
+    def _write_config(self) -> None:
+        content: dict[str, Any] = {**self.settings, "versions": versions()}
+        if self._resolved:
+            content["resolved"] = self._resolved
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
+        write_atomically(self.path / "config.yaml", text)
+
+
+def _has_checkpoint(path: Path) -> bool:
+    return any((path / "checkpoints").glob("step-*"))
+
+
+def _has_content(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
+
+
+@contextlib.contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """What the file system refuses, as one line that names the option."""
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"--output {path}: {error.strerror or error} ({error.filename or path})") from error

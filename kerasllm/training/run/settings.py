@@ -1,0 +1,136 @@
+"""config.yaml, the settings of a run: what is added to them, and what a resumed run may change."""
+
+import contextlib
+import platform
+import reprlib
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kerasllm import __version__
+from kerasllm.cli.settings import RECORDED_KEYS, plain
+from kerasllm.errors import InputError
+
+MAY_CHANGE = frozenset(
+    {
+        *("output", "resume", "keep", "log_interval", "eval_interval"),
+        *("checkpoint_steps", "checkpoint_minutes", "processes"),
+        *("guard.non_finite", "guard.skip_limit", "guard.loss_spike", "guard.replay"),
+    }
+)
+"""Settings that a resumed run may be given anew: they change nothing about what is learnt."""
+
+_SHORT = reprlib.Repr()  # what stands in a YAML file may be endless
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 2, 20, 200, 200
+
+MAY_GROW = frozenset({"steps", "epochs"})
+"""Settings that a resumed run may raise."""
+
+
+def lasting(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without the wish to see a bad batch again, which is no part of the run."""
+    if not isinstance(settings.get("guard"), dict):
+        return settings
+    return {**settings, "guard": {**settings["guard"], "replay": False}}
+
+
+def versions() -> dict[str, str]:
+    """What a run depends on beside its settings."""
+    import keras
+
+    from kerasllm import backend
+
+    name = keras.backend.backend()
+    versions = {"python": platform.python_version(), "kerasllm": __version__, "keras": keras.__version__}
+    versions |= {"backend": name, name: str(backend.version())}
+    for package in ("numpy", "tokenizers", *backend.libraries()):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    versions["platform"] = platform.platform()
+    return versions
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """The settings that a run directory was started with."""
+    return {key: value for key, value in read_config(path).items() if key not in RECORDED_KEYS}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """All of a run directory's config.yaml.
+
+    Raises:
+        InputError: it is no YAML, or holds no settings.
+    """
+    file = path / "config.yaml"
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        # A run writes none, and with them a short file may be without end.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("it refers to parts of itself")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, 2001-99-99, depth
+        raise InputError(f"{file} cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} holds no settings")
+    return content
+
+
+def nothing_to_resume(output: str | Path, config: Any) -> str:
+    """The line for `--resume` of a finished run; where more training is asked for, the way to get it.
+
+    The schedule has come to its end: going on would be another run than one of that length from the start.
+
+    Args:
+        output: the directory of the finished run.
+        config: all settings given, a dataclass or a mapping.
+    """
+    before, now = recorded(Path(output)), plain(config)
+    for name in sorted(MAY_GROW & before.keys() & now.keys()):
+        if now[name] > before[name]:
+            return (
+                f"{output} is finished, with --{name} {before[name]}, and a finished run is not extended to "
+                f"{now[name]}: to train on from it, give --init {output} --output NEW"
+            )
+    return f"{output} is finished: nothing to resume"
+
+
+def compare(path: Path, before: dict, now: Any, may_change: set[str], may_grow: set[str]) -> None:
+    """Refuses settings that differ from the run's own.
+
+    Args:
+        path: the run directory.
+        before: its settings.
+        now: those given.
+        may_change: names of settings that may differ.
+        may_grow: names of settings that may be greater.
+
+    Raises:
+        InputError: names each difference.
+    """
+    old, new = dict(_flat(before)), dict(_flat(now))
+    differences = []
+    for name in dict.fromkeys([*old, *new]):
+        was, given = old.get(name), new.get(name)
+        if was == given or name in may_change or name.rsplit(".", 1)[-1] in may_change:
+            continue
+        if name in may_grow and isinstance(was, int | float) and isinstance(given, int | float):
+            if given > was:
+                continue
+            differences.append(f"{name} {was}, which can only grow, not {given}")
+        else:
+            differences.append(f"{name} {_SHORT.repr(was)}, not {_SHORT.repr(given)}")
+    if differences:
+        raise InputError(
+            f"{path} was started with {'; '.join(differences)}: give the same settings, or a new --output"
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

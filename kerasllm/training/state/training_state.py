@@ -1,0 +1,172 @@
+"""What the training state is, by name, and the way back from a checkpoint into a model.
+
+A checkpoint is a directory that appears by a rename when all of it is on the disk:
+
+    checkpoints/step-00000040/state.safetensors   every variable
+    checkpoints/step-00000040/state.json          step, callbacks, random states, versions, SHA-256 of the
+    other
+
+There is no pointer to the newest one that could be wrong: `restore` takes the newest whose hash is right.
+
+Names in state.safetensors are `model/00007/kernel` and `optimizer/00003/momentum`: the position among the
+model's variables (`model.variables`, seed generators included) or the optimizer's, and the last word of the
+name. Keras numbers its automatic names by how many layers the process has made, so whole paths would differ
+from one process to the next; positions do not, nor between backends, and so a run may be resumed on another
+backend. The masks of kerasllm's dropout go on as they would have, being hashes; a `keras.layers.Dropout` of a
+user's own draws other numbers there.
+"""
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasllm.errors import InputError
+from kerasllm.files.safetensors import Entry, file_hash, read_state_file
+from kerasllm.training.state.random_states import check_random_states
+
+# What reading raises whose files are not what was written; a checksum can be put right by whoever wants to.
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
+_STEP_DIRECTORY = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class RestoredState:
+    """What `restore` found, beside what it has already put into the model and its optimizer.
+
+    Args:
+        step: optimizer steps done.
+        seconds: training time so far.
+        path: the checkpoint.
+        callbacks: states by name.
+        arrays: arrays of the callbacks, by `name/key`.
+        random_states: see `get_random_states`; `Checkpoint` restores them when training begins.
+    """
+
+    step: int
+    seconds: float
+    path: Path
+    callbacks: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    random_states: dict[str, Any]
+
+
+def restore(model: keras.Model, directory: str | Path) -> RestoredState | None:
+    """Puts the newest whole checkpoint into a model and its optimizer; broken ones are passed over with a
+    word.
+
+    Args:
+        model: built and compiled, of the same configuration as that of the checkpoint.
+        directory: `RunDirectory.checkpoints`.
+
+    Returns:
+        The rest of the state, for `Checkpoint(restored=…)`; None if there is no whole checkpoint.
+
+    Raises:
+        InputError: the checkpoint's variables are not the model's, the first difference named.
+    """
+    for _, path in list_checkpoints(Path(directory)):
+        try:
+            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            if checksum(state) != state["checksum"]:
+                raise ValueError("state.json is not what was written")
+            if file_hash(path / "state.safetensors") != state["sha256"]:
+                raise ValueError("state.safetensors is not what was written")
+            arrays = read_state_file(path / "state.safetensors")
+            if checkpoint_name(state["step"]) != path.name:
+                raise ValueError("state.json is that of another step")
+            check_random_states(state["random_states"])
+            restored = RestoredState(
+                state["step"],
+                float(state["seconds"]),
+                path,
+                dict(state["callbacks"]),
+                {name: array for name, array in arrays.items() if name.startswith("callback/")},
+                state["random_states"],
+            )
+        except _DAMAGED as error:
+            # What the file held may stand in it, half characters too, at any length.
+            reason = str(error).encode(errors="backslashreplace").decode()[:200]
+            print(f"{path} is damaged ({reason}): passed over", file=sys.stderr)
+            continue
+        _assign(model, arrays, path)
+        return restored
+    return None
+
+
+def _assign(model: keras.Model, arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    if not model.built:
+        raise ValueError("the model must be built before its state is restored")
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    variables = dict(_named_variables(model))
+    for name, variable in variables.items():
+        if name not in arrays:
+            raise InputError(f"{path} holds no {name} (this model's {variable.path}); the settings differ")
+        if arrays[name].shape != tuple(variable.shape):
+            raise InputError(
+                f"{path}: {name} has shape {arrays[name].shape}, this model's {variable.path} "
+                f"{tuple(variable.shape)}; the settings differ"
+            )
+    for name in arrays:
+        if name not in variables and not name.startswith("callback/"):
+            raise InputError(f"{path} holds {name}, which this model has not; the settings differ")
+    for name, variable in variables.items():
+        # A copy: the backend may keep the array, and the file must be free to go.
+        variable.assign(np.array(arrays[name]).astype(variable.dtype))
+
+
+def _named_variables(model: keras.Model) -> Iterator[tuple[str, Any]]:
+    seen = set()
+    position = 0
+    for variable in model.variables:
+        if id(variable) not in seen:  # a shared seed generator comes once for each layer
+            seen.add(id(variable))
+            yield f"model/{position:05d}/{variable.name}", variable
+            position += 1
+    for position, variable in enumerate(model.optimizer.variables if model.optimizer else ()):
+        # Keras names these after the model's variable, automatic numbers included, and then their own role.
+        yield f"optimizer/{position:05d}/{variable.name.rsplit('_', 1)[-1]}", variable
+
+
+def variable_entries(model: keras.Model) -> list[Entry]:
+    """All variables of a model and its optimizer, for `write_state_file`."""
+    return [
+        Entry(
+            name,
+            tuple(variable.shape),
+            keras.backend.standardize_dtype(variable.dtype),
+            partial(keras.ops.convert_to_numpy, variable),
+        )
+        for name, variable in _named_variables(model)
+    ]
+
+
+def checksum(state: Mapping[str, Any]) -> str:
+    """SHA-256 of a state.json's content but for the entry "checksum", in hexadecimal."""
+    content = {name: value for name, value in state.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def checkpoint_name(step: int) -> str:
+    """The directory's name, with the step in it."""
+    return f"step-{step:08d}"
+
+
+def list_checkpoints(directory: Path) -> list[tuple[int, Path]]:
+    """Step and path of what is there, newest first, whole or not."""
+    found = []
+    for path in directory.iterdir() if directory.is_dir() else ():
+        match = _STEP_DIRECTORY.fullmatch(path.name)
+        if match and path.is_dir():
+            found.append((int(match[1]), path))
+    return sorted(found, reverse=True)

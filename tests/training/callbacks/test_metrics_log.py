@@ -1,0 +1,209 @@
+"""The lines of metrics.jsonl against sums by hand, and a resumed file against an uninterrupted one."""
+
+import errno
+import json
+import math
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kerasllm.training.callbacks import tensorboard as tensorboard_events
+from kerasllm.training.callbacks.metrics_log import MetricsLog, default_log_interval, read_metrics
+from kerasllm.training.run.curves import plot_curves
+
+
+def feed(log, losses, begin=True):
+    """The batches of a run by hand."""
+    if begin:
+        log.on_train_begin()
+    for batch, loss in enumerate(losses):
+        log.on_train_batch_end(batch, {"loss": loss})
+
+
+def lines_of(path, timings=False):
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for line in () if timings else lines:
+        line.pop("tokens_per_second", None)
+    return lines
+
+
+def test_loss_is_the_mean_since_the_line_before(tmp_path):
+    log = MetricsLog(tmp_path, total_steps=7, log_interval=3, tensorboard=False)
+    feed(log, [1, 2, 6, 4, 4, 10, 7])
+    assert lines_of(tmp_path) == [
+        {"step": 3, "loss": 3.0},
+        {"step": 6, "loss": 6.0},
+        {"step": 7, "loss": 7.0},
+    ]
+
+
+def test_accumulated_batches_make_one_step(tmp_path):
+    log = MetricsLog(tmp_path, total_steps=3, log_interval=2, gradient_accumulation=2, tensorboard=False)
+    feed(log, [1, 3, 5, 7, 9, 11])
+    assert lines_of(tmp_path) == [{"step": 2, "loss": 4.0}, {"step": 3, "loss": 10.0}]
+
+
+def test_default_interval():
+    assert [default_log_interval(steps) for steps in (1, 100, 101, 10_000)] == [1, 1, 10, 10]
+
+
+def test_lines_wait_while_the_disk_is_full(tmp_path, monkeypatch, capsys):
+    """Half a line is all there was room for; no checkpoint counts meanwhile; in the end all lines are there."""
+    log = MetricsLog(tmp_path, total_steps=9, log_interval=1)
+    feed(log, [1, 2])
+    original = type(tmp_path).open
+
+    def open_full(path, mode, *more):
+        if "b" in mode and mode != "rb" and "metrics" in path.name:
+            with original(path, "ab") as file:
+                file.write(b'{"step": 3, "lo')
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return original(path, mode, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "open", open_full)
+        log.add(2, {"validation_loss": 7})
+        feed(log, [3, 4], begin=False)
+        log.add(4, {"validation_loss": 8})
+        for needed in (log.sync, log.on_train_end):
+            with pytest.raises(OSError, match="No space left"):
+                needed()
+    assert capsys.readouterr().err.count("the disk is full; training goes on") == 1
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    feed(log, [5], begin=False)
+    log.sync()
+    log.close()
+    assert [(line["step"], line["loss"], line.get("validation_loss")) for line in lines_of(tmp_path)] == [
+        *((1, 1.0, None), (2, 2.0, 7), (3, 3.0, None), (4, 4.0, 8), (5, 5.0, None))
+    ]
+
+
+def test_resumed_file_equals_the_uninterrupted_one(tmp_path):
+    """Stopped in the middle of a window, with lines beyond the checkpoint and half a line at the end."""
+    losses = [math.sin(i) * 3 + 5 for i in range(25)]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for directory in (whole, parts):
+        directory.mkdir()
+    feed(MetricsLog(whole, total_steps=25, log_interval=5, tokens_per_step=8, tensorboard=False), losses)
+
+    first = MetricsLog(parts, total_steps=25, log_interval=5, tokens_per_step=8, tensorboard=False)
+    feed(first, losses[:12])
+    state = json.loads(json.dumps(first.get_state()))
+    feed(first, losses[12:21], begin=False)
+    with (parts / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 22, "lo')
+
+    second = MetricsLog(
+        parts, total_steps=25, log_interval=5, tokens_per_step=8, start_step=12, tensorboard=False
+    )
+    second.set_state(state)
+    feed(second, losses[12:])
+    assert lines_of(parts) == lines_of(whole)
+    assert [line["step"] for line in lines_of(parts)] == [5, 10, 15, 20, 25]
+
+
+def test_fresh_start_empties_an_old_file(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "loss": 1}\n')
+    feed(MetricsLog(tmp_path, total_steps=1, tensorboard=False), [9])
+    assert lines_of(tmp_path) == [{"step": 1, "loss": 9.0}]
+
+
+def test_validation_is_merged_into_the_line_of_its_step(tmp_path):
+    log = MetricsLog(tmp_path, total_steps=4, log_interval=2, tensorboard=False)
+    feed(log, [1, 1])
+    log.add(2, {"validation_loss": 0.5})
+    log.add(2, {"validation_accuracy": 0.25})
+    feed(log, [1], begin=False)
+    log.add(3, {"validation_loss": 0.125})
+    feed(log, [1], begin=False)
+    assert lines_of(tmp_path) == [
+        {"step": 2, "loss": 1.0, "validation_loss": 0.5, "validation_accuracy": 0.25},
+        {"step": 3, "validation_loss": 0.125},
+        {"step": 4, "loss": 1.0},
+    ]
+
+
+def test_nan_is_null(tmp_path):
+    feed(MetricsLog(tmp_path, total_steps=1, tensorboard=False), [math.nan])
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null}\n'
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_learning_rate_is_what_the_step_used(small, tmp_path, scheduled, accumulation):
+    """Step n is Keras' iteration n - 1; its schedules tick with the batches."""
+    model = small.build(accumulation=accumulation if accumulation > 1 else None, schedule=scheduled)
+    log = MetricsLog(tmp_path, total_steps=3, gradient_accumulation=accumulation, tensorboard=False)
+    small.train(model, 0, 3, [log], accumulation)
+    expected = [0.01] * 3
+    if scheduled:
+        expected = [0.05 + (0.0001 - 0.05) * (accumulation * n - 1) / 20 for n in (1, 2, 3)]
+    assert [line["learning_rate"] for line in lines_of(tmp_path)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_speed_leaves_excluded_time_out(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("kerasllm.training.callbacks.metrics_log.time.perf_counter", lambda: clock[0])
+    log = MetricsLog(
+        tmp_path, total_steps=4, log_interval=2, tokens_per_step=lambda s: 100 * s, tensorboard=False
+    )
+    log.on_train_begin()
+    for step in range(4):
+        clock[0] += 2
+        log.on_train_batch_end(step, {"loss": 1.0})
+        if step == 2:
+            clock[0] += 50
+            log.exclude(50)
+    assert [line["tokens_per_second"] for line in lines_of(tmp_path, timings=True)] == [75.0, 175.0]
+
+
+def test_tensorboard_reads_what_is_written(tmp_path):
+    """Another program's eye; what lay beyond the step resumed from is forgotten."""
+    log = MetricsLog(tmp_path, total_steps=9)
+    feed(log, [3, 2, 1])
+    log._events.close()
+    log = MetricsLog(tmp_path, total_steps=9, start_step=2)
+    feed(log, [0.5])
+    log.on_train_end()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 3), (2, 2), (3, 0.5)]
+
+
+def test_tensorflow_is_not_imported_for_it(tmp_path):
+    """Not even where it is installed. The module alone: `import keras` may bring TensorFlow along."""
+    code = textwrap.dedent(f"""
+        import importlib.util, sys
+        from pathlib import Path
+        spec = importlib.util.spec_from_file_location("events", {tensorboard_events.__file__!r})
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.EventWriter(Path({str(tmp_path)!r})).add(1, {{"loss": 2.0}})
+        assert "tensorboard" in sys.modules
+        assert not [name for name in sys.modules if name.split(".")[0] == "tensorflow"]
+    """)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert list(tmp_path.iterdir())
+
+
+def test_curves(small, tmp_path):
+    """A picture at the end of a run; none of nothing."""
+    import matplotlib.image
+
+    log = MetricsLog(tmp_path, total_steps=3, tensorboard=False)
+    small.train(small.build(), 0, 3, [log])
+    picture = matplotlib.image.imread(tmp_path / "curves.png")
+    assert picture.shape[0] > 400
+    assert picture[..., :3].std() > 0.02
+    plot_curves([{"step": 1, "loss": 2.0}], tmp_path / "named.png", "数据 $x_{$ run")
+    assert (tmp_path / "named.png").stat().st_size > 1000
+    counted = {"step": 1, "loss": 2.0, "validation_tokens": 50.0}  # how many there were is no curve
+    plot_curves([counted], tmp_path / "counted.png", "counted")
+    shapes = [matplotlib.image.imread(tmp_path / f"{name}.png").shape for name in ("named", "counted")]
+    assert shapes[0] == shapes[1]
+    plot_curves([], tmp_path / "none.png", "nothing")
+    plot_curves([{"step": 1, "loss": None}], tmp_path / "none.png", "nothing but NaN")
+    assert not (tmp_path / "none.png").exists()
+    assert read_metrics(tmp_path / "none.jsonl") == []
