@@ -36,7 +36,8 @@ from kerasllm.models.bert.tasks import (
     BertRegressor,
 )
 from kerasllm.models.gpt import hugging_face as gpt_format
-from kerasllm.models.gpt.tasks import GPTBackbone, GPTCausalLM
+from kerasllm.models.gpt.backbone import GPTBackbone
+from kerasllm.models.gpt.tasks import GPTCausalLM
 
 FORMATS = {each.model_type: each for each in (BERT, gpt_format.GPT2, gpt_format.LLAMA, gpt_format.OWN)}
 _STORED = (

@@ -20,9 +20,9 @@ from kerasllm.layers.initializers import drawing_later
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BertConfig
+from kerasllm.models.gpt.backbone import GPTBackbone
 from kerasllm.models.gpt.config import GPTConfig
 from kerasllm.models.gpt.names import GPT2_SHAPE
-from kerasllm.models.gpt.tasks import GPTBackbone
 
 _SIZES = (
     "vocabulary_size",

@@ -8,8 +8,9 @@ from kerasllm.models.bert.tasks import (
     BertPretraining,
     BertRegressor,
 )
+from kerasllm.models.gpt.backbone import GPTBackbone
 from kerasllm.models.gpt.config import GPT_SIZES, GPTConfig
-from kerasllm.models.gpt.tasks import GPTBackbone, GPTCausalLM
+from kerasllm.models.gpt.tasks import GPTCausalLM
 
 __all__ = [
     "BERT_SIZES",

@@ -18,6 +18,7 @@ from kerasllm.checkpoints.name_table import Format
 from kerasllm.errors import InputError
 from kerasllm.models.bert.config import short
 from kerasllm.models.gpt import names as gpt_names
+from kerasllm.models.gpt.backbone import GPTBackbone
 from kerasllm.models.gpt.config import GPTConfig
 from kerasllm.models.gpt.names import (
     GPT2_CONFIG_NAMES,
@@ -25,7 +26,6 @@ from kerasllm.models.gpt.names import (
     LLAMA_CONFIG_NAMES,
     LLAMA_SHAPE,
 )
-from kerasllm.models.gpt.tasks import GPTBackbone
 
 GPT2_END = 50256
 """The first and last token of a GPT-2 whose config.json names none."""

@@ -1,0 +1,143 @@
+"""GPT's decoder as published and as `transformers` computes it: pre-layer-norm, tanh-GELU, learned positions.
+
+With other options of its config it is a Llama. Reference: Radford et al. 2019, "Language Models are Unsupervised
+Multitask Learners".
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras
+from keras import ops
+
+from kerasllm.layers import TransformerDecoderBlock, TransformerEmbeddings
+from kerasllm.layers.decoder_block import causal_mask
+from kerasllm.layers.heads import FinalNorm
+from kerasllm.layers.positions import rotary_tables
+from kerasllm.models.base import LanguageModel
+from kerasllm.models.gpt.config import GPTConfig
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class GPTBackbone(LanguageModel):
+    """The decoder.
+
+    Args:
+        config: the shape.
+        lora_rank: above 0, only low-rank adapters beside the blocks' projections are trained.
+        lora_alpha: they count alpha / rank; twice the rank where left out.
+        seed: of the initial values and of dropout.
+
+    Call with a dict of `token_ids` int (batch, length) and, optionally, `padding_mask` (batch, length), 1 for
+    real tokens: needed only where padding stands *before* tokens, as no token sees a later one; `segment_ids`
+    (batch, length), where attention is to stay within tokens of the same number; and `position_ids` (batch,
+    length), 0, 1, 2 … where left out. Returns a dict of `sequence_output` (batch, length, hidden_dim).
+    """
+
+    config_class = GPTConfig
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        *,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(config, seed=seed, name=name)
+        if lora_rank < 0:
+            raise ValueError(f"lora_rank is {lora_rank}, it must be at least 0")
+        self.lora_rank, self.lora_alpha = lora_rank, lora_alpha
+        self.embeddings = TransformerEmbeddings(
+            vocabulary_size=config.vocabulary_size,
+            max_sequence_length=config.max_sequence_length,
+            hidden_dim=config.hidden_dim,
+            num_segments=0,
+            learned_positions=config.positions == "learned",
+            normalize=False,
+            truncated=False,
+            dropout=config.embedding_dropout or 0.0,
+            standard_deviation=config.initializer_range,
+            seed=self.seed,
+            name="embeddings",
+        )
+        self.blocks = [
+            TransformerDecoderBlock(
+                num_heads=config.num_heads,
+                num_key_value_heads=config.key_value_heads,
+                intermediate_dim=config.intermediate_dim or 4 * config.hidden_dim,
+                activation=config.activation,
+                feed_forward=config.feed_forward,
+                normalization=config.normalization,
+                layer_norm_epsilon=config.layer_norm_epsilon,
+                use_bias=config.use_bias,
+                dropout=config.dropout,
+                attention_dropout=config.attention_dropout or 0.0,
+                standard_deviation=config.initializer_range,
+                residual_deviation=config.initializer_range / math.sqrt(2 * config.num_layers),
+                lora_rank=lora_rank,
+                lora_alpha=lora_alpha,
+                seed=self.seed,
+                name=f"block_{index}",
+            )
+            for index in range(config.num_layers)
+        ]
+        self.final_norm = FinalNorm(
+            normalization=config.normalization,
+            layer_norm_epsilon=config.layer_norm_epsilon,
+            use_bias=config.use_bias,
+            name="final_norm",
+        )
+        self.embeddings.build()
+        for block in self.blocks:
+            block.build((None, None, config.hidden_dim))
+        self.final_norm.build((None, None, config.hidden_dim))
+        if lora_rank:
+            self.embeddings.trainable = self.final_norm.trainable = False
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        mask = causal_mask(
+            inputs["token_ids"].shape[1], inputs.get("padding_mask"), inputs.get("segment_ids")
+        )
+        hidden, rotary = self.embed(inputs["token_ids"], inputs.get("position_ids"), training=training)
+        for block in self.blocks:
+            hidden = block(hidden, mask, rotary, training=training)  # (batch, length, hidden_dim)
+        return {"sequence_output": self.final_norm(hidden)}
+
+    def embed(self, token_ids, position_ids=None, training=False):
+        """The first block's input (batch, length, hidden_dim), and the rotary tables or None."""
+        if self.config.positions == "learned":
+            return self.embeddings(token_ids, None, position_ids, training=training), None
+        if position_ids is None:
+            position_ids = ops.arange(token_ids.shape[1])[None]
+        tables = rotary_tables(position_ids, self.config.head_dim, self.config.rotary_base)
+        return self.embeddings(token_ids, training=training), tables
+
+    def extend(self, token_ids, position_ids, mask, caches, cache_position):
+        """Continues sequences whose earlier keys and values are in caches.
+
+        Args:
+            token_ids: int (batch, new), one new token, or the whole beginning.
+            position_ids: int (batch, new).
+            mask: boolean; for one new token (batch, 1, capacity), for the whole beginning broadcastable to
+                (batch, heads, new, new), or None for causal attention without padding.
+            caches: keys and values of each block, as `TransformerDecoderBlock` takes them.
+            cache_position: int scalar, the column of the first new token.
+
+        Returns:
+            The hidden states (batch, new, hidden_dim) and the caches.
+        """
+        hidden, rotary = self.embed(token_ids, position_ids)
+        extended = []
+        for block, cache in zip(self.blocks, caches, strict=True):
+            hidden, cache = block(hidden, mask, rotary, cache=cache, cache_position=cache_position)
+            extended.append(cache)
+        return self.final_norm(hidden), extended
+
+    def get_config(self):
+        """The fields of the config, and the adapters' settings."""
+        return super().get_config() | {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
