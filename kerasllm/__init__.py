@@ -3,32 +3,43 @@
 Importing it loads Keras and the one chosen backend (`KERAS_BACKEND`), nothing heavier.
 """
 
-import kerasllm.backend  # first: says in a line if the chosen backend is not installed
-import kerasllm.checkpoints
-import kerasllm.generation  # noqa: F401 - gives GPTCausalLM its generate
-from kerasllm.checkpoints import from_keras_hub, to_keras_hub
-from kerasllm.losses import (
-    CausalLanguageModelLoss,
-    MaskedLanguageModelLoss,
-    NextSentenceLoss,
-    SquaredErrorLoss,
-)
-from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy, Perplexity
-from kerasllm.models import (
-    BERT_SIZES,
-    GPT_SIZES,
-    BertBackbone,
-    BertClassifier,
-    BertConfig,
-    BertMaskedLM,
-    BertPretraining,
-    BertRegressor,
-    GPTBackbone,
-    GPTCausalLM,
-    GPTConfig,
-)
+import sys
+from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+
+def _is_command() -> bool:
+    """Returns whether this process is `kerasllm` or `python -m kerasllm`, which loads Keras only for a recipe."""
+    module = sys.argv[:1] == ["-m"] and "kerasllm" in sys.orig_argv
+    return module or Path(sys.argv[0] if sys.argv else "").stem == "kerasllm"
+
+
+if not _is_command():
+    import kerasllm.backend  # first: says in a line if the chosen backend is not installed
+    import kerasllm.checkpoints
+    import kerasllm.generation  # noqa: F401 - gives GPTCausalLM its generate
+    from kerasllm.checkpoints import from_keras_hub, to_keras_hub
+    from kerasllm.losses import (
+        CausalLanguageModelLoss,
+        MaskedLanguageModelLoss,
+        NextSentenceLoss,
+        SquaredErrorLoss,
+    )
+    from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy, Perplexity
+    from kerasllm.models import (
+        BERT_SIZES,
+        GPT_SIZES,
+        BertBackbone,
+        BertClassifier,
+        BertConfig,
+        BertMaskedLM,
+        BertPretraining,
+        BertRegressor,
+        GPTBackbone,
+        GPTCausalLM,
+        GPTConfig,
+    )
 
 __all__ = [
     "BERT_SIZES",

@@ -16,13 +16,13 @@ import keras
 
 from kerasllm import GPTCausalLM, cli
 from kerasllm.checkpoints import resolve_directory
-from kerasllm.cli.ranges import check_ranges
+from kerasllm.cli.ranges import at_least
 from kerasllm.data.batches.sliding_windows import SlidingBatches
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.stream import tokenize_stream
 from kerasllm.errors import InputError, naming
 from kerasllm.files.atomic import check_writable, write_output
-from kerasllm.tasks.causal_lm import compile_causal, evaluate_causal
+from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.tokenizers.loading import load_tokenizer, vocabulary_size
 from kerasllm.training.model_options import GPTOptions
 
@@ -40,31 +40,30 @@ class Config:
     text_column: str = "text"
     """Field of the text in .jsonl, .parquet and hub data sets."""
 
-    context_length: int | None = None
+    context_length: int | None = field(default=None, metadata=at_least(1))
     """Tokens of a window; all of the model's positions if null."""
 
-    stride: int | None = None
+    stride: int | None = field(default=None, metadata=at_least(1))
     """Tokens that a window moves on: the last so many of each are judged; half a window if null."""
 
-    batch_size: int = 16
+    batch_size: int = field(default=16, metadata=at_least(1))
     """Windows at a time."""
 
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """Of the computation."""
 
-    processes: int | None = None
+    processes: int | None = field(default=None, metadata=at_least(1))
     """Processes that tokenize; as many as there are cores if null."""
 
     output: str | None = None
     """A JSON file for the figures."""
 
-    limit: int | None = field(default=None)
+    limit: int | None = field(default=None, metadata=at_least(1))
     """Batches at most, 1 or more; all if null."""
 
 
 def main(config: Config) -> int:
     """Model and text → figures."""
-    check_ranges(config)
     if config.output:
         check_writable(Path(config.output))
     directory = resolve_directory(config.model)
@@ -84,8 +83,9 @@ def main(config: Config) -> int:
         )
     keras.config.set_dtype_policy(config.precision)
     model = GPTCausalLM.from_pretrained(directory)
-    compile_causal(model)
-    figures = evaluate_causal(model, batches)
+    task = CausalLanguageModeling()
+    task.compile(model)
+    figures = task.evaluate(model, batches)
     tokens, nats = figures["tokens"], figures["loss"] * figures["tokens"]
     if config.limit is None:
         num_bytes = num_characters = 0

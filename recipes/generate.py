@@ -6,7 +6,6 @@ KERAS_BACKEND=torch python recipes/generate.py --model runs/mine --prompt "Once 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +14,14 @@ import keras
 
 from kerasllm import GPTCausalLM, GPTConfig, cli
 from kerasllm.checkpoints import read_settings, resolve_directory
-from kerasllm.cli.ranges import check_ranges
+from kerasllm.cli.ranges import at_least, within
 from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_writable, write_output
+from kerasllm.generation.chat import talk
 from kerasllm.generation.terminal import TerminalWriter
-from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE, render
+from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
 from kerasllm.tokenizers.loading import encode, load_tokenizer, read_chat_template, vocabulary_size
-from kerasllm.tokenizers.special_tokens import end_of_text_id, marks
 
 
 @dataclass
@@ -44,25 +43,25 @@ class Config:
     chat: bool = False
     """Talk to the model: a line is a message, an empty line or Ctrl-D ends."""
 
-    max_new_tokens: int | None = None
+    max_new_tokens: int | None = field(default=None, metadata=at_least(1))
     """Tokens of a continuation at most; 128, or as many as the model has positions left for, if null."""
 
     temperature: float | None = None
     """Divides the scores; below 1 more likely, above 1 more varied, 0 or null (and no top_k, top_p, min_p) greedy."""
 
-    top_k: int | None = None
+    top_k: int | None = field(default=None, metadata=at_least(1))
     """Draw from the k likeliest tokens."""
 
-    top_p: float | None = None
+    top_p: float | None = field(default=None, metadata=within(0, 1, above=True, below=False))
     """Draw from the likeliest tokens that together have probability p."""
 
-    min_p: float | None = None
+    min_p: float | None = field(default=None, metadata=within(0, 1, above=True, below=False))
     """Draw from tokens with at least min_p times the probability of the likeliest."""
 
     repetition_penalty: float = 1.0
     """Above 1, tokens that occurred score lower."""
 
-    num_beams: int = 1
+    num_beams: int = field(default=1, metadata=at_least(1))
     """Above 1, keep the best of so many beginnings side by side: the likeliest text, not the likeliest next token."""
 
     length_penalty: float = 1.0
@@ -71,13 +70,13 @@ class Config:
     stop: list[str] = field(default_factory=list)
     """Texts at which a continuation is cut off."""
 
-    batch_size: int = 8
+    batch_size: int = field(default=8, metadata=at_least(1))
     """With --file: prompts at a time."""
 
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """Of the computation."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=within(0, 2**31))
     """Of the draws."""
 
 
@@ -107,13 +106,8 @@ def main(config: Config) -> int:
     }
     if config.chat:
         template = read_chat_template(directory)
-        chat(
-            model,
-            tokenizer,
-            template or DEFAULT_CHAT_TEMPLATE,
-            settings,
-            place=str(directory) if template else "",
-        )
+        place = str(directory) if template else ""
+        talk(model, tokenizer, template or DEFAULT_CHAT_TEMPLATE, settings, place=place)
     elif config.prompt is not None:
         ids = encode(tokenizer, config.prompt, special_tokens=True)
         writer = TerminalWriter(tokenizer, ids, config.stop, before=config.prompt)
@@ -130,11 +124,6 @@ def check(config: Config) -> None:
         raise InputError("give one of --prompt, --file and --chat")
     if config.output and not config.file:
         raise InputError("--output is for --file")
-    check_ranges(config)
-    for name in ("top_p", "min_p"):
-        value = getattr(config, name)
-        if value is not None and not 0 < value <= 1:
-            raise InputError(f"--{name} is {value}, it must lie in (0, 1]")
     drawing = [
         name for name in ("temperature", "top_k", "top_p", "min_p") if getattr(config, name) is not None
     ]
@@ -186,109 +175,6 @@ def continue_file(
     ]
     write_output(Path(config.output), "\n".join(lines) + "\n")
     print(f"written to {config.output}")
-
-
-class NotTaken(InputError):
-    """A message that the model cannot take; the next one may do."""
-
-
-class Chat:
-    """A conversation: what was said, as the model is to see it.
-
-    Args:
-        tokenizer: of the model.
-        template: a chat template in Hugging Face's form.
-        room: tokens that what was said may take; the oldest turns go beyond it.
-        place: where the template is from, for messages.
-    """
-
-    def __init__(self, tokenizer: Any, template: str, room: int, place: str) -> None:
-        self.tokenizer, self.template, self.room, self.place = tokenizer, template, room, place
-        self.end, self.beginning = marks(tokenizer) or ("", "")
-        self.messages: list[dict[str, str]] = []
-
-    def ask(self, line: str) -> list[int]:
-        """The conversation up to the answer that is due, as tokens.
-
-        Raises:
-            NotTaken: a character is unknown, or the message alone takes too much room.
-            InputError: the template is broken, or the tokenizer does not know the template's own words.
-        """
-        try:
-            encode(self.tokenizer, line, "your message", special_tokens=True)
-        except InputError as error:
-            raise NotTaken(str(error)) from error
-        asked = [*self.messages, {"role": "user", "content": line}]
-        while True:
-            ids = self._encoded(asked)
-            if len(ids) <= self.room:
-                break
-            if len(asked) < 3:
-                raise NotTaken(
-                    f"your message makes {len(ids)} tokens, there is room for {self.room}: shorten it, or lower "
-                    "--max_new_tokens"
-                )
-            asked = asked[2:]
-            print("(the oldest turn is forgotten: the window is full)", file=sys.stderr)
-        self.messages = asked
-        return ids
-
-    def answer(self, text: str) -> None:
-        """Remembers an answer; where there is none, the question is forgotten too, as turns alternate."""
-        if text.strip():
-            self.messages.append({"role": "assistant", "content": text.strip()})
-        else:
-            self.messages.pop()
-            print("(an empty answer: this turn is forgotten)", file=sys.stderr)
-
-    def _encoded(self, messages: list[dict[str, str]]) -> list[int]:
-        text = render(
-            messages,
-            self.template,
-            end=self.end,
-            beginning=self.beginning,
-            add_generation_prompt=True,
-            place=self.place,
-        )
-        place = f"{self.place}: the chat template" if self.place else "the chat template"
-        return encode(self.tokenizer, text, place, special_tokens=True)
-
-
-def chat(model: GPTCausalLM, tokenizer: Any, template: str, settings: dict[str, Any], *, place: str) -> None:
-    """Reads a line, answers, remembers both."""
-    stops = list(dict.fromkeys([end_of_text_id(tokenizer), *model.config.end_token_ids]))
-    positions = model.config.max_sequence_length
-    settings["max_new_tokens"] = settings["max_new_tokens"] or min(128, positions // 2)
-    room = positions - settings["max_new_tokens"]
-    if room < 1:
-        raise InputError(
-            f"--max_new_tokens {settings['max_new_tokens']} leaves no room for a message in the model's {positions} "
-            "positions: lower it"
-        )
-    talk = Chat(tokenizer, template, room, place)
-    while (line := next_message()) is not None:
-        try:
-            ids = talk.ask(line)
-        except NotTaken as error:
-            print(f"error: {error}", file=sys.stderr)  # a slip of the fingers does not end the conversation
-            continue
-        writer = TerminalWriter(tokenizer, ids, settings["stop"])
-        model.generate(ids, tokenizer=tokenizer, on_tokens=writer, stop_token_ids=stops, **settings)
-        talk.answer(writer.end())
-
-
-def next_message() -> str | None:
-    """A line from the terminal; None at the end, or where it is empty."""
-    try:
-        line = input("> " if sys.stdin.isatty() else "")
-    except EOFError:
-        return None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"your message: not UTF-8 at byte {error.start}; set the terminal to UTF-8, or convert what is piped in "
-            "with iconv -t UTF-8"
-        ) from error
-    return line if line.strip() else None
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kerasllm.cli import settings
+from kerasllm.cli.ranges import check_ranges
 from kerasllm.errors import DISK_FULL, InputError, InputWarning
 
 Config = TypeVar("Config")
@@ -141,7 +142,9 @@ def parse(config_class: type[Config], argv: Sequence[str]) -> Config:
         raise InputError(
             f"missing {', '.join('--' + name for name in missing)} (--help explains all options)"
         )
-    return settings.build(config_class, values)
+    config = settings.build(config_class, values)
+    check_ranges(config)
+    return config
 
 
 def _read_arguments(
@@ -193,7 +196,9 @@ def _read_arguments(
 def _help(config_class: type, options: Iterable[settings.Option]) -> str:
     """Usage, the first paragraph of the config's docstring, and each option with its default."""
     width = min(shutil.get_terminal_size((110, 24)).columns, 110)
-    lines = [f"usage: python {sys.argv[0] or 'recipe'} [--config FILE.yaml] [--option value ...]", ""]
+    program = sys.argv[0] or "recipe"
+    program = program if program.startswith("kerasllm ") else f"python {program}"
+    lines = [f"usage: {program} [--config FILE.yaml] [--option value ...]", ""]
     documentation = config_class.__doc__ or ""
     if not documentation.startswith(f"{config_class.__name__}("):  # what dataclass itself writes
         first = inspect.cleandoc(documentation).split("\n\n")[0]

@@ -1,7 +1,7 @@
-"""What a setting may be, once for all recipes: a name means the same in each.
+"""What range a setting's value must lie in, declared with the setting and checked when the command line is read.
 
-Recipes ask before they read anything, so that a slip is told at once, in the option's own words, and not
-by a layer in the depths after the corpus has been tokenized.
+A slip is told at once, in the option's own words, and not by a layer in the depths after the corpus has been
+tokenized.
 """
 
 from __future__ import annotations
@@ -12,63 +12,85 @@ from typing import Any
 
 from kerasllm.errors import InputError
 
+_KEY = "range"
+
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
-    """Numbers from `low` to `high`.
+class Range:
+    """An interval of numbers.
 
     Args:
         low: the lower end.
         high: the upper end, infinity for none.
-        above: whether `low` itself is left out; `high` always is.
+        above: whether `low` itself is left out.
+        below: whether `high` itself is left out.
     """
 
     low: float
     high: float = math.inf
     above: bool = False
+    below: bool = True
 
     def __contains__(self, value: float) -> bool:
-        return (self.low < value if self.above else self.low <= value) and value < self.high
+        over = self.low < value if self.above else self.low <= value
+        return over and (value < self.high if self.below else value <= self.high)
 
     def __str__(self) -> str:
         if math.isfinite(self.high):
-            return f"lie in {'(' if self.above else '['}{self.low}, {self.high})"
+            ends = "(" if self.above else "[", ")" if self.below else "]"
+            return f"lie in {ends[0]}{self.low}, {self.high}{ends[1]}"
         return f"be above {self.low}" if self.above else f"be at least {self.low}"
 
 
-_COUNT = Interval(1)
-
-RANGES = {
-    **dict.fromkeys(
-        ("steps", "epochs", "repeats", "batch_size", "gradient_accumulation", "vocabulary_size"), _COUNT
-    ),
-    **dict.fromkeys(("eval_interval", "eval_batches", "log_interval", "patience"), _COUNT),
-    **dict.fromkeys(("checkpoint_steps", "keep", "processes", "top_k"), _COUNT),
-    **dict.fromkeys(("context_length", "max_new_tokens", "stride", "num_beams", "limit"), _COUNT),
-    **dict.fromkeys(("sample_tokens", "lora_rank", "minimum_learning_rate"), Interval(0)),
-    **dict.fromkeys(("checkpoint_minutes", "lora_alpha"), Interval(0, above=True)),
-    "learning_rate": Interval(0, above=True),
-    "warmup": Interval(0),
-    "weight_decay": Interval(0),
-    "clip_norm": Interval(0),
-    **dict.fromkeys(("beta_2", "dropout"), Interval(0, 1)),
-    "masking_probability": Interval(0, 1, above=True),
-    "validation_fraction": Interval(0, 1),
-    "seed": Interval(0, 2**31),
-}
-"""By the name of the setting."""
+def at_least(low: float) -> dict[str, Range]:
+    """Returns the metadata of a field whose value is `low` or more: `field(default=1, metadata=at_least(1))`."""
+    return {_KEY: Range(low)}
 
 
-def check_ranges(config: Any) -> None:
-    """Checks every setting of a recipe that has a range; null is left alone.
+def above(low: float) -> dict[str, Range]:
+    """Returns the metadata of a field whose value is greater than `low`."""
+    return {_KEY: Range(low, above=True)}
+
+
+def within(low: float, high: float, *, above: bool = False, below: bool = True) -> dict[str, Range]:
+    """Returns the metadata of a field whose value lies between two numbers.
 
     Args:
-        config: the recipe's settings, a dataclass.
+        low: the lower end.
+        high: the upper end.
+        above: whether `low` itself is left out.
+        below: whether `high` itself is left out.
+    """
+    return {_KEY: Range(low, high, above, below)}
+
+
+def metadata_of(config_class: type, name: str) -> dict[str, Any]:
+    """Returns the metadata of a field, of the class itself or of the nearest base that gives some.
+
+    A recipe that gives an inherited setting another default thus keeps its range.
+    """
+    for base in config_class.__mro__:
+        found = getattr(base, "__dataclass_fields__", {}).get(name)
+        if found is not None and found.metadata:
+            return dict(found.metadata)
+    return {}
+
+
+def check_ranges(config: Any, prefix: str = "--") -> None:
+    """Checks every setting that has a range, those of nested groups too; null is left alone.
+
+    Args:
+        config: the settings, a dataclass.
+        prefix: what stands before a setting's name in a message.
 
     Raises:
         InputError: a value is out of its range; names the option, the value and the range.
     """
     for field in dataclasses.fields(config):
-        value, interval = getattr(config, field.name), RANGES.get(field.name)
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, f"{prefix}{field.name}.")
+            continue
+        interval = metadata_of(type(config), field.name).get(_KEY)
         if interval is not None and value is not None and value not in interval:
-            raise InputError(f"--{field.name} is {value}, it must {interval}")
+            raise InputError(f"{prefix}{field.name} is {value}, it must {interval}")

@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
+from kerasllm.cli.ranges import metadata_of
 from kerasllm.errors import InputError
 
 Config = TypeVar("Config")
@@ -73,11 +74,22 @@ def only_without(*names: str) -> dict[str, tuple[str, ...]]:
 
 
 def options(config_class: type, prefix: str = "", default: Any = dataclasses.MISSING) -> Iterator[Option]:
-    """The leaves of a dataclass, its own before its bases'; nested fields start from the instance `default`."""
+    """Yields the leaves of a dataclass: what must be given first, then its own before its bases', groups last.
+
+    Args:
+        config_class: the dataclass.
+        prefix: of the names.
+        default: an instance from which the defaults are taken, for a nested dataclass.
+    """
     hints = typing.get_type_hints(config_class)
     documentation = _documentation(config_class)
     own = inspect.get_annotations(config_class)
-    for field in sorted(dataclasses.fields(config_class), key=lambda field: field.name not in own):
+
+    def order(field: dataclasses.Field) -> tuple[bool, bool, bool]:
+        required = field.default is field.default_factory is dataclasses.MISSING
+        return dataclasses.is_dataclass(hints[field.name]), not required, field.name not in own
+
+    for field in sorted(dataclasses.fields(config_class), key=order):
         if not field.init:
             continue
         value = _default(field) if default is dataclasses.MISSING else getattr(default, field.name)
@@ -85,7 +97,8 @@ def options(config_class: type, prefix: str = "", default: Any = dataclasses.MIS
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield from options(hint, name + ".", value)
         else:
-            text, without = documentation.get(field.name, ""), field.metadata.get("without", ())
+            text = documentation.get(field.name, "")
+            without = metadata_of(config_class, field.name).get("without", ())
             yield Option(name, hint, value, text, prefix.rstrip("."), without)
 
 

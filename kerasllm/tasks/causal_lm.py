@@ -1,136 +1,45 @@
-"""The causal-LM objective, compiled and evaluated in one way everywhere."""
+"""Causal language modeling: the next token at each position."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-import keras
-
-from kerasllm import backend
-from kerasllm.errors import InputError
-from kerasllm.files.atomic import write_atomically
 from kerasllm.losses import CausalLanguageModelLoss
-from kerasllm.tokenizers.characters import character_ids
-from kerasllm.tokenizers.loading import encode
-from kerasllm.tokenizers.special_tokens import end_of_text_id
-from kerasllm.training.state.interruption import break_off_if_told
+from kerasllm.tasks.base import Task
 
 
-def compile_causal(
-    model: Any,
-    optimizer: keras.optimizers.Optimizer | None = None,
-    *,
-    normalized_weights: bool = False,
-    jit_compile: bool | str | None = None,
-) -> None:
-    """Compiles a `GPTCausalLM` with its loss, and no metrics, so that the loss projects to the vocabulary.
+class CausalLanguageModeling(Task):
+    """The next token, without metrics on the logits, so that the loss projects to the vocabulary in chunks."""
 
-    Args:
-        model: the model.
-        optimizer: any; None for evaluation only.
-        normalized_weights: the data's weights are divided by their sum already (gradient accumulation).
-        jit_compile: as `model.compile` takes it; the backend's own choice where None.
-    """
-    loss = CausalLanguageModelLoss(reduction="sum" if normalized_weights else "mean_with_sample_weight")
-    model.compile(
-        optimizer=optimizer or "sgd",
-        loss=loss,
-        jit_compile=backend.jit_compile if jit_compile is None else jit_compile,
-    )
-    model.per_step_metrics = True
+    name: ClassVar[str] = "causal_lm"
 
+    def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
+        """Returns the loss alone."""
+        return {"loss": CausalLanguageModelLoss(reduction=reduction)}
 
-def evaluate_causal(model: Any, batches: Iterable[tuple[dict, Any, Any]]) -> dict[str, float]:
-    """Loss over all batches, each token weighing the same.
+    def evaluate(self, model: Any, batches: Any) -> dict[str, Any]:
+        """Returns `loss` in nats a token, `perplexity` and `tokens`, each token weighing the same.
 
-    Args:
-        model: compiled by `compile_causal`.
-        batches: a sequence of inputs, labels and plain weights, 1 or 0.
+        Args:
+            model: compiled by `compile`.
+            batches: inputs, labels and plain weights, 1 or 0.
+        """
+        loss = tokens = 0.0
+        summed = model.loss.reduction == "sum"
+        for index in range(len(batches)):
+            inputs, labels, weights = batches[index]
+            weight = float(weights.sum())
+            value = float(model.test_on_batch(inputs, labels, weights))
+            loss += value if summed else value * weight
+            tokens += weight
+        mean = loss / max(tokens, 1.0)
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "tokens": tokens}
 
-    Returns:
-        `loss` in nats a token, `perplexity` and `tokens`.
-    """
-    loss = tokens = 0.0
-    summed = model.loss.reduction == "sum"
-    for index in range(len(batches)):  # type: ignore[arg-type]
-        break_off_if_told()
-        inputs, labels, weights = batches[index]  # type: ignore[index]
-        weight = float(weights.sum())
-        value = float(model.test_on_batch(inputs, labels, weights))
-        loss += value if summed else value * weight
-        tokens += weight
-    mean = loss / max(tokens, 1.0)
-    return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "tokens": tokens}
-
-
-class SampleLog:
-    """Texts that a model makes as it learns: samples.jsonl, one `{"step", "text"}` a line.
-
-    Call with the model and the step. They are drawn at temperature 0.8 from the 200 likeliest tokens, with the
-    step as seed.
-
-    Args:
-        path: of the file; lines of later steps, from before an interruption, are dropped.
-        tokenizer: of the model.
-        prompt: ids of what the texts begin with.
-        max_new_tokens: of each; fewer where the model has no positions for so many.
-    """
-
-    def __init__(self, path: Path, tokenizer: Any, prompt: list[int], max_new_tokens: int) -> None:
-        self.path, self.tokenizer, self.prompt = path, tokenizer, prompt
-        self.max_new_tokens = max_new_tokens
-
-    def __call__(self, model: Any, step: int) -> None:
-        """Adds the text of a step, whole or not at all."""
-        room = model.config.max_sequence_length - len(self.prompt)
-        settings = {"temperature": 0.8, "top_k": 200, "seed": step}
-        ids = model.generate(self.prompt, max_new_tokens=min(self.max_new_tokens, room), **settings)
-        text = self.tokenizer.decode(ids.tolist())
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] < step]
-        kept.append(json.dumps({"step": step, "text": text}, ensure_ascii=False))
-        try:
-            write_atomically(self.path, "\n".join(kept) + "\n")
-        except InputError as error:
-            print(f"{error}; training goes on without the sample of step {step}", file=sys.stderr)
-
-
-def sample_prompt(tokenizer: Any, asked: str, max_new_tokens: int, positions: int) -> list[int]:
-    """What samples begin with, as ids; looked at before training, not hours into it.
-
-    Args:
-        tokenizer: of the model.
-        asked: a text; where empty, a line break if the tokenizer's tokens are characters and it has one, else
-            the mark between documents.
-        max_new_tokens: of a sample; 0 for none at all.
-        positions: of the model.
-
-    Raises:
-        InputError: a character is unknown, or not one new token fits behind the prompt.
-    """
-    if not max_new_tokens:
-        return []
-    ids = encode(tokenizer, asked, "--sample_prompt", special_tokens=True) or _default_prompt(tokenizer)
-    if len(ids) + 1 > positions:
-        raise InputError(
-            f"--sample_prompt takes {len(ids)} of {positions} positions, which leaves none for --sample_tokens "
-            f"{max_new_tokens}: shorten it, or set --sample_tokens 0"
-        )
-    return ids
-
-
-def _default_prompt(tokenizer: Any) -> list[int]:
-    characters = character_ids(json.loads(tokenizer.to_str())) or {}
-    return [characters["\n"] if "\n" in characters else end_of_text_id(tokenizer)]
-
-
-def sample_log(directory: Path, tokenizer: Any, prompt: list[int], max_new_tokens: int) -> SampleLog | None:
-    """The samples.jsonl of a run; None where `max_new_tokens` is 0."""
-    if max_new_tokens == 0:
-        return None
-    return SampleLog(directory / "samples.jsonl", tokenizer, prompt, max_new_tokens)
+    @classmethod
+    def serves(cls, settings: Mapping[str, Any]) -> bool:
+        """Returns whether config.json names a GPT-2, a Llama or a GPT of kerasllm's own shape."""
+        return str(settings.get("model_type", "")) in ("gpt2", "llama") or str(
+            settings.get("model_type", "")
+        ).startswith("kerasllm")

@@ -1,25 +1,135 @@
-"""Figures of classifiers and regressors, by scikit-learn, over the whole of a data set at once.
+"""Classes of texts or pairs of texts.
 
-Correlations and F1 are no means over batches: Keras' running metrics cannot give them, so the predictions
-are collected, in the order of the texts, and judged together. What is undefined (a correlation with
-a constant) is None, which is `null` in JSON; NaN is not JSON.
+F1 and Matthews' correlation are no means over batches: Keras' running metrics cannot give them, so the predictions
+are collected, in the order of the texts, and judged together by scikit-learn. What is undefined is None, which is
+`null` in JSON; NaN is not JSON.
 """
 
-import math
+from __future__ import annotations
+
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
+import keras
 import numpy as np
 
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
-from kerasllm.training.state.interruption import break_off_if_told
+from kerasllm.data.examples.labelled import encode_texts
+from kerasllm.models import BertClassifier
+from kerasllm.tasks.base import PredictionSettings, Task, load_whole
+from kerasllm.tasks.ordered_outputs import finite, predict_in_order
+
+
+class Classification(Task):
+    """One of several classes for each text, or, in predictions, several labels.
+
+    Args:
+        label_names: of all classes, in the order of their ids.
+    """
+
+    name: ClassVar[str] = "classification"
+    monitors: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1", "f1_macro", "matthews")
+
+    def __init__(self, label_names: Sequence[str]) -> None:
+        self.label_names = tuple(label_names)
+
+    def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
+        """Returns the cross-entropy and the accuracy."""
+        return {
+            "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction),
+            "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        }
+
+    def evaluate(self, model: Any, batches: Any) -> dict[str, Any]:
+        """Returns all of `classification_figures`, and `loss`, the mean cross-entropy in nats.
+
+        Args:
+            model: gives logits (batch, classes).
+            batches: see `predict_in_order`.
+        """
+        logits = predict_in_order(model, batches).astype(np.float64)
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(logits)), batches.labels]
+        figures = classification_figures(batches.labels, logits, self.label_names)
+        return {"loss": finite(losses.mean()), **figures}
+
+    @classmethod
+    def serves(cls, settings: Mapping[str, Any]) -> bool:
+        """Returns whether config.json names a classifier of texts that is no regressor."""
+        return is_classifier(settings) and not is_regressor(settings)
+
+    @classmethod
+    def predict(
+        cls,
+        directory: Path,
+        settings: Mapping[str, Any],
+        tokenizer: Any,
+        texts: Sequence[tuple[str, ...]],
+        options: PredictionSettings,
+    ) -> list[dict[str, Any]]:
+        """Returns label and probabilities of each text, or the labels of a model with several a text.
+
+        See the base class.
+        """
+        encoded = encode_texts(tokenizer, texts, options.sequence_length)
+        batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
+        model = load_whole(BertClassifier, directory, {"classifier"})
+        logits = predict_in_order(model, batches).astype("float64")
+        names = list(model.label_names or map(str, range(model.num_classes)))
+        joined = ["\t".join(text) for text in texts]
+        if model.multi_label:
+            return [
+                {
+                    "text": text,
+                    "labels": [name for name, logit in zip(names, row, strict=True) if logit > 0],
+                    "probabilities": _by_name(names, 0.5 + np.tanh(row / 2) / 2),  # the logistic function
+                }
+                for text, row in zip(joined, logits, strict=True)
+            ]
+        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        return [
+            {
+                "text": text,
+                "label": names[row.argmax()],
+                "probability": round(float(row.max()), 4),
+                "probabilities": _by_name(names, row),
+            }
+            for text, row in zip(joined, probabilities, strict=True)
+        ]
+
+    @classmethod
+    def show(cls, prediction: Mapping[str, Any]) -> list[str]:
+        """Returns one line: label, probability, text."""
+        if "labels" in prediction:
+            found = [f"{name} {prediction['probabilities'][name]:.4f}" for name in prediction["labels"]]
+            return [f"{', '.join(found) or 'none'}\t{prediction['text']}"]
+        return [f"{prediction['label']}\t{prediction['probability']:.4f}\t{prediction['text']}"]
+
+
+def is_classifier(settings: Mapping[str, Any]) -> bool:
+    """Returns whether config.json names a model with a head of scores over a whole text."""
+    return (settings.get("architectures") or [""])[0] == "BertForSequenceClassification"
+
+
+def is_regressor(settings: Mapping[str, Any]) -> bool:
+    """Returns whether config.json says that the one score is a number, not a class."""
+    kind, names = settings.get("problem_type"), settings.get("id2label")
+    count = len(names) if isinstance(names, dict) else settings.get("num_labels")
+    return kind == "regression" or (kind is None and count == 1)
+
+
+def _by_name(names: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:
+    """Returns the probability of each label."""
+    return {name: round(float(p), 4) for name, p in zip(names, probabilities, strict=True)}
 
 
 def classification_figures(
     labels: np.ndarray, predictions: np.ndarray, label_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Accuracy, F1, Matthews' correlation and the confusion matrix.
+    """Returns accuracy, F1, Matthews' correlation and the confusion matrix.
 
     Args:
         labels: class ids (examples,).
@@ -58,111 +168,13 @@ def classification_figures(
     counts = confusion_matrix(labels, predictions, labels=ids)
     figures: dict[str, Any] = {
         "examples": len(labels),
-        "accuracy": _finite(accuracy_score(labels, predictions)),
+        "accuracy": finite(accuracy_score(labels, predictions)),
     }
     if len(names) == 2:
-        figures["f1"] = _finite(f1[1])
-    figures["f1_macro"] = _finite(np.mean(f1[~np.isnan(f1)]))
-    figures["matthews"] = _finite(matthews)
+        figures["f1"] = finite(f1[1])
+    figures["f1_macro"] = finite(np.mean(f1[~np.isnan(f1)]))
+    figures["matthews"] = finite(matthews)
     figures["confusion"] = {
         name: {other: int(counts[i, j]) for j, other in enumerate(names)} for i, name in enumerate(names)
     }
     return figures
-
-
-def regression_figures(labels: np.ndarray, predictions: np.ndarray) -> dict[str, Any]:
-    """Correlations and mean squared error.
-
-    Args:
-        labels: numbers (examples,).
-        predictions: numbers (examples,).
-
-    Returns:
-        `examples`; `pearson` and `spearman`, in [-1, 1], None where either side is constant; `mse`, None
-        where a prediction is not finite.
-    """
-    from scipy.stats import pearsonr, spearmanr
-    from sklearn.metrics import mean_squared_error
-
-    labels, predictions = np.asarray(labels, np.float64), np.asarray(predictions, np.float64)
-    if labels.shape != predictions.shape or labels.ndim != 1:
-        raise ValueError(f"labels of shape {labels.shape}, predictions of shape {predictions.shape}")
-    pearson = spearman = mse = None
-    if len(labels) and np.isfinite(predictions).all():
-        mse = _finite(mean_squared_error(labels, predictions))
-        if np.ptp(labels) > 0 and np.ptp(predictions) > 0:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # nearly constant
-                pearson = _finite(pearsonr(labels, predictions).statistic)
-                spearman = _finite(spearmanr(labels, predictions).statistic)
-    return {"examples": len(labels), "pearson": pearson, "spearman": spearman, "mse": mse}
-
-
-def predict_in_order(model: Any, batches: ClassificationBatches) -> np.ndarray:
-    """The model's outputs for all texts, float32 (texts, ...), in the order of the texts.
-
-    Args:
-        model: a classifier, which gives (batch, classes), or a regressor, which gives (batch,).
-        batches: one epoch, from step 0; best with `shuffle=False`.
-    """
-    if batches.start_step:
-        raise ValueError(f"the batches start at step {batches.start_step}: some texts would be left out")
-    results: np.ndarray | None = None
-    size = batches.batch_size
-    for step in range(batches.steps_per_epoch):
-        whole = batches.batch(step)[0]
-        for part in range(batches.gradient_accumulation):
-            break_off_if_told()
-            texts = batches.order[step * batches.gradient_accumulation + part]
-            inputs = {name: array[part * size : (part + 1) * size] for name, array in whole.items()}
-            outputs = np.asarray(model.predict_on_batch(inputs)).astype(np.float32)
-            if results is None:
-                results = np.zeros((len(batches.encoded), *outputs.shape[1:]), np.float32)
-            results[texts[texts >= 0]] = outputs[texts >= 0]
-    assert results is not None  # there is no empty data set
-    return results
-
-
-def evaluate_classifier(
-    model: Any, batches: ClassificationBatches, label_names: Sequence[str]
-) -> dict[str, Any]:
-    """All of `classification_figures`, and `loss`, the mean cross-entropy in nats, of a model.
-
-    Args:
-        model: gives logits (batch, classes).
-        batches: see `predict_in_order`.
-        label_names: of all classes.
-    """
-    logits = predict_in_order(model, batches).astype(np.float64)
-    highest = logits.max(axis=1, keepdims=True)
-    shifted = logits - highest
-    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(logits)), batches.labels]
-    return {"loss": _finite(losses.mean()), **classification_figures(batches.labels, logits, label_names)}
-
-
-def evaluate_regressor(model: Any, batches: ClassificationBatches) -> dict[str, Any]:
-    """All of `regression_figures`, and `loss`, the mean squared error, of a model.
-
-    Args:
-        model: gives numbers (batch,).
-        batches: see `predict_in_order`.
-    """
-    figures = regression_figures(batches.labels, predict_in_order(model, batches))
-    return {"loss": figures["mse"], **figures}
-
-
-def monitored(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The figures that are single numbers, undefined ones as NaN: for `Evaluation` and its log.
-
-    Args:
-        figures: of any function here.
-    """
-    return {
-        name: math.nan if value is None else float(value)
-        for name, value in figures.items()
-        if name != "examples" and not isinstance(value, Mapping)
-    }
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -1,87 +1,147 @@
-"""The objectives of BERT's pretraining, compiled and evaluated in one way everywhere."""
+"""BERT's pretraining: masked-LM with or without next-sentence prediction, and the filling in of masks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
-import keras
+import numpy as np
 
-from kerasllm import backend
+from kerasllm.data.batches.padded_labelled import ClassificationBatches
+from kerasllm.data.examples.labelled import encode_texts
+from kerasllm.errors import InputError
 from kerasllm.losses import MaskedLanguageModelLoss, NextSentenceLoss
 from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy
-from kerasllm.training.state.interruption import break_off_if_told
+from kerasllm.models import BertMaskedLM, BertPretraining
+from kerasllm.tasks.base import PredictionSettings, Task, load_whole
+from kerasllm.tokenizers.wordpiece import special_token_ids
+
+_ARCHITECTURES = ("BertForPreTraining", "BertForMaskedLM", "BertForNextSentencePrediction")
 
 
-def compile_pretraining(
-    model: Any,
-    optimizer: keras.optimizers.Optimizer,
-    *,
-    normalized_weights: bool = False,
-    jit_compile: bool | str | None = None,
-) -> None:
-    """Compiles a `BertPretraining` with the losses and metrics of its objectives.
+class MaskedLanguageModeling(Task):
+    """Masked-LM and next-sentence prediction, or one of them, as the model's `objectives` say."""
 
-    Args:
-        model: its `objectives` say which.
-        optimizer: any.
-        normalized_weights: the data's weights are divided by their sum already (gradient accumulation).
-        jit_compile: as `model.compile` takes it; the backend's own choice where None.
-    """
-    reduction = "sum" if normalized_weights else "mean_with_sample_weight"
-    losses = {
-        "masked_lm": MaskedLanguageModelLoss(reduction=reduction),
-        "next_sentence": NextSentenceLoss(reduction=reduction),
-    }
-    metrics = {"masked_lm": MaskedLanguageModelAccuracy(), "next_sentence": NextSentenceAccuracy()}
-    model.compile(
-        optimizer=optimizer,
-        loss={name: losses[name] for name in model.objectives},
-        weighted_metrics={name: [metrics[name]] for name in model.objectives},
-        jit_compile=backend.jit_compile if jit_compile is None else jit_compile,
-    )
-    model.per_step_metrics = True
+    name: ClassVar[str] = "masked_lm"
 
+    def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
+        """Returns a loss and an accuracy for each objective."""
+        losses = {
+            "masked_lm": MaskedLanguageModelLoss(reduction=reduction),
+            "next_sentence": NextSentenceLoss(reduction=reduction),
+        }
+        metrics = {"masked_lm": MaskedLanguageModelAccuracy(), "next_sentence": NextSentenceAccuracy()}
+        return {
+            "loss": {name: losses[name] for name in model.objectives},
+            "weighted_metrics": {name: [metrics[name]] for name in model.objectives},
+        }
 
-def evaluate_pretraining(model: Any, batches: Iterable[tuple[dict, dict, dict]]) -> dict[str, float]:
-    """Losses and accuracies over all batches, each token (or pair) weighing the same.
+    def evaluate(self, model: Any, batches: Any) -> dict[str, Any]:
+        """Returns losses and accuracies over all batches, each token (or pair) weighing the same.
 
-    Args:
-        model: compiled by `compile_pretraining`.
-        batches: inputs, labels and plain weights, 1 or 0.
-
-    Returns:
-        `loss` (the sum of the objectives' losses), and for masked-LM `masked_lm_loss` in nats a token,
-        `masked_lm_accuracy` and `perplexity`; for next-sentence prediction `next_sentence_loss` in nats a
+        They are `loss` (the sum of the objectives' losses), for masked-LM `masked_lm_loss` in nats a token,
+        `masked_lm_accuracy` and `perplexity`, and for next-sentence prediction `next_sentence_loss` in nats a
         pair and `next_sentence_accuracy`.
-    """
-    objectives = model.objectives
-    sums: dict[str, float] = {}
-    totals = dict.fromkeys(objectives, 0.0)
-    normalized = any(loss.reduction == "sum" for loss in model.loss.values())
-    for index in range(len(batches)):  # type: ignore[arg-type]
-        break_off_if_told()
-        inputs, labels, weights = batches[index]  # type: ignore[index]
-        model.reset_metrics()
-        logs = model.test_on_batch(inputs, labels, weights, return_dict=True)
-        if len(objectives) == 1:  # Keras then names neither loss nor metric after the output
-            only = objectives[0]
-            accuracy = next(value for name, value in logs.items() if name.endswith("accuracy"))
-            logs = {f"{only}_loss": logs["loss"], f"{only}_accuracy": accuracy}
-        for name in objectives:
-            weight = float(weights[name].sum())
-            totals[name] += weight
-            loss = float(logs[f"{name}_loss"]) * (1.0 if normalized else weight)
-            sums[f"{name}_loss"] = sums.get(f"{name}_loss", 0.0) + loss
-            hits = float(logs[f"{name}_accuracy"]) * weight
-            sums[f"{name}_accuracy"] = sums.get(f"{name}_accuracy", 0.0) + hits
-    figures = {
-        f"{name}_{kind}": sums[f"{name}_{kind}"] / max(totals[name], 1.0)
-        for name in objectives
-        for kind in ("loss", "accuracy")
-    }
-    result = {"loss": sum(figures[f"{name}_loss"] for name in objectives), **figures}
-    if "masked_lm" in objectives:
-        result["perplexity"] = math.exp(min(figures["masked_lm_loss"], 700.0))
-    return result
+
+        Args:
+            model: compiled by `compile`.
+            batches: inputs, labels and plain weights, 1 or 0.
+        """
+        objectives = model.objectives
+        sums: dict[str, float] = {}
+        totals = dict.fromkeys(objectives, 0.0)
+        normalized = any(loss.reduction == "sum" for loss in model.loss.values())
+        for index in range(len(batches)):
+            inputs, labels, weights = batches[index]
+            model.reset_metrics()
+            logs = model.test_on_batch(inputs, labels, weights, return_dict=True)
+            if len(objectives) == 1:  # Keras then names neither loss nor metric after the output
+                only = objectives[0]
+                accuracy = next(value for name, value in logs.items() if name.endswith("accuracy"))
+                logs = {f"{only}_loss": logs["loss"], f"{only}_accuracy": accuracy}
+            for name in objectives:
+                weight = float(weights[name].sum())
+                totals[name] += weight
+                loss = float(logs[f"{name}_loss"]) * (1.0 if normalized else weight)
+                sums[f"{name}_loss"] = sums.get(f"{name}_loss", 0.0) + loss
+                hits = float(logs[f"{name}_accuracy"]) * weight
+                sums[f"{name}_accuracy"] = sums.get(f"{name}_accuracy", 0.0) + hits
+        figures = {
+            f"{name}_{kind}": sums[f"{name}_{kind}"] / max(totals[name], 1.0)
+            for name in objectives
+            for kind in ("loss", "accuracy")
+        }
+        result = {"loss": sum(figures[f"{name}_loss"] for name in objectives), **figures}
+        if "masked_lm" in objectives:
+            result["perplexity"] = math.exp(min(figures["masked_lm_loss"], 700.0))
+        return result
+
+    @classmethod
+    def serves(cls, settings: Mapping[str, Any]) -> bool:
+        """Returns whether config.json names one of BERT's pretraining classes, or no class of a task at all."""
+        architecture = (settings.get("architectures") or ["BertForMaskedLM"])[0]
+        return settings.get("model_type") == "bert" and architecture in (*_ARCHITECTURES, "BertModel")
+
+    @classmethod
+    def predict(
+        cls,
+        directory: Path,
+        settings: Mapping[str, Any],
+        tokenizer: Any,
+        texts: Sequence[tuple[str, ...]],
+        options: PredictionSettings,
+    ) -> list[dict[str, Any]]:
+        """Returns for each text the likeliest tokens in the place of each [MASK]: `{"text", "masks"}`.
+
+        See the base class.
+        """
+        mask = special_token_ids(tokenizer).mask
+        length = options.sequence_length
+        encoded = encode_texts(tokenizer, texts, length)
+        for text, start, end in zip(texts, encoded.offsets[:-1], encoded.offsets[1:], strict=True):
+            if mask not in encoded.token_ids[start:end]:
+                raise InputError(
+                    f"{_joined(text)[:60]!r} holds no [MASK] within {length} tokens, and {directory} is a pretrained "
+                    "model: put [MASK] in the place of a word"
+                )
+        pretraining = (settings.get("architectures") or [""])[0] == "BertForPreTraining"
+        model_class = BertPretraining if pretraining else BertMaskedLM
+        model = load_whole(model_class, directory, {"masked_lm_head", "masked_lm_projection"})
+        batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
+        masks: dict[int, list[list[dict[str, Any]]]] = {}
+        for step in range(batches.steps):
+            inputs = batches.batch(step)[0]
+            logits = np.asarray(model.predict_on_batch(inputs)["masked_lm"], dtype="float64")
+            for row, index in enumerate(batches.order[step]):
+                if index >= 0:
+                    places = np.flatnonzero(inputs["token_ids"][row] == mask)
+                    masks[int(index)] = [
+                        _candidates(tokenizer, logits[row, place], options.top_k) for place in places
+                    ]
+        return [{"text": _joined(text), "masks": masks[index]} for index, text in enumerate(texts)]
+
+    @classmethod
+    def show(cls, prediction: Mapping[str, Any]) -> list[str]:
+        """Returns a line for each [MASK]."""
+        return [
+            f"{prediction['text']}\t" + "  ".join(f"{c['token']} {c['probability']:.3f}" for c in place)
+            for place in prediction["masks"]
+        ]
+
+
+def _candidates(tokenizer: Any, scores: np.ndarray, top_k: int) -> list[dict[str, Any]]:
+    """Returns the best tokens of one place with their probabilities."""
+    probabilities = np.exp(scores - scores.max())
+    probabilities /= probabilities.sum()
+    best = np.argsort(-probabilities, kind="stable")[:top_k]
+    return [
+        {"token": tokenizer.id_to_token(int(i)), "probability": round(float(probabilities[i]), 4)}
+        for i in best
+    ]
+
+
+def _joined(text: tuple[str, ...]) -> str:
+    """Returns a pair as it was given, separated by a tab."""
+    return "\t".join(text)

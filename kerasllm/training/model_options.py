@@ -1,29 +1,26 @@
-"""The `--model.*` options: what a user may change of a named size."""
+"""Which model a run starts from: a checkpoint, or a named size with `--model.*` changes."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from kerasllm.checkpoints import check_checkpoint
+from kerasllm.checkpoints import check_checkpoint, resolve_directory
+from kerasllm.cli.ranges import at_least, within
+from kerasllm.cli.settings import only_without
 from kerasllm.errors import InputError
-from kerasllm.models import BertConfig, GPTConfig
+from kerasllm.models import BERT_SIZES, GPT_SIZES, BertConfig, GPTConfig
 from kerasllm.models.gpt.config import FeedForward, Normalization, Positions
+from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
+from kerasllm.tokenizers.characters import train_characters
+from kerasllm.tokenizers.loading import load_tokenizer, load_wordpiece, vocabulary_size
+from kerasllm.tokenizers.special_tokens import end_of_text_id
+from kerasllm.tokenizers.wordpiece import train_wordpiece
 
-GPTSize = Literal[
-    "gpt2",
-    "gpt2_medium",
-    "gpt2_large",
-    "gpt2_xl",
-    "gpt3_small",
-    "gpt3_medium",
-    "gpt3_large",
-    "gpt3_xl",
-    "gpt3_2.7b",
-    "gpt3_6.7b",
-    "gpt3_13b",
-    "gpt3_175b",
-]
+BertSize = Literal[tuple(BERT_SIZES)]  # type: ignore[valid-type]
+GPTSize = Literal[tuple(GPT_SIZES)]  # type: ignore[valid-type]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 
@@ -46,7 +43,7 @@ class _ModelOptions:
     intermediate_dim: int | None = None
     """Width inside the feed-forward network; 4 * hidden_dim if null."""
 
-    dropout: float | None = None
+    dropout: float | None = field(default=None, metadata=within(0, 1))
     """Dropout of embeddings, residuals and attention."""
 
     max_sequence_length: int | None = None
@@ -103,8 +100,6 @@ class _ModelOptions:
             raise InputError(
                 f"--model.{changed[0]} cannot change a checkpoint: leave it out, or leave --init out"
             )
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise InputError(f"--model.dropout is {self.dropout}, it must lie in [0, 1)")
         shape = check_checkpoint(init, self.config_class)
         if vocabulary_size > shape.vocabulary_size:
             raise InputError(
@@ -153,3 +148,170 @@ class GPTOptions(_ModelOptions):
 
     tie_embeddings: bool | None = None
     """Whether the output projection is the token embedding's transpose."""
+
+
+@dataclass(kw_only=True)
+class BertStartOptions:
+    """A BERT to start from: a checkpoint with its tokenizer, or a new one."""
+
+    init: str | None = None
+    """A run, model directory or hub id to start from; its tokenizer is taken too. From scratch if null."""
+
+    tokenizer: str | None = None
+    """A tokenizer.json, vocab.txt, or directory or run with one; without it, WordPiece is trained on the data."""
+
+    vocabulary_size: int = field(default=30522, metadata=only_without("init", "tokenizer") | at_least(1))
+    """Size of the WordPiece vocabulary that is trained."""
+
+    lowercase: bool = field(default=True, metadata=only_without("init", "tokenizer"))
+    """Whether the trained tokenizer lowers case and strips accents."""
+
+    size: BertSize = field(default="mini", metadata=only_without("init"))
+    """Named size of a new model; --model.* override it."""
+
+    model: BertOptions = field(default_factory=BertOptions)
+
+    sequence_length: int = field(default=128, metadata=at_least(4))
+    """Tokens of an example at most, special tokens included."""
+
+    positions: ClassVar[int] = 512
+    """Learned positions of a new model, unless --model.max_sequence_length says."""
+
+    def check_start(self) -> None:
+        """Refuses a new model's shape that cannot be, before anything is read.
+
+        Raises:
+            InputError: names the option.
+        """
+        if not self.init:
+            self._shape(self.vocabulary_size)
+
+    def find_tokenizer(self, texts: Iterable[str]) -> Any:
+        """Returns the tokenizer that was asked for, that of `--init`, or one trained on texts.
+
+        Args:
+            texts: read only if they are needed.
+
+        Raises:
+            InputError: there is none, or it does not fit the checkpoint.
+        """
+        if self.init:
+            tokenizer = load_wordpiece(self.tokenizer or resolve_directory(self.init))
+            size = vocabulary_size(tokenizer)
+            self.model.check_with(self.init, vocabulary_size=size, sequence_length=self.sequence_length)
+            return tokenizer
+        if self.tokenizer:
+            return load_wordpiece(self.tokenizer)
+        return train_wordpiece(texts, self.vocabulary_size, lowercase=self.lowercase)
+
+    def make_model(self, model_class: Any, num_tokens: int, **settings: Any) -> Any:
+        """Returns a model from the checkpoint, or a new one.
+
+        Args:
+            model_class: one of BERT's tasks.
+            num_tokens: of the tokenizer.
+            settings: of the task, and `seed`.
+        """
+        if self.init:
+            changes = {} if self.model.dropout is None else {"dropout": self.model.dropout}
+            return model_class.from_pretrained(self.init, **settings, **changes)
+        return model_class(self._shape(num_tokens), **settings)
+
+    def _shape(self, num_tokens: int) -> Any:
+        return self.model.shape(
+            self.size,
+            vocabulary_size=num_tokens,
+            sequence_length=self.sequence_length,
+            positions=self.positions,
+        )
+
+
+@dataclass(kw_only=True)
+class GPTStartOptions:
+    """A GPT to start from: a checkpoint with its tokenizer, or a new one."""
+
+    init: str | None = None
+    """A run, model directory or hub id to go on from; its tokenizer is taken too."""
+
+    tokenizer: str | None = None
+    """characters, bpe (trained on --corpus), or a tokenizer.json, vocab.json + merges.txt, directory or run."""
+
+    vocabulary_size: int = field(default=50257, metadata=only_without("init") | at_least(1))
+    """Size of the byte-level BPE vocabulary that is trained."""
+
+    size: GPTSize = field(default="gpt2", metadata=only_without("init"))
+    """Named size; --model.* override it."""
+
+    model: GPTOptions = field(default_factory=GPTOptions)
+
+    context_length: int = field(default=256, metadata=at_least(1))
+    """Tokens of a training window, and the model's positions unless --model.max_sequence_length says more."""
+
+    def check_start(self) -> None:
+        """Refuses a new model's shape that cannot be, and a tokenizer that would not be used.
+
+        Raises:
+            InputError: names the option.
+        """
+        if self.init and self.tokenizer in ("characters", "bpe"):
+            raise InputError(
+                f"--tokenizer {self.tokenizer} trains a new one: leave it out, --init brings its own"
+            )
+        if not self.init:
+            self._new_shape(self.vocabulary_size)
+
+    def find_tokenizer(self, texts: Iterable[str]) -> Any:
+        """Returns the tokenizer that was asked for, that of `--init`, or one trained on texts.
+
+        Args:
+            texts: read only if they are needed.
+
+        Raises:
+            InputError: there is none, or it has no mark for the end of a text.
+        """
+        if self.init:
+            tokenizer = load_tokenizer(self.tokenizer or resolve_directory(self.init))
+        elif self.tokenizer == "characters":
+            tokenizer = train_characters(texts)
+        elif self.tokenizer in (None, "bpe"):
+            tokenizer = train_byte_level_bpe(texts, self.vocabulary_size)
+        else:
+            tokenizer = load_tokenizer(self.tokenizer)
+        end_of_text_id(tokenizer)
+        return tokenizer
+
+    def find_shape(self, tokenizer: Any) -> GPTConfig:
+        """Returns the shape of the model: new, or that of `--init`, which must fit tokenizer and windows.
+
+        Args:
+            tokenizer: of the model.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        size = vocabulary_size(tokenizer)
+        if self.init:
+            return self.model.check_with(self.init, vocabulary_size=size, sequence_length=self.context_length)
+        end = end_of_text_id(tokenizer)
+        return dataclasses.replace(self._new_shape(size), end_token_id=end, begin_token_id=end)
+
+    def make_model(self, model_class: Any, shape: GPTConfig, **settings: Any) -> Any:
+        """Returns a model from the checkpoint, or a new one.
+
+        Args:
+            model_class: `GPTCausalLM`.
+            shape: of a new one.
+            settings: `seed`.
+        """
+        if self.init:
+            changes = {} if self.model.dropout is None else {"dropout": self.model.dropout}
+            return model_class.from_pretrained(self.init, **settings, **changes)
+        return model_class(shape, **settings)
+
+    def _new_shape(self, num_tokens: int) -> Any:
+        return self.model.shape(
+            self.size,
+            vocabulary_size=num_tokens,
+            sequence_length=self.context_length,
+            positions=self.context_length,
+        )

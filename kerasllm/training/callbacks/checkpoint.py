@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -26,8 +27,8 @@ from kerasllm import __version__
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import sync_directory, write_atomically
 from kerasllm.files.safetensors import Entry, array_entry, snapshot, write_state_file
+from kerasllm.training.callbacks.interruption import Interruption
 from kerasllm.training.callbacks.step import StepCallback
-from kerasllm.training.state.interruption import Interruption
 from kerasllm.training.state.random_states import get_random_states, set_random_states
 from kerasllm.training.state.training_state import (
     RestoredState,
@@ -86,11 +87,11 @@ class Checkpoint(StepCallback):
         minutes: minutes between checkpoints; None for no such rule.
         keep: how many of the newest stay, beside that marked by `mark_best`.
         total_steps: the last step, which is always saved; so is one at which another callback stops training.
-        callbacks: those with `get_state`; the same, in the same order, when resumed.
+        callbacks: those with `get_state`. Their states are saved by class name; the second of one class is
+            `Name-2`.
         gradient_accumulation: batches an optimizer step takes.
         restored: what `restore` returned: its step, its callbacks' states and its random states are put in
             place.
-        handle_signals: install handlers for the time of `fit` (only ever in the main thread).
 
     Attributes:
         interrupted: None, or the exit code of a run that was told to stop: 130 for SIGINT, 143 for SIGTERM.
@@ -109,20 +110,19 @@ class Checkpoint(StepCallback):
         callbacks: Sequence[Stateful] = (),
         gradient_accumulation: int = 1,
         restored: RestoredState | None = None,
-        handle_signals: bool = True,
     ) -> None:
         super().__init__(
             gradient_accumulation=gradient_accumulation, start_step=restored.step if restored else 0
         )
         if keep < 1:
-            raise InputError(f"--keep must be at least 1, not {keep}")
+            raise ValueError(f"keep is {keep}, it must be at least 1")
         self.directory = Path(directory)
         self.steps = steps
         self.minutes = minutes
         self.keep = keep
         self.total_steps = total_steps
-        self.callbacks = {_name(index, callback): callback for index, callback in enumerate(callbacks)}
-        self._interruption = Interruption() if handle_signals else None
+        self.callbacks = dict(zip(_names(callbacks), callbacks, strict=True))
+        self._interruption = Interruption()
         self.stalled = 0.0
         self._best_next = False
         self._forbidden = False
@@ -139,7 +139,7 @@ class Checkpoint(StepCallback):
     @property
     def interrupted(self) -> int | None:
         """The exit code if a signal has stopped the run."""
-        return self._interruption.exit_code if self._interruption else None
+        return self._interruption.exit_code
 
     @property
     def seconds(self) -> float:
@@ -158,8 +158,7 @@ class Checkpoint(StepCallback):
 
     def on_step_end(self, step: int, values: dict[str, float]) -> None:
         """Saves if it is time, or the last chance; listens for signals from the first one on."""
-        if self._interruption:
-            self._interruption.listen()
+        self._interruption.listen()
         stopping = self.interrupted is not None
         due = self._best_next or (bool(self.steps) and step % self.steps == 0)  # type: ignore[operator]
         idle = self._writing is None or self._writing.done()
@@ -181,8 +180,7 @@ class Checkpoint(StepCallback):
     def close(self) -> None:
         """As at the end of training, for a recipe whose training failed; safe to call twice."""
         self.wait()
-        if self._interruption:
-            self._interruption.restore()
+        self._interruption.restore()
 
     def wait(self) -> bool:
         """Waits until what is being saved is on the disk, and says whether it is."""
@@ -311,5 +309,12 @@ class Checkpoint(StepCallback):
                 ) from error
 
 
-def _name(index: int, callback: Stateful) -> str:
-    return f"{index}-{type(callback).__name__}"
+def _names(callbacks: Sequence[Stateful]) -> list[str]:
+    """Returns the class names of callbacks, numbered from the second of one class on."""
+    names: list[str] = []
+    counts: Counter[str] = Counter()
+    for callback in callbacks:
+        name = type(callback).__name__
+        counts[name] += 1
+        names.append(name if counts[name] == 1 else f"{name}-{counts[name]}")
+    return names

@@ -10,15 +10,15 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 
 from kerasllm.errors import InputError
+from kerasllm.training.callbacks.interruption import BrokenOff, break_off_if_told
 from kerasllm.training.callbacks.metrics_log import MetricsLog
 from kerasllm.training.callbacks.step import StepCallback
-from kerasllm.training.state.interruption import BrokenOff, break_off_if_told
 from kerasllm.training.state.random_states import get_random_states, set_random_states
 
 _PREFIX = "validation_"
@@ -34,9 +34,7 @@ class Evaluation(StepCallback):
     and the resumed run makes up for it (`make_up`) before it trains on.
 
     Args:
-        validation_dataset: for `model.evaluate`, which averages the batches' losses: right only if the
-            batches weigh equally. Give `evaluate` where they do not.
-        evaluate: a function from the model to the figures, in place of a data set.
+        evaluate: a function from the model to the figures.
         interval: optimizer steps between validations; None for at the end only.
         total_steps: the last step.
         gradient_accumulation: batches an optimizer step takes.
@@ -44,10 +42,8 @@ class Evaluation(StepCallback):
         restore_best: at the end, go back to the weights with the best figure. They are kept in memory.
         patience: stop after so many validations in a row without a better figure; None for never.
         monitor: the figure that counts, named as `evaluate` names it.
-        mode: whether less or more of it is better; less if None and the name holds "loss", "perplexity" or
-            "error".
+            Less of it is better if its name holds "loss", "perplexity" or "error", else more.
         metrics_log: takes the figures.
-        extra: a function from the model to more figures.
         sample: called with the model and the step after each validation, to show what it can do.
 
     Attributes:
@@ -61,25 +57,19 @@ class Evaluation(StepCallback):
 
     def __init__(
         self,
-        validation_dataset: Any = None,
+        evaluate: Callable[[Any], Mapping[str, float]],
         *,
         total_steps: int,
         interval: int | None = None,
-        evaluate: Callable[[Any], Mapping[str, float]] | None = None,
         gradient_accumulation: int = 1,
         start_step: int = 0,
         restore_best: bool = False,
         patience: int | None = None,
         monitor: str = "loss",
-        mode: Literal["min", "max"] | None = None,
         metrics_log: MetricsLog | None = None,
-        extra: Callable[[Any], Mapping[str, float]] | None = None,
         sample: Callable[[Any, int], None] | None = None,
     ) -> None:
         super().__init__(gradient_accumulation=gradient_accumulation, start_step=start_step)
-        if (validation_dataset is None) == (evaluate is None):
-            raise ValueError("give either validation_dataset or evaluate")
-        self.validation_dataset = validation_dataset
         self.evaluate = evaluate
         self.interval = interval
         self.total_steps = total_steps
@@ -87,9 +77,8 @@ class Evaluation(StepCallback):
         self.patience = patience
         self.monitor = monitor.removeprefix(_PREFIX)
         less = any(word in self.monitor for word in ("loss", "perplexity", "error"))
-        self._sign = -1.0 if (mode or ("min" if less else "max")) == "min" else 1.0
+        self._sign = -1.0 if less else 1.0
         self.metrics_log = metrics_log
-        self.extra = extra
         self.sample = sample
         self.figures: dict[str, float] = {}
         self.best_step = 0
@@ -152,12 +141,7 @@ class Evaluation(StepCallback):
         self.broken_off = True
         try:
             break_off_if_told()
-            if self.evaluate is not None:
-                figures = dict(self.evaluate(model))
-            else:
-                figures = model.evaluate(self.validation_dataset, return_dict=True, verbose=0)
-            if self.extra is not None:
-                figures.update(self.extra(model))
+            figures = dict(self.evaluate(model))
             if self.sample is not None:
                 break_off_if_told()
                 self.sample(model, step)

@@ -57,10 +57,6 @@ class MetricsLog(StepCallback):
         tokens_per_step: tokens an optimizer step trains on, or a function of the step; None leaves the speed
             out.
         start_step: steps done before; lines beyond it are dropped when training begins.
-        learning_rate: a function from the step, counted from 1, to the rate it used; asked of the optimizer
-            if None, whose schedule Keras calls with the batches before the step's last.
-        tensorboard: also write TensorBoard's event files.
-        title: of the picture; the directory's name if None.
     """
 
     def __init__(
@@ -72,9 +68,6 @@ class MetricsLog(StepCallback):
         gradient_accumulation: int = 1,
         tokens_per_step: float | Callable[[int], float] | None = None,
         start_step: int = 0,
-        learning_rate: Callable[[int], float] | None = None,
-        tensorboard: bool = True,
-        title: str | None = None,
     ) -> None:
         super().__init__(gradient_accumulation=gradient_accumulation, start_step=start_step)
         self.directory = Path(path)
@@ -82,11 +75,9 @@ class MetricsLog(StepCallback):
         self.total_steps = total_steps
         self.log_interval = log_interval or default_log_interval(total_steps)
         self.tokens_per_step = tokens_per_step
-        self.title = title or self.directory.absolute().name
         self.last: dict[str, Any] = {}
         self.on_exclude: Callable[[float], None] | None = None  # told of the same time
-        self._learning_rate = learning_rate
-        self._events = EventWriter(self.directory / "tensorboard") if tensorboard else None
+        self._events = EventWriter(self.directory / "tensorboard")
         self._window: dict[str, list[float]] = {}  # name: [sum, number of steps]
         self._tokens = 0.0
         self._seconds = 0.0  # of the window, before this session
@@ -125,7 +116,7 @@ class MetricsLog(StepCallback):
         figures = {
             name: total / steps if steps else math.nan for name, (total, steps) in self._window.items()
         }
-        rate = self._learning_rate(step) if self._learning_rate else self._rate(step)
+        rate = self._rate(step)
         if rate is not None:
             figures["learning_rate"] = rate
         now = time.perf_counter()
@@ -155,8 +146,7 @@ class MetricsLog(StepCallback):
         try:
             self._write()
             self._full = False
-            if self._events:
-                self._events.add(step, figures)
+            self._events.add(step, figures)
             self._told = False
         except OSError as error:
             if error.errno not in DISK_FULL:
@@ -176,12 +166,11 @@ class MetricsLog(StepCallback):
         """Draws curves.png."""
         self._write()
         self.close()
-        plot_curves(read_metrics(self.path), self.directory / "curves.png", self.title)
+        plot_curves(read_metrics(self.path), self.directory / "curves.png", self.directory.absolute().name)
 
     def close(self) -> None:
         """Closes TensorBoard's file, for a recipe whose training failed; safe to call twice."""
-        if self._events:
-            self._events.close()
+        self._events.close()
 
     def get_state(self) -> dict[str, Any]:
         """The sums in progress, for a checkpoint."""
@@ -219,7 +208,7 @@ class MetricsLog(StepCallback):
         self.last = lines[-1] if lines else {}
         self._end = self._written = len(text)
         self._offset = self._end - len(contents[-1]) if lines else 0
-        if self._events and self.step:
+        if self.step:
             self._events.resume(self.step)
         self._prepared = True
 

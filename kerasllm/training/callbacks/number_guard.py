@@ -12,12 +12,13 @@ import statistics
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 
+from kerasllm.cli.ranges import above, at_least, check_ranges
 from kerasllm.errors import InputError
 from kerasllm.training.callbacks.checkpoint import Checkpoint
 from kerasllm.training.callbacks.metrics_log import MetricsLog
@@ -37,20 +38,17 @@ class GuardOptions:
     non_finite: Literal["stop", "skip"] = "stop"
     """A batch whose loss or gradient is not finite never changes a weight; stop (exit code 3), or skip it."""
 
-    skip_limit: int = 10
+    skip_limit: int = field(default=10, metadata=at_least(1))
     """Batches that are skipped at most; one more stops the run."""
 
-    loss_spike: float | None = None
+    loss_spike: float | None = field(default=None, metadata=above(1))
     """Stop if a step's loss is above so many times the median of the last 100; null for never."""
 
     replay: bool = False
     """With --resume: run the batch that stopped the run once more, from the same state, and say what it gives."""
 
     def __post_init__(self) -> None:
-        if self.skip_limit < 1:
-            raise InputError(f"--guard.skip_limit is {self.skip_limit}, it must be at least 1")
-        if self.loss_spike is not None and not self.loss_spike > 1:
-            raise InputError(f"--guard.loss_spike is {self.loss_spike}, it must be above 1")
+        check_ranges(self, "--guard.")
 
 
 class NumberGuard(StepCallback):

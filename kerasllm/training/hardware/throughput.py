@@ -118,13 +118,22 @@ def _flops(variable: keras.Variable) -> int:
     return (6 if variable.trainable else 4) * math.prod(variable.shape)
 
 
-def peak_tokens_per_second(model: Any, inputs: Mapping[str, Any]) -> float:
-    """Tokens a second if the whole peak of the machine went into the model: the speed whose MFU is 1.
+def flops_per_token(model: Any, inputs: Mapping[str, Any]) -> float:
+    """Returns the `training_flops` of a model for batches of this shape.
 
     Args:
         model: what is to be trained.
         inputs: of a batch, which tell the length and, by `masked_positions`, what is predicted.
     """
     slots = inputs["masked_positions"].shape[-1] if "masked_positions" in inputs else None
-    flops = training_flops(model, inputs["token_ids"].shape[-1], slots)
-    return matrix_product_peak(model.dtype_policy.name) / flops
+    return training_flops(model, inputs["token_ids"].shape[-1], slots)
+
+
+def peak_tokens_per_second(model: Any, inputs: Mapping[str, Any]) -> float:
+    """Returns the tokens a second if the whole peak of the machine went into the model: the speed whose MFU is 1.
+
+    Args:
+        model: what is to be trained.
+        inputs: of a batch.
+    """
+    return matrix_product_peak(model.dtype_policy.name) / flops_per_token(model, inputs)

@@ -23,7 +23,6 @@ from kerasllm.errors import DISK_FULL, InputError
 from kerasllm.files.atomic import to_json, write_atomically
 from kerasllm.training.run.card import write_run_card
 from kerasllm.training.run.settings import (
-    MAY_CHANGE,
     MAY_GROW,
     compare,
     lasting,
@@ -98,7 +97,6 @@ class RunDirectory:
         config: Any,
         *,
         resume: bool = False,
-        may_change: Iterable[str] = (),
         may_grow: Iterable[str] = MAY_GROW,
     ) -> bool:
         """Whether `create` would succeed, creating nothing: for the top of a recipe, before the slow parts.
@@ -136,7 +134,7 @@ class RunDirectory:
                     f"--output {path} holds an interrupted run; add --resume, or give a new directory"
                 )
             if not finished and _has_checkpoint(path):
-                compare(path, recorded(path), plain(config), {*MAY_CHANGE, *may_change}, set(may_grow))
+                compare(path, recorded(path), config, set(may_grow))
             if finished:  # killed as it ended, it may have left its lock: nothing is left to lock
                 with contextlib.suppress(OSError):
                     (path / ".lock").unlink(missing_ok=True)
@@ -149,7 +147,6 @@ class RunDirectory:
         config: Any,
         *,
         resume: bool = False,
-        may_change: Iterable[str] = (),
         may_grow: Iterable[str] = MAY_GROW,
     ) -> Self:
         """Creates or opens the directory, locks it and writes config.yaml. Called when all inputs are read.
@@ -160,7 +157,6 @@ class RunDirectory:
             resume: continue the interrupted run that is there. Of a finished run the result says so
                 (`finished`, nothing is written); before any checkpoint, or if nothing is there, it starts
                 afresh.
-            may_change: settings beside `MAY_CHANGE` that may differ from the run's own, by dotted name.
             may_grow: settings that may be greater than the run's own.
 
         Raises:
@@ -168,7 +164,7 @@ class RunDirectory:
                 files; the settings differ, each named; another process is writing it; it cannot be written.
         """
         path = Path(output)
-        finished = cls.check(path, config, resume=resume, may_change=may_change, may_grow=may_grow)
+        finished = cls.check(path, config, resume=resume, may_grow=may_grow)
         run = cls(path, lasting(plain(config)), finished)
         with _in_words(path):
             if finished:
@@ -181,7 +177,7 @@ class RunDirectory:
                     run._created.append(directory)
                 run._acquire()
                 # The directory may have changed hands between the check and the lock.
-                cls.check(path, config, resume=resume, may_change=may_change, may_grow=may_grow)
+                cls.check(path, config, resume=resume, may_grow=may_grow)
                 best = run.checkpoints.glob(".best.*.tmp")
                 for leftover in (*path.glob(".*.tmp"), *run.model.glob(".*.tmp"), *best):
                     leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote

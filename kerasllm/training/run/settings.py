@@ -1,6 +1,7 @@
 """config.yaml, the settings of a run: what is added to them, and what a resumed run may change."""
 
 import contextlib
+import dataclasses
 import platform
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from kerasllm import __version__
-from kerasllm.cli.settings import RECORDED_KEYS, plain
+from kerasllm.cli.settings import RECORDED_KEYS, options, plain
 from kerasllm.errors import InputError
 
 MAY_CHANGE = frozenset(
@@ -97,24 +98,31 @@ def nothing_to_resume(output: str | Path, config: Any) -> str:
     return f"{output} is finished: nothing to resume"
 
 
-def compare(path: Path, before: dict, now: Any, may_change: set[str], may_grow: set[str]) -> None:
+def compare(path: Path, before: Mapping[str, Any], config: Any, may_grow: set[str]) -> None:
     """Refuses settings that differ from the run's own.
+
+    A setting that the run does not know, since it was started before there was such a setting, counts as having had
+    its default.
 
     Args:
         path: the run directory.
         before: its settings.
-        now: those given.
-        may_change: names of settings that may differ.
+        config: those given, a dataclass or a mapping.
         may_grow: names of settings that may be greater.
 
     Raises:
         InputError: names each difference.
     """
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = dict(_flat(before)), dict(_flat(plain(config)))
+    if dataclasses.is_dataclass(config):
+        with_default = (
+            option for option in options(type(config)) if option.default is not dataclasses.MISSING
+        )
+        old = {option.name: plain(option.default) for option in with_default} | old
     differences = []
     for name in dict.fromkeys([*old, *new]):
         was, given = old.get(name), new.get(name)
-        if was == given or name in may_change or name.rsplit(".", 1)[-1] in may_change:
+        if was == given or name in MAY_CHANGE:
             continue
         if name in may_grow and isinstance(was, int | float) and isinstance(given, int | float):
             if given > was:

@@ -88,8 +88,12 @@ def restore(model: keras.Model, directory: str | Path) -> RestoredState | None:
                 state["step"],
                 float(state["seconds"]),
                 path,
-                dict(state["callbacks"]),
-                {name: array for name, array in arrays.items() if name.startswith("callback/")},
+                {_without_position(name): value for name, value in state["callbacks"].items()},
+                {
+                    f"callback/{_without_position(name.removeprefix('callback/'))}": array
+                    for name, array in arrays.items()
+                    if name.startswith("callback/")
+                },
                 state["random_states"],
             )
         except _DAMAGED as error:
@@ -100,6 +104,11 @@ def restore(model: keras.Model, directory: str | Path) -> RestoredState | None:
         _assign(model, arrays, path)
         return restored
     return None
+
+
+def _without_position(name: str) -> str:
+    """Returns the name of a callback's state without the position that kerasllm 0.1 put before it: `1-Evaluation`."""
+    return re.sub(r"^\d+-", "", name)
 
 
 def _assign(model: keras.Model, arrays: Mapping[str, np.ndarray], path: Path) -> None:

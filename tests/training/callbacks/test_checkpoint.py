@@ -17,8 +17,8 @@ from safetensors.numpy import load_file
 from kerasllm.errors import InputError
 from kerasllm.training.callbacks.checkpoint import Checkpoint, restore
 from kerasllm.training.callbacks.evaluation import Evaluation
+from kerasllm.training.callbacks.interruption import Interruption
 from kerasllm.training.callbacks.step import StepCallback
-from kerasllm.training.state.interruption import Interruption
 from kerasllm.training.state.training_state import checksum
 
 
@@ -329,7 +329,7 @@ def test_second_signal_exits_at_once():
     """With the code of the second."""
     code = textwrap.dedent("""
         import os, signal, time
-        from kerasllm.training.state.interruption import Interruption
+        from kerasllm.training.callbacks.interruption import Interruption
         interruption = Interruption()
         interruption.listen()
         os.kill(os.getpid(), signal.SIGTERM)

@@ -51,8 +51,37 @@ class Interruption:
 _listening: list[Interruption] = []
 
 
+class Interruptible:
+    """A validation's batches, which end with `BrokenOff` when the run is told to stop between two of them.
+
+    A long validation must not keep the run from saving in time.
+
+    Args:
+        batches: a sequence, whose other attributes stay available.
+    """
+
+    def __init__(self, batches: Any) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Any:
+        """Returns batch `index`."""
+        break_off_if_told()
+        return self._batches[index]
+
+    def batch(self, step: int) -> Any:
+        """Returns the whole batch of a step."""
+        break_off_if_told()
+        return self._batches.batch(step)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batches, name)
+
+
 def break_off_if_told() -> None:
-    """For the loops of validation, between two batches: a long one must not keep the run from saving in time.
+    """Raises `BrokenOff` if the training under way was told to stop.
 
     Raises:
         BrokenOff: a signal has told the training under way to stop.

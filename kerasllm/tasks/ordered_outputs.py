@@ -1,0 +1,35 @@
+"""A model's outputs for a whole data set, in the order of its texts."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def predict_in_order(model: Any, batches: Any) -> np.ndarray:
+    """Returns a model's outputs for all texts, float32 (texts, ...), in the order of the texts.
+
+    Args:
+        model: a classifier, which gives (batch, classes), or a regressor, which gives (batch,).
+        batches: padded batches of labelled texts, one epoch from step 0; best with `shuffle=False`.
+    """
+    if batches.start_step:
+        raise ValueError(f"the batches start at step {batches.start_step}: some texts would be left out")
+    results: np.ndarray | None = None
+    size = batches.batch_size
+    for step in range(batches.steps_per_epoch):
+        whole = batches.batch(step)[0]
+        for part in range(batches.gradient_accumulation):
+            texts = batches.order[step * batches.gradient_accumulation + part]
+            inputs = {name: array[part * size : (part + 1) * size] for name, array in whole.items()}
+            outputs = np.asarray(model.predict_on_batch(inputs)).astype(np.float32)
+            if results is None:
+                results = np.zeros((len(batches.encoded), *outputs.shape[1:]), np.float32)
+            results[texts[texts >= 0]] = outputs[texts >= 0]
+    assert results is not None  # there is no empty data set
+    return results
+
+
+def finite(value: Any) -> float | None:
+    """Returns a number as JSON can hold it: None where it is NaN or infinite."""
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,98 @@
+"""A number for each text or pair of texts.
+
+Correlations are no means over batches, so the predictions are collected and judged together by SciPy.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kerasllm.data.batches.padded_labelled import ClassificationBatches
+from kerasllm.data.examples.labelled import encode_texts
+from kerasllm.losses import SquaredErrorLoss
+from kerasllm.models import BertRegressor
+from kerasllm.tasks.base import PredictionSettings, Task, load_whole
+from kerasllm.tasks.classification import is_classifier, is_regressor
+from kerasllm.tasks.ordered_outputs import finite, predict_in_order
+
+
+class Regression(Task):
+    """A number for each text."""
+
+    name: ClassVar[str] = "regression"
+    monitors: ClassVar[tuple[str, ...]] = ("loss", "pearson", "spearman")
+
+    def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
+        """Returns the squared error."""
+        return {"loss": SquaredErrorLoss(reduction=reduction), "weighted_metrics": []}
+
+    def evaluate(self, model: Any, batches: Any) -> dict[str, Any]:
+        """Returns all of `regression_figures`, and `loss`, the mean squared error.
+
+        Args:
+            model: gives numbers (batch,).
+            batches: see `predict_in_order`.
+        """
+        figures = regression_figures(batches.labels, predict_in_order(model, batches))
+        return {"loss": figures["mse"], **figures}
+
+    @classmethod
+    def serves(cls, settings: Mapping[str, Any]) -> bool:
+        """Returns whether config.json names a model with one score a text that is a number."""
+        return is_classifier(settings) and is_regressor(settings)
+
+    @classmethod
+    def predict(
+        cls,
+        directory: Path,
+        settings: Mapping[str, Any],
+        tokenizer: Any,
+        texts: Sequence[tuple[str, ...]],
+        options: PredictionSettings,
+    ) -> list[dict[str, Any]]:
+        """Returns the number of each text: `{"text", "value"}`. See the base class."""
+        encoded = encode_texts(tokenizer, texts, options.sequence_length)
+        batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
+        values = predict_in_order(load_whole(BertRegressor, directory, {"classifier"}), batches)
+        return [
+            {"text": "\t".join(text), "value": float(value)}
+            for text, value in zip(texts, values, strict=True)
+        ]
+
+    @classmethod
+    def show(cls, prediction: Mapping[str, Any]) -> list[str]:
+        """Returns one line: number, text."""
+        return [f"{prediction['value']:.4f}\t{prediction['text']}"]
+
+
+def regression_figures(labels: np.ndarray, predictions: np.ndarray) -> dict[str, Any]:
+    """Returns correlations and the mean squared error.
+
+    Args:
+        labels: numbers (examples,).
+        predictions: numbers (examples,).
+
+    Returns:
+        `examples`; `pearson` and `spearman`, in [-1, 1], None where either side is constant; `mse`, None
+        where a prediction is not finite.
+    """
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import mean_squared_error
+
+    labels, predictions = np.asarray(labels, np.float64), np.asarray(predictions, np.float64)
+    if labels.shape != predictions.shape or labels.ndim != 1:
+        raise ValueError(f"labels of shape {labels.shape}, predictions of shape {predictions.shape}")
+    pearson = spearman = mse = None
+    if len(labels) and np.isfinite(predictions).all():
+        mse = finite(mean_squared_error(labels, predictions))
+        if np.ptp(labels) > 0 and np.ptp(predictions) > 0:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # nearly constant
+                pearson = finite(pearsonr(labels, predictions).statistic)
+                spearman = finite(spearmanr(labels, predictions).statistic)
+    return {"examples": len(labels), "pearson": pearson, "spearman": spearman, "mse": mse}

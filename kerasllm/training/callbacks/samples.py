@@ -1,0 +1,75 @@
+"""Texts that a model makes as it learns: samples.jsonl."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from kerasllm.errors import InputError
+from kerasllm.files.atomic import write_atomically
+from kerasllm.tokenizers.characters import character_ids
+from kerasllm.tokenizers.loading import encode
+from kerasllm.tokenizers.special_tokens import end_of_text_id
+
+
+class SampleLog:
+    """Appends one `{"step", "text"}` a line to a file.
+
+    Call with the model and the step. The texts are drawn at temperature 0.8 from the 200 likeliest tokens, with the
+    step as seed.
+
+    Args:
+        path: of the file; lines of later steps, from before an interruption, are dropped.
+        tokenizer: of the model.
+        prompt: ids of what the texts begin with.
+        max_new_tokens: of each; fewer where the model has no positions for so many.
+    """
+
+    def __init__(self, path: Path, tokenizer: Any, prompt: list[int], max_new_tokens: int) -> None:
+        self.path, self.tokenizer, self.prompt = path, tokenizer, prompt
+        self.max_new_tokens = max_new_tokens
+
+    def __call__(self, model: Any, step: int) -> None:
+        """Adds the text of a step, whole or not at all."""
+        room = model.config.max_sequence_length - len(self.prompt)
+        settings = {"temperature": 0.8, "top_k": 200, "seed": step}
+        ids = model.generate(self.prompt, max_new_tokens=min(self.max_new_tokens, room), **settings)
+        text = self.tokenizer.decode(ids.tolist())
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] < step]
+        kept.append(json.dumps({"step": step, "text": text}, ensure_ascii=False))
+        try:
+            write_atomically(self.path, "\n".join(kept) + "\n")
+        except InputError as error:
+            print(f"{error}; training goes on without the sample of step {step}", file=sys.stderr)
+
+
+def sample_prompt(tokenizer: Any, asked: str, max_new_tokens: int, positions: int) -> list[int]:
+    """Returns what samples begin with, as ids; looked at before training, not hours into it.
+
+    Args:
+        tokenizer: of the model.
+        asked: a text; where empty, a line break if the tokenizer's tokens are characters and it has one, else
+            the mark between documents.
+        max_new_tokens: of a sample; 0 for none at all.
+        positions: of the model.
+
+    Raises:
+        InputError: a character is unknown, or not one new token fits behind the prompt.
+    """
+    if not max_new_tokens:
+        return []
+    ids = encode(tokenizer, asked, "--sample_prompt", special_tokens=True) or _default_prompt(tokenizer)
+    if len(ids) + 1 > positions:
+        raise InputError(
+            f"--sample_prompt takes {len(ids)} of {positions} positions, which leaves none for --sample_tokens "
+            f"{max_new_tokens}: shorten it, or set --sample_tokens 0"
+        )
+    return ids
+
+
+def _default_prompt(tokenizer: Any) -> list[int]:
+    characters = character_ids(json.loads(tokenizer.to_str())) or {}
+    return [characters["\n"] if "\n" in characters else end_of_text_id(tokenizer)]

@@ -1,0 +1,191 @@
+"""The driver that all training recipes share: precision, model, compilation, training, saving, results.
+
+A recipe reads its data and describes the rest as a `Job`; what follows is the same for every task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import resource
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from kerasllm.checkpoints import write_model
+from kerasllm.tasks import Task, numbers
+from kerasllm.tokenizers.loading import save_tokenizer
+from kerasllm.training.callbacks.interruption import Interruptible
+from kerasllm.training.callbacks.samples import SampleLog
+from kerasllm.training.fit import fit_run
+from kerasllm.training.hardware.compilation import choose_compilation
+from kerasllm.training.hardware.precision import choose_precision
+from kerasllm.training.hardware.throughput import flops_per_token
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.optimization.schedules import LinearWarmupDecay, warmup_steps
+from kerasllm.training.options import TrainingOptions
+from kerasllm.training.run.directory import RunDirectory
+from kerasllm.training.run.settings import MAY_GROW, nothing_to_resume
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One training run: what is special to its recipe.
+
+    Args:
+        task: its loss, metrics and figures.
+        make_model: returns the model with its initial weights, not compiled, under the precision that is set.
+        make_batches: from the number of optimizer steps done to the batches of all others.
+        tokens_per_step: real tokens that a step trains on, or a function of the step.
+        tokenizer: is written beside the model.
+        chat_template: is written with the tokenizer.
+        held_out: batches of "validation" and "test", as far as there are any.
+        eval_interval: steps between validations where the settings name none.
+        monitor: the validation figure that says which weights are best.
+        schedule: from peak, steps, warm-up and gradient accumulation to the learning rate.
+        epsilon: of AdamW.
+        samples: what a model writes at each validation, if it does.
+        recorded: what was found out about the data, for config.yaml and, as far as `results` names it, results.json.
+        results: names of `recorded` that stand in results.json, too.
+        may_grow: settings that a resumed run may raise.
+    """
+
+    task: Task
+    make_model: Callable[[], keras.Model]
+    make_batches: Callable[[int], Any]
+    tokens_per_step: float | Callable[[int], float]
+    tokenizer: Any
+    chat_template: str | None = None
+    held_out: Mapping[str, Any] = field(default_factory=dict)
+    eval_interval: int
+    monitor: str = "loss"
+    schedule: Callable[..., Any] = LinearWarmupDecay
+    epsilon: float = 1e-6
+    samples: Callable[[RunDirectory], SampleLog | None] = lambda run: None
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    results: tuple[str, ...] = ()
+    may_grow: frozenset[str] = MAY_GROW
+
+
+def is_finished(config: TrainingOptions, may_grow: frozenset[str] = MAY_GROW) -> bool:
+    """Returns whether there is nothing left to do, and says so; asked at the top of a recipe, before the slow parts.
+
+    Args:
+        config: the recipe's settings.
+        may_grow: as in `Job`.
+
+    Raises:
+        InputError: the run directory cannot be written to, or holds a run that these settings do not continue.
+    """
+    finished = RunDirectory.check(config.output, config, resume=config.resume, may_grow=may_grow)
+    if finished:
+        print(nothing_to_resume(config.output, config))
+    return finished
+
+
+def train(config: TrainingOptions, job: Job) -> int:
+    """Trains, saves and evaluates; returns the exit code.
+
+    Args:
+        config: the recipe's settings, which have been checked.
+        job: what is special to the recipe.
+    """
+    batches = job.make_batches(0)
+    steps = batches.steps
+    schedule = job.schedule(
+        config.learning_rate,
+        steps=steps,
+        warmup=warmup_steps(config.warmup, steps),
+        gradient_accumulation=config.gradient_accumulation,
+    )
+
+    count = job.tokens_per_step
+    tokens = sum(map(count, range(1, steps + 1))) if callable(count) else count * steps
+
+    def compiled_model() -> keras.Model:
+        model = job.make_model()
+        optimizer = adamw(
+            schedule,
+            weight_decay=config.weight_decay,
+            beta_2=config.beta_2,
+            epsilon=job.epsilon,
+            clip_norm=config.clip_norm or None,
+            gradient_accumulation=config.gradient_accumulation,
+        )
+        flops = tokens * flops_per_token(model, batches[0][0])
+        compilation = choose_compilation(config.jit_compile, steps, flops, getattr(batches, "shapes", 1))
+        normalized = config.gradient_accumulation > 1
+        job.task.compile(model, optimizer, normalized_weights=normalized, jit_compile=compilation)
+        return model
+
+    with RunDirectory.create(config.output, config, resume=config.resume, may_grow=job.may_grow) as run:
+        asked = run.resolved.get("precision", config.precision)
+        precision = choose_precision(asked, compiled_model, batches[0])
+        model = compiled_model()
+        sizes = _sizes(model)
+        run.record(precision=precision, model=dataclasses.asdict(model.config), **sizes, **job.recorded)
+        print(_model_line(sizes, batches), flush=True)
+        validation = job.held_out.get("validation")
+        result = fit_run(
+            model,
+            job.make_batches,
+            run,
+            steps=steps,
+            tokens_per_step=job.tokens_per_step,
+            gradient_accumulation=config.gradient_accumulation,
+            evaluate=validation
+            and (lambda model: numbers(job.task.evaluate(model, Interruptible(validation)))),
+            sample=job.samples(run),
+            eval_interval=config.eval_interval or job.eval_interval,
+            restore_best=config.restore_best,
+            patience=config.patience,
+            monitor=job.monitor,
+            **config.for_fit,
+        )
+        if result.interrupted is not None:
+            return result.interrupted
+        write_model(model, run.model)
+        save_tokenizer(
+            job.tokenizer,
+            run.model,
+            max_length=model.config.max_sequence_length,
+            chat_template=job.chat_template,
+        )
+        figures = {name: job.task.evaluate(model, held_out) for name, held_out in job.held_out.items()}
+        run.write_results(
+            {"validation": None}
+            | figures
+            | {"task": job.task.name, "steps": result.last_step, "best_step": result.best_step}
+            | {"precision": precision, "peak_memory_mib": _peak_memory(), **sizes}
+            | {name: job.recorded[name] for name in job.results},
+            seconds=result.seconds,
+        )
+        for name, values in figures.items():
+            shown = [f"{figure} {value:,.4f}" for figure, value in values.items() if isinstance(value, float)]
+            print(f"{name}: {', '.join(shown)}")
+        print(f"written to {run.path}")
+    return 0
+
+
+def _sizes(model: keras.Model) -> dict[str, int]:
+    """Returns the number of weights, and of those that are trained where these are fewer."""
+    trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    sizes = {"parameters": model.count_params()}
+    return sizes if trained == sizes["parameters"] else sizes | {"trainable_parameters": trained}
+
+
+def _model_line(sizes: Mapping[str, int], batches: Any) -> str:
+    """Returns what is said of a model before it is trained."""
+    line = f"{sizes['parameters']:,} parameters"
+    if "trainable_parameters" in sizes:
+        share = 100 * sizes["trainable_parameters"] / sizes["parameters"]
+        line += f", of which {sizes['trainable_parameters']:,} are trained ({share:.2f} %)"
+    an_epoch = getattr(batches, "steps_per_epoch", None)
+    return line if an_epoch is None else f"{line}; {an_epoch:,} steps an epoch"
+
+
+def _peak_memory() -> int:
+    """Returns the most memory that this process has held, in MiB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
