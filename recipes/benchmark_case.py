@@ -32,8 +32,7 @@ from kerasllm.data.batches.masked_lm import BertPretrainingBatches
 from kerasllm.data.token_cache.store import TokenStore
 from kerasllm.data.token_cache.stream import TokenStream
 from kerasllm.files.atomic import to_json
-from kerasllm.tasks.causal_lm import compile_causal
-from kerasllm.tasks.masked_lm import compile_pretraining
+from kerasllm.tasks import CausalLanguageModeling, MaskedLanguageModeling
 from kerasllm.tokenizers.wordpiece import SpecialTokens
 from kerasllm.training.hardware.compilation import FROM_STEPS, choose_compilation
 from kerasllm.training.hardware.throughput import matrix_product_peak, training_flops
@@ -163,11 +162,11 @@ def train(config: Config) -> dict[str, Any]:
     compiled = choose_compilation(None, FROM_STEPS)  # as in a run that is long enough to compare
     if config.work in ("bert", "packing"):
         model = BertPretraining(BertConfig(max_sequence_length=config.length, **shape(config)), seed=0)
-        compile_pretraining(model, adamw(1e-4), jit_compile=compiled)
+        MaskedLanguageModeling().compile(model, adamw(1e-4), jit_compile=compiled)
         batches = pair_batches(config, steps)
     else:
         model = GPTCausalLM(GPTConfig(max_sequence_length=config.length, **shape(config)), seed=0)
-        compile_causal(model, adamw(1e-4), jit_compile=compiled)
+        CausalLanguageModeling().compile(model, adamw(1e-4), jit_compile=compiled)
         if config.peer == "kerasllm_all_logits":
             model.loss.chunk_size = 0
         batches = windows(config, steps)

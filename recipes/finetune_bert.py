@@ -6,54 +6,32 @@ KERAS_BACKEND=jax python recipes/finetune_bert.py --init runs/mine --train train
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from kerasllm import BertClassifier, BertRegressor, cli
-from kerasllm.cli.ranges import at_least
 from kerasllm.data.batches.labelled import LabelledBatches
 from kerasllm.data.batches.packed_labelled import PackedClassificationBatches
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.examples.labelled import EncodedTexts, encode_texts
-from kerasllm.data.sources.labelled import LabelledTexts, read_labelled
+from kerasllm.data.sources.labelled import LabelledTexts
 from kerasllm.errors import InputError
 from kerasllm.tasks import Classification, Regression
 from kerasllm.tokenizers.loading import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import BertStartOptions
-from kerasllm.training.options import TrainingOptions
+from kerasllm.training.options import LabelledOptions, TrainingOptions
 
 
 @dataclass(kw_only=True)
-class Config(BertStartOptions, TrainingOptions):
+class Config(LabelledOptions, BertStartOptions, TrainingOptions):
     """Fine-tunes a BERT on labelled texts or pairs and writes a run directory."""
 
     positions = 128
 
-    train: str
-    """Labelled texts: .tsv, .csv, .jsonl, .parquet, or hub:ID (hub:glue/mrpc)."""
-
-    validation: str | None = None
-    """As --train; figures are written after each epoch."""
-
-    test: str | None = None
-    """As --train; judged once, at the end."""
-
-    text_columns: str | None = None
-    """One column or two, separated by a comma: names, or numbers from 0 where the file has no header."""
-
-    label_column: str | None = None
-    """Name, or number from 0, of the label's column."""
-
-    task: Literal["auto", "classification", "regression"] = "auto"
-    """auto: regression where every label is a number and one is not whole."""
-
     vocabulary_size: int = 8192
     packing: bool = True
     """Put several texts into a row, none of which sees another; else pad rows to one of a few lengths."""
-
-    epochs: int = field(default=3, metadata=at_least(1))
-    """Passes over --train."""
 
     learning_rate: float = 5e-5
     monitor: Literal["loss", "accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman"] = "loss"
@@ -68,7 +46,7 @@ def main(config: Config) -> int:
     if is_finished(config, may_grow=NO_GROWTH):
         return 0
     check(config)
-    parts = read(config)
+    parts = config.read()
     training = parts["train"]
     task = task_of(config, training)
     tokenizer = config.find_tokenizer(text for pair in training.texts for text in pair)
@@ -77,7 +55,7 @@ def main(config: Config) -> int:
     }
     report(encoded)
 
-    def make_batches(start_step: int) -> LabelledBatches:
+    def make_batches(start_step: int = 0) -> LabelledBatches:
         kind = PackedClassificationBatches if config.packing else ClassificationBatches
         return kind(
             encoded["train"],
@@ -96,7 +74,7 @@ def main(config: Config) -> int:
         names = training.label_names
         return config.make_model(BertClassifier, num_tokens, label_names=names, seed=config.seed)
 
-    batches = make_batches(0)
+    batches = make_batches()
     held_out = {
         name: ClassificationBatches(
             encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False
@@ -129,18 +107,6 @@ def check(config: Config) -> None:
             "--tokenizer is for training from scratch: with --init the checkpoint's own is taken"
         )
     config.check_start()
-
-
-def read(config: Config) -> dict[str, LabelledTexts]:
-    """Returns the parts of the data; validation and test are read as the training part was."""
-    columns = config.text_columns, config.label_column
-    training = read_labelled(config.train, *columns, task=config.task, split="train")
-    like: dict[str, Any] = {"task": training.task, "label_names": training.label_names}
-    parts = {"train": training}
-    for name, source in (("validation", config.validation), ("test", config.test)):
-        if source:
-            parts[name] = read_labelled(source, *columns, split=name, **like)
-    return parts
 
 
 def task_of(config: Config, training: LabelledTexts) -> Classification | Regression:

@@ -6,28 +6,33 @@ KERAS_BACKEND=torch python recipes/finetune_gpt.py --init runs/mine --train chat
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kerasllm import GPTCausalLM, cli
 from kerasllm.checkpoints import resolve_directory
-from kerasllm.cli.ranges import above, at_least, within
+from kerasllm.cli.ranges import at_least
 from kerasllm.data.batches.causal_lm import CausalBatches, CausalEvaluationBatches
 from kerasllm.data.batches.conversations import ConversationBatches
 from kerasllm.data.sources.conversations import is_conversation_file, read_conversations
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.stream import tokenize_stream
-from kerasllm.errors import InputError, naming
+from kerasllm.errors import naming
 from kerasllm.tasks import CausalLanguageModeling
-from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
-from kerasllm.tokenizers.loading import load_tokenizer, read_chat_template, vocabulary_size
+from kerasllm.tokenizers.loading import (
+    find_chat_template,
+    load_tokenizer,
+    read_chat_template,
+    vocabulary_size,
+)
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.model_options import GPTOptions
+from kerasllm.training.model_options import AdapterOptions, GPTOptions
 from kerasllm.training.options import TrainingOptions
 
 
 @dataclass(kw_only=True)
-class Config(TrainingOptions):
+class Config(AdapterOptions, TrainingOptions):
     """Fine-tunes a GPT and writes a run directory."""
 
     init: str
@@ -56,15 +61,6 @@ class Config(TrainingOptions):
     """Peak learning rate; ten times as much suits --lora_rank."""
 
     weight_decay: float = 0.0
-    dropout: float | None = field(default=None, metadata=within(0, 1))
-    """Dropout in place of the checkpoint's."""
-
-    lora_rank: int = field(default=0, metadata=at_least(0))
-    """Above 0, train low-rank adapters of this rank alone; they are merged into the model that is written."""
-
-    lora_alpha: float | None = field(default=None, metadata=above(0))
-    """The adapters count alpha / rank; twice the rank if null."""
-
     processes: int | None = field(default=None, metadata=at_least(1))
     """Processes that tokenize plain text; as many as there are cores if null."""
 
@@ -74,35 +70,29 @@ def main(config: Config) -> int:
     if is_finished(config):
         return 0
     config.check_validation(config.validation is not None, "--validation")
-    if config.lora_alpha is not None and not config.lora_rank:
-        raise InputError(f"--lora_alpha {config.lora_alpha} means nothing without --lora_rank: give that too")
+    config.check_adapters()
     directory = resolve_directory(config.init)
     tokenizer = load_tokenizer(directory)
     shape = GPTOptions(dropout=config.dropout).check_with(
         config.init, vocabulary_size=vocabulary_size(tokenizer), sequence_length=config.context_length
     )
     length = config.context_length or shape.max_sequence_length
+    shared: dict[str, Any] = {"context_length": length, "batch_size": config.batch_size}
     template = None
     if is_conversation_file(config.train):
-        template, name = find_template(config, directory)
+        template, name = find_chat_template(config.chat_template, directory)
         reading = {"template": template, "template_name": name, "end_token_id": shape.end_token_id}
-        make_batches, validation = read_conversation_files(config, tokenizer, length, reading)
+        make_batches, validation = read_conversation_files(config, tokenizer, shared, reading)
     else:
-        make_batches, validation = read_texts(config, tokenizer, length)
-    batches = make_batches(0)
-
-    def make_model() -> GPTCausalLM:
-        settings: dict[str, Any] = {"lora_rank": config.lora_rank, "lora_alpha": config.lora_alpha}
-        if config.dropout is not None:
-            settings["dropout"] = config.dropout
-        return GPTCausalLM.from_pretrained(directory, seed=config.seed, **settings)
+        make_batches, validation = read_texts(config, tokenizer, shared)
+    batches = make_batches()
 
     rows = config.batch_size * config.gradient_accumulation
     return train(
         config,
         Job(
             task=CausalLanguageModeling(),
-            make_model=make_model,
+            make_model=lambda: GPTCausalLM.from_pretrained(directory, **config.model_settings),
             make_batches=make_batches,
             tokens_per_step=length * rows * getattr(batches, "fill", 1.0),
             tokenizer=tokenizer,
@@ -113,39 +103,17 @@ def main(config: Config) -> int:
     )
 
 
-def find_template(config: Config, directory: Path) -> tuple[str, str]:
-    """Returns the chat template (given, the checkpoint's, or the plain one) and, for messages, where it is from."""
-    if config.chat_template is None:
-        found = read_chat_template(directory)
-        return (found, str(directory)) if found else (DEFAULT_CHAT_TEMPLATE, "")
-    try:
-        return Path(config.chat_template).read_text(encoding="utf-8"), config.chat_template
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--chat_template {config.chat_template}: cannot be read ({error})") from error
-
-
-def read_conversation_files(config: Config, tokenizer: Any, length: int, reading: dict) -> tuple[Any, Any]:
+def read_conversation_files(config: Config, tokenizer: Any, shared: dict, reading: dict) -> tuple[Any, Any]:
     """Returns a function from the steps done to the batches left, and the validation batches or None."""
-    shared: dict[str, Any] = {"context_length": length, "batch_size": config.batch_size}
+    examples = read_conversations(Path(config.train), tokenizer, **reading)
     run = {
         "epochs": config.epochs,
         "seed": config.seed,
         "gradient_accumulation": config.gradient_accumulation,
     }
-    examples = read_conversations(Path(config.train), tokenizer, **reading)
-
-    def make_batches(start_step: int) -> ConversationBatches:
-        return ConversationBatches(examples, start_step=start_step, **run, **shared)
-
+    make_batches = partial(ConversationBatches, examples, **run, **shared)
     with naming(f"--train {config.train}"):
-        first = make_batches(0)
-    cut = f", {first.num_cut} cut at {length} tokens" if first.num_cut else ""
-    left = f", {first.num_dropped} left out: nothing to learn within the cut" if first.num_dropped else ""
-    print(
-        f"{len(examples):,} conversations in {first.num_rows:,} rows, {100 * first.fill:.0f} % full, "
-        f"{first.learnt_tokens:,} tokens to learn{cut}{left}",
-        flush=True,
-    )
+        print(make_batches().summary, flush=True)
     if config.validation is None:
         return make_batches, None
     held_out = read_conversations(Path(config.validation), tokenizer, **reading)
@@ -153,20 +121,16 @@ def read_conversation_files(config: Config, tokenizer: Any, length: int, reading
         return make_batches, ConversationBatches(held_out, shuffle=False, prefetch=0, **shared)
 
 
-def read_texts(config: Config, tokenizer: Any, length: int) -> tuple[Any, Any]:
+def read_texts(config: Config, tokenizer: Any, shared: dict) -> tuple[Any, Any]:
     """Returns the same for plain text."""
     corpus = Corpus([config.train], config.text_column)
     stream = tokenize_stream(corpus, tokenizer, processes=config.processes)
-    shared: dict[str, Any] = {"context_length": length, "batch_size": config.batch_size}
-    rows = config.batch_size * config.gradient_accumulation
-    run = {"steps": config.epochs * max(stream.num_tokens // (length * rows), 1), "seed": config.seed}
-
-    def make_batches(start_step: int) -> CausalBatches:
-        accumulation = {"gradient_accumulation": config.gradient_accumulation}
-        return CausalBatches(stream, start_step=start_step, **accumulation, **run, **shared)
-
+    a_step = shared["context_length"] * config.batch_size * config.gradient_accumulation
+    run = {"steps": config.epochs * max(stream.num_tokens // a_step, 1), "seed": config.seed}
+    accumulation = {"gradient_accumulation": config.gradient_accumulation}
+    make_batches = partial(CausalBatches, stream, **run, **accumulation, **shared)
     with naming(f"--train {config.train}"):
-        make_batches(0)
+        make_batches()
     if config.validation is None:
         return make_batches, None
     corpus = Corpus([config.validation], config.text_column)

@@ -19,9 +19,9 @@ from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.generation.chat import talk
-from kerasllm.generation.terminal import TerminalWriter
-from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
-from kerasllm.tokenizers.loading import encode, load_tokenizer, read_chat_template, vocabulary_size
+from kerasllm.generation.prompts import check_room
+from kerasllm.generation.terminal import continue_visibly
+from kerasllm.tokenizers.loading import check_vocabulary, find_chat_template, load_tokenizer
 
 
 @dataclass
@@ -80,39 +80,27 @@ class Config:
     """Of the draws."""
 
 
+DRAWING = ("temperature", "top_k", "top_p", "min_p")
+SETTINGS = (*DRAWING, "max_new_tokens", "repetition_penalty", "num_beams", "length_penalty", "stop", "seed")
+
+
 def main(config: Config) -> int:
     """Model and prompts → continuations."""
     check(config)
     directory = resolve_directory(config.model)
     shape, _ = read_settings(directory, GPTConfig)
     tokenizer = load_tokenizer(directory)
-    if vocabulary_size(tokenizer) > shape.vocabulary_size:
-        raise InputError(
-            f"{directory}: the tokenizer has {vocabulary_size(tokenizer)} tokens, the model "
-            f"{shape.vocabulary_size}: they do not belong together; copy the model anew"
-        )
+    check_vocabulary(tokenizer, shape.vocabulary_size, directory)
     prompts = read_prompts(config)
-    for place, text in prompts:
-        tokens = max(len(encode(tokenizer, text, place, special_tokens=True)), 1)
-        check_room(config, place, tokens, shape.max_sequence_length)
+    check_room(prompts, tokenizer, config.max_new_tokens, shape.max_sequence_length)
     keras.config.set_dtype_policy(config.precision)
     model = GPTCausalLM.from_pretrained(directory)
-    settings = {
-        name: getattr(config, name)
-        for name in (
-            *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
-            *("num_beams", "length_penalty", "stop", "seed"),
-        )
-    }
+    settings = {name: getattr(config, name) for name in SETTINGS}
     if config.chat:
-        template = read_chat_template(directory)
-        place = str(directory) if template else ""
-        talk(model, tokenizer, template or DEFAULT_CHAT_TEMPLATE, settings, place=place)
+        template, place = find_chat_template(None, directory)
+        talk(model, tokenizer, template, settings, place=place)
     elif config.prompt is not None:
-        ids = encode(tokenizer, config.prompt, special_tokens=True)
-        writer = TerminalWriter(tokenizer, ids, config.stop, before=config.prompt)
-        model.generate(config.prompt, tokenizer=tokenizer, on_tokens=writer, **settings)
-        writer.end()
+        continue_visibly(model, tokenizer, config.prompt, settings)
     else:
         continue_file(config, model, tokenizer, [text for _, text in prompts], settings)
     return 0
@@ -122,13 +110,11 @@ def check(config: Config) -> None:
     """The settings, before anything is read."""
     if (config.prompt is not None) + (config.file is not None) + config.chat != 1:
         raise InputError("give one of --prompt, --file and --chat")
-    if config.output and not config.file:
-        raise InputError("--output is for --file")
-    drawing = [
-        name for name in ("temperature", "top_k", "top_p", "min_p") if getattr(config, name) is not None
-    ]
+    drawing = [name for name in DRAWING if getattr(config, name) is not None]
     if config.num_beams > 1 and drawing:
         raise InputError(f"--num_beams searches and --{drawing[0]} draws: give one or the other")
+    if config.output and not config.file:
+        raise InputError("--output is for --file")
     if config.output:
         check_writable(Path(config.output))
 
@@ -139,41 +125,24 @@ def read_prompts(config: Config) -> list[tuple[str, str]]:
         return [("--prompt", config.prompt)]
     if config.file is None:
         return []
-    lines = [(number, text.rstrip("\r\n")) for number, text in text_lines(config.file)]
-    prompts = [(f"{config.file}:{number}", text) for number, text in lines if text]
+    lines = ((number, line.rstrip("\r\n")) for number, line in text_lines(config.file))
+    prompts = [(f"{config.file}:{number}", line) for number, line in lines if line]
     if not prompts:
         raise InputError(f"{config.file}: holds no prompt")
     return prompts
 
 
-def check_room(config: Config, place: str, tokens: int, positions: int) -> None:
-    """Refuses a prompt that leaves no room for its continuation, before any work is done on others."""
-    asked = config.max_new_tokens
-    if tokens + (asked or 1) > positions:
-        room = f"--max_new_tokens {asked}" if asked else "one new token"
-        raise InputError(
-            f"{place}: a prompt of {tokens} tokens and {room} do not fit into the model's {positions} positions: "
-            f"shorten {'one of them' if asked else 'it'}"
-        )
-
-
-def continue_file(
-    config: Config, model: GPTCausalLM, tokenizer: Any, prompts: list[str], settings: dict[str, Any]
-) -> None:
-    """All prompts, some at a time; the results are written whole or not at all."""
+def continue_file(config: Config, model: Any, tokenizer: Any, prompts: list[str], settings: dict) -> None:
+    """Continues all prompts, some at a time; the results are written whole or not at all."""
     texts: list[str] = []
     for start in range(0, len(prompts), config.batch_size):
         batch = prompts[start : start + config.batch_size]
         # Rows are numbered through, so that a text does not depend on the size of the batches.
         texts += model.generate(batch, tokenizer=tokenizer, first_row=start, **settings)
     if not config.output:
-        print("\n\n".join(texts))
-        return
-    lines = [
-        json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False)
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
-    write_output(Path(config.output), "\n".join(lines) + "\n")
+        return print("\n\n".join(texts))
+    pairs = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
+    write_output(Path(config.output), "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
     print(f"written to {config.output}")
 
 

@@ -17,7 +17,7 @@ from kerasllm.data.sources.labelled import read_texts
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.tasks import PredictionSettings, task_of
-from kerasllm.tokenizers.loading import load_wordpiece, vocabulary_size
+from kerasllm.tokenizers.loading import check_vocabulary, load_wordpiece
 
 
 @dataclass
@@ -55,11 +55,7 @@ def main(config: Config) -> int:
     directory = resolve_directory(config.model)
     shape, settings = read_settings(directory, BertConfig)
     tokenizer = load_wordpiece(directory)
-    if vocabulary_size(tokenizer) > shape.vocabulary_size:
-        raise InputError(
-            f"{directory}: the tokenizer has {vocabulary_size(tokenizer)} tokens, the model "
-            f"{shape.vocabulary_size}: they do not belong together; copy the model anew"
-        )
+    check_vocabulary(tokenizer, shape.vocabulary_size, directory)
     length = shape.max_sequence_length if config.sequence_length is None else config.sequence_length
     if length > shape.max_sequence_length:
         raise InputError(

@@ -22,7 +22,7 @@ from kerasllm.tokenizers.wordpiece import continuation_mask, special_token_ids
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import BertStartOptions
 from kerasllm.training.optimization.schedules import warmup_steps
-from kerasllm.training.options import CorpusOptions, TrainingOptions
+from kerasllm.training.options import HELD_OUT_TEXT, CorpusOptions, TrainingOptions
 
 
 @dataclass(kw_only=True)
@@ -65,7 +65,7 @@ def main(config: Config) -> int:
         **{name: getattr(config, name) for name in ("packing", "masking", "masking_probability")},
     }
 
-    def make_batches(start_step: int) -> BertPretrainingBatches:
+    def make_batches(start_step: int = 0) -> BertPretrainingBatches:
         accumulation = {"gradient_accumulation": config.gradient_accumulation}
         run = {"steps": config.steps, "start_step": start_step, "seed": config.seed}
         return BertPretrainingBatches(training, **run, **accumulation, **settings)
@@ -83,7 +83,7 @@ def main(config: Config) -> int:
             held_out["validation"] = BertPretrainingBatches(
                 validation, **run, pad_last=True, prefetch=0, **settings
             )
-    batches = make_batches(0)
+    batches = make_batches()
     rows = config.batch_size * config.gradient_accumulation
     return train(
         config,
@@ -109,7 +109,7 @@ def check(config: Config) -> None:
         )
     read_objectives(config.objectives)
     warmup_steps(config.warmup, config.steps)
-    config.check_validation(config.has_validation, "--validation_corpus or a --validation_fraction above 0")
+    config.check_validation(config.has_validation, HELD_OUT_TEXT)
     config.check_start()
 
 

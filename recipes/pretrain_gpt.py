@@ -16,12 +16,11 @@ from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.stream import TokenStream, tokenize_stream
 from kerasllm.errors import InputError, naming
 from kerasllm.tasks import CausalLanguageModeling
-from kerasllm.training.callbacks.samples import SampleLog, sample_prompt
+from kerasllm.training.callbacks.samples import sample_prompt
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import GPTStartOptions
 from kerasllm.training.optimization.schedules import CosineWarmupDecay, warmup_steps
-from kerasllm.training.options import CorpusOptions, TrainingOptions
-from kerasllm.training.run.directory import RunDirectory
+from kerasllm.training.options import HELD_OUT_TEXT, CorpusOptions, TrainingOptions
 
 
 @dataclass(kw_only=True)
@@ -56,37 +55,25 @@ class Config(CorpusOptions, GPTStartOptions, TrainingOptions):
     """What samples begin with; if empty, a line break for characters that have one, else the mark between documents."""
 
 
+WINDOWS = ("context_length", "batch_size", "steps", "seed", "gradient_accumulation", "within_documents")
+
+
 def main(config: Config) -> int:
     """Corpus → tokenizer → stream of token ids → windows → training."""
     if is_finished(config):
         return 0
     check(config)
-    corpus = Corpus(config.corpus, text_column=config.text_column)
+    corpus = Corpus(config.corpus, config.text_column)
     tokenizer = config.find_tokenizer(piece.text for piece in corpus.raw_pieces())
     shape = config.find_shape(tokenizer)
     prompt = sample_prompt(tokenizer, config.sample_prompt, config.sample_tokens, shape.max_sequence_length)
     training, validation = token_streams(config, corpus, tokenizer)
 
-    def make_batches(start_step: int) -> CausalBatches:
-        return CausalBatches(
-            training,
-            context_length=config.context_length,
-            batch_size=config.batch_size,
-            steps=config.steps,
-            seed=config.seed,
-            start_step=start_step,
-            gradient_accumulation=config.gradient_accumulation,
-            within_documents=config.within_documents,
-        )
-
-    def samples(run: RunDirectory) -> SampleLog | None:
-        if not config.sample_tokens:
-            return None
-        return SampleLog(run.path / "samples.jsonl", tokenizer, prompt, config.sample_tokens)
-
+    make_batches = partial(CausalBatches, training, **{name: getattr(config, name) for name in WINDOWS})
     with naming(config.corpus_names):
-        make_batches(0)  # a text that is too short is told before anything is written
+        make_batches()  # a text that is too short is told before anything is written
     minimum = config.minimum_learning_rate
+    minimum = config.learning_rate / 10 if minimum is None else minimum
     return train(
         config,
         Job(
@@ -97,11 +84,10 @@ def main(config: Config) -> int:
             tokenizer=tokenizer,
             held_out={"validation": windows(config, validation)} if validation else {},
             eval_interval=max(config.steps // 10, 1),
-            schedule=partial(
-                CosineWarmupDecay, minimum=config.learning_rate / 10 if minimum is None else minimum
-            ),
+            schedule=partial(CosineWarmupDecay, minimum=minimum),
             epsilon=1e-8,
-            samples=samples,
+            sample_prompt=prompt,
+            sample_tokens=config.sample_tokens,
             recorded={"corpus_sha256": corpus.fingerprint()},
             results=("corpus_sha256",),
         ),
@@ -116,7 +102,7 @@ def check(config: Config) -> None:
         raise InputError(
             f"--minimum_learning_rate is {minimum}, it must lie between 0 and --learning_rate {config.learning_rate}"
         )
-    config.check_validation(config.has_validation, "--validation_corpus or a --validation_fraction above 0")
+    config.check_validation(config.has_validation, HELD_OUT_TEXT)
     config.check_start()
 
 
@@ -144,9 +130,7 @@ def windows(config: Config, validation: TokenStream) -> CausalEvaluationBatches:
     """Returns the validation text in windows side by side."""
     batch_size = max(8192 // config.context_length, 1)  # no gradients: more fits than in training
     limit = None if config.eval_batches is None else -(-config.eval_batches * config.batch_size // batch_size)
-    given = config.validation_corpus
-    share = f"--validation_fraction {config.validation_fraction} of {config.corpus_names}"
-    with naming(f"--validation_corpus {' '.join(given)}" if given else share):
+    with naming(config.validation_names):
         return CausalEvaluationBatches(
             validation,
             context_length=config.context_length,

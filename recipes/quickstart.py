@@ -41,7 +41,7 @@ from kerasllm.data.sources.python_docs_tasks import (
     swapped_words,
 )
 from kerasllm.data.token_cache.store import store_of_sentences
-from kerasllm.tasks.masked_lm import compile_pretraining, evaluate_pretraining
+from kerasllm.tasks import MaskedLanguageModeling
 from kerasllm.tokenizers.loading import save_tokenizer
 from kerasllm.tokenizers.wordpiece import special_token_ids, train_wordpiece
 from kerasllm.training.fit import fit_run
@@ -192,7 +192,7 @@ def pretrain(
     model = BertPretraining(shape, seed=0)
     say(f"pretraining {model.count_params():,} parameters for {config.steps} steps")
     schedule = LinearWarmupDecay(config.learning_rate, steps=config.steps, warmup=config.steps // 10)
-    compile_pretraining(model, adamw(schedule, beta_2=0.98))
+    MaskedLanguageModeling().compile(model, adamw(schedule, beta_2=0.98))
     result = fit_run(
         model,
         make_batches,
@@ -207,7 +207,7 @@ def pretrain(
         return model, result.interrupted, {}
     write_model(model, run.model)
     save_tokenizer(tokenizer, run.model, max_length=config.sequence_length)
-    return model, None, evaluate_pretraining(model, held)
+    return model, None, MaskedLanguageModeling().evaluate(model, held)
 
 
 def make_tasks(config: Config, documents: list) -> list[Task]:

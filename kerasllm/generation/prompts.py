@@ -12,6 +12,7 @@ from keras import ops
 
 from kerasllm.errors import InputError
 from kerasllm.models.gpt.tasks import GPTCausalLM
+from kerasllm.tokenizers.loading import encode
 
 
 def read_prompts(prompts: Any, tokenizer: Any, model: GPTCausalLM) -> tuple[str, list[list[int]]]:
@@ -74,6 +75,30 @@ def check_tokens(rows: list[list[int]], stop_token_ids: Iterable[int], vocabular
     for token in stop_token_ids:
         if not 0 <= token < vocabulary:
             raise InputError(f"stop_token_ids holds {token}, the model has tokens 0 to {vocabulary - 1}")
+
+
+def check_room(
+    prompts: Iterable[tuple[str, str]], tokenizer: Any, new_tokens: int | None, positions: int
+) -> None:
+    """Refuses a prompt that leaves no room for its continuation, before any work is done on others.
+
+    Args:
+        prompts: the place of each, for the message, and its text.
+        tokenizer: of the model.
+        new_tokens: that are asked for; at least one where None.
+        positions: of the model.
+
+    Raises:
+        InputError: one does not fit, or holds an unknown character.
+    """
+    for place, text in prompts:
+        tokens = max(len(encode(tokenizer, text, place, special_tokens=True)), 1)
+        if tokens + (new_tokens or 1) > positions:
+            room = f"--max_new_tokens {new_tokens}" if new_tokens else "one new token"
+            raise InputError(
+                f"{place}: a prompt of {tokens} tokens and {room} do not fit into the model's {positions} "
+                f"positions: shorten {'one of them' if new_tokens else 'it'}"
+            )
 
 
 def _whole_numbers(row: Any, place: str) -> list[int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kerasllm.generation.texts import cut_at, prompt_and_addition, settled
+from kerasllm.tokenizers.loading import encode
 
 
 class TerminalWriter:
@@ -48,3 +49,18 @@ class TerminalWriter:
         if len(text) > self.shown or self.before:
             print(self.before + text[self.shown :], end="", flush=True)
             self.before, self.shown = "", max(self.shown, len(text))
+
+
+def continue_visibly(model: Any, tokenizer: Any, prompt: str, settings: Mapping[str, Any]) -> str:
+    """Continues a text on standard output, as its tokens come; returns what was added.
+
+    Args:
+        model: has `generate`.
+        tokenizer: of the model.
+        prompt: the text, which is shown before its continuation.
+        settings: of `generate`, `stop` among them.
+    """
+    ids = encode(tokenizer, prompt, special_tokens=True)
+    writer = TerminalWriter(tokenizer, ids, settings["stop"], before=prompt)
+    model.generate(prompt, tokenizer=tokenizer, on_tokens=writer, **settings)
+    return writer.end()

@@ -14,13 +14,16 @@ from tokenizers import Tokenizer
 
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.byte_level_bpe import read_byte_level_bpe
+from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
 from kerasllm.tokenizers.known_characters import Coverage, unknown_character
 from kerasllm.tokenizers.special_tokens import end_of_text_id, known_roles, marks, remember_roles
 from kerasllm.tokenizers.wordpiece import SPECIAL_TOKENS, bert_tokenizer, read_vocabulary, special_token_ids
 
 __all__ = [
+    "check_vocabulary",
     "encode",
     "end_of_text_id",
+    "find_chat_template",
     "load_tokenizer",
     "load_wordpiece",
     "read_chat_template",
@@ -135,6 +138,44 @@ def read_chat_template(path: str | os.PathLike[str]) -> str | None:
             f"{directory / _SETTINGS}: chat_template is {type(template).__name__}, not text; it is one string"
         )
     return template
+
+
+def find_chat_template(file: str | None, directory: Path) -> tuple[str, str]:
+    """Returns a chat template and, for messages, where it is from: the file's, else the model's, else a plain one.
+
+    Args:
+        file: what `--chat_template` names, if anything.
+        directory: of the model.
+
+    Raises:
+        InputError: the file cannot be read, or the model's settings are damaged.
+    """
+    if file is None:
+        found = read_chat_template(directory)
+        return (found, str(directory)) if found else (DEFAULT_CHAT_TEMPLATE, "")
+    try:
+        return Path(file).read_text(encoding="utf-8"), file
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--chat_template {file}: cannot be read ({error})") from error
+
+
+def check_vocabulary(tokenizer: Tokenizer, model_size: int, place: Any) -> None:
+    """Refuses a tokenizer whose greatest id the model has no embedding for.
+
+    Args:
+        tokenizer: of any kind.
+        model_size: tokens of the model.
+        place: the model's directory, for the message.
+
+    Raises:
+        InputError: they do not belong together.
+    """
+    size = vocabulary_size(tokenizer)
+    if size > model_size:
+        raise InputError(
+            f"{place}: the tokenizer has {size} tokens, the model {model_size}: they do not belong together; "
+            "copy the model anew"
+        )
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:

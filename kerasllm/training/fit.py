@@ -44,7 +44,7 @@ class FitResult:
 
 def fit_run(
     model: keras.Model,
-    make_batches: Callable[[int], keras.utils.PyDataset],
+    make_batches: Callable[..., keras.utils.PyDataset],
     run: RunDirectory,
     *,
     steps: int,
@@ -67,7 +67,7 @@ def fit_run(
 
     Args:
         model: compiled, with `per_step_metrics` set.
-        make_batches: from the number of steps done to the batches of all others.
+        make_batches: called with `start_step`, the number of steps done; returns the batches of all others.
         run: where log, checkpoints and pictures go.
         steps: the last optimizer step, counted from 1.
         tokens_per_step: real tokens a step trains on, or a function of the step.
@@ -103,9 +103,9 @@ def fit_run(
     log = MetricsLog(
         run.path, total_steps=steps, log_interval=log_interval, tokens_per_step=tokens_per_step, **common
     )
-    first = make_batches(0)
+    first = make_batches(start_step=0)
     run.record(first_batch_sha256=batch_hash(first[0]))
-    batches = None if start >= steps else make_batches(start) if start else first
+    batches = None if start >= steps else make_batches(start_step=start) if start else first
     peak = peak_tokens_per_second(model, batches[0][0]) if batches is not None else None
     progress = Progress(steps, tokens_per_step=tokens_per_step, peak_tokens_per_second=peak, **common)
     log.on_exclude = progress.exclude

@@ -37,7 +37,7 @@ class Job:
     Args:
         task: its loss, metrics and figures.
         make_model: returns the model with its initial weights, not compiled, under the precision that is set.
-        make_batches: from the number of optimizer steps done to the batches of all others.
+        make_batches: called with `start_step`, the number of optimizer steps done; returns the batches of all others.
         tokens_per_step: real tokens that a step trains on, or a function of the step.
         tokenizer: is written beside the model.
         chat_template: is written with the tokenizer.
@@ -46,7 +46,8 @@ class Job:
         monitor: the validation figure that says which weights are best.
         schedule: from peak, steps, warm-up and gradient accumulation to the learning rate.
         epsilon: of AdamW.
-        samples: what a model writes at each validation, if it does.
+        sample_prompt: ids of what samples begin with, which a model writes at each validation.
+        sample_tokens: tokens of a sample; 0 for none.
         recorded: what was found out about the data, for config.yaml and, as far as `results` names it, results.json.
         results: names of `recorded` that stand in results.json, too.
         may_grow: settings that a resumed run may raise.
@@ -54,7 +55,7 @@ class Job:
 
     task: Task
     make_model: Callable[[], keras.Model]
-    make_batches: Callable[[int], Any]
+    make_batches: Callable[..., Any]
     tokens_per_step: float | Callable[[int], float]
     tokenizer: Any
     chat_template: str | None = None
@@ -63,7 +64,8 @@ class Job:
     monitor: str = "loss"
     schedule: Callable[..., Any] = LinearWarmupDecay
     epsilon: float = 1e-6
-    samples: Callable[[RunDirectory], SampleLog | None] = lambda run: None
+    sample_prompt: list[int] = field(default_factory=list)
+    sample_tokens: int = 0
     recorded: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[str, ...] = ()
     may_grow: frozenset[str] = MAY_GROW
@@ -92,7 +94,7 @@ def train(config: TrainingOptions, job: Job) -> int:
         config: the recipe's settings, which have been checked.
         job: what is special to the recipe.
     """
-    batches = job.make_batches(0)
+    batches = job.make_batches(start_step=0)
     steps = batches.steps
     schedule = job.schedule(
         config.learning_rate,
@@ -137,7 +139,9 @@ def train(config: TrainingOptions, job: Job) -> int:
             gradient_accumulation=config.gradient_accumulation,
             evaluate=validation
             and (lambda model: numbers(job.task.evaluate(model, Interruptible(validation)))),
-            sample=job.samples(run),
+            sample=SampleLog(run.path / "samples.jsonl", job.tokenizer, job.sample_prompt, job.sample_tokens)
+            if job.sample_tokens
+            else None,
             eval_interval=config.eval_interval or job.eval_interval,
             restore_best=config.restore_best,
             patience=config.patience,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from kerasllm.checkpoints import check_checkpoint, resolve_directory
-from kerasllm.cli.ranges import at_least, within
+from kerasllm.cli.ranges import above, at_least, within
 from kerasllm.cli.settings import only_without
 from kerasllm.errors import InputError
 from kerasllm.models import BERT_SIZES, GPT_SIZES, BertConfig, GPTConfig
@@ -315,3 +315,36 @@ class GPTStartOptions:
             sequence_length=self.context_length,
             positions=self.context_length,
         )
+
+
+@dataclass(kw_only=True)
+class AdapterOptions:
+    """What is trained of a checkpoint."""
+
+    dropout: float | None = field(default=None, metadata=within(0, 1))
+    """Dropout in place of the checkpoint's."""
+
+    lora_rank: int = field(default=0, metadata=at_least(0))
+    """Above 0, train low-rank adapters of this rank alone; they are merged into the model that is written."""
+
+    lora_alpha: float | None = field(default=None, metadata=above(0))
+    """The adapters count alpha / rank; twice the rank if null."""
+
+    seed: int = 0
+
+    def check_adapters(self) -> None:
+        """Refuses a strength of adapters where there are none.
+
+        Raises:
+            InputError: `--lora_alpha` is given without `--lora_rank`.
+        """
+        if self.lora_alpha is not None and not self.lora_rank:
+            raise InputError(
+                f"--lora_alpha {self.lora_alpha} means nothing without --lora_rank: give that too"
+            )
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """The settings of `from_pretrained`."""
+        changes = {} if self.dropout is None else {"dropout": self.dropout}
+        return {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha, "seed": self.seed, **changes}

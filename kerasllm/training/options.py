@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kerasllm.cli.ranges import above, at_least, within
+from kerasllm.data.sources.labelled import LabelledTexts, read_labelled
 from kerasllm.errors import InputError
 from kerasllm.training.callbacks.number_guard import GuardOptions
+
+HELD_OUT_TEXT = "--validation_corpus or a --validation_fraction above 0"
+"""The options that bring a validation in pretraining, for messages."""
 
 
 @dataclass(kw_only=True)
@@ -39,9 +43,57 @@ class CorpusOptions:
         return f"--corpus {' '.join(self.corpus)}"
 
     @property
+    def validation_names(self) -> str:
+        """Where the text to validate with is from, for messages."""
+        if self.validation_corpus:
+            return f"--validation_corpus {' '.join(self.validation_corpus)}"
+        return f"--validation_fraction {self.validation_fraction} of {self.corpus_names}"
+
+    @property
     def has_validation(self) -> bool:
         """Whether text is to be set aside, or given, for validation."""
         return bool(self.validation_corpus) or self.validation_fraction > 0
+
+
+@dataclass(kw_only=True)
+class LabelledOptions:
+    """Labelled texts, or pairs of texts, that a model is fine-tuned on."""
+
+    train: str
+    """Labelled texts: .tsv, .csv, .jsonl, .parquet, or hub:ID (hub:glue/mrpc)."""
+
+    validation: str | None = None
+    """As --train; figures are written after each epoch."""
+
+    test: str | None = None
+    """As --train; judged once, at the end."""
+
+    text_columns: str | None = None
+    """One column or two, separated by a comma: names, or numbers from 0 where the file has no header."""
+
+    label_column: str | None = None
+    """Name, or number from 0, of the label's column."""
+
+    task: Literal["auto", "classification", "regression"] = "auto"
+    """auto: regression where every label is a number and one is not whole."""
+
+    epochs: int = field(default=3, metadata=at_least(1))
+    """Passes over --train."""
+
+    def read(self) -> dict[str, LabelledTexts]:
+        """Returns the parts by name; validation and test are read as the training part was.
+
+        Raises:
+            InputError: a file cannot be read, or a label of one part does not occur in training.
+        """
+        columns = self.text_columns, self.label_column
+        training = read_labelled(self.train, *columns, task=self.task, split="train")
+        like: dict[str, Any] = {"task": training.task, "label_names": training.label_names}
+        parts = {"train": training}
+        for name, source in (("validation", self.validation), ("test", self.test)):
+            if source:
+                parts[name] = read_labelled(source, *columns, split=name, **like)
+        return parts
 
 
 @dataclass(kw_only=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kerasllm import GPTCausalLM, GPTConfig
-from kerasllm.tasks.causal_lm import compile_causal
+from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.training.optimization.optimizers import adamw
 
 if keras.backend.backend() == "torch":
@@ -33,7 +33,7 @@ if keras.backend.backend() == "torch":
             "hidden_dim": 8,
         }
         model = GPTCausalLM(GPTConfig(**shape, dropout=0.1), seed=3)
-        compile_causal(model, adamw(1e-2), jit_compile=True)
+        CausalLanguageModeling().compile(model, adamw(1e-2), jit_compile=True)
         tokens = np.random.default_rng(0).integers(0, 50, (4, 17)).astype("int32")
         inputs, labels = {"token_ids": tokens[:, :-1]}, tokens[:, 1:]
         return [float(model.train_on_batch(inputs, labels)) for _ in range(3)]

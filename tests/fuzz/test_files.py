@@ -239,7 +239,7 @@ def test_run_directories(fuzz, tmp_path):
         (run / "config.yaml").write_bytes(spoiler.content(good))
         (run / "metrics.jsonl").write_bytes(spoiler.lines(lines))
         read_metrics(run / "metrics.jsonl")
-        log = MetricsLog(run, total_steps=4, start_step=2, tensorboard=False)
+        log = MetricsLog(run, total_steps=4, start_step=2)
         log._prepare()
         with RunDirectory.create(run, {"steps": 4, "model": {"num_layers": 2}, "output": "run"}, resume=True):
             pass
@@ -252,9 +252,9 @@ def test_checkpoints(fuzz, tmp_path, capsys):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
     model.compile("adam", "mse")
     model.optimizer.build(model.trainable_variables)
-    log = MetricsLog(tmp_path, total_steps=4, tensorboard=False)
+    log = MetricsLog(tmp_path, total_steps=4)
     log._window = {"loss": [3.0, 2]}
-    checkpoint = Checkpoint(tmp_path, callbacks=[log], handle_signals=False)
+    checkpoint = Checkpoint(tmp_path, callbacks=[log])
     checkpoint.set_model(model)
     checkpoint.step = 3
     assert checkpoint.save()
@@ -288,7 +288,7 @@ def test_checkpoints(fuzz, tmp_path, capsys):
             assert restored is None
             assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
         if restored is not None:
-            Checkpoint(tmp_path, callbacks=[log], handle_signals=False, restored=restored)
+            Checkpoint(tmp_path, callbacks=[log], restored=restored)
             set_random_states(restored.random_states)
         capsys.readouterr()
 

@@ -20,8 +20,7 @@ from kerasllm import (
     MaskedLanguageModelLoss,
     NextSentenceLoss,
 )
-from kerasllm.tasks.causal_lm import compile_causal
-from kerasllm.tasks.masked_lm import compile_pretraining
+from kerasllm.tasks import CausalLanguageModeling, MaskedLanguageModeling
 from kerasllm.training.optimization.optimizers import adamw
 from kerasllm.training.optimization.schedules import LinearWarmupDecay
 
@@ -90,14 +89,24 @@ LLAMA = {
     "num_key_value_heads": 1,
 }
 CASES = {
-    "gpt": (GPTCausalLM, GPTConfig(dropout=0.1, **SHAPE), compile_causal, causal_data),
-    "llama": (GPTCausalLM, GPTConfig(dropout=0.1, **SHAPE, **LLAMA), compile_causal, causal_data),
-    "bert": (BertPretraining, BertConfig(dropout=0.1, **SHAPE), compile_pretraining, pretraining_data),
+    "gpt": (GPTCausalLM, GPTConfig(dropout=0.1, **SHAPE), CausalLanguageModeling().compile, causal_data),
+    "llama": (
+        GPTCausalLM,
+        GPTConfig(dropout=0.1, **SHAPE, **LLAMA),
+        CausalLanguageModeling().compile,
+        causal_data,
+    ),
+    "bert": (
+        BertPretraining,
+        BertConfig(dropout=0.1, **SHAPE),
+        MaskedLanguageModeling().compile,
+        pretraining_data,
+    ),
     # Nothing dropped, and the first block's input has no gradient.
     "adapters": (
         partial(GPTCausalLM, lora_rank=2),
         GPTConfig(dropout=0.0, **SHAPE),
-        compile_causal,
+        CausalLanguageModeling().compile,
         causal_data,
     ),
     "packed texts": (BertClassifier, BertConfig(dropout=0.1, **SHAPE), compile_classifier, packed_data),
@@ -163,7 +172,7 @@ import hashlib
 import keras
 import numpy as np
 from kerasllm import BertConfig, BertPretraining
-from kerasllm.tasks.masked_lm import compile_pretraining
+from kerasllm.tasks import MaskedLanguageModeling
 from kerasllm.training.optimization.optimizers import adamw
 from kerasllm.training.optimization.schedules import LinearWarmupDecay
 
@@ -177,7 +186,7 @@ inputs = {
 labels = {"masked_lm": random.integers(0, 40, (64, 8)), "next_sentence": random.integers(0, 2, 64)}
 for _ in range(2):
     model = BertPretraining(BertConfig(**shape), seed=0)
-    compile_pretraining(model, adamw(LinearWarmupDecay(1e-2, steps=8, warmup=1)), jit_compile=True)
+    MaskedLanguageModeling().compile(model, adamw(LinearWarmupDecay(1e-2, steps=8, warmup=1)), jit_compile=True)
     for _ in range(4):
         model.train_on_batch(inputs, labels)
     values = [keras.ops.convert_to_numpy(variable).tobytes() for variable in model.variables]
@@ -247,7 +256,7 @@ if keras.backend.backend() == "tensorflow":
         results = []
         for batches in ((0, 1, 2), (0, 2)):
             model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
-            compile_causal(model, keras.optimizers.SGD(0.1, momentum=0.9), jit_compile=True)
+            CausalLanguageModeling().compile(model, keras.optimizers.SGD(0.1, momentum=0.9), jit_compile=True)
             model.catch_non_finite = True
             data = causal_data()
             data[1][2][0, 0] = np.nan
@@ -265,10 +274,10 @@ if keras.backend.backend() == "tensorflow":
             model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
         finally:
             keras.config.set_dtype_policy("float32")
-        compile_causal(model, optimizer(), jit_compile=True)
+        CausalLanguageModeling().compile(model, optimizer(), jit_compile=True)
         model.make_train_function()
         assert model.jit_compile is True
-        compile_causal(model, optimizer(), jit_compile=False)
+        CausalLanguageModeling().compile(model, optimizer(), jit_compile=False)
         assert not tensorflow_fusion.in_parts(model)
 
 
@@ -320,7 +329,7 @@ if keras.backend.backend() == "jax":
         results = []
         for jit_compile in (False, True):
             model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
-            compile_causal(model, optimizer(), jit_compile=jit_compile)
+            CausalLanguageModeling().compile(model, optimizer(), jit_compile=jit_compile)
             results.append(model.test_on_batch(*causal_data()[0]))
             assert bool(calls) == jit_compile
         np.testing.assert_allclose(*results, rtol=1e-5)
@@ -338,7 +347,7 @@ if keras.backend.backend() == "jax":
         monkeypatch.setattr(onednn, "_library", lambda: None)
         assert not onednn.available()
         model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
-        compile_causal(model, optimizer(), jit_compile=True)
+        CausalLanguageModeling().compile(model, optimizer(), jit_compile=True)
         model.train_on_batch(*causal_data()[0])
         assert not calls
 
@@ -622,7 +631,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         losses = []
         for jit_compile in (True, False):
             model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
-            compile_causal(model, optimizer(), jit_compile=jit_compile)
+            CausalLanguageModeling().compile(model, optimizer(), jit_compile=jit_compile)
             history = model.fit(
                 {"token_ids": tokens[:, :-1]}, tokens[:, 1:], batch_size=4, epochs=2, shuffle=False, verbose=0
             )
@@ -631,7 +640,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         first = len(compiled)
         assert first
         model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
-        compile_causal(model, optimizer(), jit_compile=True)
+        CausalLanguageModeling().compile(model, optimizer(), jit_compile=True)
         model.fit({"token_ids": tokens[:8, :-1]}, tokens[:8, 1:], batch_size=4, verbose=0)
         assert len(compiled) == 2 * first
 
@@ -642,7 +651,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
         monkeypatch.setattr(torch_kernels, "_build", refuse)
         model = GPTCausalLM(GPTConfig(**SHAPE | {"num_layers": 1}), seed=3)
-        compile_causal(model, optimizer(), jit_compile=True)
+        CausalLanguageModeling().compile(model, optimizer(), jit_compile=True)
         losses = [model.train_on_batch(*batch, return_dict=True)["loss"] for batch in causal_data()[:3]]
         assert np.isfinite([float(loss) for loss in losses]).all()
         assert "without compilation" not in capsys.readouterr().err
@@ -678,7 +687,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
     def test_labels_need_no_weights(capsys):
         def train(jit_compile):
             model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
-            compile_causal(model, optimizer(), jit_compile=jit_compile)
+            CausalLanguageModeling().compile(model, optimizer(), jit_compile=jit_compile)
             return [float(model.train_on_batch(*batch[:2])) for batch in causal_data()[:3]]
 
         np.testing.assert_allclose(train(True), train(False), rtol=1e-5)

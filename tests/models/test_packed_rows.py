@@ -17,7 +17,7 @@ from kerasllm.data.batches.masked_lm import BertPretrainingBatches
 from kerasllm.data.batches.packed_labelled import PackedClassificationBatches
 from kerasllm.data.examples.labelled import EncodedTexts
 from kerasllm.data.token_cache.store import TokenStore
-from kerasllm.tasks.masked_lm import compile_pretraining
+from kerasllm.tasks import MaskedLanguageModeling
 from kerasllm.tokenizers.wordpiece import SpecialTokens
 from kerasllm.training.optimization.optimizers import adamw
 
@@ -140,7 +140,7 @@ def test_pretraining_losses_of_packed_rows_are_those_of_the_pairs_alone(uncompil
     batches = pretraining_batches(packing=True)
     assert batches.mean_fill > 0.8 > 2 * pretraining_batches().mean_fill
     model = BertPretraining(CONFIG, seed=0)
-    compile_pretraining(model, adamw(1e-3), jit_compile=backend.jit_compile)
+    MaskedLanguageModeling().compile(model, adamw(1e-3), jit_compile=backend.jit_compile)
     for inputs, labels, weights in batches:
         logs = model.test_on_batch(inputs, labels, weights, return_dict=True)
         rows, found = alone(inputs, num_rows=24)

@@ -9,7 +9,7 @@ import numpy as np
 from kerasllm import GPTCausalLM, GPTConfig
 from kerasllm.data.batches.causal_lm import CausalBatches
 from kerasllm.data.token_cache.stream import TokenStream
-from kerasllm.tasks.causal_lm import compile_causal
+from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.training.optimization.optimizers import adamw
 from kerasllm.training.optimization.schedules import CosineWarmupDecay
 
@@ -44,7 +44,7 @@ def curve(accumulation: int, within_documents: bool, lora_rank: int = 0, **optio
     schedule = CosineWarmupDecay(
         1e-2, minimum=1e-3, steps=STEPS, warmup=4, gradient_accumulation=accumulation
     )
-    compile_causal(
+    CausalLanguageModeling().compile(
         model, adamw(schedule, gradient_accumulation=accumulation), normalized_weights=accumulation > 1
     )
     batches = CausalBatches(

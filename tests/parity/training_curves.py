@@ -18,7 +18,7 @@ import numpy as np
 from kerasllm import BertConfig, BertPretraining
 from kerasllm.data.batches.masked_lm import BertPretrainingBatches
 from kerasllm.data.token_cache.store import TokenStore
-from kerasllm.tasks.masked_lm import compile_pretraining
+from kerasllm.tasks import MaskedLanguageModeling
 from kerasllm.training.callbacks.metrics_log import read_metrics
 from kerasllm.training.fit import fit_run
 from kerasllm.training.optimization.optimizers import adamw
@@ -53,7 +53,7 @@ def make_batches(start_step: int, steps: int) -> BertPretrainingBatches:
 def make_model(dropout: float) -> BertPretraining:
     shape = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "max_sequence_length": 32}
     model = BertPretraining(BertConfig(vocabulary_size=VOCABULARY, dropout=dropout, **shape), seed=11)
-    compile_pretraining(model, adamw(LinearWarmupDecay(3e-3, steps=STEPS, warmup=5)))
+    MaskedLanguageModeling().compile(model, adamw(LinearWarmupDecay(3e-3, steps=STEPS, warmup=5)))
     return model
 
 

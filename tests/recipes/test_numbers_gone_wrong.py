@@ -8,7 +8,7 @@ import pytest
 from kerasllm import GPTCausalLM, GPTConfig
 from kerasllm.data.batches.causal_lm import CausalBatches
 from kerasllm.errors import InputError
-from kerasllm.tasks.causal_lm import compile_causal
+from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.training.callbacks.metrics_log import read_metrics
 from kerasllm.training.optimization.optimizers import adamw
 from kerasllm.training.state.bad_batch import replay_bad_batch, save_bad_batch
@@ -115,7 +115,7 @@ def test_a_replay_gives_the_very_numbers(tmp_path):
             "max_sequence_length": 8,
         }
         model = GPTCausalLM(GPTConfig(dropout=0.3, **shape), seed=1)
-        compile_causal(model, adamw(1e-2))
+        CausalLanguageModeling().compile(model, adamw(1e-2))
         model.catch_non_finite = True
         return model
 

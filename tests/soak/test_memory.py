@@ -15,7 +15,7 @@ import keras, numpy as np
 from kerasllm import GPTCausalLM, GPTConfig, backend
 from kerasllm.data.batches.causal_lm import CausalBatches
 from kerasllm.data.token_cache.stream import TokenStream
-from kerasllm.tasks.causal_lm import compile_causal
+from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.training.fit import fit_run
 from kerasllm.training.optimization.optimizers import adamw
 from kerasllm.training.run.directory import RunDirectory
@@ -57,7 +57,7 @@ def test_ten_runs_in_one_process_do_not_fill_the_memory(tmp_path):
         for number in range(10):
             keras.utils.clear_session()
             model = GPTCausalLM(GPTConfig(**shape), seed=0)
-            compile_causal(model, adamw(1e-3))
+            CausalLanguageModeling().compile(model, adamw(1e-3))
             with RunDirectory.create(f"{sys.argv[1]}/{number}", {"steps": 6}) as run:
                 fit_run(model, batches, run, steps=6, tokens_per_step=64, checkpoint_steps=2)
             del model

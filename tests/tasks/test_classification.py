@@ -9,14 +9,10 @@ import pytest
 
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.examples.labelled import EncodedTexts
-from kerasllm.tasks.classification import (
-    classification_figures,
-    evaluate_classifier,
-    evaluate_regressor,
-    monitored,
-    predict_in_order,
-    regression_figures,
-)
+from kerasllm.tasks import Classification, Regression, numbers
+from kerasllm.tasks.classification import classification_figures
+from kerasllm.tasks.ordered_outputs import predict_in_order
+from kerasllm.tasks.regression import regression_figures
 
 
 def strict_json(figures):
@@ -126,18 +122,18 @@ def test_outputs_come_in_the_order_of_the_texts(settings):
 
 def test_a_classifier_on_a_data_set():
     labels = np.array([1, 1, 0, 1, 1, 0, 1])
-    figures = evaluate_classifier(FirstToken(2), batches_of(labels, shuffle=False), ("no", "yes"))
+    figures = Classification(("no", "yes")).evaluate(FirstToken(2), batches_of(labels, shuffle=False))
     scores = np.arange(1, 8) * 1.0  # of class 1, against 0
     expected = np.log1p(np.exp(scores)) - labels * scores
     assert figures["loss"] == pytest.approx(expected.mean())
     assert figures["accuracy"] == pytest.approx(5 / 7) and figures["confusion"]["no"]["yes"] == 2
-    flat = monitored(figures)
+    flat = numbers(figures)
     assert set(flat) == {"loss", "accuracy", "f1", "f1_macro", "matthews"}
     assert all(isinstance(value, float) for value in flat.values())
-    assert math.isnan(monitored({"f1": None})["f1"])
+    assert math.isnan(numbers({"f1": None})["f1"])
 
 
 def test_a_regressor_on_a_data_set():
-    figures = evaluate_regressor(FirstToken(0), batches_of(np.arange(1, 10) * 2.0, shuffle=False))
+    figures = Regression().evaluate(FirstToken(0), batches_of(np.arange(1, 10) * 2.0, shuffle=False))
     assert figures["pearson"] == pytest.approx(1) and figures["spearman"] == pytest.approx(1)
     assert figures["loss"] == figures["mse"] == pytest.approx((np.arange(1, 10) ** 2).mean())

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kerasllm import BertConfig, BertPretraining
-from kerasllm.tasks.masked_lm import compile_pretraining, evaluate_pretraining
+from kerasllm.tasks import MaskedLanguageModeling
 from kerasllm.training.optimization.optimizers import adamw
 
 VOCABULARY, LENGTH, SLOTS = 30, 12, 3
@@ -15,7 +15,7 @@ def make_model(objectives, normalized_weights=False):
     shape = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": LENGTH}
     config = BertConfig(vocabulary_size=VOCABULARY, initializer_range=0.3, **shape)
     model = BertPretraining(config, objectives=objectives, seed=4)
-    compile_pretraining(model, adamw(1e-3), normalized_weights=normalized_weights)
+    MaskedLanguageModeling().compile(model, adamw(1e-3), normalized_weights=normalized_weights)
     return model
 
 
@@ -72,7 +72,7 @@ def test_evaluation_equals_one_big_batch(objectives, normalized_weights):
     model = make_model(objectives, normalized_weights)
     groups, batches = make_batches(objectives)
     assert len({batch[2][objectives[0]].sum() for batch in batches}) > 1  # a mean of means would be wrong
-    figures = evaluate_pretraining(model, batches)
+    figures = MaskedLanguageModeling().evaluate(model, batches)
     wanted = expected(model, groups)
     assert figures.keys() == wanted.keys()
     for name, value in wanted.items():
@@ -83,7 +83,7 @@ def test_evaluation_changes_nothing():
     model = make_model(("masked_lm", "next_sentence"))
     _, batches = make_batches(("masked_lm", "next_sentence"))
     before = [keras.ops.convert_to_numpy(variable).copy() for variable in model.variables]
-    first = evaluate_pretraining(model, batches)
-    assert evaluate_pretraining(model, batches) == first
+    first = MaskedLanguageModeling().evaluate(model, batches)
+    assert MaskedLanguageModeling().evaluate(model, batches) == first
     for value, variable in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(value, keras.ops.convert_to_numpy(variable))

@@ -85,6 +85,17 @@ class ConversationBatches(keras.utils.PyDataset):
         self.steps = self.steps_per_epoch * epochs
         self._ahead = Prefetcher(self.batch, depth=prefetch, stop=self.steps)
 
+    @property
+    def summary(self) -> str:
+        """What is in an epoch, in one line for people."""
+        count = len(self._examples) + self.num_dropped
+        cut = f", {self.num_cut} cut at {self.context_length} tokens" if self.num_cut else ""
+        left = f", {self.num_dropped} left out: nothing to learn within the cut" if self.num_dropped else ""
+        return (
+            f"{count:,} conversations in {self.num_rows:,} rows, {100 * self.fill:.0f} % full, "
+            f"{self.learnt_tokens:,} tokens to learn{cut}{left}"
+        )
+
     def __len__(self) -> int:
         """The batches left from `start_step` on."""
         return self.steps - self.start_step

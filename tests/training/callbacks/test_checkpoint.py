@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from kerasllm.errors import InputError
+from kerasllm.files.safetensors import array_entry, write_state_file
 from kerasllm.training.callbacks.checkpoint import Checkpoint, restore
 from kerasllm.training.callbacks.evaluation import Evaluation
 from kerasllm.training.callbacks.interruption import Interruption
@@ -57,7 +58,9 @@ def test_resumed_run_equals_the_uninterrupted_one(small, tmp_path, seeded, accum
     half = AtStep(7, stop, gradient_accumulation=accumulation)
     saving = Checkpoint(tmp_path / "b", steps=5, gradient_accumulation=accumulation)
     options = {"interval": 5, "total_steps": 12, "gradient_accumulation": accumulation}
-    validation = Evaluation(small.batches(50, 52), **options)  # at the very step of a checkpoint, too
+    validation = Evaluation(
+        lambda m: m.evaluate(small.batches(50, 52), return_dict=True, verbose=0), **options
+    )  # at the very step of a checkpoint, too
     small.train(first, 0, 12, [half, validation, saving], accumulation)
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["step-00000005", "step-00000007"]
     assert not equal(small.arrays(first), small.arrays(whole))
@@ -67,7 +70,9 @@ def test_resumed_run_equals_the_uninterrupted_one(small, tmp_path, seeded, accum
     restored = restore(second, tmp_path / "b")
     assert restored.step == 7
     saving = Checkpoint(tmp_path / "b", steps=5, gradient_accumulation=accumulation, restored=restored)
-    validation = Evaluation(small.batches(50, 52), start_step=7, **options)
+    validation = Evaluation(
+        lambda m: m.evaluate(small.batches(50, 52), return_dict=True, verbose=0), start_step=7, **options
+    )
     small.train(second, 7, 12, [validation, saving], accumulation)
     assert saving.step == 12
     assert equal(small.arrays(second), small.arrays(whole))
@@ -268,6 +273,48 @@ def test_callbacks_are_part_of_it(small, tmp_path):
     assert (first.count, second.count) == (3, 5)
     assert first.values.tolist() == [0, 1, 2, 3]
     assert second.values.tolist() == [0, 1]
+
+
+def test_states_are_found_by_class_wherever_the_callback_stands(small, tmp_path):
+    """Another callback before it, and a checkpoint of 0.1, which wrote the position into the name."""
+
+    class Counter:
+        def __init__(self, count):
+            self.count = count
+
+        def get_state(self):
+            return {"count": self.count}
+
+        def set_state(self, state):
+            self.count = state["count"]
+
+        def get_arrays(self):
+            return {"values": np.full(2, self.count)}
+
+        def set_arrays(self, arrays):
+            self.values = arrays["values"]
+
+    class Other(Counter):
+        pass
+
+    saved(small, tmp_path, (1,), callbacks=[Counter(3)])
+    counter = Counter(0)
+    Checkpoint(tmp_path, restored=restore(small.build(), tmp_path), callbacks=[Other(9), counter])
+    assert counter.count == 3 and counter.values.tolist() == [3, 3]
+
+    place = tmp_path / "step-00000001"
+    arrays = {
+        name.replace("/Counter/", "/1-Counter/"): a
+        for name, a in load_file(place / "state.safetensors").items()
+    }
+    (place / "state.safetensors").unlink()
+    digest = write_state_file(place / "state.safetensors", [array_entry(*named) for named in arrays.items()])
+    state = json.loads((place / "state.json").read_text())
+    state |= {"callbacks": {"1-Counter": {"count": 4}}, "sha256": digest}
+    (place / "state.json").write_text(json.dumps(state | {"checksum": checksum(state)}))
+    counter = Counter(0)
+    Checkpoint(tmp_path, restored=restore(small.build(), tmp_path), callbacks=[counter])
+    assert counter.count == 4 and counter.values.tolist() == [3, 3]
 
 
 def test_file_is_plain_safetensors_with_stable_names(small, tmp_path):

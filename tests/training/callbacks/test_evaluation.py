@@ -20,7 +20,9 @@ def test_training_is_the_same_with_and_without(small, seeded):
         keras.utils.set_random_seed(7)
         model = small.build(seeded)
         evaluation = Evaluation(
-            small.batches(90, 93), interval=2, total_steps=7, extra=lambda m: {"answer": 42}
+            lambda m: m.evaluate(small.batches(90, 93), return_dict=True, verbose=0) | {"answer": 42},
+            interval=2,
+            total_steps=7,
         )
         modes = []
         watch = keras.callbacks.LambdaCallback(
@@ -48,7 +50,7 @@ def test_own_function_sees_the_weights_of_the_step(small, tmp_path):
         return {"loss": len(seen), "accuracy": 0.5}
 
     model = small.build()
-    log = MetricsLog(tmp_path, total_steps=5, log_interval=2, tensorboard=False)
+    log = MetricsLog(tmp_path, total_steps=5, log_interval=2)
     excluded = []  # from the speed that is shown
     log.on_exclude = excluded.append
     small.train(model, 0, 5, [log, Evaluation(evaluate=evaluate, interval=3, total_steps=5, metrics_log=log)])
@@ -78,7 +80,7 @@ def test_patience_and_best_weights(small, tmp_path, capsys):
         def on_train_batch_end(self, batch, logs=None):
             kept[batch + 1] = [np.array(w) for w in self.model.get_weights()]
 
-    log = MetricsLog(tmp_path, total_steps=9, log_interval=4, tensorboard=False)
+    log = MetricsLog(tmp_path, total_steps=9, log_interval=4)
     evaluation = Evaluation(
         evaluate=script([3, 1, math.nan, 2, 0]),
         interval=1,
@@ -116,13 +118,13 @@ def test_best_survives_a_resume(small, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(other.get_weights(), best, strict=True))
 
 
-def test_accuracy_is_better_when_greater(small):
-    """The direction follows from the name; `mode` overrides it."""
-    for mode, best in ((None, 2), ("min", 1)):
+def test_what_is_better_follows_from_the_name(small):
+    """Accuracy when it is greater, a loss when it is less."""
+    for name, best in (("accuracy", 2), ("error", 1)):
         values = iter([0.1, 0.9])
         evaluation = Evaluation(
-            evaluate=lambda model, values=values: {"accuracy": next(values)},
-            interval=1, total_steps=2, monitor="validation_accuracy", mode=mode,
+            evaluate=lambda model, name=name, values=values: {name: next(values)},
+            interval=1, total_steps=2, monitor=f"validation_{name}",
         )  # fmt: skip
         small.train(small.build(), 0, 2, [evaluation])
         assert evaluation.best_step == best

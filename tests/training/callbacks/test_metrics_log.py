@@ -31,7 +31,7 @@ def lines_of(path, timings=False):
 
 
 def test_loss_is_the_mean_since_the_line_before(tmp_path):
-    log = MetricsLog(tmp_path, total_steps=7, log_interval=3, tensorboard=False)
+    log = MetricsLog(tmp_path, total_steps=7, log_interval=3)
     feed(log, [1, 2, 6, 4, 4, 10, 7])
     assert lines_of(tmp_path) == [
         {"step": 3, "loss": 3.0},
@@ -41,7 +41,7 @@ def test_loss_is_the_mean_since_the_line_before(tmp_path):
 
 
 def test_accumulated_batches_make_one_step(tmp_path):
-    log = MetricsLog(tmp_path, total_steps=3, log_interval=2, gradient_accumulation=2, tensorboard=False)
+    log = MetricsLog(tmp_path, total_steps=3, log_interval=2, gradient_accumulation=2)
     feed(log, [1, 3, 5, 7, 9, 11])
     assert lines_of(tmp_path) == [{"step": 2, "loss": 4.0}, {"step": 3, "loss": 10.0}]
 
@@ -87,18 +87,16 @@ def test_resumed_file_equals_the_uninterrupted_one(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for directory in (whole, parts):
         directory.mkdir()
-    feed(MetricsLog(whole, total_steps=25, log_interval=5, tokens_per_step=8, tensorboard=False), losses)
+    feed(MetricsLog(whole, total_steps=25, log_interval=5, tokens_per_step=8), losses)
 
-    first = MetricsLog(parts, total_steps=25, log_interval=5, tokens_per_step=8, tensorboard=False)
+    first = MetricsLog(parts, total_steps=25, log_interval=5, tokens_per_step=8)
     feed(first, losses[:12])
     state = json.loads(json.dumps(first.get_state()))
     feed(first, losses[12:21], begin=False)
     with (parts / "metrics.jsonl").open("a") as file:
         file.write('{"step": 22, "lo')
 
-    second = MetricsLog(
-        parts, total_steps=25, log_interval=5, tokens_per_step=8, start_step=12, tensorboard=False
-    )
+    second = MetricsLog(parts, total_steps=25, log_interval=5, tokens_per_step=8, start_step=12)
     second.set_state(state)
     feed(second, losses[12:])
     assert lines_of(parts) == lines_of(whole)
@@ -107,12 +105,12 @@ def test_resumed_file_equals_the_uninterrupted_one(tmp_path):
 
 def test_fresh_start_empties_an_old_file(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "loss": 1}\n')
-    feed(MetricsLog(tmp_path, total_steps=1, tensorboard=False), [9])
+    feed(MetricsLog(tmp_path, total_steps=1), [9])
     assert lines_of(tmp_path) == [{"step": 1, "loss": 9.0}]
 
 
 def test_validation_is_merged_into_the_line_of_its_step(tmp_path):
-    log = MetricsLog(tmp_path, total_steps=4, log_interval=2, tensorboard=False)
+    log = MetricsLog(tmp_path, total_steps=4, log_interval=2)
     feed(log, [1, 1])
     log.add(2, {"validation_loss": 0.5})
     log.add(2, {"validation_accuracy": 0.25})
@@ -127,7 +125,7 @@ def test_validation_is_merged_into_the_line_of_its_step(tmp_path):
 
 
 def test_nan_is_null(tmp_path):
-    feed(MetricsLog(tmp_path, total_steps=1, tensorboard=False), [math.nan])
+    feed(MetricsLog(tmp_path, total_steps=1), [math.nan])
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null}\n'
 
 
@@ -136,7 +134,7 @@ def test_nan_is_null(tmp_path):
 def test_learning_rate_is_what_the_step_used(small, tmp_path, scheduled, accumulation):
     """Step n is Keras' iteration n - 1; its schedules tick with the batches."""
     model = small.build(accumulation=accumulation if accumulation > 1 else None, schedule=scheduled)
-    log = MetricsLog(tmp_path, total_steps=3, gradient_accumulation=accumulation, tensorboard=False)
+    log = MetricsLog(tmp_path, total_steps=3, gradient_accumulation=accumulation)
     small.train(model, 0, 3, [log], accumulation)
     expected = [0.01] * 3
     if scheduled:
@@ -147,9 +145,7 @@ def test_learning_rate_is_what_the_step_used(small, tmp_path, scheduled, accumul
 def test_speed_leaves_excluded_time_out(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("kerasllm.training.callbacks.metrics_log.time.perf_counter", lambda: clock[0])
-    log = MetricsLog(
-        tmp_path, total_steps=4, log_interval=2, tokens_per_step=lambda s: 100 * s, tensorboard=False
-    )
+    log = MetricsLog(tmp_path, total_steps=4, log_interval=2, tokens_per_step=lambda s: 100 * s)
     log.on_train_begin()
     for step in range(4):
         clock[0] += 2
@@ -192,7 +188,7 @@ def test_curves(small, tmp_path):
     """A picture at the end of a run; none of nothing."""
     import matplotlib.image
 
-    log = MetricsLog(tmp_path, total_steps=3, tensorboard=False)
+    log = MetricsLog(tmp_path, total_steps=3)
     small.train(small.build(), 0, 3, [log])
     picture = matplotlib.image.imread(tmp_path / "curves.png")
     assert picture.shape[0] > 400

@@ -97,9 +97,17 @@ def test_interrupted_run(tmp_path):
         "model.num_layers 2, not 3",
     ):
         assert part in str(error.value)
-    with RunDirectory.create(
-        tmp_path, Config(steps=30, learning_rate=1e-3), resume=True, may_change=["learning_rate"]
-    ):
+
+
+def test_a_setting_that_the_run_does_not_know_had_its_default(tmp_path):
+    """A run that was started before there was the setting goes on, unless another value is asked for."""
+    interrupt(tmp_path)
+    recorded = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del recorded["learning_rate"], recorded["model"]["num_layers"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(recorded))
+    with pytest.raises(InputError, match=r"learning_rate 0\.0001, not 0\.001"):
+        RunDirectory.create(tmp_path, Config(learning_rate=1e-3), resume=True)
+    with RunDirectory.create(tmp_path, Config(), resume=True):
         pass
 
 
