@@ -87,6 +87,7 @@ def main(config: Config) -> int:
         Job(
             task=task,
             make_model=make_model,
+            batches=batches,
             make_batches=make_batches,
             tokens_per_step=lambda step: batches.real_tokens(step - 1),
             tokenizer=tokenizer,

@@ -93,6 +93,7 @@ def main(config: Config) -> int:
         Job(
             task=CausalLanguageModeling(),
             make_model=lambda: GPTCausalLM.from_pretrained(directory, **config.model_settings),
+            batches=batches,
             make_batches=make_batches,
             tokens_per_step=length * rows * getattr(batches, "fill", 1.0),
             tokenizer=tokenizer,

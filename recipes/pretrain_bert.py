@@ -90,6 +90,7 @@ def main(config: Config) -> int:
         Job(
             task=MaskedLanguageModeling(),
             make_model=make_model,
+            batches=batches,
             make_batches=make_batches,
             tokens_per_step=batches.mean_fill * config.sequence_length * rows,
             tokenizer=tokenizer,

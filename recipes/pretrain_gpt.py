@@ -71,7 +71,7 @@ def main(config: Config) -> int:
 
     make_batches = partial(CausalBatches, training, **{name: getattr(config, name) for name in WINDOWS})
     with naming(config.corpus_names):
-        make_batches()  # a text that is too short is told before anything is written
+        batches = make_batches()  # a text that is too short is told before anything is written
     minimum = config.minimum_learning_rate
     minimum = config.learning_rate / 10 if minimum is None else minimum
     return train(
@@ -79,6 +79,7 @@ def main(config: Config) -> int:
         Job(
             task=CausalLanguageModeling(),
             make_model=lambda: config.make_model(GPTCausalLM, shape, seed=config.seed),
+            batches=batches,
             make_batches=make_batches,
             tokens_per_step=config.context_length * config.batch_size * config.gradient_accumulation,
             tokenizer=tokenizer,

@@ -49,6 +49,7 @@ def fit_run(
     *,
     steps: int,
     tokens_per_step: float | Callable[[int], float],
+    first: keras.utils.PyDataset | None = None,
     gradient_accumulation: int = 1,
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
     sample: Callable[[Any, int], None] | None = None,
@@ -71,6 +72,7 @@ def fit_run(
         run: where log, checkpoints and pictures go.
         steps: the last optimizer step, counted from 1.
         tokens_per_step: real tokens a step trains on, or a function of the step.
+        first: the batches from the first step on, where they have been made already.
         gradient_accumulation: batches an optimizer step takes.
         evaluate: from the model to validation figures; None for no validation.
         sample: called with the model and the step wherever it is validated, or would be.
@@ -103,7 +105,7 @@ def fit_run(
     log = MetricsLog(
         run.path, total_steps=steps, log_interval=log_interval, tokens_per_step=tokens_per_step, **common
     )
-    first = make_batches(start_step=0)
+    first = make_batches(start_step=0) if first is None else first
     run.record(first_batch_sha256=batch_hash(first[0]))
     batches = None if start >= steps else make_batches(start_step=start) if start else first
     peak = peak_tokens_per_second(model, batches[0][0]) if batches is not None else None

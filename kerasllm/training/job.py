@@ -37,6 +37,7 @@ class Job:
     Args:
         task: its loss, metrics and figures.
         make_model: returns the model with its initial weights, not compiled, under the precision that is set.
+        batches: of the run from its first step on.
         make_batches: called with `start_step`, the number of optimizer steps done; returns the batches of all others.
         tokens_per_step: real tokens that a step trains on, or a function of the step.
         tokenizer: is written beside the model.
@@ -55,6 +56,7 @@ class Job:
 
     task: Task
     make_model: Callable[[], keras.Model]
+    batches: Any
     make_batches: Callable[..., Any]
     tokens_per_step: float | Callable[[int], float]
     tokenizer: Any
@@ -94,8 +96,7 @@ def train(config: TrainingOptions, job: Job) -> int:
         config: the recipe's settings, which have been checked.
         job: what is special to the recipe.
     """
-    batches = job.make_batches(start_step=0)
-    steps = batches.steps
+    batches, steps = job.batches, job.batches.steps
     schedule = job.schedule(
         config.learning_rate,
         steps=steps,
@@ -134,6 +135,7 @@ def train(config: TrainingOptions, job: Job) -> int:
             model,
             job.make_batches,
             run,
+            first=batches,
             steps=steps,
             tokens_per_step=job.tokens_per_step,
             gradient_accumulation=config.gradient_accumulation,

@@ -21,6 +21,7 @@ def main() -> None:
 
     from kerasllm import backend, cli
     from kerasllm.training import fit as fit_run
+    from kerasllm.training import job
     from kerasllm.training.callbacks import checkpoint as checkpointing
     from kerasllm.training.callbacks.evaluation import Evaluation
     from kerasllm.training.callbacks.number_guard import NumberGuard
@@ -46,7 +47,7 @@ def main() -> None:
     announce(checkpointing, "write_state_file", "save")
     announce(checkpointing.Checkpoint, "_prune", "prune")
     announce(Evaluation, "_validate", "evaluate")
-    announce(pretrain_gpt, "write_model", "finish")
+    announce(job, "write_model", "finish")
     announce(RunDirectory, "write_results", "finish")
     mark("import")
     cli.run(pretrain_gpt.main, pretrain_gpt.Config, argv)

@@ -47,10 +47,10 @@ def test_ten_runs_in_one_process_do_not_fill_the_memory(tmp_path):
         shape = {"vocabulary_size": 30, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 16}
         tokens = random.integers(0, 29, 5000).astype("uint16")
 
-        def batches(start):
+        def batches(start_step):
             stream = TokenStream(tokens, np.array([0]), vocabulary_size=30, end_id=29)
             return CausalBatches(
-                stream, context_length=16, batch_size=4, steps=6, seed=0, start_step=start
+                stream, context_length=16, batch_size=4, steps=6, seed=0, start_step=start_step
             )
 
         sizes = []
