@@ -98,7 +98,7 @@ def main(config: Config) -> int:
             tokens_per_step=length * rows * getattr(batches, "fill", 1.0),
             tokenizer=tokenizer,
             chat_template=template or read_chat_template(directory),
-            held_out={"validation": validation} if validation else {},
+            held_out={"validation": validation},
             eval_interval=batches.steps // config.epochs,
         ),
     )

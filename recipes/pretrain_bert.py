@@ -15,7 +15,7 @@ from kerasllm.data.batches.masked_lm import BertPretrainingBatches, read_objecti
 from kerasllm.data.batches.sentence_pairs import SHORTEST_SEQUENCE
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.store import TokenStore, tokenize_corpus
-from kerasllm.errors import InputError, naming
+from kerasllm.errors import naming
 from kerasllm.tasks import MaskedLanguageModeling
 from kerasllm.tokenizers.loading import vocabulary_size
 from kerasllm.tokenizers.wordpiece import continuation_mask, special_token_ids
@@ -28,6 +28,8 @@ from kerasllm.training.options import HELD_OUT_TEXT, CorpusOptions, TrainingOpti
 @dataclass(kw_only=True)
 class Config(CorpusOptions, BertStartOptions, TrainingOptions):
     """Pretrains a BERT with masked-LM and next-sentence prediction and writes a run directory."""
+
+    shortest = SHORTEST_SEQUENCE
 
     objectives: list[Literal["masked_lm", "next_sentence", "sentence_order"]] = field(
         default_factory=lambda: ["masked_lm", "next_sentence"]
@@ -76,14 +78,16 @@ def main(config: Config) -> int:
             BertPretraining, vocabulary_size(tokenizer), objectives=heads, seed=config.seed
         )
 
-    held_out = {}
-    if validation is not None:
+    batches = make_batches()
+    held_out: dict[str, Any] = {"validation": None}
+    if validation is None and config.has_validation:
+        print("too few documents to set some aside: no validation", file=sys.stderr)
+    elif validation is not None:
         run = {"steps": config.eval_batches, "seed": config.seed + 1}
         with naming("validation"):
             held_out["validation"] = BertPretrainingBatches(
                 validation, **run, pad_last=True, prefetch=0, **settings
             )
-    batches = make_batches()
     rows = config.batch_size * config.gradient_accumulation
     return train(
         config,
@@ -104,10 +108,6 @@ def main(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Refuses settings that do not go together, before anything is read."""
-    if config.sequence_length < SHORTEST_SEQUENCE:
-        raise InputError(
-            f"--sequence_length is {config.sequence_length}, it must be at least {SHORTEST_SEQUENCE}"
-        )
     read_objectives(config.objectives)
     warmup_steps(config.warmup, config.steps)
     config.check_validation(config.has_validation, HELD_OUT_TEXT)
@@ -125,8 +125,6 @@ def token_stores(config: Config, corpus: Corpus, tokenizer: Any) -> tuple[TokenS
         least = 2 if {"next_sentence", "sentence_order"} & set(config.objectives) else 1
         if training.num_documents >= 2 * least:
             training, validation = training.split(config.validation_fraction, config.seed, least=least)
-        else:
-            print("too few documents to set some aside: no validation", file=sys.stderr)
     print(
         f"corpus {corpus.fingerprint()[:16]}: {training.num_documents:,} documents, "
         f"{training.num_sentences:,} sentences, {training.num_tokens:,} tokens to train on",

@@ -83,7 +83,7 @@ def main(config: Config) -> int:
             make_batches=make_batches,
             tokens_per_step=config.context_length * config.batch_size * config.gradient_accumulation,
             tokenizer=tokenizer,
-            held_out={"validation": windows(config, validation)} if validation else {},
+            held_out={"validation": windows(config, validation) if validation else None},
             eval_interval=max(config.steps // 10, 1),
             schedule=partial(CosineWarmupDecay, minimum=minimum),
             epsilon=1e-8,

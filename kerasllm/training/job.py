@@ -42,7 +42,7 @@ class Job:
         tokens_per_step: real tokens that a step trains on, or a function of the step.
         tokenizer: is written beside the model.
         chat_template: is written with the tokenizer.
-        held_out: batches of "validation" and "test", as far as there are any.
+        held_out: batches of "validation" and "test"; None for one that the recipe has and this run has not.
         eval_interval: steps between validations where the settings name none.
         monitor: the validation figure that says which weights are best.
         schedule: from peak, steps, warm-up and gradient accumulation to the learning rate.
@@ -159,16 +159,19 @@ def train(config: TrainingOptions, job: Job) -> int:
             max_length=model.config.max_sequence_length,
             chat_template=job.chat_template,
         )
-        figures = {name: job.task.evaluate(model, held_out) for name, held_out in job.held_out.items()}
+        figures = {
+            name: held_out and job.task.evaluate(model, held_out) for name, held_out in job.held_out.items()
+        }
         run.write_results(
-            {"validation": None}
-            | figures
+            figures
             | {"task": job.task.name, "steps": result.last_step, "best_step": result.best_step}
             | {"precision": precision, "peak_memory_mib": _peak_memory(), **sizes}
             | {name: job.recorded[name] for name in job.results},
             seconds=result.seconds,
         )
         for name, values in figures.items():
+            if values is None:
+                continue
             shown = [f"{figure} {value:,.4f}" for figure, value in values.items() if isinstance(value, float)]
             print(f"{name}: {', '.join(shown)}")
         print(f"written to {run.path}")

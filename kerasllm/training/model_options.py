@@ -171,18 +171,25 @@ class BertStartOptions:
 
     model: BertOptions = field(default_factory=BertOptions)
 
-    sequence_length: int = field(default=128, metadata=at_least(4))
+    sequence_length: int = 128
     """Tokens of an example at most, special tokens included."""
 
     positions: ClassVar[int] = 512
     """Learned positions of a new model, unless --model.max_sequence_length says."""
 
+    shortest: ClassVar[int] = 4
+    """Tokens that an example must have room for."""
+
     def check_start(self) -> None:
-        """Refuses a new model's shape that cannot be, before anything is read.
+        """Refuses a length or a new model's shape that cannot be, before anything is read.
 
         Raises:
             InputError: names the option.
         """
+        if self.sequence_length < self.shortest:
+            raise InputError(
+                f"--sequence_length is {self.sequence_length}, it must be at least {self.shortest}"
+            )
         if not self.init:
             self._shape(self.vocabulary_size)
 

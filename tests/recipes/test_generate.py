@@ -7,6 +7,7 @@ import pytest
 
 from kerasllm import GPTCausalLM, GPTConfig
 from kerasllm.checkpoints import write_model
+from kerasllm.generation.terminal import TerminalWriter
 from kerasllm.tokenizers.characters import train_characters
 from kerasllm.tokenizers.loading import load_tokenizer, save_tokenizer
 
@@ -115,9 +116,9 @@ def test_a_stop_text_is_never_printed(beams, directory, continuation, run_recipe
     assert capsys.readouterr().out == f"abc{whole[: whole.index(stop)]}\n"
 
 
-def test_the_beginning_of_a_stop_text_waits(directory, recipe, capsys):
+def test_the_beginning_of_a_stop_text_waits(directory, capsys):
     tokenizer = load_tokenizer(directory)
-    writer = recipe("generate").TerminalWriter(tokenizer, [0], ["cde"], before="a")
+    writer = TerminalWriter(tokenizer, [0], ["cde"], before="a")
     shown = []
     for character in "bcdbcdef":
         writer(0, tokenizer.encode(character).ids)
