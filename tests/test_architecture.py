@@ -134,11 +134,20 @@ def test_imports_go_downwards(path):
             assert not name.startswith(("keras.layers", "keras.Model")), f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=[path.name for path in RECIPES])
+@pytest.mark.parametrize("path", RECIPES, ids=[str(path.relative_to(ROOT)) for path in RECIPES])
 def test_recipes_stand_alone(path):
-    """No recipe imports another, a backend, or what a user of the package does not have."""
+    """No recipe imports another, a backend, or what a user of the package does not have; its own parts it may."""
+    parts = {other.stem for other in RECIPES if other.parent == path.parent != ROOT / "recipes"}
+    others = {other.stem for other in RECIPES} - parts
     for name in imported(path):
-        assert name.split(".")[0] not in {*BACKENDS, "recipes", "tests", *(other.stem for other in RECIPES)}
+        assert name.split(".")[0] not in {*BACKENDS, "recipes", "tests", *others}
+
+
+def test_parts_of_recipes_have_names_of_their_own():
+    """They are imported by their bare names: no two alike, and none that a library has."""
+    parts = [path.stem for path in RECIPES if path.stem != "__main__"]
+    assert len(parts) == len(set(parts))
+    assert not set(parts) & set(sys.stdlib_module_names)
 
 
 def test_modules_of_data_leave_keras_alone():

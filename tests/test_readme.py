@@ -1,4 +1,4 @@
-"""Every code block of the README runs: Python as it stands, recipes with a few options that make them small."""
+"""Every code block of the READMEs runs: Python as it stands, recipes with a few options that make them small."""
 
 import importlib.util
 import io
@@ -15,7 +15,8 @@ import pytest
 from kerasllm import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+READMES = [ROOT / "README.md", ROOT / "recipes" / "benchmark" / "README.md"]
+README = "\n".join(path.read_text(encoding="utf-8") for path in READMES)
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 
 SMALL = {
@@ -41,7 +42,11 @@ def commands(block: str) -> list[list[str]]:
 
 
 def recipe(name: str):
-    specification = importlib.util.spec_from_file_location(f"readme_{name}", ROOT / "recipes" / f"{name}.py")
+    path = ROOT / "recipes" / f"{name}.py"
+    if not path.exists():  # a folder, whose parts import one another by their names
+        path = ROOT / "recipes" / name / "__main__.py"
+        sys.path.insert(0, str(path.parent))
+    specification = importlib.util.spec_from_file_location(f"readme_{name}", path)
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module  # where dataclasses look up annotations
     specification.loader.exec_module(module)

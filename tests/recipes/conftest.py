@@ -31,10 +31,14 @@ def sentence(random: np.random.Generator, animal: str) -> str:
 
 
 def load_recipe(name: str) -> ModuleType:
-    """The module of recipes/NAME.py."""
+    """Returns the module of recipes/NAME.py, or of recipes/NAME/, whose parts can then be imported by their names."""
     module_name = f"recipe_{name}"
     if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, RECIPES / f"{name}.py")
+        path = RECIPES / f"{name}.py"
+        if (RECIPES / name).is_dir():
+            path = RECIPES / name / "__main__.py"
+            sys.path.insert(0, str(path.parent))
+        spec = importlib.util.spec_from_file_location(module_name, path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module  # dataclasses look their annotations up there
         spec.loader.exec_module(module)

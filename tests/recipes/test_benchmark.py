@@ -2,6 +2,7 @@
 
 import json
 import random
+from importlib import import_module
 from importlib.util import find_spec
 
 import keras
@@ -15,7 +16,7 @@ TINY = {
 
 @pytest.fixture
 def benchmark(recipe, monkeypatch):
-    """The recipe's module with tiny works."""
+    """The recipe's module with tiny works; its parts can be imported by their names."""
     module = recipe("benchmark")
     works = {
         "bert": [{**TINY, "slots": 3, "dropout": 0.1}],
@@ -29,6 +30,7 @@ def benchmark(recipe, monkeypatch):
         ],
     }
     monkeypatch.setattr(module, "WORKS", works)
+    monkeypatch.setattr(import_module("works"), "WORKS", works)
     monkeypatch.setattr(module, "STEPS", {})
     return module
 
@@ -50,7 +52,6 @@ def test_ours_and_a_plain_loop_end_to_end(benchmark, run_recipe, tmp_path, capsy
             speed["median"] * report["cases"][0]["runs"][0]["flops_per_token"]
         )
         assert case["peak_bytes"] > 1e8 and case["first_seconds"] > 0
-    assert 0 <= report["cases"][0]["waiting"] <= 1
     assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     shown = capsys.readouterr().out
     assert "kerasllm" in shown and ("x plain PyTorch" in shown) == (backend == "torch")
@@ -81,7 +82,7 @@ def test_contenders_take_turns_and_the_median_counts(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark, "run_case", run_case)
     names = ("kerasllm", "keras_hub")
     contenders = [benchmark.Case("gpt", name, "jax", "float32", benchmark.WORKS["gpt"][0]) for name in names]
-    ours, other = benchmark.measure(benchmark.Config(output="unused", repeats=3), contenders)
+    ours, other = benchmark.measure(contenders, repeats=3, steps=8)
     assert asked == [(name, 8) for name in names] * 3
     assert ours["tokens_per_second"] == {"median": 4.0, "lowest": 2.0, "greatest": 8.0}
     assert ours["mfu"] == 4.0 * 4.0 / 64.0 and other["mfu"] == 8 / 9 * 4.0 / 64.0
@@ -90,14 +91,11 @@ def test_contenders_take_turns_and_the_median_counts(benchmark, monkeypatch):
 
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("work", ["bert", "gpt", "generation"])
-def test_each_of_our_measurements(work, benchmark, recipe, run_recipe, capsys):
+def test_each_of_our_measurements(work, benchmark):
     """In this process, where TensorFlow needs no compilation."""
-    settings = {"work": work, "peer": "kerasllm_all_logits" if work == "gpt" else "kerasllm", "steps": 2}
-    argv = [
-        text for name, value in (settings | benchmark.WORKS[work][0]).items() for text in (f"--{name}", value)
-    ]
-    assert run_recipe("benchmark_case", *argv) == 0
-    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    peer = "kerasllm_all_logits" if work == "gpt" else "kerasllm"
+    case = benchmark.Case(work, peer, keras.backend.backend(), "float32", benchmark.WORKS[work][0])
+    figures = import_module("one_case").figures_of(case, steps=2)
     assert figures["step_seconds"] > 0 and figures["peak_bytes"] > 1e8
     if work == "generation":
         assert figures["tokens"] == 2 * 3
@@ -108,40 +106,42 @@ def test_each_of_our_measurements(work, benchmark, recipe, run_recipe, capsys):
 
 
 @pytest.fixture
-def input_files(recipe, corpus, tmp_path):
-    """Options of benchmark_input.py, tokenizers made already."""
-    recipe("benchmark_input").prepare(tmp_path / "input", str(corpus), 0.1)
+def input_files(benchmark, corpus, tmp_path):
+    """What the input's shapes are completed with, tokenizers made already."""
+    benchmark.prepare(tmp_path / "input", str(corpus), 0.1)
     return {"directory": str(tmp_path / "input"), "text": str(corpus)}
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_our_input(number, benchmark, recipe, input_files, corpus, capsys):
-    options = benchmark.WORKS["input"][number] | input_files | {"peer": "kerasllm"}
-    recipe("benchmark_input").main(options)
-    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert figures["text_bytes"] == corpus.stat().st_size and figures["peak_bytes"] > 1e8
+def test_our_input(number, benchmark, input_files, corpus):
+    shape = benchmark.WORKS["input"][number] | input_files
+    case = benchmark.Case("input", "kerasllm", keras.backend.backend(), "float32", shape)
+    figures = import_module("one_case").figures_of(case, steps=1)
+    assert figures["text_bytes"] == corpus.stat().st_size
     assert list(figures["stages"]) == ["tokenize", "batches"] and figures["tokens"] > 1000
     assert figures["step_seconds"] == pytest.approx(sum(figures["stages"].values()))
     assert 0 < figures["first_seconds"] <= figures["step_seconds"]
 
 
-def test_a_text_is_made_of_all_documents(recipe, tmp_path, monkeypatch):
+def test_a_text_is_made_of_all_documents(benchmark, tmp_path, monkeypatch):
     documents = [["One.", "Two.", "Three."], ["Four."]]
     monkeypatch.setattr("kerasllm.data.sources.corpus.Corpus.documents", lambda self: iter(documents))
-    recipe("benchmark_input").prepare(tmp_path, "", 1e-4)
+    benchmark.prepare(tmp_path, "", 1e-4)
     text = (tmp_path / "text.txt").read_text()
     assert 100 <= len(text) < 200
     counts = {document.count("T") for document in text.strip().split("\n\n")}
     assert counts == {0, 2} and text.count("Four.") == text.count("Two.")
 
 
-def test_pairs_of_the_peer_follow_the_paper(recipe):
+@pytest.mark.usefixtures("benchmark")
+def test_pairs_of_the_peer_follow_the_paper():
     """Segments from one document or from two, half and half; the row is never too long."""
     documents = [[[number] * length for length in (3, 4, 5, 2, 6, 4)] for number in range(4)]
+    document_pairs = import_module("input_by_datasets").document_pairs
     made = []
     for number in range(4):
         for seed in range(50):
-            made += recipe("benchmark_input").document_pairs(documents, number, 12, random.Random(seed))
+            made += document_pairs(documents, number, 12, random.Random(seed))
     assert all(len(first) + len(second) <= 12 and first and second for first, second, _ in made)
     assert all((first[0] != second[0]) == label for first, second, label in made)
     assert 0.4 < sum(label for *_, label in made) / len(made) < 0.6
@@ -177,8 +177,7 @@ def test_keras_hub(benchmark):
 def test_what_fails_is_told_and_left_out(benchmark, capsys):
     shape = {**TINY, "hidden_dim": 15}
     case = benchmark.Case("gpt", "kerasllm", keras.backend.backend(), "float32", shape)
-    config = benchmark.Config(output="unused", repeats=2, steps=1)
-    assert benchmark.measure(config, [case]) == []
+    assert benchmark.measure([case], repeats=2, steps=1) == []
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
     assert len(told) == 1 and "hidden_dim 15 does not divide" in told[0]
 
@@ -193,7 +192,9 @@ def test_comparison_takes_the_best_precision_and_backend(benchmark):
         *(result("keras_hub", "jax", "float32", 150.0), result("kerasllm", "torch", "float32", 600.0)),
         result("transformers", "torch", "float32", 400.0),
     ]
-    lines = [line.split("best precision: ")[1] for line in benchmark.comparisons(measured)]
+    lines = [
+        line.split("best precision: ")[1] for line in import_module("benchmark_report").comparisons(measured)
+    ]
     assert lines == [
         "kerasllm = 2.00 x KerasHub",
         "kerasllm = 4.00 x KerasHub, 1.50 x transformers",
@@ -207,7 +208,9 @@ def test_input_is_compared_by_its_text(benchmark):
         speeds = {"bytes_per_second": speed, "tokenizing_bytes_per_second": speed**2}
         return {**case._asdict(), **speeds, "tokens_per_second": {"median": 1.0}}
 
-    assert list(benchmark.comparisons([result("kerasllm", 6.0), result("datasets", 2.0)])) == [
+    assert list(
+        import_module("benchmark_report").comparisons([result("kerasllm", 6.0), result("datasets", 2.0)])
+    ) == [
         "Text file to batches, pairs, all: kerasllm = 3.00 x datasets",
         "Text file to batches, pairs, tokenizing: kerasllm = 9.00 x datasets",
     ]

@@ -19,7 +19,6 @@ RECIPES = [
     "evaluate",
     "quickstart",
     "benchmark",
-    "benchmark_case",
 ]
 REQUIRED = {
     "pretrain_bert": ["--output", "runs/x", "--corpus", "a.txt", "b.txt"],
@@ -31,21 +30,6 @@ REQUIRED = {
     "evaluate": ["--model", "runs/x", "--corpus", "a.txt"],
     "quickstart": [],
     "benchmark": ["--output", "runs/x"],
-    "benchmark_case": [
-        *(
-            "--work",
-            "bert",
-            "--peer",
-            "kerasllm",
-            "--num_layers",
-            "4",
-            "--num_heads",
-            "4",
-            "--hidden_dim",
-            "256",
-        ),
-        *("--vocabulary_size", "99", "--length", "128", "--batch_size", "32"),
-    ],
 }
 
 

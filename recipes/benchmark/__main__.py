@@ -1,0 +1,181 @@
+"""Measures the same work through kerasllm, KerasHub, transformers and a plain PyTorch loop on this machine.
+
+KERAS_BACKEND=jax python recipes/benchmark --output runs/benchmark
+
+Each measurement is a process of its own (`one_case.py`), and the contenders take turns, so that a machine that slows
+down slows all of them. Libraries and backends that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from benchmark_report import draw, show
+from input_case import prepare
+from works import STEPS, WORKS, Case, contenders
+
+import kerasllm
+from kerasllm import cli
+from kerasllm.backend.processor import machine
+from kerasllm.cli.ranges import check_ranges
+from kerasllm.data.sources.lines import require_file
+from kerasllm.errors import InputError
+from kerasllm.files.atomic import check_writable, to_json, write_atomically
+
+SECONDS_AT_MOST = 900
+
+Backend = Literal["jax", "torch", "tensorflow"]
+Precision = Literal["float32", "mixed_bfloat16"]
+Work = Literal["bert", "packing", "gpt", "shakespeare", "generation", "input"]
+
+
+@dataclass
+class Config:
+    """Measures kerasllm beside other libraries on this machine; keep the machine idle meanwhile."""
+
+    output: str
+    """Directory for benchmark.json and benchmark.png."""
+
+    work: list[Work] = field(default_factory=lambda: [*get_args(Work)])
+    """What to measure: training of bert, short pairs packed, gpt, and characters; generation; the input alone."""
+
+    text: str = ""
+    """A file, the text of the input; unless given, 30 MB are made of Python's own documentation."""
+
+    backends: list[Backend] = field(default_factory=lambda: [*get_args(Backend)])
+    """Keras' backends."""
+
+    precisions: list[Precision] = field(default_factory=lambda: [*get_args(Precision)])
+    """Precisions of bert, gpt and generation; the others are measured in float32."""
+
+    repeats: int = 3
+    """Measurements of each contender, one after another in turn."""
+
+    steps: int = 8
+    """Measured steps of a measurement: 25 times as many of shakespeare, three calls of generation for 8."""
+
+    peers: bool = True
+    """Measure the other libraries too."""
+
+
+def main(config: Config) -> int:
+    """Measures all works, writes the JSON after each, and shows the table and the picture."""
+    check_ranges(config)
+    if config.text:
+        require_file(config.text)
+    directory = Path(config.output)
+    file = directory / "benchmark.json"
+    if file.exists():
+        raise InputError(f"{file} is there already: choose another --output")
+    directory.mkdir(parents=True, exist_ok=True)
+    check_writable(file)
+    backends = [name for name in dict.fromkeys(config.backends) if find_spec(name)]
+    if not backends:
+        raise InputError(f"--backends {' '.join(config.backends)}: none of them is installed")
+    wanted = [*config.backends, *(("keras_hub", "transformers") if config.peers else ())]
+    if missing := [name for name in wanted if not find_spec(name)]:
+        print(f"left out, as not installed: {', '.join(missing)}", flush=True)
+    precisions = [*dict.fromkeys(config.precisions)]
+    measured: list[dict[str, Any]] = []
+    for work in dict.fromkeys(config.work):
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".input-") as place:
+            more: dict[str, Any] = {}
+            if work == "input":
+                prepare(Path(place), config.text, WORKS[work][0]["megabytes"])
+                more = {"directory": place, "text": config.text}
+            cases = list(contenders(work, backends, precisions, config.peers, **more))
+            measured += measure(cases, config.repeats, config.steps)
+        report = {"settings": vars(config), "kerasllm": kerasllm.__version__, "machine": machine()}
+        write_atomically(file, to_json(report | {"cases": measured}, indent=1) + "\n")
+    show(measured)
+    draw(measured, directory / "benchmark.png")
+    print(f"written to {directory}")
+    return 0 if measured else 1
+
+
+def measure(cases: list[Case], repeats: int, steps: int) -> list[dict[str, Any]]:
+    """Runs all cases in turn, `repeats` times; names one that fails and leaves it out.
+
+    Returns:
+        The summary of each case that gave figures. What kerasllm counts as a token's arithmetic is held against the
+        others' speed too, and all are held against one peak: the fastest product that any process of that backend
+        and precision found.
+    """
+    runs: list[list[dict[str, Any]]] = [[] for _ in cases]
+    for repeat in range(repeats):
+        for case, figures in zip(cases, runs, strict=True):
+            if len(figures) < repeat:
+                continue
+            print(f"{case.label} ({repeat + 1} of {repeats})", file=sys.stderr, flush=True)
+            found = run_case(case, max(round(steps * STEPS.get(case.work, 1.0)), 1))
+            figures += [found] if found is not None else []
+    done = [(case, figures) for case, figures in zip(cases, runs, strict=True) if figures]
+    flops = next((found[0]["flops_per_token"] for _, found in done if "flops_per_token" in found[0]), None)
+    peaks: dict[tuple, float] = {}  # by backend and precision, which are fields 2 and 3 of a case
+    for case, figures in done:
+        if "peak_flops" in figures[0]:
+            peak = statistics.median(run["peak_flops"] for run in figures)
+            peaks[case[2:4]] = max(peak, peaks.get(case[2:4], 0.0))
+    return [summary(case, figures, flops, peaks.get(case[2:4])) for case, figures in done]
+
+
+def run_case(case: Case, steps: int) -> dict[str, Any] | None:
+    """Returns the figures that the process of one measurement prints; None if it failed."""
+    command = [sys.executable, str(Path(__file__).with_name("one_case.py")), json.dumps([steps, *case])]
+    paths = [str(Path(kerasllm.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "KERAS_BACKEND": case.backend,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+    reason = f"took more than {SECONDS_AT_MOST} s"
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=SECONDS_AT_MOST
+        )
+        if not done.returncode and (lines := done.stdout.strip().splitlines()):
+            return json.loads(lines[-1])
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    except subprocess.TimeoutExpired:
+        pass
+    print(f"left out: {case.label}: {reason}", file=sys.stderr, flush=True)
+    return None
+
+
+def summary(
+    case: Case, runs: list[dict[str, Any]], flops: float | None, peak: float | None
+) -> dict[str, Any]:
+    """Returns median, lowest and greatest of the repeats, and where `flops` and `peak` are known the MFU."""
+    speeds = [run["tokens"] / run["step_seconds"] for run in runs]
+    speed = statistics.median(speeds)
+    result = {
+        **case._asdict(),
+        "tokens_per_second": {"median": speed, "lowest": min(speeds), "greatest": max(speeds)},
+        "versions": runs[0]["versions"],
+        "runs": runs,
+    }
+    medians = {
+        "step_seconds",
+        "first_seconds",
+        "peak_bytes",
+        "bytes_per_second",
+        "tokenizing_bytes_per_second",
+    }
+    for name in sorted(medians & {*runs[0]}):
+        result[name] = statistics.median(run[name] for run in runs)
+    if flops is not None and peak is not None:
+        result |= {"flops_per_second": speed * flops, "peak_flops": peak, "mfu": speed * flops / peak}
+    return result
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

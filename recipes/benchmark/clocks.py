@@ -1,0 +1,55 @@
+"""Clocks and a memory meter for the measured processes; they load nothing that would count as a library's memory."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+
+def time_calls(call: Callable[[], Any], times: int, warm_up: int) -> dict[str, float]:
+    """Returns the seconds of the first call, and the median of `times` calls after `warm_up` ones."""
+    seconds = []
+    for _ in range(warm_up + times):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return {"first_seconds": seconds[0], "step_seconds": statistics.median(seconds[warm_up:])}
+
+
+class Stages:
+    """Measures the seconds of each stage of preparing data, and counts the real tokens of its batches."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.first = 0.0
+        self.tokens = 0
+        self._began = time.perf_counter()
+
+    def end(self, stage: str) -> None:
+        """Ends a stage; the next one begins."""
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._began
+        self._began = now
+
+    def count(self, masks: Iterable[Any]) -> None:
+        """Takes all batches, as the mask of the real tokens of each, and ends the stage "batches"."""
+        for mask in masks:
+            self.first = self.first or sum(self.seconds.values()) + time.perf_counter() - self._began
+            self.tokens += int(mask.sum())
+        self.end("batches")
+
+
+def peak_memory() -> int:
+    """Returns the most resident memory that this process has had, in bytes.
+
+    The counter of `getrusage` starts at the parent's value, so Linux' own is preferred.
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

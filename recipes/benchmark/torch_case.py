@@ -1,0 +1,163 @@
+"""Training and generation in PyTorch alone: by transformers, or by a plain loop.
+
+Nothing of kerasllm or Keras is loaded before the memory is read.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from clocks import time_calls
+from works import Case
+
+FRAMEWORK = "torch"  # loaded by its name: `import torch` stands in `kerasllm.backend` alone
+torch: Any = importlib.import_module(FRAMEWORK)
+functional = torch.nn.functional
+WARM_UP = 3
+
+
+def measure(case: Case, steps: int) -> dict[str, Any]:
+    """Returns the figures of one case of training or generation.
+
+    Args:
+        case: of the peer `transformers` or `torch_loop`.
+        steps: measured steps of training, or calls of `generate`.
+    """
+    torch.manual_seed(0)
+    if case.work == "generation":
+        figures = time_calls(generation(case), steps, warm_up=1)
+        tokens = case.shape["batch_size"] * case.shape["new_tokens"]
+    else:
+        figures = time_calls(training(case), steps, WARM_UP)
+        tokens = case.shape["batch_size"] * case.shape["length"]
+    versions = {"torch": torch.__version__}
+    if case.peer == "transformers":
+        versions["transformers"] = importlib.import_module("transformers").__version__
+    return figures | {"tokens": float(tokens), "versions": versions}
+
+
+def training(case: Case) -> Callable[[], float]:
+    """Returns a function that trains one step: forward, backward, clipping, fused AdamW."""
+    model, loss_of = {"bert": bert, "gpt": gpt, "shakespeare": plain_gpt}[case.work](case)
+    model.train()
+    weights = list(model.parameters())
+    decay = 0.1 if case.peer == "torch_loop" else 0.01
+    groups = [
+        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": decay},
+        {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=True)
+
+    def step() -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=case.precision == "mixed_bfloat16"):
+            loss = loss_of()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def random_tokens(case: Case) -> Any:
+    """Returns token ids (batch, length) of the whole vocabulary."""
+    return torch.randint(case.shape["vocabulary_size"], (case.shape["batch_size"], case.shape["length"]))
+
+
+def bert(case: Case) -> tuple[Any, Callable[[], Any]]:
+    """Returns BERT of transformers and its loss of both objectives, with as many labels as kerasllm has slots."""
+    from transformers import BertConfig, BertForPreTraining
+
+    shape = case.shape
+    model = BertForPreTraining(
+        BertConfig(
+            vocab_size=shape["vocabulary_size"],
+            hidden_size=shape["hidden_dim"],
+            num_hidden_layers=shape["num_layers"],
+            num_attention_heads=shape["num_heads"],
+            intermediate_size=4 * shape["hidden_dim"],
+            hidden_dropout_prob=shape["dropout"],
+            attention_probs_dropout_prob=shape["dropout"],
+        )
+    )
+    tokens = random_tokens(case)
+    places = torch.linspace(1, shape["length"] - 2, shape["slots"]).long()
+    labels = torch.full_like(tokens, -100)
+    labels[:, places] = tokens[:, places]
+    segments = torch.arange(shape["length"]) >= shape["length"] // 2
+    batch = {
+        "input_ids": tokens,
+        "attention_mask": torch.ones_like(tokens),
+        "token_type_ids": segments.long().expand_as(tokens),
+        "labels": labels,
+        "next_sentence_label": torch.arange(shape["batch_size"]) % 2,
+    }
+    return model, lambda: model(**batch).loss
+
+
+def gpt(case: Case) -> tuple[Any, Callable[[], Any]]:
+    """Returns GPT-2 of transformers and its loss."""
+    model, tokens = gpt2(case, case.shape["length"]), random_tokens(case)
+    return model, lambda: model(input_ids=tokens, labels=tokens).loss
+
+
+def gpt2(case: Case, positions: int) -> Any:
+    """Returns GPT-2 of transformers, without dropout, as all GPTs here are."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    names = {"n_layer": "num_layers", "n_head": "num_heads", "n_embd": "hidden_dim"}
+    sizes = {theirs: case.shape[name] for theirs, name in (names | {"vocab_size": "vocabulary_size"}).items()}
+    dropout: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    return GPT2LMHeadModel(GPT2Config(**sizes, **dropout, n_positions=positions))
+
+
+def generation(case: Case) -> Callable[[], Any]:
+    """Returns a function that generates with transformers, greedily."""
+    count = case.shape["new_tokens"]
+    model, prompts = gpt2(case, max(case.shape["length"] + count, 1024)).eval(), random_tokens(case)
+    settings = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": count}
+    return lambda: model.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)
+
+
+class Block(torch.nn.Module):
+    """A decoder block with normalization first, in PyTorch's own layers and functions."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm, self.last_norm = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+        self.query_key_value, self.output = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
+        self.up, self.down = torch.nn.Linear(width, 4 * width), torch.nn.Linear(4 * width, width)
+
+    def forward(self, hidden: Any) -> Any:
+        """Maps (batch, length, width) to the same shape."""
+        projected = self.query_key_value(self.norm(hidden)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, width of a head)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        hidden = hidden + self.output(mixed.transpose(1, 2).flatten(2))
+        return hidden + self.down(functional.gelu(self.up(self.last_norm(hidden)), approximate="tanh"))
+
+
+def plain_gpt(case: Case) -> tuple[Any, Callable[[], Any]]:
+    """Returns a GPT as a plain loop has it, and its loss on batches cut from a stream, as one trains on text."""
+    shape = case.shape
+    width, length = shape["hidden_dim"], shape["length"]
+    token = torch.nn.Embedding(shape["vocabulary_size"], width)
+    position = torch.nn.Embedding(length, width)
+    blocks = [Block(width, shape["num_heads"]) for _ in range(shape["num_layers"])]
+    body = torch.nn.Sequential(*blocks, torch.nn.LayerNorm(width))
+    for table in (token, position):
+        torch.nn.init.normal_(table.weight, std=0.02)
+    stream = torch.randint(shape["vocabulary_size"], (500_000,))
+
+    def loss() -> Any:
+        starts = torch.randint(len(stream) - length - 1, (shape["batch_size"], 1))
+        windows = stream[starts + torch.arange(length + 1)]
+        hidden = body(token(windows[:, :-1]) + position.weight)
+        logits = functional.linear(hidden, token.weight)
+        return functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+    return torch.nn.ModuleList([token, position, body]), loss

@@ -1,0 +1,103 @@
+"""The works of the benchmark: their shapes, and who takes part in each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+MINI_BERT = {"num_layers": 4, "num_heads": 4, "hidden_dim": 256, "vocabulary_size": 30522}
+MINI_BERT |= {"length": 128, "batch_size": 32}
+TINY_GPT = {"num_layers": 4, "num_heads": 4, "hidden_dim": 128, "vocabulary_size": 66}
+SMALL_GPT = {"num_layers": 6, "num_heads": 6, "hidden_dim": 384}
+GENERATED = {"vocabulary_size": 50257, "length": 32, "new_tokens": 128}
+READ = {"processes": 2, "megabytes": 30}
+WORKS: dict[str, list[dict[str, Any]]] = {
+    "bert": [{**MINI_BERT, "slots": 20, "dropout": 0.1}],
+    "packing": [{**MINI_BERT, "dropout": 0.1}],
+    "gpt": [{**SMALL_GPT, "vocabulary_size": 50304, "length": 256, "batch_size": 8}],
+    "shakespeare": [{**TINY_GPT, "length": 64, "batch_size": 12}],
+    "generation": [{**SMALL_GPT, **GENERATED, "batch_size": size} for size in (1, 8)],
+    "input": [
+        {"kind": "pairs", "length": 128, "batch_size": 32, **READ},
+        {"kind": "windows", "length": 256, "batch_size": 8, **READ},
+    ],
+}
+"""The shapes that each work is measured at."""
+
+TITLES = {
+    "bert": "BERT mini, pretraining",
+    "packing": "BERT mini, short pairs",
+    "gpt": "GPT 6x384, training",
+    "shakespeare": "GPT 4x128 of characters, training",
+    "generation": "GPT 6x384, generation",
+    "input": "Text file to batches",
+}
+STEPS = {"shakespeare": 25.0, "generation": 0.375}
+"""Measured steps, or calls, for each of `--steps`, where that is not one."""
+
+PEERS = {
+    "bert": ("kerasllm", "keras_hub", "transformers"),
+    "packing": ("kerasllm", "kerasllm_padded"),
+    "gpt": ("kerasllm", "kerasllm_all_logits", "keras_hub", "transformers"),
+    "shakespeare": ("kerasllm", "torch_loop"),
+    "generation": ("kerasllm", "keras_hub", "transformers"),
+    "input": ("kerasllm", "datasets"),
+}
+NAMES = {"kerasllm_all_logits": "kerasllm, all logits", "kerasllm_padded": "padded rows"}
+NAMES |= {"keras_hub": "KerasHub", "torch_loop": "plain PyTorch"}
+NEEDS = {"keras_hub": ("keras_hub",), "transformers": ("torch", "transformers"), "torch_loop": ("torch",)}
+NEEDS |= {"datasets": ("datasets", "torch", "transformers")}
+ON_TORCH_ONLY = ("transformers", "torch_loop")
+IN_BOTH_PRECISIONS = ("bert", "gpt", "generation")
+
+
+class Case(NamedTuple):
+    """One contender at one work."""
+
+    work: str
+    peer: str
+    backend: str
+    precision: str
+    shape: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """The work and its shape in words."""
+        batch = f", batch {self.shape['batch_size']}" if self.work == "generation" else ""
+        return TITLES[self.work] + batch + (f", {self.shape['kind']}" if self.work == "input" else "")
+
+    @property
+    def library(self) -> str:
+        """The contender's name in tables."""
+        return NAMES.get(self.peer, self.peer)
+
+    @property
+    def label(self) -> str:
+        """The whole case in words."""
+        return f"{self.title}: {self.library} on {self.backend}, {self.precision}"
+
+
+def contenders(
+    work: str, backends: Sequence[str], precisions: Sequence[str], peers: bool = True, **more: Any
+) -> Iterator[Case]:
+    """Yields the cases of a work, in the order in which they take turns.
+
+    Args:
+        work: a key of `WORKS`.
+        backends: Keras' backends that are installed; the input needs none and takes the first.
+        precisions: of the works that are measured in more than float32.
+        peers: whether other libraries take part, those that are installed.
+        more: added to each shape.
+    """
+    taking_part = [
+        peer
+        for peer in PEERS[work]
+        if peer.startswith("kerasllm") or (peers and all(map(find_spec, NEEDS[peer])))
+    ]
+    for shape in WORKS[work]:
+        for precision in precisions if work in IN_BOTH_PRECISIONS else ["float32"]:
+            for backend in backends[:1] if work == "input" else backends:
+                for peer in taking_part:
+                    if backend == "torch" or peer not in ON_TORCH_ONLY:
+                        yield Case(work, peer, backend, precision, shape | more)

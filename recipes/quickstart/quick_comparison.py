@@ -1,0 +1,158 @@
+"""The same fine-tuning from the pretrained checkpoint and from scratch, each arm with its own best learning rate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasllm import BertBackbone, BertClassifier, BertConfig, backend
+from kerasllm.data.batches.padded_labelled import ClassificationBatches
+from kerasllm.data.examples.labelled import encode_texts
+from kerasllm.data.sources.python_docs_tasks import Task
+from kerasllm.tasks.classification import predict_in_order
+from kerasllm.training.optimization.optimizers import adamw
+from kerasllm.training.optimization.schedules import LinearWarmupDecay
+
+ARMS = ("pretrained", "scratch")
+REMARKS = {
+    "belong_together": "resembles next-sentence prediction, which the model was pretrained with",
+    "swapped_words": "neighbouring words changed places",
+    "module": "a keyword task; all documents of these modules were kept out of the pretraining",
+}
+
+
+def compare(
+    task: Task,
+    pretrained: BertBackbone,
+    tokenizer: Any,
+    *,
+    epochs: int,
+    length: int,
+    learning_rates: Sequence[float],
+    seeds: int,
+) -> dict[str, Any]:
+    """Fine-tunes both arms: each learning rate with the first seed, the best of them with the others.
+
+    Args:
+        task: what to learn.
+        pretrained: the backbone that one arm begins with.
+        tokenizer: a `tokenizers.Tokenizer`.
+        epochs: passes over the training examples.
+        length: the most tokens of an example.
+        learning_rates: of which each arm takes its best, by validation accuracy.
+        seeds: fine-tunings of each arm.
+
+    Returns:
+        For each arm its `learning_rate`, `validation_by_learning_rate`, and the accuracies `validation` and `test` of
+        each seed; and what describes the task.
+    """
+    batches: dict[str, Callable[..., ClassificationBatches]] = {}
+    for name in ("train", "validation", "test"):
+        texts, labels = zip(*getattr(task, name), strict=True)
+        encoded = encode_texts(tokenizer, texts, length)
+        batches[name] = partial(ClassificationBatches, encoded, np.array(labels, np.int32), buckets=None)
+    held: dict[str, Any] = {"batch_size": 100, "seed": 0, "epochs": 1, "shuffle": False}
+    validation, test = batches["validation"](**held), batches["test"](**held)
+    shape = BertConfig(**vars(pretrained.config) | {"dropout": 0.1, "attention_dropout": 0.1})
+
+    def start(arm: str, seed: int) -> BertClassifier:
+        model = BertClassifier(shape, num_classes=len(task.label_names), seed=seed)
+        if arm == "pretrained":
+            sources = pretrained.named_variables()
+            for name, variable in model.backbone.named_variables().items():
+                variable.assign(keras.ops.convert_to_numpy(sources[name]))
+        return model
+
+    def make_batches(seed: int) -> ClassificationBatches:
+        return batches["train"](batch_size=32, seed=seed, epochs=epochs, shuffle=True)
+
+    print(
+        f"• {task.name}: {len(task.train):,} examples, {len(task.label_names)} classes, {epochs} epochs",
+        flush=True,
+    )
+    tuners = {rate: RepeatedFineTuning(start("scratch", 0), make_batches, rate) for rate in learning_rates}
+
+    def figures(arm: str, rate: float, seed: int) -> tuple[float, float]:
+        model = tuners[rate].run(start(arm, seed), seed)
+        return accuracy(model, validation), accuracy(model, test)
+
+    result: dict[str, Any] = {}
+    for arm in ARMS:
+        first = {rate: figures(arm, rate, 0) for rate in tuners}
+        best = max(first, key=lambda rate: first[rate][0])
+        found = [first[best], *(figures(arm, best, seed) for seed in range(1, seeds))]
+        result[arm] = {
+            "learning_rate": best,
+            "validation_by_learning_rate": {str(rate): accuracies[0] for rate, accuracies in first.items()},
+            "validation": [accuracies[0] for accuracies in found],
+            "test": [accuracies[1] for accuracies in found],
+        }
+    result |= {"remark": REMARKS[task.name], "classes": len(task.label_names), "epochs": epochs}
+    return result | {"train_examples": len(task.train), "test_examples": len(task.test)}
+
+
+class RepeatedFineTuning:
+    """Fine-tunes a classifier from given initial weights, as often as asked, at one learning rate.
+
+    It is compiled once: a compilation costs seconds, a small fine-tuning not many more.
+
+    Args:
+        model: of the shape of all arms; its weights are overwritten.
+        make_batches: from a seed to the training batches, all of the same number and shapes.
+        learning_rate: peak of a linear schedule with a tenth of warm-up.
+    """
+
+    def __init__(
+        self, model: Any, make_batches: Callable[[int], ClassificationBatches], learning_rate: float
+    ) -> None:
+        steps = make_batches(0).steps
+        schedule = LinearWarmupDecay(learning_rate, steps=steps, warmup=max(steps // 10, 1))
+        loss = keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        )
+        model.compile(optimizer=adamw(schedule), loss=loss, jit_compile=backend.jit_compile)
+        model.optimizer.build(model.trainable_variables)
+        self.model = model
+        self.make_batches = make_batches
+        self._optimizer_start = values_of(model.optimizer.variables)
+
+    def run(self, initial: Any, seed: int) -> Any:
+        """Returns the model after training from the weights and generators of `initial` on the data of `seed`."""
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        start = [*values_of(initial.variables), *self._optimizer_start]
+        for variable, value in zip(variables, start, strict=True):
+            variable.assign(value)
+        self.model.fit(self.make_batches(seed), epochs=1, shuffle=False, verbose=0)
+        return self.model
+
+
+def values_of(variables: list) -> list[np.ndarray]:
+    """Returns the values of Keras' variables as NumPy arrays of their own."""
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def accuracy(model: Any, batches: ClassificationBatches) -> float:
+    """Returns the share of the texts whose highest-scored class is the right one."""
+    predicted = predict_in_order(model, batches).argmax(axis=1)
+    return float(np.mean(predicted == batches.labels))
+
+
+def show(details: dict[str, Any]) -> None:
+    """Prints the table: mean and range of the test accuracies of each arm."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Test accuracy after the same fine-tuning")
+    for column in ("task", "labels", "pretrained", "from scratch", "gain", "remark"):
+        table.add_column(column, justify="left" if column in ("task", "remark") else "right")
+    for name, result in details.items():
+        arms = [result[arm]["test"] for arm in ARMS]
+        cells = [f"{np.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})" for values in arms]
+        gain = f"{100 * (np.mean(arms[0]) - np.mean(arms[1])):+.1f} points"
+        table.add_row(name.replace("_", " "), f"{result['train_examples']:,}", *cells, gain, result["remark"])
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 130).print(table)
