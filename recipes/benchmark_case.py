@@ -31,7 +31,7 @@ from kerasllm.data.batches.causal_lm import CausalBatches
 from kerasllm.data.batches.masked_lm import BertPretrainingBatches
 from kerasllm.data.token_cache.store import TokenStore
 from kerasllm.data.token_cache.stream import TokenStream
-from kerasllm.files.atomic import to_json
+from kerasllm.files.json import to_json
 from kerasllm.tasks.causal_lm import compile_causal
 from kerasllm.tasks.masked_lm import compile_pretraining
 from kerasllm.tokenizers.wordpiece import SpecialTokens

@@ -23,12 +23,12 @@ BACKENDS = {"jax", "jaxlib", "torch", "tensorflow"}
 # What each part may import of kerasllm, beside itself and `errors`.
 MAY_IMPORT = {
     "errors": set(),
-    "files": {"cli"},
+    "files": set(),
     "backend": set(),
     "layers": {"backend"},
     "losses": {"backend"},
     "metrics": {"backend", "losses"},
-    "tokenizers": {"data", "files"},
+    "tokenizers": {"files"},
     "data": {"tokenizers", "files"},
     "checkpoints": {"models", "layers", "backend", "tokenizers", "files"},
     "generation": {"models", "layers", "backend", "tokenizers"},
@@ -124,7 +124,7 @@ def top(name: str) -> str:
 @every_file
 def test_length_and_name(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 350, f"{path} has {lines} lines: it wants to be two files"
+    assert lines <= 500, f"{path} has {lines} lines: it wants to be two files"
     assert path.stem not in ("utils", "common", "helpers", "misc")
 
 

@@ -96,7 +96,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(small, tmp_path, monkeyp
     from kerasllm.training.callbacks import checkpoint as checkpointing
 
     may_write = threading.Event()
-    real = checkpointing.write_state_file
+    real = checkpointing.write_safetensors
 
     def slow(path, entries):
         assert may_write.wait(60)
@@ -104,7 +104,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(small, tmp_path, monkeyp
 
     expected = small.build()
     small.train(expected, 0, 2, [])
-    monkeypatch.setattr(checkpointing, "write_state_file", slow)
+    monkeypatch.setattr(checkpointing, "write_safetensors", slow)
     checkpoint = Checkpoint(tmp_path, steps=2)
     small.train(
         small.build(),
@@ -220,7 +220,7 @@ def test_full_disk_lets_training_go_on(small, tmp_path, capsys, monkeypatch):
     """One line a failure; the last good checkpoint stays, no litter; the next one is written again."""
     from kerasllm.training.callbacks import checkpoint as checkpointing
 
-    real = checkpointing.write_state_file
+    real = checkpointing.write_safetensors
 
     def full(path, entries):
         if "00000002" in str(path):
@@ -228,7 +228,7 @@ def test_full_disk_lets_training_go_on(small, tmp_path, capsys, monkeypatch):
             raise OSError(28, "No space left on device")
         return real(path, entries)
 
-    monkeypatch.setattr(checkpointing, "write_state_file", full)
+    monkeypatch.setattr(checkpointing, "write_safetensors", full)
     saved(small, tmp_path, (1, 2, 3))
     error = capsys.readouterr().err
     assert error.count("not saved") == 1
