@@ -127,7 +127,7 @@ def prepare(directory: Path, text: str, megabytes: float) -> None:
     """Writes a text, the documents of Python's own over and over in another order, unless given; and tokenizers."""
     from kerasllm.data.sources.corpus import Corpus
     from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
-    from kerasllm.tokenizers.loading import save_tokenizer
+    from kerasllm.tokenizers.saving import save_tokenizer
     from kerasllm.tokenizers.wordpiece import train_wordpiece
 
     directory.mkdir(parents=True, exist_ok=True)

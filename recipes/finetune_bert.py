@@ -25,7 +25,9 @@ from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.data.sources.labelled import LabelledTexts, read_labelled
 from kerasllm.errors import InputError
 from kerasllm.tasks.classification import evaluate_classifier, evaluate_regressor, monitored
-from kerasllm.tokenizers.loading import load_wordpiece, save_tokenizer, vocabulary_size
+from kerasllm.tokenizers.encoding import vocabulary_size
+from kerasllm.tokenizers.loading import load_wordpiece
+from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.tokenizers.wordpiece import train_wordpiece
 from kerasllm.training.fit import fit_run
 from kerasllm.training.hardware.compilation import choose_compilation

@@ -22,7 +22,9 @@ from kerasllm.data.token_cache.stream import tokenize_stream
 from kerasllm.errors import InputError, naming
 from kerasllm.tasks.causal_lm import compile_causal, evaluate_causal
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
-from kerasllm.tokenizers.loading import load_tokenizer, read_chat_template, save_tokenizer, vocabulary_size
+from kerasllm.tokenizers.encoding import vocabulary_size
+from kerasllm.tokenizers.loading import load_tokenizer, read_chat_template
+from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.training.fit import fit_run
 from kerasllm.training.hardware.compilation import choose_compilation
 from kerasllm.training.hardware.precision import choose_precision

@@ -21,7 +21,8 @@ from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.generation.terminal import TerminalWriter
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE, render
-from kerasllm.tokenizers.loading import encode, load_tokenizer, read_chat_template, vocabulary_size
+from kerasllm.tokenizers.encoding import encode, vocabulary_size
+from kerasllm.tokenizers.loading import load_tokenizer, read_chat_template
 from kerasllm.tokenizers.special_tokens import end_of_text_id, marks
 
 

@@ -23,7 +23,8 @@ from kerasllm.data.sources.labelled import read_texts
 from kerasllm.errors import InputError, NewHeadWarning
 from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.tasks.classification import predict_in_order
-from kerasllm.tokenizers.loading import load_wordpiece, vocabulary_size
+from kerasllm.tokenizers.encoding import vocabulary_size
+from kerasllm.tokenizers.loading import load_wordpiece
 from kerasllm.tokenizers.wordpiece import special_token_ids
 
 

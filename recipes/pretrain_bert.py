@@ -20,7 +20,9 @@ from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.store import TokenStore, tokenize_corpus
 from kerasllm.errors import InputError
 from kerasllm.tasks.masked_lm import compile_pretraining, evaluate_pretraining
-from kerasllm.tokenizers.loading import load_wordpiece, save_tokenizer, vocabulary_size
+from kerasllm.tokenizers.encoding import vocabulary_size
+from kerasllm.tokenizers.loading import load_wordpiece
+from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.tokenizers.wordpiece import continuation_mask, special_token_ids, train_wordpiece
 from kerasllm.training.fit import fit_run
 from kerasllm.training.hardware.compilation import choose_compilation

@@ -20,7 +20,10 @@ from kerasllm.errors import InputError, naming
 from kerasllm.tasks.causal_lm import compile_causal, evaluate_causal, sample_log, sample_prompt
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
-from kerasllm.tokenizers.loading import end_of_text_id, load_tokenizer, save_tokenizer, vocabulary_size
+from kerasllm.tokenizers.encoding import vocabulary_size
+from kerasllm.tokenizers.loading import load_tokenizer
+from kerasllm.tokenizers.saving import save_tokenizer
+from kerasllm.tokenizers.special_tokens import end_of_text_id
 from kerasllm.training.fit import fit_run
 from kerasllm.training.hardware.compilation import choose_compilation
 from kerasllm.training.hardware.precision import choose_precision

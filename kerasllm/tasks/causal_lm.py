@@ -16,7 +16,7 @@ from kerasllm.errors import InputError
 from kerasllm.files.atomic import write_atomically
 from kerasllm.losses import CausalLanguageModelLoss
 from kerasllm.tokenizers.characters import character_ids
-from kerasllm.tokenizers.loading import encode
+from kerasllm.tokenizers.encoding import encode
 from kerasllm.tokenizers.special_tokens import end_of_text_id
 from kerasllm.training.state.interruption import break_off_if_told
 

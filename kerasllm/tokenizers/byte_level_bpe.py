@@ -10,8 +10,8 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from kerasllm.data.sources.verbatim import cut_raw
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.cutting import cut_between_words, plain_text
 from kerasllm.tokenizers.special_tokens import END_OF_TEXT
 
 _BYTES = 256
@@ -50,9 +50,9 @@ def train_byte_level_bpe(
         """Small parts, as the trainer holds 256 at a time."""
         nonlocal characters
         for text in texts:
-            for part in cut_raw(text):
-                characters += len(part.text)
-                yield part.text
+            for part in cut_between_words([plain_text(text)]):
+                characters += len(part)
+                yield part
 
     untrained.train_from_iterator(parts(), trainer)
     if not characters:

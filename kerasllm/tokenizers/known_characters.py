@@ -11,7 +11,7 @@ from kerasllm.tokenizers.byte_level_bpe import missing_bytes
 from kerasllm.tokenizers.characters import character_ids
 
 
-class Coverage:
+class KnownCharacters:
     """The characters that a tokenizer knows.
 
     Args:

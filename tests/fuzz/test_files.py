@@ -25,7 +25,8 @@ from kerasllm.data.sources.labelled import read_labelled
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE, render
-from kerasllm.tokenizers.loading import encode, load_tokenizer, vocabulary_size
+from kerasllm.tokenizers.encoding import encode, vocabulary_size
+from kerasllm.tokenizers.loading import load_tokenizer
 from kerasllm.tokenizers.wordpiece import train_wordpiece
 from kerasllm.training.callbacks.checkpoint import Checkpoint, restore
 from kerasllm.training.callbacks.metrics_log import MetricsLog, read_metrics

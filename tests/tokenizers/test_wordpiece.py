@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, models
 
 import kerasllm.data
 from kerasllm.errors import InputError
-from kerasllm.tokenizers.loading import load_wordpiece, save_tokenizer
+from kerasllm.tokenizers.loading import load_wordpiece
+from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.tokenizers.wordpiece import (
     SPECIAL_TOKENS,
     continuation_mask,

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from kerasllm.errors import InputError, InputWarning
 from kerasllm.tokenizers.chat_template import render
-from kerasllm.tokenizers.loading import encode
+from kerasllm.tokenizers.encoding import encode
 from kerasllm.tokenizers.special_tokens import end_of_text_id, marks
 
 ROLES = ("system", "user", "assistant")

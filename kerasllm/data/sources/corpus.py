@@ -5,7 +5,7 @@ megabyte at most and mostly a whole document; a longer document comes in several
 where a paragraph is that long, at a sentence. Splitting into sentences is left to the reader of the pieces,
 since that is the dear part and the token store does it in parallel.
 
-Each source can be read in two ways: as documents of paragraphs, or verbatim, as `raw_text` cuts it.
+Each source can be read in two ways: as documents of paragraphs, or verbatim.
 """
 
 import gzip
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kerasllm.data.sources.hub import HubDataset, looks_like_hub_id
-from kerasllm.data.sources.lines import without_surrogates
 from kerasllm.data.sources.python_docs import python_docs, python_docs_fingerprint
 from kerasllm.data.sources.sentences import split_paragraphs
 from kerasllm.data.sources.text import Piece, cut, read_text
-from kerasllm.data.sources.verbatim import cut_raw, read_raw
+from kerasllm.data.sources.verbatim import cut_verbatim, read_verbatim
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.cutting import without_surrogates
 
 PYTHON_DOCS = "python-docs"
 _TEXT_SUFFIXES = (".txt", ".md")
@@ -44,7 +44,7 @@ class Cutting(NamedTuple):
 
 
 PARAGRAPHS = Cutting(lambda text, source: cut(text), lambda blocks, name: read_text(blocks, name))
-VERBATIM = Cutting(cut_raw, read_raw)
+VERBATIM = Cutting(cut_verbatim, read_verbatim)
 
 
 class Source(NamedTuple):

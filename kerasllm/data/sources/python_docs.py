@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from kerasllm.data.sources import docstrings as docstring_prose
-from kerasllm.data.sources import sentences
 from kerasllm.data.sources.docstrings import prose_sentences
 from kerasllm.errors import InputError
 
@@ -73,13 +71,11 @@ def standard_library_sentences() -> dict[str, tuple[str, ...]]:
 
 @lru_cache(maxsize=1)
 def python_docs_fingerprint() -> str:
-    """SHA-256 (hex) of all the sources and of the rules that extract the prose from them.
+    """Returns the SHA-256 (hex) of all the sources.
 
-    The sources determine the text and are hashed in a fraction of the time that it takes to extract it.
+    They determine the text and are hashed in a fraction of the time that it takes to extract it.
     """
     digest = hashlib.sha256()
-    for module in (docstring_prose, sentences):
-        digest.update(inspect.getsource(module).encode())
     for _, name, path in _sources():
         content = path.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode())

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kerasllm.data.sources.hub import HubDataset
-from kerasllm.data.sources.lines import require_file, text_lines, without_surrogates
+from kerasllm.data.sources.lines import require_file, text_lines
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.cutting import without_surrogates
 
 _FIELD_LIMIT = 1 << 24  # characters; an unclosed quotation mark makes one field of the rest of the file
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from kerasllm.data.sources.lines import without_surrogates
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.cutting import without_surrogates
 
 PIECE_SIZE = 1 << 20  # bytes or characters; a piece may be longer by one sentence
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")

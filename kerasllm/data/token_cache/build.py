@@ -18,7 +18,6 @@ from tokenizers import Tokenizer
 
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.sources.text import Piece
-from kerasllm.data.token_cache.files import build_directory
 from kerasllm.data.token_cache.progress import ByteProgress
 from kerasllm.data.token_cache.tokenization import Reading, TokenizedPieces, UnknownCharacter, make_tokenizer
 from kerasllm.data.token_cache.workers import WorkerPool
@@ -75,7 +74,8 @@ def build_store(
         InputError: the corpus cannot be read, holds no tokens or, in a stream, an unknown character.
         RuntimeError: a worker process died.
     """
-    directory = build_directory(cache, key)
+    # The name tells this build apart from others of the same store.
+    directory = cache / f".{key}.{os.getpid()}-{os.urandom(4).hex()}.building"
     directory.mkdir()
     try:
         with (

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.build import SENTENCES
 from kerasllm.data.token_cache.cache import open_files, open_or_build
-from kerasllm.data.token_cache.files import DOCUMENT_OFFSETS, SENTENCE_OFFSETS
+from kerasllm.data.token_cache.writers import DOCUMENT_OFFSETS, SENTENCE_OFFSETS
 from kerasllm.errors import InputError
-from kerasllm.tokenizers.loading import vocabulary_size
+from kerasllm.tokenizers.encoding import vocabulary_size
 
 
 @dataclass(frozen=True, eq=False)

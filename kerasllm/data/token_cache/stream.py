@@ -17,9 +17,9 @@ from kerasllm.data.random_streams import SPLITTING, random_stream
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.build import STREAM
 from kerasllm.data.token_cache.cache import open_files, open_or_build
-from kerasllm.data.token_cache.files import DOCUMENT_OFFSETS
+from kerasllm.data.token_cache.writers import DOCUMENT_OFFSETS
 from kerasllm.errors import InputError
-from kerasllm.tokenizers.loading import end_of_text_id
+from kerasllm.tokenizers.special_tokens import end_of_text_id
 
 _COPIED_AT_A_TIME = 1 << 22  # tokens
 

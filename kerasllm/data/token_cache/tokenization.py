@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from kerasllm.data.sources.sentences import split_paragraphs
 from kerasllm.data.token_cache.known_words import KnownWords
 from kerasllm.tokenizers.characters import character_ids
-from kerasllm.tokenizers.known_characters import Coverage
+from kerasllm.tokenizers.known_characters import KnownCharacters
 
 Reading = Literal["sentences", "verbatim"]
 
@@ -79,7 +79,7 @@ class VerbatimTokenizer:
     def __init__(self, description: str, dtype: str) -> None:
         self._words = KnownWords(plain_tokenizer(description), dtype)
         parsed = json.loads(description)
-        self._coverage = Coverage(parsed)
+        self._known_characters = KnownCharacters(parsed)
         characters = character_ids(parsed)
         self._id_of_code: np.ndarray | None = None
         if characters is not None:  # a table in place of the library: a hundred times as fast
@@ -97,7 +97,7 @@ class VerbatimTokenizer:
             UnknownCharacter: there is one that the tokenizer does not know.
         """
         for number, text in enumerate(texts):
-            unknown = self._coverage.first_unknown(text)
+            unknown = self._known_characters.first_unknown(text)
             if unknown is not None:
                 raise UnknownCharacter(number, unknown)
         if self._id_of_code is not None:
