@@ -16,6 +16,7 @@ from kerasllm.checkpoints import resolve_directory, write_model
 from kerasllm.cli.ranges import check_ranges
 from kerasllm.data.batches.causal_lm import CausalBatches, CausalEvaluationBatches
 from kerasllm.data.batches.conversations import ConversationBatches
+from kerasllm.data.examples.conversations import encode_conversations
 from kerasllm.data.sources.conversations import is_conversation_file, read_conversations
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.stream import tokenize_stream
@@ -198,7 +199,7 @@ def read_data(
     if template is None:
         return read_texts(config, tokenizer, length)
     shared: dict[str, Any] = {"context_length": length, "batch_size": config.batch_size}
-    examples = read_conversations(Path(config.train), tokenizer, template, **settings)
+    examples = encode_conversations(read_conversations(Path(config.train)), tokenizer, template, **settings)
 
     def make_batches(start_step: int) -> ConversationBatches:
         return ConversationBatches(
@@ -216,7 +217,9 @@ def read_data(
     )
     if config.validation is None:
         return make_batches, None
-    held_out = read_conversations(Path(config.validation), tokenizer, template, **settings)
+    held_out = encode_conversations(
+        read_conversations(Path(config.validation)), tokenizer, template, **settings
+    )
     with naming(f"--validation {config.validation}"):
         return make_batches, ConversationBatches(held_out, shuffle=False, prefetch=0, **shared)
 

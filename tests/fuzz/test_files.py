@@ -19,6 +19,7 @@ from kerasllm import BertBackbone, BertConfig, GPTCausalLM, GPTConfig
 from kerasllm.checkpoints import write_model
 from kerasllm.checkpoints.hugging_face import check_checkpoint, read_settings
 from kerasllm.cli import parse, settings
+from kerasllm.data.examples.conversations import encode_conversations
 from kerasllm.data.sources.conversations import read_conversations
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.sources.labelled import read_labelled
@@ -102,7 +103,7 @@ def test_conversations(fuzz, tmp_path):
     def conversations(spoiler):
         file = tmp_path / "chats.jsonl"
         file.write_bytes(spoiler.lines(good))
-        read_conversations(file, tokenizer, DEFAULT_CHAT_TEMPLATE)
+        encode_conversations(read_conversations(file), tokenizer, DEFAULT_CHAT_TEMPLATE)
 
     fuzz(conversations)
 

@@ -76,7 +76,7 @@ class PackedClassificationBatches(LabelledBatches):
         places = np.concatenate([np.arange(*encoded.offsets[text : text + 2]) for text in chosen])
         tokens = {"token_ids": encoded.token_ids[places], "segment_ids": encoded.segment_ids[places]}
         inputs = packed.inputs(tokens, {"token_ids": encoded.pad_id})
-        weights = self._weights(packed.by_slot(np.ones(len(chosen), np.int32)), len(chosen))
+        weights = self.normalized(packed.by_slot(np.ones(len(chosen), np.float32)))
         return inputs, packed.by_slot(self.labels[chosen]), weights
 
     def _packed(self, parts: np.ndarray, row_length: int) -> Iterator[list[list[int]]]:

@@ -48,7 +48,7 @@ class ClassificationBatches(LabelledBatches):
         **settings: Any,
     ) -> None:
         super().__init__(encoded, labels, **settings)
-        self.shuffle, self.rows_per_batch = shuffle, self.batch_size
+        self.shuffle = shuffle
         if buckets is None:
             self.buckets: tuple[int, ...] = (encoded.sequence_length,)
         elif isinstance(buckets, str):
@@ -74,7 +74,7 @@ class ClassificationBatches(LabelledBatches):
         segment_ids = np.zeros(mask.shape, np.int32)
         token_ids[mask], segment_ids[mask] = encoded.token_ids[places], encoded.segment_ids[places]
         inputs = {"token_ids": token_ids, "segment_ids": segment_ids, "padding_mask": mask.astype(np.int32)}
-        return inputs, self.labels[chosen], self._weights(real, real.sum())
+        return inputs, self.labels[chosen], self.normalized(real.astype(np.float32))
 
     @property
     def order(self) -> np.ndarray:
@@ -107,7 +107,7 @@ class ClassificationBatches(LabelledBatches):
         return super()._order_of_epoch(epoch if self.shuffle else 0)
 
     def _make_order(self, epoch: int) -> np.ndarray:
-        count, size = len(self.encoded), self.batch_size * self.gradient_accumulation
+        count, size = len(self.encoded), self.examples_per_step
         order = np.arange(count)
         sizes = np.full(self.steps_per_epoch, size)
         sizes[-1] = count - size * (self.steps_per_epoch - 1)
