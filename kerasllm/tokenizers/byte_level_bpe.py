@@ -17,9 +17,7 @@ from kerasllm.tokenizers.special_tokens import END_OF_TEXT
 _BYTES = 256
 
 
-def train_byte_level_bpe(
-    texts: Iterable[str], vocabulary_size: int, *, show_progress: bool = False
-) -> Tokenizer:
+def train_byte_level_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     """Trains a tokenizer with GPT-2's splitting into words; deterministic.
 
     Ids 0 to 255 are the bytes, then come the merges in order of frequency; `<|endoftext|>` is the last.
@@ -27,7 +25,6 @@ def train_byte_level_bpe(
     Args:
         texts: read once, and not kept in memory.
         vocabulary_size: upper bound; a small corpus gives a smaller vocabulary, never a larger one.
-        show_progress: whether the trainer draws its progress bars.
 
     Raises:
         InputError: the vocabulary cannot hold the bytes and the mark, or the texts are empty.
@@ -41,7 +38,7 @@ def train_byte_level_bpe(
         vocab_size=vocabulary_size - 1,
         min_frequency=2,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=show_progress,
+        show_progress=False,
     )
     untrained = _pipeline(models.BPE(), add_prefix_space=False)
     characters = 0

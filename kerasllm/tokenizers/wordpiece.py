@@ -43,9 +43,7 @@ class SpecialTokens:
     mask: int
 
 
-def train_wordpiece(
-    texts: Iterable[str], vocabulary_size: int, *, lowercase: bool = True, show_progress: bool = False
-) -> Tokenizer:
+def train_wordpiece(texts: Iterable[str], vocabulary_size: int, *, lowercase: bool = True) -> Tokenizer:
     """Trains a WordPiece tokenizer with BERT's normalisation; deterministic.
 
     Text is cleaned, optionally lower-cased and stripped of accents, split at white space, punctuation and
@@ -57,7 +55,6 @@ def train_wordpiece(
         texts: read once; kept in a temporary file, not in memory.
         vocabulary_size: upper bound; a small corpus gives a smaller vocabulary, never a larger one.
         lowercase: whether case and accents are dropped.
-        show_progress: whether the trainer draws its progress bars.
 
     Returns:
         The tokenizer, which adds `[CLS] a [SEP] b [SEP]` with segment ids 0 and 1.
@@ -95,7 +92,7 @@ def train_wordpiece(
             special_tokens=first_pieces,  # the only way to fix their ids; the result is built anew
             limit_alphabet=len(alphabet),
             continuing_subword_prefix=_CONTINUATION,
-            show_progress=show_progress,
+            show_progress=False,
         )
         untrained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         untrained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -19,6 +19,7 @@ from kerasllm.data.examples.labelled import EncodedTexts
 from kerasllm.data.random_streams import SHUFFLING, random_stream
 from kerasllm.errors import InputError
 
+_MOST_LENGTHS = 4
 _WORTHWHILE = 0.95  # one more length must save a twentieth of the work, for it costs a compilation
 
 
@@ -121,16 +122,15 @@ class ClassificationBatches(LabelledBatches):
         return rng.permutation(rows) if self.shuffle else rows
 
 
-def choose_buckets(lengths: np.ndarray, sequence_length: int, most: int = 4) -> tuple[int, ...]:
+def choose_buckets(lengths: np.ndarray, sequence_length: int) -> tuple[int, ...]:
     """The lengths, as few as reasonable, for which the texts need the least padding.
 
     Args:
         lengths: tokens of each text.
         sequence_length: no bucket is longer.
-        most: number of buckets at most.
 
     Returns:
-        Ascending; multiples of 16, but for `sequence_length` itself.
+        At most four, ascending; multiples of 16, but for `sequence_length` itself.
     """
     longest = int(lengths.max())
     limits = np.minimum(np.arange(GRANULE, longest + GRANULE, GRANULE), max(sequence_length, longest))
@@ -139,7 +139,7 @@ def choose_buckets(lengths: np.ndarray, sequence_length: int, most: int = 4) -> 
     costs = below * limits
     plans: list[tuple[int, ...]] = [(i,) for i in range(len(limits))]
     best, best_cost = plans[-1], costs[-1]
-    for _ in range(most - 1):
+    for _ in range(_MOST_LENGTHS - 1):
         table = costs[:, None] + (below[None, :] - below[:, None]) * limits[None, :]  # (before, last)
         table[np.tril_indices(len(limits))] = np.iinfo(table.dtype).max
         before = table.argmin(axis=0)

@@ -62,13 +62,6 @@ def python_docs() -> Iterator[Document]:
     yield from _documents()
 
 
-def standard_library_sentences() -> dict[str, tuple[str, ...]]:
-    """Sentences of each standard-library module, by dotted name, for telling modules by their prose."""
-    return {
-        document.name: document.sentences for document in _documents() if document.origin == STANDARD_LIBRARY
-    }
-
-
 @lru_cache(maxsize=1)
 def python_docs_fingerprint() -> str:
     """Returns the SHA-256 (hex) of all the sources.

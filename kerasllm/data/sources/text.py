@@ -40,17 +40,12 @@ class Piece(NamedTuple):
         return f"{self.source}:{self.line + self.text.count(chr(10), 0, position)}"
 
 
-def cut(text: str, size: int = PIECE_SIZE) -> Iterator[Piece]:
-    """Yields the pieces of one document that is in memory.
-
-    Args:
-        text: the document.
-        size: characters a piece.
-    """
+def cut(text: str) -> Iterator[Piece]:
+    """Yields the pieces of one document that is in memory."""
     text = _plain_line_breaks(without_surrogates(text))
     start = 0
-    while len(text) - start > size:
-        end = _end_of_piece(text, start, start + size)
+    while len(text) - start > PIECE_SIZE:
+        end = _end_of_piece(text, start, start + PIECE_SIZE)
         yield Piece(text[start:end], False)
         start = end
     yield Piece(text[start:], True)

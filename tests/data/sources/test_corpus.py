@@ -256,8 +256,8 @@ def test_pieces_do_not_depend_on_the_blocks(parts, block, size):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_pieces, "PIECE_SIZE", size)
         assert joined(text_pieces.read_text(blocks, "x")) == [text for text in expected if text]
-    whole = "".join(parts).replace("\r\n", "\n")
-    assert "".join(piece.text for piece in text_pieces.cut(whole, size)) == whole
+        whole = "".join(parts).replace("\r\n", "\n")
+        assert "".join(piece.text for piece in text_pieces.cut(whole)) == whole
 
 
 def test_long_lines_are_cut_after_sentences():
