@@ -58,7 +58,7 @@ class WeightFiles:
         return {name: stored.shape for name, (_, stored) in self._tensors.items()}
 
     def check_number(self, name: str) -> None:
-        """Refuses a tensor that holds no floating-point numbers, a quantised one above all.
+        """Refuses a tensor that holds no floating-point numbers, a quantized one above all.
 
         Raises:
             InputError: names the file, the tensor and its kind.
@@ -67,7 +67,7 @@ class WeightFiles:
         if stored.dtype not in _FLOATS:
             raise InputError(
                 f"{path}: {name} holds {stored.dtype}, weights are {', '.join(_FLOATS)}: "
-                "take the checkpoint that is not quantised"
+                "take the checkpoint that is not quantized"
             )
 
     def read(self, name: str) -> np.ndarray:

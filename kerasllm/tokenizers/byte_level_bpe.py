@@ -44,7 +44,7 @@ def train_byte_level_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenize
     characters = 0
 
     def parts() -> Iterable[str]:
-        """Small parts, as the trainer holds 256 at a time."""
+        """Yields small parts, as the trainer holds 256 at a time."""
         nonlocal characters
         for text in texts:
             for part in cut_between_words([plain_text(text)]):
@@ -67,7 +67,7 @@ def train_byte_level_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenize
 def byte_level_tokenizer(
     vocabulary: dict[str, int], merges: list[tuple[str, str]], settings: dict[str, Any] | None = None
 ) -> Tokenizer:
-    """GPT-2's pipeline around a vocabulary.
+    """Makes GPT-2's pipeline around a vocabulary.
 
     Args:
         vocabulary: ids of the tokens, whose bytes are written as GPT-2 writes them.
@@ -90,7 +90,7 @@ def byte_level_tokenizer(
 
 
 def read_byte_level_bpe(vocabulary_path: Path, merges_path: Path, settings: dict[str, Any]) -> Tokenizer:
-    """The tokenizer of a `vocab.json` and a `merges.txt`.
+    """Reads the tokenizer of a `vocab.json` and a `merges.txt`.
 
     Args:
         vocabulary_path: a JSON object of tokens and ids.
@@ -107,7 +107,7 @@ def read_byte_level_bpe(vocabulary_path: Path, merges_path: Path, settings: dict
 
 
 def missing_bytes(description: dict[str, Any]) -> list[int]:
-    """The bytes that a tokenizer would leave out of a text without a word.
+    """Returns the bytes that a tokenizer would leave out of a text without a word.
 
     Args:
         description: the tokenizer's JSON, parsed.
@@ -126,7 +126,7 @@ def missing_bytes(description: dict[str, Any]) -> list[int]:
 
 
 def _byte_letters() -> list[str]:
-    """GPT-2's letter for each byte: printable Latin-1 as itself, the others from U+0100 on, in order."""
+    """Returns GPT-2's letter for each byte: printable Latin-1 as itself, the others from U+0100 on, in order."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(_BYTES)]

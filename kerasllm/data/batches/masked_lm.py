@@ -186,7 +186,7 @@ class BertPretrainingBatches(MicroBatches):
         return pairs, self._rows(pairs, epoch)
 
     def _rows(self, pairs: PairPlan, epoch: int) -> Rows:
-        """Which examples share a row, the rows in random order."""
+        """Returns which examples share a row, the rows in random order."""
         if not self.packing:
             return Rows.alone(len(pairs))
         rows = pack(pairs.sequence_lengths, self.sequence_length, self._most)
@@ -211,7 +211,7 @@ class BertPretrainingBatches(MicroBatches):
 def assemble_rows(
     tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, sequence_length: int, special: SpecialTokens
 ) -> tuple[np.ndarray, Arrays]:
-    """Rows of `[CLS] A [SEP] B [SEP]` and padding, or `[CLS] A [SEP]` where B is 0 long.
+    """Returns rows of `[CLS] A [SEP] B [SEP]` and padding, or `[CLS] A [SEP]` where B is 0 long.
 
     Args:
         tokens: the flat token array.
@@ -245,7 +245,7 @@ def assemble_rows(
 
 
 def read_objectives(objectives: Sequence[str]) -> tuple[bool, NextSentence]:
-    """Whether tokens are predicted, and what kind of pairs there are.
+    """Returns whether tokens are predicted, and what kind of pairs there are.
 
     Raises:
         InputError: an objective is unknown or occurs twice, or they cannot go together.

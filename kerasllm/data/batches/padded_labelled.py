@@ -64,7 +64,7 @@ class ClassificationBatches(LabelledBatches):
         self._order_of_epoch(0)  # so that a wrong seed is told now
 
     def batch(self, step: int, extra_columns: int = 0) -> Batch:
-        """See the base class."""
+        """Makes all texts of optimizer step `step`, padded; see the base class."""
         encoded, chosen = self.encoded, self._texts_of(step)  # (rows,), -1 for a row to be filled
         real = chosen >= 0
         chosen = np.where(real, chosen, chosen[0])  # padding only would leave no token to attend to
@@ -91,7 +91,7 @@ class ClassificationBatches(LabelledBatches):
         self._in_epoch = False
 
     def _columns_to_show(self, index: int) -> int:
-        """A column of padding more in item 1, outside of an epoch, on TensorFlow.
+        """Returns 1 for item 1, outside of an epoch, on TensorFlow: a column of padding more.
 
         Before an epoch Keras compares the shapes of items 0 and 1 there, and takes what is the same in both
         for fixed: a later item of another length would be an error.
@@ -123,7 +123,7 @@ class ClassificationBatches(LabelledBatches):
 
 
 def choose_buckets(lengths: np.ndarray, sequence_length: int) -> tuple[int, ...]:
-    """The lengths, as few as reasonable, for which the texts need the least padding.
+    """Returns the lengths, as few as reasonable, for which the texts need the least padding.
 
     Args:
         lengths: tokens of each text.

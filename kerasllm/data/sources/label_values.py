@@ -20,7 +20,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def parse_number(label: str) -> float | None:
-    """The number that a label is, None if it is none."""
+    """Returns the number that a label is, None if it is none."""
     try:
         return float(label)
     except ValueError:
@@ -30,7 +30,7 @@ def parse_number(label: str) -> float | None:
 def task_of(
     table: Table, lines: Sequence[int], values: Sequence[str]
 ) -> Literal["classification", "regression"]:
-    """Regression where every label is a number and at least one is not whole, else classification.
+    """Returns "regression" where every label is a number and at least one is not whole, else "classification".
 
     Args:
         table: for the places in messages.
@@ -58,7 +58,7 @@ def task_of(
 
 
 def regression_labels(table: Table, lines: Sequence[int], values: Sequence[str]) -> np.ndarray:
-    """The labels as float32 (rows,).
+    """Returns the labels as float32 (rows,).
 
     Args:
         table: for the places in messages.
@@ -87,7 +87,7 @@ def classification_labels(
     *,
     must_vary: bool,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The labels as int32 (rows,) and the names of the classes.
+    """Returns the labels as int32 (rows,) and the names of the classes.
 
     Args:
         table: for the places in messages.
@@ -124,7 +124,7 @@ def classification_labels(
 
 
 def _sorted_names(labels: Counter[str]) -> tuple[str, ...]:
-    """0, 1, 2, 10 where all are whole numbers, so that ids and names agree, else by alphabet."""
+    """Sorts by value (0, 1, 2, 10) where all are whole numbers, so that ids and names agree, else by alphabet."""
     try:
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     except ValueError:

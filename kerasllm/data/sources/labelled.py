@@ -43,7 +43,7 @@ class UnlabelledTexts:
     source: str
 
     def __len__(self) -> int:
-        """The number of texts or pairs."""
+        """Returns the number of texts or pairs."""
         return len(self.texts)
 
 
@@ -169,7 +169,7 @@ def _plain_texts(source: str) -> Iterator[tuple[int, tuple[str, ...]]]:
 
 
 def _open(source: str, text_columns: Columns, label: str | None, split: str) -> tuple[Table, list[Column]]:
-    """The table and the columns to read, the label's last."""
+    """Returns the table and the columns to read, the label's last."""
     texts = _split_columns(text_columns)
     given = [*texts, label] if label is not None else texts
     by_index = any(_is_index(name) for name in given)
@@ -244,7 +244,7 @@ def _texts(table: Table, line: int, values: Sequence[Any], columns: Sequence[Col
 
 
 def _label(table: Table, line: int, value: Any, column: str, declared: Sequence[str] | None) -> str:
-    """The label as text; `declared` are the names where the column holds class ids."""
+    """Returns the label as text; `declared` are the names where the column holds class ids."""
     if declared is not None and isinstance(value, int):
         if not 0 <= value < len(declared):
             meaning = " (-1 stands for no label: a test split?)" if value == -1 else ""
@@ -268,7 +268,7 @@ def _label(table: Table, line: int, value: Any, column: str, declared: Sequence[
 def _refuse_header(
     table: Table, columns: Sequence[Column], lines: Sequence[int], values: Sequence[str]
 ) -> None:
-    """A first line that names columns is no example, though it could be read as one."""
+    """Refuses a first line that names columns: it is no example, though it could be read as one."""
     if table.header is not None or len(values) < 2:
         return
     first, others = values[0], Counter(values[1:])

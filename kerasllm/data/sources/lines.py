@@ -20,7 +20,7 @@ _GZIP_MARK = b"\x1f\x8b"
 
 
 def require_file(source: str) -> Path:
-    """The path of an existing file.
+    """Returns the path of an existing file.
 
     Raises:
         InputError: there is none, or it is a directory or a pipe.

@@ -67,7 +67,7 @@ class Table:
     can_lack_header: bool = False
 
     def place(self, line: int) -> str:
-        """A row's place, as messages begin: `train.tsv:117`, or `train.parquet row 117`."""
+        """Returns a row's place, as messages begin: `train.tsv:117`, or `train.parquet row 117`."""
         return f"{self.source}:{line}" if self.has_lines else f"{self.source} row {line}"
 
     def rows(self, columns: Sequence[Column]) -> Iterator[Row]:
@@ -268,7 +268,7 @@ def _open_parquet(source: str) -> Table:
 
 
 def _open_hub(source: str, split: str) -> Table:
-    """Not streamed: the library's own cache then serves a second run, and one without a network."""
+    """Opens a dataset without streaming: the library's cache then serves a second run, and one without a network."""
     import datasets
 
     description = source.removeprefix("hub:")

@@ -48,7 +48,7 @@ class EntryFiles(NamedTuple):
 
 
 def default_cache_directory() -> Path:
-    """`$KERASLLM_CACHE`, or `~/.cache/kerasllm`."""
+    """Returns `$KERASLLM_CACHE`, or `~/.cache/kerasllm`."""
     return Path(os.environ.get("KERASLLM_CACHE") or Path.home() / ".cache" / "kerasllm")
 
 
@@ -67,10 +67,10 @@ def open_or_build(
     Args:
         layout: which kind of entry.
         open_entry: gives the entry in a directory, None where there is none or a damaged one.
-        corpus: to be tokenised.
+        corpus: to be tokenized.
         tokenizer: its truncation and padding are set aside.
         cache_directory: of all entries; `default_cache_directory()` unless given.
-        processes: that tokenise; as many as there are processors unless given.
+        processes: that tokenize; as many as there are processors unless given.
         progress: whether to draw a progress bar, if standard error is a terminal.
 
     Raises:
@@ -125,7 +125,7 @@ def _remove_stale_builds(cache: Path, own_key: str) -> None:
 
 
 def open_files(directory: Path, *offset_files: str) -> EntryFiles | None:
-    """The files of an entry; None where there is none, or a damaged one.
+    """Opens the files of an entry; None where there is none, or a damaged one.
 
     Args:
         directory: of the entry.

@@ -1,4 +1,4 @@
-"""Text as it is: nothing lost, pieces that tokenise like the whole, faults by line and byte."""
+"""Text as it is: nothing lost, pieces that tokenize like the whole, faults by line and byte."""
 
 import gzip
 import json
