@@ -23,7 +23,8 @@ from kerasllm.data.token_cache.stream import tokenize_stream
 from kerasllm.errors import InputError, naming
 from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.tasks import CausalLanguageModeling
-from kerasllm.tokenizers.loading import load_tokenizer, vocabulary_size
+from kerasllm.tokenizers.encoding import vocabulary_size
+from kerasllm.tokenizers.loading import load_tokenizer
 from kerasllm.training.model_options import GPTOptions
 
 

@@ -17,7 +17,7 @@ from kerasllm.data.examples.labelled import EncodedTexts, encode_texts
 from kerasllm.data.sources.labelled import LabelledTexts
 from kerasllm.errors import InputError
 from kerasllm.tasks import Classification, Regression
-from kerasllm.tokenizers.loading import vocabulary_size
+from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import BertStartOptions
 from kerasllm.training.options import LabelledOptions, TrainingOptions

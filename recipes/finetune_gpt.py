@@ -15,17 +15,14 @@ from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import at_least
 from kerasllm.data.batches.causal_lm import CausalBatches, CausalEvaluationBatches
 from kerasllm.data.batches.conversations import ConversationBatches
+from kerasllm.data.examples.conversations import encode_conversations
 from kerasllm.data.sources.conversations import is_conversation_file, read_conversations
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.stream import tokenize_stream
 from kerasllm.errors import naming
 from kerasllm.tasks import CausalLanguageModeling
-from kerasllm.tokenizers.loading import (
-    find_chat_template,
-    load_tokenizer,
-    read_chat_template,
-    vocabulary_size,
-)
+from kerasllm.tokenizers.encoding import vocabulary_size
+from kerasllm.tokenizers.loading import find_chat_template, load_tokenizer, read_chat_template
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import AdapterOptions, GPTOptions
 from kerasllm.training.options import TrainingOptions
@@ -106,7 +103,7 @@ def main(config: Config) -> int:
 
 def read_conversation_files(config: Config, tokenizer: Any, shared: dict, reading: dict) -> tuple[Any, Any]:
     """Returns a function from the steps done to the batches left, and the validation batches or None."""
-    examples = read_conversations(Path(config.train), tokenizer, **reading)
+    examples = encode_conversations(read_conversations(Path(config.train)), tokenizer, **reading)
     run = {
         "epochs": config.epochs,
         "seed": config.seed,
@@ -117,7 +114,7 @@ def read_conversation_files(config: Config, tokenizer: Any, shared: dict, readin
         print(make_batches().summary, flush=True)
     if config.validation is None:
         return make_batches, None
-    held_out = read_conversations(Path(config.validation), tokenizer, **reading)
+    held_out = encode_conversations(read_conversations(Path(config.validation)), tokenizer, **reading)
     with naming(f"--validation {config.validation}"):
         return make_batches, ConversationBatches(held_out, shuffle=False, prefetch=0, **shared)
 

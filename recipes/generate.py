@@ -21,7 +21,8 @@ from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.generation.chat import talk
 from kerasllm.generation.prompts import check_room
 from kerasllm.generation.terminal import continue_visibly
-from kerasllm.tokenizers.loading import check_vocabulary, find_chat_template, load_tokenizer
+from kerasllm.tokenizers.encoding import check_vocabulary
+from kerasllm.tokenizers.loading import find_chat_template, load_tokenizer
 
 
 @dataclass

@@ -17,7 +17,8 @@ from kerasllm.data.sources.labelled import read_texts
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.tasks import PredictionSettings, task_of
-from kerasllm.tokenizers.loading import check_vocabulary, load_wordpiece
+from kerasllm.tokenizers.encoding import check_vocabulary
+from kerasllm.tokenizers.loading import load_wordpiece
 
 
 @dataclass

@@ -17,7 +17,7 @@ from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.store import TokenStore, tokenize_corpus
 from kerasllm.errors import naming
 from kerasllm.tasks import MaskedLanguageModeling
-from kerasllm.tokenizers.loading import vocabulary_size
+from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.wordpiece import continuation_mask, special_token_ids
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import BertStartOptions

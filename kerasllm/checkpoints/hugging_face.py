@@ -19,11 +19,11 @@ from kerasllm.checkpoints.name_table import Entry, Format
 from kerasllm.checkpoints.weights import (
     WeightFiles,
     number_of_bytes,
-    read_json,
     write_json,
     write_weights,
 )
 from kerasllm.errors import InputError, InputWarning, NewHeadWarning
+from kerasllm.files.json import read_json
 from kerasllm.layers.initializers import drawing_later
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.bert.backbone import BertBackbone
@@ -288,7 +288,7 @@ def write_model(
     else:  # of another model that was here
         (directory / "generation_config.json").unlink(missing_ok=True)
     if tokenizer is not None:
-        from kerasllm.tokenizers.loading import save_tokenizer
+        from kerasllm.tokenizers.saving import save_tokenizer
 
         save_tokenizer(tokenizer, directory, max_length=model.config.max_sequence_length)
     if not (directory / "README.md").exists():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from kerasllm.checkpoints.weights import read_json, write_text
+from kerasllm.checkpoints.weights import write_text
+from kerasllm.files.json import read_json
 
 _TASKS = {
     "BertModel": ("BertBackbone", "AutoModel", "feature-extraction"),

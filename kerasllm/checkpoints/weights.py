@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from kerasllm.errors import InputError
+from kerasllm.files import json as json_files
+from kerasllm.files.atomic import replace_file, replacing
+from kerasllm.files.json import read_json
+from kerasllm.files.safetensors import DTYPES, StoredArray, array_entry, read_header, write_safetensors
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """Where a tensor lies: file, kind of number, shape, and offset in bytes from the file's beginning."""
-
-    path: Path
-    kind: str
-    shape: tuple[int, ...]
-    offset: int
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class WeightFiles:
@@ -48,7 +38,7 @@ class WeightFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._tensors: dict[str, _Stored] = {}
+        self._tensors: dict[str, tuple[Path, StoredArray]] = {}
         if (directory / WEIGHTS_FILE).is_file():
             self._tensors = _tensors_of(directory / WEIGHTS_FILE)
             return
@@ -65,19 +55,19 @@ class WeightFiles:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of all tensors by name."""
-        return {name: tensor.shape for name, tensor in self._tensors.items()}
+        return {name: stored.shape for name, (_, stored) in self._tensors.items()}
 
     def check_number(self, name: str) -> None:
-        """Refuses a tensor that holds no floating-point numbers, a quantised one above all.
+        """Refuses a tensor that holds no floating-point numbers, a quantized one above all.
 
         Raises:
             InputError: names the file, the tensor and its kind.
         """
-        stored = self._tensors[name]
-        if stored.kind not in _FLOATS:
+        path, stored = self._tensors[name]
+        if stored.dtype not in _FLOATS:
             raise InputError(
-                f"{stored.path}: {name} holds {stored.kind}, weights are {', '.join(_FLOATS)}: "
-                "take the checkpoint that is not quantised"
+                f"{path}: {name} holds {stored.dtype}, weights are {', '.join(_FLOATS)}: "
+                "take the checkpoint that is not quantized"
             )
 
     def read(self, name: str) -> np.ndarray:
@@ -91,32 +81,32 @@ class WeightFiles:
             name: of a tensor with at least one axis.
             largest: bytes of a part; None for all at once.
         """
-        stored = self._tensors[name]
-        number = np.dtype(_FLOATS[stored.kind])
+        path, stored = self._tensors[name]
+        number = DTYPES[stored.dtype]
         rows, width = stored.shape[0], int(np.prod(stored.shape[1:], dtype=np.int64))
         step = rows if largest is None else max(1, largest // max(4 * width, 1))
         for start in range(0, rows, max(step, 1)):
             count = min(step, rows - start) * width
-            place = stored.offset + start * width * number.itemsize
+            place = stored.begin + start * width * number.itemsize
             try:
-                values = np.fromfile(stored.path, number, count, offset=place)
+                values = np.fromfile(path, number, count, offset=place)
             except OSError as error:
-                raise InputError(f"{stored.path}: cannot be read ({error.strerror or error})") from error
+                raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
             if values.size != count:
-                raise InputError(f"{stored.path}: has become shorter while it was read; copy it anew")
+                raise InputError(f"{path}: has become shorter while it was read; copy it anew")
             with np.errstate(over="ignore", invalid="ignore"):
                 values = values.astype(np.float32, copy=False)
                 total = values.sum(dtype=np.float64)
             if not np.isfinite(total):
                 raise InputError(
-                    f"{stored.path}: {name} holds numbers that are not finite: training went wrong; "
+                    f"{path}: {name} holds numbers that are not finite: training went wrong; "
                     "take an earlier checkpoint"
                 )
             yield values.reshape(-1, *stored.shape[1:])
 
 
-def _tensors_of(path: Path) -> dict[str, _Stored]:
-    """The header of a file, which the `safetensors` package has checked against the file's size."""
+def _tensors_of(path: Path) -> dict[str, tuple[Path, StoredArray]]:
+    """Reads the header of a file, once the `safetensors` package has checked it against the file's size."""
     from safetensors import SafetensorError, safe_open
 
     if not os.path.isfile(path):  # Path.is_file() raises where the name is too long
@@ -124,20 +114,14 @@ def _tensors_of(path: Path) -> dict[str, _Stored]:
     try:
         with safe_open(path, framework="numpy"):
             pass
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
+        header = read_header(path)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error}); copy it anew") from error
-    header.pop("__metadata__", None)
-    return {
-        name: _Stored(path, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
-        for name, entry in header.items()
-    }
+    return {name: (path, stored) for name, stored in header.items()}
 
 
 def _read_index(directory: Path, index: Path) -> dict[str, str]:
-    """Names of tensors and of the files, beside the index, that hold them."""
+    """Returns the names of tensors and of the files, beside the index, that hold them."""
     if not index.is_file():
         pickles = [
             path.name
@@ -158,69 +142,36 @@ def _read_index(directory: Path, index: Path) -> dict[str, str]:
     return places
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        InputError: the file is missing, no JSON, or no object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
-    except (UnicodeDecodeError, OSError, RecursionError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no JSON object but a {type(content).__name__}")
-    return content
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, each of whose keys stands in the file once; of two the last would win without a word."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {twice[:80]!r} occurs twice")
-    return found
-
-
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, synced, when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _in_words(path: Path) -> Iterator[None]:
+    """Creates the directory of a file, and says what the file system refuses in one line."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # safetensors makes its files private
-        os.replace(temporary, path)
+        yield
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}); free some space or choose another place"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON object, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Writes a JSON object, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with _in_words(path):
+        json_files.write_json(path, content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes a text, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+    """Writes a text, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with _in_words(path):
+        replace_file(path, content)
 
 
 def number_of_bytes(size: int | str) -> int:
@@ -270,19 +221,8 @@ def write_weights(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], la
             old.unlink()
 
 
-def _write_shard(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """The metadata says `pt`, which transformers asks for."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    with replacing(path) as temporary:
-        try:
-            save_file(
-                {name: np.ascontiguousarray(value) for name, value in tensors.items()},
-                temporary,
-                {"format": "pt"},
-            )
-        except SafetensorError as error:
-            raise InputError(
-                f"{path}: cannot be written ({error}); free some space or choose another place"
-            ) from error
+def _write_shard(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes the very bytes of the `safetensors` package; the metadata says `pt`, which transformers asks for."""
+    entries = [array_entry(name, tensors[name]) for name in sorted(tensors)]
+    with _in_words(path), replacing(path) as temporary:
+        write_safetensors(temporary, entries, {"format": "pt"})

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from kerasllm.cli import settings
 from kerasllm.cli.ranges import check_ranges
 from kerasllm.errors import DISK_FULL, InputError, InputWarning
+from kerasllm.files.json import plain
 
 Config = TypeVar("Config")
 
@@ -231,7 +232,7 @@ def _kind(option: settings.Option) -> str:
     kind = settings.expected(option.type)
     if option.default is dataclasses.MISSING:
         return f"{kind}; required"
-    value = settings.plain(option.default)
+    value = plain(option.default)
     if isinstance(value, list):
         shown = " ".join(map(str, value)) or "none"
     else:

@@ -25,6 +25,7 @@ import yaml
 
 from kerasllm.cli.ranges import metadata_of
 from kerasllm.errors import InputError
+from kerasllm.files.json import plain
 
 Config = TypeVar("Config")
 
@@ -346,18 +347,3 @@ def to_yaml(options_of: Iterable[Option], values: Mapping[str, Any]) -> str:
         text = yaml.safe_dump({option.name.rsplit(".", 1)[-1]: value}, allow_unicode=True, width=10_000)
         lines.append(textwrap.indent(text.rstrip("\n"), indent))
     return "\n".join(lines) + "\n"
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, paths, tuples and NumPy scalars as what YAML and JSON can hold."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "item") and hasattr(value, "dtype"):
-        return value.item() if not getattr(value, "ndim", 0) else value.tolist()
-    return value

@@ -13,7 +13,7 @@ SHUFFLING = 17
 
 
 def random_stream(seed: int, purpose: int, index: int) -> np.random.Generator:
-    """An independent stream of random numbers for each (seed, purpose, index).
+    """Makes an independent stream of random numbers for each (seed, purpose, index).
 
     A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") needs no
     state to be saved: the key alone says which numbers come.

@@ -4,19 +4,38 @@ A rename within a directory is atomic, and the sync before it means that a power
 the new one, never half of one.
 """
 
-import json
-import math
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from kerasllm.cli.settings import plain
 from kerasllm.errors import DISK_FULL, InputError
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path`; the file written there takes its place when the block ends without an error.
+
+    Args:
+        path: the file; its directory must exist.
+
+    Raises:
+        OSError: the file cannot be written; what was there stays.
+    """
+    temporary = _beside(path)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes | str) -> None:
     """Writes a whole file, or leaves what was there.
 
     Args:
@@ -24,29 +43,51 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         content: text is written as UTF-8.
 
     Raises:
-        InputError: the disk is full.
-        OSError: any other failure to write.
+        OSError: the file cannot be written.
     """
-    temporary = _beside(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes a whole file of a run, or leaves what was there.
+
+    Args:
+        path: the file; its directory must exist.
+        content: text is written as UTF-8.
+
+    Raises:
+        InputError: the disk is full.
+        OSError: the file cannot be written for any other reason.
+    """
     try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_directory(path.parent)
+        replace_file(path, content)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise InputError(
                 f"{path}: the disk is full; free some space or choose another --output"
             ) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def write_output(path: Path, content: str) -> None:
+    """Writes a file that the user named, whole or not at all.
+
+    Args:
+        path: the file, or a link to it.
+        content: the text.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        replace_file(Path(os.path.realpath(path)), content)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 def check_writable(path: Path) -> None:
-    """Whether `write_output` could write a file, asked before the work whose result it is to hold.
+    """Checks that `write_output` could write a file, before the work whose result it is to hold.
 
     Raises:
         InputError: its directory is missing or takes no files, or the path is a directory or a device.
@@ -58,62 +99,27 @@ def check_writable(path: Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no directory {path.parent}; make it, or give another path")
     trial = _beside(Path(os.path.realpath(path)))
-    try:  # permissions do not tell: to root all is permitted, and /proc takes no files all the same
+    try:  # permissions do not tell: root may write anywhere, and yet /proc takes no files
         trial.touch(exist_ok=False)
         trial.unlink()
     except OSError as error:
         raise _cannot_write(path, error) from error
 
 
-def write_output(path: Path, content: str) -> None:
-    """Writes a file that the user named, atomically; whatever fails is the user's to mend.
-
-    Args:
-        path: the file, or a link to it.
-        content: the text.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    try:
-        write_atomically(Path(os.path.realpath(path)), content)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+def sync_directory(directory: Path) -> None:
+    """Makes the names in a directory, and so a rename, survive a power cut, where the system can do that."""
+    with suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _beside(path: Path) -> Path:
-    """A new hidden name in the directory of a file."""
+    """Returns a new hidden name in the directory of a file."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be written ({error.strerror or error}); give another path")
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes the names in a directory, and so a rename, survive a power cut, where that can be asked."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
-
-
-def to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
-    """JSON that every reader takes: NumPy scalars as numbers, NaN and infinities as null."""
-    return json.dumps(_finite(plain(value)), indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -1,7 +1,7 @@
-"""Arrays in a safetensors file, one at a time.
+"""Arrays in a safetensors file, written and read one at a time.
 
 The `safetensors` package writes a dictionary of arrays at once, which for a checkpoint is a second copy of
-weights and optimizer in memory, has no bfloat16 for NumPy, and reports a full disk as an error of its own.
+weights and optimizer in memory. It has no bfloat16 for NumPy, and reports a full disk as an error of its own.
 The format is a JSON header and the raw bytes behind it (https://github.com/huggingface/safetensors), so it is
 written here, and hashed on the way. Any safetensors reader reads the result.
 """
@@ -9,9 +9,10 @@ written here, and hashed on the way. Any safetensors reader reads the result.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -31,14 +32,13 @@ _CODES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
-_DTYPES = {
-    code: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name, code in _CODES.items()
-}
+DTYPES = {code: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name, code in _CODES.items()}
+"""NumPy's dtypes by the format's codes."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An array to be written: name, shape, dtype's name, and a function that fetches it when it is due."""
+    """An array to be written: its name, shape and dtype's name, and a function that fetches its values."""
 
     name: str
     shape: tuple[int, ...]
@@ -50,8 +50,8 @@ def snapshot(entries: Iterable[Entry], buffers: dict[str, np.ndarray]) -> list[E
     """Copies arrays that are about to change, so that another thread may write them.
 
     Args:
-        entries: fetched now, each in turn.
-        buffers: by name, the memory that holds the copies; empty the first time, filled anew after that.
+        entries: the arrays; each is fetched now, in turn.
+        buffers: the memory of the copies by name; it is empty the first time and is filled anew after that.
 
     Returns:
         The entries of the copies.
@@ -60,36 +60,37 @@ def snapshot(entries: Iterable[Entry], buffers: dict[str, np.ndarray]) -> list[E
     for entry in entries:
         values = buffers.get(entry.name)
         if values is None:
-            values = buffers[entry.name] = np.empty(entry.shape, _DTYPES[_CODES[entry.dtype]])
+            values = buffers[entry.name] = np.empty(entry.shape, DTYPES[_CODES[entry.dtype]])
         np.copyto(values, entry.fetch(), casting="unsafe")
         copies.append(array_entry(entry.name, values))
     return copies
 
 
 def array_entry(name: str, array: np.ndarray) -> Entry:
-    """The entry of an array that is there and stays as it is."""
+    """Returns the entry of an array that is there and stays as it is."""
     return Entry(name, array.shape, array.dtype.name, lambda: array)
 
 
-def write_state_file(path: Path, entries: Iterable[Entry]) -> str:
-    """Writes and syncs a file.
+def write_safetensors(path: Path, entries: Iterable[Entry], metadata: Mapping[str, str] | None = None) -> str:
+    """Writes a file and syncs it to the disk.
 
     Args:
-        path: must not exist.
-        entries: in the order in which they are fetched and written.
+        path: a file that does not exist yet.
+        entries: the arrays, in the order in which they are fetched and written.
+        metadata: texts for the header.
 
     Returns:
         The SHA-256 of the file, in hexadecimal.
 
     Raises:
-        OSError: the disk is full, or any other failure to write; what is there is then incomplete.
+        OSError: the file cannot be written; what is there is then incomplete.
     """
     entries = list(entries)
-    header: dict[str, dict] = {}
+    header: dict[str, dict] = {} if metadata is None else {"__metadata__": dict(metadata)}
     offset = 0
     for entry in entries:
         code = _CODES[entry.dtype]
-        size = int(np.prod(entry.shape, dtype=np.int64)) * _DTYPES[code].itemsize
+        size = int(np.prod(entry.shape, dtype=np.int64)) * DTYPES[code].itemsize
         header[entry.name] = {
             "dtype": code,
             "shape": list(entry.shape),
@@ -108,7 +109,7 @@ def write_state_file(path: Path, entries: Iterable[Entry]) -> str:
         write(len(encoded).to_bytes(8, "little"))
         write(encoded)
         for entry in entries:
-            values = np.ascontiguousarray(entry.fetch(), dtype=_DTYPES[_CODES[entry.dtype]])
+            values = np.ascontiguousarray(entry.fetch(), dtype=DTYPES[_CODES[entry.dtype]])
             if values.shape != entry.shape and values.size:
                 values = values.reshape(entry.shape)  # ascontiguousarray makes scalars one-dimensional
             write(values.reshape(-1).view(np.uint8).data)  # the buffer itself, no copy
@@ -118,29 +119,60 @@ def write_state_file(path: Path, entries: Iterable[Entry]) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_state_file(path: Path) -> dict[str, np.ndarray]:
-    """All arrays by name, in the file's order, mapped read-only: bytes are read when they are used.
+class StoredArray(NamedTuple):
+    """Where an array lies in a file.
+
+    Args:
+        dtype: the format's code, "F32" for example.
+        shape: of the array.
+        begin: its first byte, counted from the beginning of the file.
+        end: the byte behind its last one.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, StoredArray]:
+    """Reads where each array of a file lies, in the order of the header; what it tells is not checked.
+
+    Raises:
+        ValueError: this is not a safetensors file.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        if start > path.stat().st_size:
+            raise ValueError(f"{path} is not a safetensors file")
+        header = json.loads(file.read(start - 8))
+    header.pop("__metadata__", None)
+    return {
+        name: StoredArray(
+            entry["dtype"], tuple(entry["shape"]), *(start + offset for offset in entry["data_offsets"])
+        )
+        for name, entry in header.items()
+    }
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Maps all arrays of a file read-only, by name in its order; bytes are read when they are used.
 
     Args:
         path: a safetensors file whose hash has been checked, or that is otherwise known to be whole.
 
     Raises:
-        ValueError: not a safetensors file.
+        ValueError: this is not a safetensors file.
     """
+    header = read_header(path)
     content = np.memmap(path, dtype=np.uint8, mode="r")
-    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    if start > content.size:
-        raise ValueError(f"{path} is not a safetensors file")
-    arrays = {}
-    for name, entry in json.loads(content[8:start].tobytes()).items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        values = content[start + begin : start + end].view(_DTYPES[entry["dtype"]])
-        arrays[name] = np.asarray(values.reshape(entry["shape"]))
-    return arrays
+    return {
+        name: np.asarray(content[stored.begin : stored.end].view(DTYPES[stored.dtype]).reshape(stored.shape))
+        for name, stored in header.items()
+    }

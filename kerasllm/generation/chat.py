@@ -8,7 +8,7 @@ from typing import Any
 from kerasllm.errors import InputError
 from kerasllm.generation.terminal import TerminalWriter
 from kerasllm.tokenizers.chat_template import render
-from kerasllm.tokenizers.loading import encode
+from kerasllm.tokenizers.encoding import encode
 from kerasllm.tokenizers.special_tokens import end_of_text_id, marks
 
 

@@ -12,7 +12,7 @@ from keras import ops
 
 from kerasllm.errors import InputError
 from kerasllm.models.gpt.tasks import GPTCausalLM
-from kerasllm.tokenizers.loading import encode
+from kerasllm.tokenizers.encoding import encode
 
 
 def read_prompts(prompts: Any, tokenizer: Any, model: GPTCausalLM) -> tuple[str, list[list[int]]]:

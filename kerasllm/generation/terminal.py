@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kerasllm.generation.texts import cut_at, prompt_and_addition, settled
-from kerasllm.tokenizers.loading import encode
+from kerasllm.tokenizers.encoding import encode
 
 
 class TerminalWriter:

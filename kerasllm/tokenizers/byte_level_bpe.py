@@ -10,16 +10,14 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from kerasllm.data.sources.verbatim import cut_raw
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.cutting import cut_between_words, plain_text
 from kerasllm.tokenizers.special_tokens import END_OF_TEXT
 
 _BYTES = 256
 
 
-def train_byte_level_bpe(
-    texts: Iterable[str], vocabulary_size: int, *, show_progress: bool = False
-) -> Tokenizer:
+def train_byte_level_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     """Trains a tokenizer with GPT-2's splitting into words; deterministic.
 
     Ids 0 to 255 are the bytes, then come the merges in order of frequency; `<|endoftext|>` is the last.
@@ -27,7 +25,6 @@ def train_byte_level_bpe(
     Args:
         texts: read once, and not kept in memory.
         vocabulary_size: upper bound; a small corpus gives a smaller vocabulary, never a larger one.
-        show_progress: whether the trainer draws its progress bars.
 
     Raises:
         InputError: the vocabulary cannot hold the bytes and the mark, or the texts are empty.
@@ -41,18 +38,18 @@ def train_byte_level_bpe(
         vocab_size=vocabulary_size - 1,
         min_frequency=2,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=show_progress,
+        show_progress=False,
     )
     untrained = _pipeline(models.BPE(), add_prefix_space=False)
     characters = 0
 
     def parts() -> Iterable[str]:
-        """Small parts, as the trainer holds 256 at a time."""
+        """Yields small parts, as the trainer holds 256 at a time."""
         nonlocal characters
         for text in texts:
-            for part in cut_raw(text):
-                characters += len(part.text)
-                yield part.text
+            for part in cut_between_words([plain_text(text)]):
+                characters += len(part)
+                yield part
 
     untrained.train_from_iterator(parts(), trainer)
     if not characters:
@@ -70,7 +67,7 @@ def train_byte_level_bpe(
 def byte_level_tokenizer(
     vocabulary: dict[str, int], merges: list[tuple[str, str]], settings: dict[str, Any] | None = None
 ) -> Tokenizer:
-    """GPT-2's pipeline around a vocabulary.
+    """Makes GPT-2's pipeline around a vocabulary.
 
     Args:
         vocabulary: ids of the tokens, whose bytes are written as GPT-2 writes them.
@@ -93,7 +90,7 @@ def byte_level_tokenizer(
 
 
 def read_byte_level_bpe(vocabulary_path: Path, merges_path: Path, settings: dict[str, Any]) -> Tokenizer:
-    """The tokenizer of a `vocab.json` and a `merges.txt`.
+    """Reads the tokenizer of a `vocab.json` and a `merges.txt`.
 
     Args:
         vocabulary_path: a JSON object of tokens and ids.
@@ -110,7 +107,7 @@ def read_byte_level_bpe(vocabulary_path: Path, merges_path: Path, settings: dict
 
 
 def missing_bytes(description: dict[str, Any]) -> list[int]:
-    """The bytes that a tokenizer would leave out of a text without a word.
+    """Returns the bytes that a tokenizer would leave out of a text without a word.
 
     Args:
         description: the tokenizer's JSON, parsed.
@@ -129,7 +126,7 @@ def missing_bytes(description: dict[str, Any]) -> list[int]:
 
 
 def _byte_letters() -> list[str]:
-    """GPT-2's letter for each byte: printable Latin-1 as itself, the others from U+0100 on, in order."""
+    """Returns GPT-2's letter for each byte: printable Latin-1 as itself, the others from U+0100 on, in order."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(_BYTES)]

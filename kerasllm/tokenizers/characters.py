@@ -1,4 +1,4 @@
-"""Every character is a token: no merges, no normalisation, and the text comes back exactly.
+"""Every character is a token: no merges, no normalization, and the text comes back exactly.
 
 As a pipeline of the `tokenizers` library it is saved, and loaded by others, like any tokenizer.
 """
@@ -15,7 +15,7 @@ _ANY_CHARACTER = r"[\s\S]"
 
 
 def train_characters(texts: Iterable[str]) -> Tokenizer:
-    """A tokenizer whose tokens are the characters of some texts.
+    """Makes a tokenizer whose tokens are the characters of some texts.
 
     Their ids are 0, 1, 2 … by code point; `<|endoftext|>` has the last one.
 
@@ -39,7 +39,7 @@ def train_characters(texts: Iterable[str]) -> Tokenizer:
 
 
 def character_ids(description: dict[str, Any]) -> dict[str, int] | None:
-    """The characters that a tokenizer knows, if it takes a text character by character; else None.
+    """Returns the characters that a tokenizer knows, if it takes a text character by character; else None.
 
     Args:
         description: the tokenizer's JSON, parsed.

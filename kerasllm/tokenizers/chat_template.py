@@ -29,7 +29,7 @@ def render(
     add_generation_prompt: bool = False,
     place: str = "",
 ) -> str:
-    """The text of a conversation.
+    """Returns the text of a conversation.
 
     The template runs in Jinja's immutable sandbox: it can neither reach Python's internals nor change what it
     is given. As in `transformers` it may `break` and `continue`, mark what is learnt by `generation` (which is
@@ -72,7 +72,7 @@ def _compiled(template: str) -> Any:
 
 
 def _generation_tag() -> Any:
-    """`{% generation %}…{% endgeneration %}`, which renders what is within."""
+    """Makes the tag `{% generation %}…{% endgeneration %}`, which renders what is within."""
     from jinja2 import nodes
     from jinja2.ext import Extension
 

@@ -11,7 +11,7 @@ from kerasllm.tokenizers.byte_level_bpe import missing_bytes
 from kerasllm.tokenizers.characters import character_ids
 
 
-class Coverage:
+class KnownCharacters:
     """The characters that a tokenizer knows.
 
     Args:
@@ -29,7 +29,7 @@ class Coverage:
         self._special = re.compile("|".join(map(re.escape, reversed(special)))) if special else None
 
     def first_unknown(self, text: str, *, skip_special: bool = False) -> int | None:
-        """The position of the first character that the tokenizer does not know; None where it knows all.
+        """Returns the position of the first character that the tokenizer does not know; None where it knows all.
 
         Args:
             text: any.
@@ -62,7 +62,7 @@ class Coverage:
 
 
 def unknown_character(character: str, place: str) -> InputError:
-    """The error for a character that the tokenizer does not know.
+    """Returns the error for a character that the tokenizer does not know.
 
     Args:
         character: a single one.

@@ -41,12 +41,12 @@ def remember_roles(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
 
 
 def known_roles(tokenizer: Tokenizer) -> dict[str, str]:
-    """What `remember_roles` was told."""
+    """Returns what `remember_roles` was told."""
     return _roles.get(tokenizer, {})
 
 
 def marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
-    """The tokens at the end and at the beginning of a document, which may be the same; None without any."""
+    """Returns the tokens at the end and at the beginning of a document, which may be the same; None without any."""
     roles = known_roles(tokenizer)
     if "eos_token" in roles:
         return roles["eos_token"], roles.get("bos_token", roles["eos_token"])
@@ -57,7 +57,7 @@ def marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int:
-    """The id of the mark that follows a document.
+    """Returns the id of the mark that follows a document.
 
     Raises:
         InputError: the vocabulary has none.

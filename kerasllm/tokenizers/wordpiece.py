@@ -21,7 +21,7 @@ from kerasllm.errors import InputError
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _CONTINUATION = "##"
 _ALPHABET_LIMIT = 1000
-_TEXT_LIMIT = 100_000  # characters handed to the normaliser at a time
+_TEXT_LIMIT = 100_000  # characters handed to the normalizer at a time
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,8 @@ class SpecialTokens:
     mask: int
 
 
-def train_wordpiece(
-    texts: Iterable[str], vocabulary_size: int, *, lowercase: bool = True, show_progress: bool = False
-) -> Tokenizer:
-    """Trains a WordPiece tokenizer with BERT's normalisation; deterministic.
+def train_wordpiece(texts: Iterable[str], vocabulary_size: int, *, lowercase: bool = True) -> Tokenizer:
+    """Trains a WordPiece tokenizer with BERT's normalization; deterministic.
 
     Text is cleaned, optionally lower-cased and stripped of accents, split at white space, punctuation and
     around every Chinese character. The vocabulary holds `[PAD] [UNK] [CLS] [SEP] [MASK]` as ids 0 to 4, then
@@ -57,7 +55,6 @@ def train_wordpiece(
         texts: read once; kept in a temporary file, not in memory.
         vocabulary_size: upper bound; a small corpus gives a smaller vocabulary, never a larger one.
         lowercase: whether case and accents are dropped.
-        show_progress: whether the trainer draws its progress bars.
 
     Returns:
         The tokenizer, which adds `[CLS] a [SEP] b [SEP]` with segment ids 0 and 1.
@@ -70,12 +67,12 @@ def train_wordpiece(
     """
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     counts: Counter[str] = Counter()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", newline="\n") as normalised:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", newline="\n") as normalized:
         for text in texts:
             for start in range(0, len(text), _TEXT_LIMIT):
                 line = " ".join(normalizer.normalize_str(text[start : start + _TEXT_LIMIT]).split())
                 counts.update(line)
-                normalised.write(line + "\n")
+                normalized.write(line + "\n")
         alphabet, rare = _alphabet(counts)
         if not alphabet:
             raise InputError("the tokenizer's training text holds no words; give it a corpus with text")
@@ -95,12 +92,12 @@ def train_wordpiece(
             special_tokens=first_pieces,  # the only way to fix their ids; the result is built anew
             limit_alphabet=len(alphabet),
             continuing_subword_prefix=_CONTINUATION,
-            show_progress=show_progress,
+            show_progress=False,
         )
         untrained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         untrained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        normalised.seek(0)
-        untrained.train_from_iterator((line.translate(rare) for line in normalised), trainer)
+        normalized.seek(0)
+        untrained.train_from_iterator((line.translate(rare) for line in normalized), trainer)
     vocabulary = untrained.get_vocab(with_added_tokens=True)
     if len(vocabulary) > vocabulary_size:
         raise RuntimeError(
@@ -110,7 +107,7 @@ def train_wordpiece(
 
 
 def special_token_ids(tokenizer: Tokenizer) -> SpecialTokens:
-    """The ids of `[PAD] [UNK] [CLS] [SEP] [MASK]`.
+    """Returns the ids of `[PAD] [UNK] [CLS] [SEP] [MASK]`.
 
     Raises:
         InputError: the vocabulary lacks one of them.
@@ -125,7 +122,7 @@ def special_token_ids(tokenizer: Tokenizer) -> SpecialTokens:
 
 
 def continuation_mask(tokenizer: Tokenizer) -> np.ndarray:
-    """Which pieces continue a word, for masking whole words.
+    """Returns which pieces continue a word, for masking whole words.
 
     Returns:
         Boolean (vocabulary,): True where the piece begins with `##`.
@@ -137,7 +134,7 @@ def continuation_mask(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def bert_tokenizer(vocabulary: dict[str, int], settings: dict[str, Any]) -> Tokenizer:
-    """BERT's pipeline around a vocabulary.
+    """Makes BERT's pipeline around a vocabulary.
 
     Args:
         vocabulary: ids of the pieces.
@@ -167,7 +164,7 @@ def bert_tokenizer(vocabulary: dict[str, int], settings: dict[str, Any]) -> Toke
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """The pieces of a `vocab.txt`, one a line; their ids are the lines' numbers, counted from 0.
+    """Reads the pieces of a `vocab.txt`, one a line; their ids are the lines' numbers, counted from 0.
 
     Raises:
         InputError: a line is empty or occurs twice, or the file is not UTF-8.
@@ -193,7 +190,7 @@ def _is_continuation(piece: str) -> bool:
 
 
 def _alphabet(counts: Counter[str]) -> tuple[list[str], dict[int, str]]:
-    """The characters to keep, sorted, and a translation that blanks the others."""
+    """Returns the characters to keep, sorted, and a translation that blanks the others."""
     counts.pop(" ", None)
     by_frequency = sorted(counts, key=lambda letter: (-counts[letter], letter))
     rare = dict.fromkeys(map(ord, by_frequency[_ALPHABET_LIMIT:]), " ")
@@ -201,7 +198,7 @@ def _alphabet(counts: Counter[str]) -> tuple[list[str], dict[int, str]]:
 
 
 def _continues(letter: str) -> bool:
-    """Whether a character may stand within a word: punctuation and Chinese are words by themselves."""
+    """Returns whether a character may stand within a word: punctuation and Chinese are words by themselves."""
     words = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(
         normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=False).normalize_str(
             f"a{letter}"

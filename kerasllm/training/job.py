@@ -16,7 +16,7 @@ import keras
 
 from kerasllm.checkpoints import write_model
 from kerasllm.tasks import Task, numbers
-from kerasllm.tokenizers.loading import save_tokenizer
+from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.training.callbacks.interruption import Interruptible
 from kerasllm.training.callbacks.samples import SampleLog
 from kerasllm.training.fit import fit_run
@@ -118,7 +118,7 @@ def train(config: TrainingOptions, job: Job) -> int:
             gradient_accumulation=config.gradient_accumulation,
         )
         flops = tokens * flops_per_token(model, batches[0][0])
-        compilation = choose_compilation(config.jit_compile, steps, flops, getattr(batches, "shapes", 1))
+        compilation = choose_compilation(config.jit_compile, steps, flops, batches.shapes)
         normalized = config.gradient_accumulation > 1
         job.task.compile(model, optimizer, normalized_weights=normalized, jit_compile=compilation)
         return model

@@ -15,7 +15,8 @@ from kerasllm.models import BERT_SIZES, GPT_SIZES, BertConfig, GPTConfig
 from kerasllm.models.gpt.config import FeedForward, Normalization, Positions
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
-from kerasllm.tokenizers.loading import load_tokenizer, load_wordpiece, vocabulary_size
+from kerasllm.tokenizers.encoding import vocabulary_size
+from kerasllm.tokenizers.loading import load_tokenizer, load_wordpiece
 from kerasllm.tokenizers.special_tokens import end_of_text_id
 from kerasllm.tokenizers.wordpiece import train_wordpiece
 

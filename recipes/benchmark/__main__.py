@@ -29,7 +29,8 @@ from kerasllm.backend.processor import machine
 from kerasllm.cli.ranges import check_ranges
 from kerasllm.data.sources.lines import require_file
 from kerasllm.errors import InputError
-from kerasllm.files.atomic import check_writable, to_json, write_atomically
+from kerasllm.files.atomic import check_writable, write_atomically
+from kerasllm.files.json import to_json
 
 SECONDS_AT_MOST = 900
 

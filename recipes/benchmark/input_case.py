@@ -52,7 +52,7 @@ def prepare(directory: Path, text: str, megabytes: float) -> None:
     """
     from kerasllm.data.sources.corpus import Corpus
     from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
-    from kerasllm.tokenizers.loading import save_tokenizer
+    from kerasllm.tokenizers.saving import save_tokenizer
     from kerasllm.tokenizers.wordpiece import train_wordpiece
 
     directory.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from kerasllm.data.sources.python_docs_tasks import (
 )
 from kerasllm.data.token_cache.store import store_of_sentences
 from kerasllm.tasks import MaskedLanguageModeling
-from kerasllm.tokenizers.loading import save_tokenizer
+from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.tokenizers.wordpiece import special_token_ids, train_wordpiece
 from kerasllm.training.fit import fit_run
 from kerasllm.training.optimization.optimizers import adamw

@@ -19,13 +19,15 @@ from kerasllm import BertBackbone, BertConfig, GPTCausalLM, GPTConfig
 from kerasllm.checkpoints import write_model
 from kerasllm.checkpoints.hugging_face import check_checkpoint, read_settings
 from kerasllm.cli import parse, settings
+from kerasllm.data.examples.conversations import encode_conversations
 from kerasllm.data.sources.conversations import read_conversations
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.sources.labelled import read_labelled
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE, render
-from kerasllm.tokenizers.loading import encode, load_tokenizer, vocabulary_size
+from kerasllm.tokenizers.encoding import encode, vocabulary_size
+from kerasllm.tokenizers.loading import load_tokenizer
 from kerasllm.tokenizers.wordpiece import train_wordpiece
 from kerasllm.training.callbacks.checkpoint import Checkpoint, restore
 from kerasllm.training.callbacks.metrics_log import MetricsLog, read_metrics
@@ -101,7 +103,7 @@ def test_conversations(fuzz, tmp_path):
     def conversations(spoiler):
         file = tmp_path / "chats.jsonl"
         file.write_bytes(spoiler.lines(good))
-        read_conversations(file, tokenizer, DEFAULT_CHAT_TEMPLATE)
+        encode_conversations(read_conversations(file), tokenizer, DEFAULT_CHAT_TEMPLATE)
 
     fuzz(conversations)
 

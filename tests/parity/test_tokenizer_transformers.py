@@ -6,7 +6,9 @@ import pytest
 
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
-from kerasllm.tokenizers.loading import encode, load_tokenizer, read_chat_template, save_tokenizer
+from kerasllm.tokenizers.encoding import encode
+from kerasllm.tokenizers.loading import load_tokenizer, read_chat_template
+from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.tokenizers.wordpiece import train_wordpiece
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed in this environment")

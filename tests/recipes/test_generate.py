@@ -9,7 +9,8 @@ from kerasllm import GPTCausalLM, GPTConfig
 from kerasllm.checkpoints import write_model
 from kerasllm.generation.terminal import TerminalWriter
 from kerasllm.tokenizers.characters import train_characters
-from kerasllm.tokenizers.loading import load_tokenizer, save_tokenizer
+from kerasllm.tokenizers.loading import load_tokenizer
+from kerasllm.tokenizers.saving import save_tokenizer
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 POSITIONS = 32

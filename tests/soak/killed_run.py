@@ -44,7 +44,7 @@ def main() -> None:
 
     announce(fit_run.MetricsLog, "on_train_begin", "compile")
     announce(NumberGuard, "on_train_batch_end", "batch")
-    announce(checkpointing, "write_state_file", "save")
+    announce(checkpointing, "write_safetensors", "save")
     announce(checkpointing.Checkpoint, "_prune", "prune")
     announce(Evaluation, "_validate", "evaluate")
     announce(job, "write_model", "finish")

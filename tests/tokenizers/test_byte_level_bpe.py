@@ -14,13 +14,10 @@ from hypothesis import strategies as st
 import kerasllm.data
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
-from kerasllm.tokenizers.loading import (
-    encode,
-    end_of_text_id,
-    load_tokenizer,
-    save_tokenizer,
-    vocabulary_size,
-)
+from kerasllm.tokenizers.encoding import encode, vocabulary_size
+from kerasllm.tokenizers.loading import load_tokenizer
+from kerasllm.tokenizers.saving import save_tokenizer
+from kerasllm.tokenizers.special_tokens import end_of_text_id
 
 TEXTS = ["the cat sat on the mat, the cat's hat\n\n\tin  the  rain; 3.5 gr\u00fc\u00dfe \U0001f600 "] * 4
 

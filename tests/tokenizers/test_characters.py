@@ -11,14 +11,11 @@ from tokenizers import Tokenizer, models
 from kerasllm.data.token_cache.tokenization import UnknownCharacter, VerbatimTokenizer, plain_tokenizer
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.characters import character_ids, train_characters
-from kerasllm.tokenizers.known_characters import Coverage
-from kerasllm.tokenizers.loading import (
-    encode,
-    end_of_text_id,
-    load_tokenizer,
-    save_tokenizer,
-    vocabulary_size,
-)
+from kerasllm.tokenizers.encoding import encode, vocabulary_size
+from kerasllm.tokenizers.known_characters import KnownCharacters
+from kerasllm.tokenizers.loading import load_tokenizer
+from kerasllm.tokenizers.saving import save_tokenizer
+from kerasllm.tokenizers.special_tokens import end_of_text_id
 
 TEXT = "To be, or not\tto be:\n\n  that\u00a0is \u00e9\u0301 \U0001f600\U0001f469\u200d\U0001f680 \x85\u2028 \x00 ]^-\\"
 
@@ -84,11 +81,11 @@ def test_unknown_characters_are_named_with_their_place():
     st.text(st.sampled_from("ab]^\\-c\0\n\u00e9"), max_size=20),
 )
 def test_the_first_unknown_is_the_first_unknown(known, text):
-    coverage = Coverage(json.loads(train_characters([known]).to_str()))
+    characters = KnownCharacters(json.loads(train_characters([known]).to_str()))
     unknown = [position for position, letter in enumerate(text) if letter not in known]
-    assert coverage.first_unknown(text) == (unknown[0] if unknown else None)
+    assert characters.first_unknown(text) == (unknown[0] if unknown else None)
     spread = "<|endoftext|>".join(text)
-    found = coverage.first_unknown(spread, skip_special=True)
+    found = characters.first_unknown(spread, skip_special=True)
     assert found == (unknown[0] * 14 if unknown else None)
 
 

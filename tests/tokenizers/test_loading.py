@@ -8,15 +8,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
-from kerasllm.tokenizers.loading import (
-    encode,
-    end_of_text_id,
-    load_tokenizer,
-    load_wordpiece,
-    read_chat_template,
-    save_tokenizer,
-    vocabulary_size,
-)
+from kerasllm.tokenizers.encoding import encode, vocabulary_size
+from kerasllm.tokenizers.loading import load_tokenizer, load_wordpiece, read_chat_template
+from kerasllm.tokenizers.saving import save_tokenizer
+from kerasllm.tokenizers.special_tokens import end_of_text_id
 from kerasllm.tokenizers.wordpiece import train_wordpiece
 
 TEXTS = ["the quick brown fox jumps over the lazy dog"] * 3

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, models
 
 import kerasllm.data
 from kerasllm.errors import InputError
-from kerasllm.tokenizers.loading import load_wordpiece, save_tokenizer
+from kerasllm.tokenizers.loading import load_wordpiece
+from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.tokenizers.wordpiece import (
     SPECIAL_TOKENS,
     continuation_mask,
@@ -50,7 +51,7 @@ def test_pairs_have_segments_and_special_tokens(tokenizer):
     assert encoding.type_ids == [0] * (len(first) + 2) + [1] * (len(second) + 1)
 
 
-def test_normalisation_is_berts(tokenizer):
+def test_normalization_is_berts(tokenizer):
     tokens = tokenizer.encode("Résumés漢字!", add_special_tokens=False).tokens
     assert "".join(token.removeprefix("##") for token in tokens) == "resumes漢字!"
     assert tokens[-3:] == ["漢", "字", "!"]

@@ -1,18 +1,12 @@
-"""Windows of a token stream for `fit` and `evaluate`: inputs, and the tokens that follow them.
-
-A training batch is a pure function of (seed, step): nothing is stored between steps, and an interrupted run goes
-on with exactly the batches it would have had.
-"""
+"""Windows of a token stream for `fit` and `evaluate`: inputs, and the tokens that follow them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
-from kerasllm.data.batches.base import MicroBatches
-from kerasllm.data.batches.prefetch import Prefetcher
+from kerasllm.data.batches.base import MicroBatches, PerEpoch, check_positive
 from kerasllm.data.random_streams import WINDOWS, random_stream
 from kerasllm.errors import InputError
 
@@ -30,14 +24,6 @@ class CausalBatches(MicroBatches):
     predicted twice before nearly all were predicted once, and no two passes cut the text alike. (Windows drawn
     with replacement leave out more than a third of the text in what makes one pass.)
 
-    A step uses `batch_size * gradient_accumulation` windows. They are drawn as one batch and handed out in
-    `gradient_accumulation` micro-batches. Give `fit` these batches with `shuffle=False`, or it will mix the
-    micro-batches of different steps.
-
-    Keras' accumulation averages the *means* of the micro-batches. With `normalize_weights` (the default with
-    accumulation) the weights are w * K / W instead of w, where K is `gradient_accumulation` and W the sum of
-    the weights over the step's K micro-batches. Build the loss with `reduction="sum"` then.
-
     Args:
         stream: the tokenized corpus.
         context_length: tokens of a window.
@@ -48,11 +34,11 @@ class CausalBatches(MicroBatches):
         gradient_accumulation: micro-batches of a step.
         within_documents: whether inputs tell the documents apart; no window then asks for the first token of
             a document after another's end.
-        normalize_weights: see above; None: when `gradient_accumulation` is above 1.
+        normalize_weights: see `MicroBatches`; None: when `gradient_accumulation` is above 1.
         prefetch: steps made ahead, 0 for none.
 
     An item is (inputs, labels, weights): inputs a dict of `token_ids` int32 (batch, length) and, within
-    documents, `segment_ids` (the number of the document within the window) and `position_ids` (restarting at
+    documents, `sequence_ids` (the number of the document within the window) and `position_ids` (restarting at
     each document), both int32 (batch, length); labels int32 (batch, length), the next tokens; weights float32
     (batch, length).
 
@@ -74,68 +60,50 @@ class CausalBatches(MicroBatches):
         normalize_weights: bool | None = None,
         prefetch: int = 8,
     ) -> None:
-        super().__init__()
-        _check_positive(
-            context_length=context_length,
+        super().__init__(
             batch_size=batch_size,
-            steps=steps,
             gradient_accumulation=gradient_accumulation,
+            normalize_weights=normalize_weights,
         )
-        if not 0 <= start_step <= steps:
-            raise InputError(f"start_step is {start_step}, it must lie in [0, {steps}], the run's steps")
+        check_positive(context_length=context_length, steps=steps)
         _check_length(stream, context_length)
-        self.stream, self.context_length, self.batch_size = stream, context_length, batch_size
-        self.steps, self.seed, self.start_step = steps, seed, start_step
-        self.gradient_accumulation, self.within_documents = gradient_accumulation, within_documents
-        self.rows_per_batch = batch_size
-        self.normalize_weights = gradient_accumulation > 1 if normalize_weights is None else normalize_weights
+        self.stream, self.context_length, self.seed = stream, context_length, seed
+        self.within_documents = within_documents
         # Row i is the window that begins at token i, and the token after it: a view, which takes no memory.
         self._windows = np.lib.stride_tricks.sliding_window_view(
             np.asarray(stream.tokens), context_length + 1
         )
         # One window fewer than fit, so that where a pass begins can move by a window's length and more.
         self._windows_of_pass = max((len(stream.tokens) - 1) // context_length - 1, 1)
-        self._passes: dict[int, np.ndarray] = {}
+        self._passes = PerEpoch(self._make_pass)
         random_stream(seed, WINDOWS, 0)  # tells a wrong seed now, not in a thread in the middle of fit
-        self._ahead = Prefetcher(self.batch, depth=prefetch, stop=steps)
-
-    def whole(self, step: int, index: int) -> Batch:
-        """See the base class."""
-        return self._ahead.get(step)
+        self.set_steps(steps, start_step=start_step, prefetch=prefetch)
 
     def batch(self, step: int) -> Batch:
-        """All `batch_size * gradient_accumulation` windows of optimizer step `step`, counted from 0."""
-        size = self.batch_size * self.gradient_accumulation
+        """Makes all `batch_size * gradient_accumulation` windows of optimizer step `step`, counted from 0."""
+        size = self.examples_per_step
         rows = self._windows[self._starts(step * size, size)].astype(np.int32)
         inputs, labels, weights = make_batch(rows, self.stream.end_id, self.within_documents)
-        if self.normalize_weights:
-            weights *= self.gradient_accumulation / max(weights.sum(dtype=np.float64), 1)
-        return inputs, labels, weights
+        return inputs, labels, self.normalized(weights)
 
     def _starts(self, first: int, count: int) -> np.ndarray:
-        """Where the windows number `first` and after begin, counted over all passes."""
+        """Returns where the windows number `first` and after begin, counted over all passes."""
         found = []
         while count:
             number, place = divmod(first, self._windows_of_pass)
-            found.append(self._pass(number)[place : place + count])
+            found.append(self._passes[number][place : place + count])
             first, count = first + len(found[-1]), count - len(found[-1])
         return np.concatenate(found)
 
-    def _pass(self, number: int) -> np.ndarray:
-        """Where the windows of a pass begin, in its order; the last two that were asked for are kept."""
-        starts = self._passes.get(number)
-        if starts is None:
-            random = random_stream(self.seed, WINDOWS, number)
-            room = len(self._windows) - 1 - (self._windows_of_pass - 1) * self.context_length
-            starts = random.permutation(self._windows_of_pass) * self.context_length + random.integers(
-                room + 1
-            )
-            known = self._passes
-            self._passes = {n: known[n] for n in (number - 1, number + 1) if n in known} | {number: starts}
-        return starts
+    def _make_pass(self, number: int) -> np.ndarray:
+        """Returns where the windows of a pass begin, in its order."""
+        random = random_stream(self.seed, WINDOWS, number)
+        room = len(self._windows) - 1 - (self._windows_of_pass - 1) * self.context_length
+        order = random.permutation(self._windows_of_pass)
+        return order * self.context_length + random.integers(room + 1)
 
 
-class CausalEvaluationBatches(keras.utils.PyDataset):
+class CausalEvaluationBatches(MicroBatches):
     """The whole stream, in windows side by side, each once.
 
     The last batch is filled up with windows of weight 0. Each token but the first is predicted once, except
@@ -166,28 +134,20 @@ class CausalEvaluationBatches(keras.utils.PyDataset):
         within_documents: bool = False,
         keep_partial: bool = False,
     ) -> None:
-        super().__init__()
-        _check_positive(
-            context_length=context_length, batch_size=batch_size, limit=1 if limit is None else limit
-        )
+        super().__init__(batch_size=batch_size)
+        check_positive(context_length=context_length, limit=1 if limit is None else limit)
         _check_length(stream, 1 if keep_partial else context_length)
-        self.stream, self.context_length, self.batch_size = stream, context_length, batch_size
+        self.stream, self.context_length = stream, context_length
         self.within_documents = within_documents
         self._tokens = np.asarray(stream.tokens)
         predicted = len(self._tokens) - 1
         self._num_windows = -(-predicted // context_length) if keep_partial else predicted // context_length
         batches = -(-self._num_windows // batch_size)
-        self.steps = batches if limit is None else min(batches, limit)
+        self.set_steps(batches if limit is None else min(batches, limit))
 
-    def __len__(self) -> int:
-        """The batches."""
-        return self.steps
-
-    def __getitem__(self, index: int) -> Batch:
-        """Batch `index`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"batch {index} of {len(self)}")
-        numbers = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+    def batch(self, step: int) -> Batch:
+        """Makes batch number `step`, counted from 0."""
+        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         real = numbers < self._num_windows
         # A window that only fills up repeats a real one: rows of nothing would be odd inputs.
         starts = (numbers % self._num_windows) * self.context_length
@@ -200,7 +160,7 @@ class CausalEvaluationBatches(keras.utils.PyDataset):
 
 
 def make_batch(rows: np.ndarray, end_id: int, within_documents: bool) -> Batch:
-    """Inputs, labels and weights of windows.
+    """Returns inputs, labels and weights of windows.
 
     Args:
         rows: int32 (batch, length + 1), each window and the token after it.
@@ -215,15 +175,9 @@ def make_batch(rows: np.ndarray, end_id: int, within_documents: bool) -> Batch:
     begins = np.zeros_like(ends)  # at the token after a mark
     begins[:, 1:] = ends[:, :-1]
     columns = np.arange(token_ids.shape[1], dtype=np.int32)
-    inputs["segment_ids"] = np.cumsum(begins, axis=1, dtype=np.int32)
+    inputs["sequence_ids"] = np.cumsum(begins, axis=1, dtype=np.int32)
     inputs["position_ids"] = columns - np.maximum.accumulate(np.where(begins, columns, 0), axis=1)
     return inputs, labels, (~ends).astype(np.float32)
-
-
-def _check_positive(**settings: int) -> None:
-    for name, value in settings.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}, it must be at least 1")
 
 
 def _check_length(stream: TokenStream, context_length: int) -> None:

@@ -1,22 +1,19 @@
-"""Masked and paired batches for `fit`, each a pure function of (seed, step).
+"""Masked and paired batches for pretraining a BERT.
 
-Nothing is stored between steps, so an interrupted run goes on with exactly the batches it would have had:
-start at its step. The same step is always the same batch, on every backend, whether its micro-batches are
-asked for in order or not, and whether a batch was made ahead of time or on demand.
+The same step is always the same batch, on every backend, whether its micro-batches are asked for in order or not,
+and whether a batch was made ahead of time or on demand.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from kerasllm.data.batches.base import MicroBatches
+from kerasllm.data.batches.base import MicroBatches, PerEpoch
 from kerasllm.data.batches.masking import MaskingMode, default_num_slots, mask_tokens
 from kerasllm.data.batches.packing import PackedRows, Rows, pack
-from kerasllm.data.batches.prefetch import Prefetcher
 from kerasllm.data.batches.sentence_pairs import NextSentence, PairPlan, plan_pairs
 from kerasllm.data.random_streams import MASKING, SHUFFLING, random_stream
 from kerasllm.errors import InputError
@@ -35,15 +32,8 @@ _PAIRS: dict[str, NextSentence] = {"next_sentence": "nsp", "sentence_order": "so
 class BertPretrainingBatches(MicroBatches):
     """Batches of `steps` optimizer steps for masked language modelling and next-sentence prediction.
 
-    A step uses `batch_size * gradient_accumulation` examples. They are drawn as one batch and handed out in
-    `gradient_accumulation` micro-batches, so accumulating sees the examples, and the masks, of the larger
-    batch. Give `fit` these batches with `shuffle=False`, or it will mix the micro-batches of different steps.
-
-    Keras' accumulation averages the *means* of the micro-batches, which is not the mean over all masked
-    tokens. With `normalize_weights` (the default with accumulation) the weights of each objective are w * K
-    / W instead of w, where K is `gradient_accumulation` and W the sum of the weights over the step's K
-    micro-batches. Build the losses with `reduction="sum"` then: the K sums, averaged, are the mean over the
-    whole step.
+    Accumulating sees the masks of the larger batch, too. The weights of each objective are normalized by
+    themselves.
 
     An epoch has as many steps as the examples of epoch 0 fill, the rest of them is dropped; later epochs have
     about as many examples, and one that has fewer begins again at its start. The corpus is cut, paired,
@@ -76,7 +66,7 @@ class BertPretrainingBatches(MicroBatches):
         packing: whether several examples share a row.
         pad_last: for evaluation: `steps` are cut to one epoch, and its last batch is kept, filled up with
             repeated examples of weight 0. Serves corpora smaller than a batch, too.
-        normalize_weights: see above; None: when `gradient_accumulation` is above 1.
+        normalize_weights: see `MicroBatches`; None: when `gradient_accumulation` is above 1.
         prefetch: steps made ahead, 0 for none.
 
     An item is (inputs, labels, weights), dicts of arrays of static shapes: inputs `token_ids`, `segment_ids`
@@ -114,48 +104,38 @@ class BertPretrainingBatches(MicroBatches):
         normalize_weights: bool | None = None,
         prefetch: int = 8,
     ) -> None:
-        super().__init__()
-        for name, value in (("batch_size", batch_size), ("gradient_accumulation", gradient_accumulation)):
-            if value < 1:
-                raise InputError(f"{name} is {value}, it must be at least 1")
-        self.store, self.special = store, special
-        self.sequence_length, self.batch_size = sequence_length, batch_size
-        self.rows_per_batch = batch_size
-        self.gradient_accumulation, self.seed, self.pad_last = gradient_accumulation, seed, pad_last
+        super().__init__(
+            batch_size=batch_size,
+            gradient_accumulation=gradient_accumulation,
+            normalize_weights=normalize_weights,
+        )
+        self.store, self.special, self.sequence_length = store, special, sequence_length
+        self.seed, self.pad_last = seed, pad_last
         self.predicts_tokens, self.pairs = read_objectives(objectives)
         self.masking, self.masking_probability, self.continuation = masking, masking_probability, continuation
         self.short_sequence_probability = short_sequence_probability
-        self.normalize_weights = gradient_accumulation > 1 if normalize_weights is None else normalize_weights
         longest = sequence_length - (3 if self.pairs else 2)
         self.num_slots = default_num_slots(longest, masking_probability) if num_slots is None else num_slots
         self._tokens = np.asarray(store.tokens)  # a memory map's own indexing is slower
-        self._plans: dict[int, tuple[PairPlan, Rows]] = {}
-        self._plans_lock = threading.Lock()
+        self._plans = PerEpoch(self._make_plan)
         self.packing = packing
         self._most: int | None = None
-        pairs, rows = self._plan(0)
+        pairs, rows = self._plans[0]
         self._most = rows.most  # the later epochs keep to it, so that shapes never change
         self.examples_per_epoch = len(pairs)
         self.mean_fill = float(pairs.sequence_lengths.sum() / (len(rows) * sequence_length))
         self.steps_per_epoch = self._count_steps(len(rows))
-        self.steps = self.steps_per_epoch if steps is None else steps
+        steps = self.steps_per_epoch if steps is None else steps
         if pad_last:
-            self.steps = min(self.steps, self.steps_per_epoch)
-        if not 0 <= start_step <= self.steps:
-            raise InputError(f"start_step is {start_step}, it must lie in [0, {self.steps}], the run's steps")
-        self.start_step = start_step
+            steps = min(steps, self.steps_per_epoch)
+        self.set_steps(steps, start_step=start_step, prefetch=prefetch)
         self.batch(0)  # so that a wrong masking setting is told now, not by a thread in the middle of fit
-        self._ahead = Prefetcher(self.batch, depth=prefetch, stop=self.steps)
-
-    def whole(self, step: int, index: int) -> Batch:
-        """See the base class."""
-        return self._ahead.get(step)
 
     def batch(self, step: int) -> Batch:
-        """All `batch_size * gradient_accumulation` examples of optimizer step `step`, counted from 0."""
-        size = self.batch_size * self.gradient_accumulation
+        """Makes all `batch_size * gradient_accumulation` examples of optimizer step `step`, counted from 0."""
+        size = self.examples_per_step
         epoch, position = divmod(step, self.steps_per_epoch)
-        plan, planned = self._plan(epoch)
+        plan, planned = self._plans[epoch]
         numbers = np.arange(position * size, (position + 1) * size)
         real = (numbers < len(planned)) if self.pad_last else np.ones(size, bool)
         examples, counts = planned.take(numbers % len(planned))
@@ -192,30 +172,21 @@ class BertPretrainingBatches(MicroBatches):
             judged = judged.astype(np.float32)
             labels["next_sentence"] = packed.by_slot(kinds) if packed else kinds
             weights["next_sentence"] = packed.by_slot(judged) if packed else judged
-        if self.normalize_weights:
-            for name, weight in weights.items():
-                total = weight.sum(dtype=np.float64)
-                weights[name] = (weight * (self.gradient_accumulation / max(total, 1))).astype(np.float32)
-        return inputs, labels, weights
+        return inputs, labels, {name: self.normalized(weight) for name, weight in weights.items()}
 
-    def _plan(self, epoch: int) -> tuple[PairPlan, Rows]:
-        with self._plans_lock:
-            if epoch not in self._plans:
-                # The thread may be in the next epoch already while this one is still being used.
-                self._plans = {other: plan for other, plan in self._plans.items() if abs(other - epoch) == 1}
-                pairs = plan_pairs(
-                    self.store,
-                    sequence_length=self.sequence_length,
-                    seed=self.seed,
-                    epoch=epoch,
-                    short_sequence_probability=self.short_sequence_probability,
-                    next_sentence=self.pairs,
-                )
-                self._plans[epoch] = pairs, self._rows(pairs, epoch)
-            return self._plans[epoch]
+    def _make_plan(self, epoch: int) -> tuple[PairPlan, Rows]:
+        pairs = plan_pairs(
+            self.store,
+            sequence_length=self.sequence_length,
+            seed=self.seed,
+            epoch=epoch,
+            short_sequence_probability=self.short_sequence_probability,
+            next_sentence=self.pairs,
+        )
+        return pairs, self._rows(pairs, epoch)
 
     def _rows(self, pairs: PairPlan, epoch: int) -> Rows:
-        """Which examples share a row, the rows in random order."""
+        """Returns which examples share a row, the rows in random order."""
         if not self.packing:
             return Rows.alone(len(pairs))
         rows = pack(pairs.sequence_lengths, self.sequence_length, self._most)
@@ -223,7 +194,7 @@ class BertPretrainingBatches(MicroBatches):
         return Rows.of([rows[number] for number in order])
 
     def _count_steps(self, num_rows: int) -> int:
-        size = self.batch_size * self.gradient_accumulation
+        size = self.examples_per_step
         if self.pad_last:
             return -(-num_rows // size)
         if num_rows < size:
@@ -240,7 +211,7 @@ class BertPretrainingBatches(MicroBatches):
 def assemble_rows(
     tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, sequence_length: int, special: SpecialTokens
 ) -> tuple[np.ndarray, Arrays]:
-    """Rows of `[CLS] A [SEP] B [SEP]` and padding, or `[CLS] A [SEP]` where B is 0 long.
+    """Returns rows of `[CLS] A [SEP] B [SEP]` and padding, or `[CLS] A [SEP]` where B is 0 long.
 
     Args:
         tokens: the flat token array.
@@ -274,7 +245,7 @@ def assemble_rows(
 
 
 def read_objectives(objectives: Sequence[str]) -> tuple[bool, NextSentence]:
-    """Whether tokens are predicted, and what kind of pairs there are.
+    """Returns whether tokens are predicted, and what kind of pairs there are.
 
     Raises:
         InputError: an objective is unknown or occurs twice, or they cannot go together.

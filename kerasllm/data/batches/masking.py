@@ -38,7 +38,7 @@ class MaskedTokens(NamedTuple):
 
 
 def default_num_slots(num_tokens: int, probability: float) -> int:
-    """The prediction slots that a row of `num_tokens` word pieces can fill."""
+    """Returns the prediction slots that a row of `num_tokens` word pieces can fill."""
     return max(1, int(np.floor(probability * num_tokens + 0.5)))
 
 
@@ -136,7 +136,7 @@ def _check(
 
 
 def _slots(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column and number within the row of each True, row by row and ascending."""
+    """Returns row, column and number within the row of each True, row by row and ascending."""
     flat = np.flatnonzero(chosen)
     rows, columns = np.divmod(flat, chosen.shape[1])
     before = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))])
@@ -151,7 +151,7 @@ def _replace(
     special: list[int],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """The tokens that stand in for the original ones, by `fate` in [0, 1)."""
+    """Returns the tokens that stand in for the original ones, by `fate` in [0, 1)."""
     replacement = original.copy()
     replacement[fate < MASKED_SHARE] = mask_id
     at_random = np.flatnonzero((fate >= MASKED_SHARE) & (fate < MASKED_SHARE + RANDOM_SHARE))
@@ -165,7 +165,7 @@ def _replace(
 def _choose_tokens(
     maskable: np.ndarray, budget: np.ndarray, num_slots: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """`budget` of each row's maskable tokens, uniformly without replacement: boolean (batch, length)."""
+    """Chooses `budget` of each row's maskable tokens, without replacement: boolean (batch, length)."""
     keys = rng.random(maskable.shape, dtype=np.float32)
     keys[~maskable] = 2
     kept = min(num_slots, maskable.shape[1])
@@ -202,18 +202,18 @@ class _Words:
         return cls(maskable, index, lengths, apart)
 
     def expand(self, word_chosen: np.ndarray) -> np.ndarray:
-        """Words (batch, words) → their tokens (batch, length), boolean both."""
+        """Returns the tokens (batch, length) of words (batch, words), boolean both."""
         return np.take_along_axis(word_chosen, self.index, axis=1) & self.maskable
 
     def random_order(self, rng: np.random.Generator) -> np.ndarray:
-        """A permutation of each row's words, those of length 0 last: (batch, words)."""
+        """Returns a permutation of each row's words, those of length 0 last: (batch, words)."""
         keys = rng.random(self.lengths.shape, dtype=np.float32)
         keys[self.lengths == 0] = 2
         return np.argsort(keys, axis=1)
 
 
 def _choose_words(words: _Words, budget: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Words in random order, each taken if it still fits: boolean (batch, words)."""
+    """Takes words in random order, each if it still fits: boolean (batch, words)."""
     order = words.random_order(rng)
     lengths = np.ascontiguousarray(np.take_along_axis(words.lengths, order, axis=1).T)  # (words, batch)
     taken = np.zeros(lengths.shape, bool)
@@ -229,7 +229,7 @@ def _choose_words(words: _Words, budget: np.ndarray, rng: np.random.Generator) -
 
 
 def _choose_spans(words: _Words, budget: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Spans from words taken in random order: float32 (batch, words), a span's draw in [0, 1), or -1."""
+    """Takes spans from words in random order: float32 (batch, words), a span's draw in [0, 1), or -1."""
     order = words.random_order(rng)
     probabilities = (1 - SPAN_PARAMETER) ** np.arange(LONGEST_SPAN)
     steps = np.cumsum(probabilities / probabilities.sum())[:-1]

@@ -48,7 +48,7 @@ class PackedClassificationBatches(LabelledBatches):
         lengths.append(max(encoded.sequence_length, longest))
 
         def cost(length: int) -> float:
-            """What a token costs grows with the row, for which attention is to blame."""
+            """Returns the cost of rows of a length; what a token costs grows with the row, as attention does."""
             return max(len(rows) for rows in self._packed(some, length)) * length * (1 + length / 1024)
 
         self.row_length = min(lengths, key=cost)
@@ -62,7 +62,7 @@ class PackedClassificationBatches(LabelledBatches):
         self.fill = float(self.lengths.sum() / places)
 
     def batch(self, step: int, extra_columns: int = 0) -> Batch:
-        """See the base class."""
+        """Makes all texts of optimizer step `step`, packed; see the base class."""
         encoded, texts = self.encoded, self._texts_of(step).reshape(-1, self.batch_size)
         chosen: list[int] = []
         counts: list[int] = []
@@ -76,11 +76,11 @@ class PackedClassificationBatches(LabelledBatches):
         places = np.concatenate([np.arange(*encoded.offsets[text : text + 2]) for text in chosen])
         tokens = {"token_ids": encoded.token_ids[places], "segment_ids": encoded.segment_ids[places]}
         inputs = packed.inputs(tokens, {"token_ids": encoded.pad_id})
-        weights = self._weights(packed.by_slot(np.ones(len(chosen), np.int32)), len(chosen))
+        weights = self.normalized(packed.by_slot(np.ones(len(chosen), np.float32)))
         return inputs, packed.by_slot(self.labels[chosen]), weights
 
     def _packed(self, parts: np.ndarray, row_length: int) -> Iterator[list[list[int]]]:
-        """The rows of each micro-batch, as places in it."""
+        """Yields the rows of each micro-batch, as places in it."""
         for part in parts:
             yield pack(self.lengths[part[part >= 0]], row_length)
 

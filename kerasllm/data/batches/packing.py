@@ -16,7 +16,7 @@ import numpy as np
 
 
 def pack(lengths: Sequence[int] | np.ndarray, capacity: int, most: int | None = None) -> list[list[int]]:
-    """Which items share a row: the longest first, each into the fullest row that has room (deterministic).
+    """Chooses which items share a row: the longest first, each into the fullest row that has room (deterministic).
 
     Args:
         lengths: of the items, none above the capacity.
@@ -65,16 +65,16 @@ class Rows:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> Rows:
-        """From a list a row."""
+        """Returns the rows that lists of items make, one list a row."""
         return cls(np.concatenate([np.array(row, np.int64) for row in rows]), _bounds([len(r) for r in rows]))
 
     @classmethod
     def alone(cls, count: int) -> Rows:
-        """One item a row."""
+        """Returns rows of one item each."""
         return cls(np.arange(count), np.arange(count + 1))
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Returns the number of rows."""
         return len(self.offsets) - 1
 
     @property
@@ -83,7 +83,7 @@ class Rows:
         return int(np.diff(self.offsets).max())
 
     def take(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The items of some rows, one row after another, and how many each has."""
+        """Returns the items of some rows, one row after another, and how many each has."""
         counts = self.offsets[numbers + 1] - self.offsets[numbers]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return self.items[np.repeat(self.offsets[numbers], counts) + within], counts
@@ -106,7 +106,7 @@ class PackedRows:
     slots: int
 
     def inputs(self, tokens: Mapping[str, np.ndarray], padding: Mapping[str, int]) -> dict[str, np.ndarray]:
-        """Rows of tokens, and what tells the sequences apart.
+        """Returns rows of tokens, and what tells the sequences apart.
 
         Args:
             tokens: arrays (tokens,) of the sequences, one after another.
@@ -133,7 +133,7 @@ class PackedRows:
         return rows
 
     def by_slot(self, values: np.ndarray) -> np.ndarray:
-        """Values of the sequences → (rows, slots), 0 in empty slots; floats stay float32, integers int32."""
+        """Returns the sequences' values by slot (rows, slots), 0 in empty ones, as int32 or float32."""
         kind = np.int32 if np.issubdtype(values.dtype, np.integer) else np.float32
         slots = np.zeros((len(self.counts), self.slots), kind)
         slots[np.repeat(np.arange(len(self.counts)), self.counts), self._number] = values
@@ -146,5 +146,5 @@ class PackedRows:
 
 
 def _bounds(sizes: np.ndarray | Sequence[int]) -> np.ndarray:
-    """Where each of some things begins that lie one after another, and where the last one ends."""
+    """Returns where each of some things begins that lie one after another, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])

@@ -19,6 +19,7 @@ from kerasllm.data.examples.labelled import EncodedTexts
 from kerasllm.data.random_streams import SHUFFLING, random_stream
 from kerasllm.errors import InputError
 
+_MOST_LENGTHS = 4
 _WORTHWHILE = 0.95  # one more length must save a twentieth of the work, for it costs a compilation
 
 
@@ -48,7 +49,7 @@ class ClassificationBatches(LabelledBatches):
         **settings: Any,
     ) -> None:
         super().__init__(encoded, labels, **settings)
-        self.shuffle, self.rows_per_batch = shuffle, self.batch_size
+        self.shuffle = shuffle
         if buckets is None:
             self.buckets: tuple[int, ...] = (encoded.sequence_length,)
         elif isinstance(buckets, str):
@@ -63,7 +64,7 @@ class ClassificationBatches(LabelledBatches):
         self._order_of_epoch(0)  # so that a wrong seed is told now
 
     def batch(self, step: int, extra_columns: int = 0) -> Batch:
-        """See the base class."""
+        """Makes all texts of optimizer step `step`, padded; see the base class."""
         encoded, chosen = self.encoded, self._texts_of(step)  # (rows,), -1 for a row to be filled
         real = chosen >= 0
         chosen = np.where(real, chosen, chosen[0])  # padding only would leave no token to attend to
@@ -74,7 +75,7 @@ class ClassificationBatches(LabelledBatches):
         segment_ids = np.zeros(mask.shape, np.int32)
         token_ids[mask], segment_ids[mask] = encoded.token_ids[places], encoded.segment_ids[places]
         inputs = {"token_ids": token_ids, "segment_ids": segment_ids, "padding_mask": mask.astype(np.int32)}
-        return inputs, self.labels[chosen], self._weights(real, real.sum())
+        return inputs, self.labels[chosen], self.normalized(real.astype(np.float32))
 
     @property
     def order(self) -> np.ndarray:
@@ -90,7 +91,7 @@ class ClassificationBatches(LabelledBatches):
         self._in_epoch = False
 
     def _columns_to_show(self, index: int) -> int:
-        """A column of padding more in item 1, outside of an epoch, on TensorFlow.
+        """Returns 1 for item 1, outside of an epoch, on TensorFlow: a column of padding more.
 
         Before an epoch Keras compares the shapes of items 0 and 1 there, and takes what is the same in both
         for fixed: a later item of another length would be an error.
@@ -107,7 +108,7 @@ class ClassificationBatches(LabelledBatches):
         return super()._order_of_epoch(epoch if self.shuffle else 0)
 
     def _make_order(self, epoch: int) -> np.ndarray:
-        count, size = len(self.encoded), self.batch_size * self.gradient_accumulation
+        count, size = len(self.encoded), self.examples_per_step
         order = np.arange(count)
         sizes = np.full(self.steps_per_epoch, size)
         sizes[-1] = count - size * (self.steps_per_epoch - 1)
@@ -121,16 +122,15 @@ class ClassificationBatches(LabelledBatches):
         return rng.permutation(rows) if self.shuffle else rows
 
 
-def choose_buckets(lengths: np.ndarray, sequence_length: int, most: int = 4) -> tuple[int, ...]:
-    """The lengths, as few as reasonable, for which the texts need the least padding.
+def choose_buckets(lengths: np.ndarray, sequence_length: int) -> tuple[int, ...]:
+    """Returns the lengths, as few as reasonable, for which the texts need the least padding.
 
     Args:
         lengths: tokens of each text.
         sequence_length: no bucket is longer.
-        most: number of buckets at most.
 
     Returns:
-        Ascending; multiples of 16, but for `sequence_length` itself.
+        At most four, ascending; multiples of 16, but for `sequence_length` itself.
     """
     longest = int(lengths.max())
     limits = np.minimum(np.arange(GRANULE, longest + GRANULE, GRANULE), max(sequence_length, longest))
@@ -139,7 +139,7 @@ def choose_buckets(lengths: np.ndarray, sequence_length: int, most: int = 4) -> 
     costs = below * limits
     plans: list[tuple[int, ...]] = [(i,) for i in range(len(limits))]
     best, best_cost = plans[-1], costs[-1]
-    for _ in range(most - 1):
+    for _ in range(_MOST_LENGTHS - 1):
         table = costs[:, None] + (below[None, :] - below[:, None]) * limits[None, :]  # (before, last)
         table[np.tril_indices(len(limits))] = np.iinfo(table.dtype).max
         before = table.argmin(axis=0)

@@ -41,7 +41,7 @@ class Prefetcher(Generic[Item]):
         self._seconds = _WORTH_A_THREAD  # that the last item took
 
     def get(self, number: int) -> Item:
-        """Item `number`; starts on the `depth` ones after it."""
+        """Returns item `number`, and starts on the `depth` ones after it."""
         with self._lock:
             future = self._known.get(number)
             mine = future is None

@@ -42,7 +42,7 @@ class PairPlan:
     labels: np.ndarray
 
     def __len__(self) -> int:
-        """The number of examples."""
+        """Returns the number of examples."""
         return len(self.labels)
 
     @property
@@ -66,11 +66,11 @@ class _Sentences:
         real = lengths > 0
         offsets = np.concatenate([[0], np.cumsum(real)])[np.asarray(store.document_offsets, dtype=np.int64)]
         starts, lengths = starts[real], lengths[real]
-        # Equal neighbours among the offsets are documents without a sentence.
+        # Equal neighbors among the offsets are documents without a sentence.
         return cls(starts, np.concatenate([[0], np.cumsum(lengths)]), np.unique(offsets))
 
     def split_longer_than(self, limit: int) -> _Sentences:
-        """Sentences of more than `limit` tokens cut into parts of `limit` tokens and a rest."""
+        """Cuts sentences of more than `limit` tokens into parts of `limit` tokens and a rest."""
         lengths = np.diff(self.cumulative)
         parts = -(-lengths // limit)
         before = np.concatenate([[0], np.cumsum(parts)])
@@ -80,7 +80,7 @@ class _Sentences:
         return _Sentences(np.repeat(self.starts, parts) + part * limit, cumulative, before[self.offsets])
 
     def pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """First sentence, sentence behind the last, and document of each piece of about `PIECE_TOKENS`."""
+        """Returns first sentence, sentence behind the last, and document of each piece of about `PIECE_TOKENS`."""
         document = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
         inside = self.cumulative[:-1] - self.cumulative[self.offsets[document]]
         new_document = np.diff(document, prepend=-1) != 0
@@ -177,7 +177,7 @@ def _check(sentences: _Sentences, next_sentence: NextSentence) -> None:
 
 
 def _pack(sentences: _Sentences, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of whole sentences: starts and lengths, (rows, 2) each, the second column empty."""
+    """Returns rows of whole sentences: starts and lengths, (rows, 2) each, the second column empty."""
     cumulative = sentences.cumulative
     position, stop, _ = sentences.pieces()
     firsts, ends = [], []
@@ -240,7 +240,7 @@ def _pair(
 def _from_other_documents(
     sentences: _Sentences, document: np.ndarray, wanted: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each document another one's sentences, `wanted` tokens or more where it has them: first, end."""
+    """Draws for each document sentences of another one, `wanted` tokens or more where it has them: first, end."""
     offsets, cumulative = sentences.offsets, sentences.cumulative
     other = rng.integers(0, len(offsets) - 2, size=len(document))
     other += other >= document

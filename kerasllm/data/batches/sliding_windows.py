@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 
+from kerasllm.data.batches.base import MicroBatches
 from kerasllm.data.token_cache.stream import TokenStream
 from kerasllm.errors import InputError
 
 Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
 
-class SlidingBatches(keras.utils.PyDataset):
+class SlidingBatches(MicroBatches):
     """Windows that overlap; in each only the last `stride` labels count, in the first all.
 
     Every token of the text is judged once, the first one after an end mark. The marks between documents are
@@ -40,10 +40,10 @@ class SlidingBatches(keras.utils.PyDataset):
         batch_size: int,
         limit: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size=batch_size)
         if not 1 <= stride <= context_length:
             raise InputError(f"stride {stride} must lie between 1 and the window of {context_length} tokens")
-        self.context_length, self.stride, self.batch_size = context_length, stride, batch_size
+        self.context_length, self.stride = context_length, stride
         self.end_id = stream.end_id
         self._tokens = np.asarray(stream.tokens)
         if not len(self._tokens):
@@ -52,17 +52,11 @@ class SlidingBatches(keras.utils.PyDataset):
         beyond = max(len(self._tokens) - context_length, 0)
         self.num_windows = 1 + -(-beyond // stride)
         batches = -(-self.num_windows // batch_size)
-        self._batches = batches if limit is None else min(limit, batches)
+        self.set_steps(batches if limit is None else min(limit, batches))
 
-    def __len__(self) -> int:
-        """Number of batches."""
-        return self._batches
-
-    def __getitem__(self, index: int) -> Batch:
-        """Batch `index`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"batch {index} of {len(self)}")
-        numbers = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+    def batch(self, step: int) -> Batch:
+        """Makes batch number `step`, counted from 0."""
+        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         places = numbers[:, None] * self.stride + np.arange(self.context_length)  # of the labels
         total = len(self._tokens)
         labels = self._tokens[np.minimum(places, total - 1)].astype(np.int32)

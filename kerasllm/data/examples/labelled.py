@@ -39,7 +39,7 @@ class EncodedTexts:
     num_truncated: int
 
     def __len__(self) -> int:
-        """The number of texts, or of pairs."""
+        """Returns the number of texts, or of pairs."""
         return len(self.offsets) - 1
 
     @property

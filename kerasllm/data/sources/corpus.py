@@ -5,7 +5,7 @@ megabyte at most and mostly a whole document; a longer document comes in several
 where a paragraph is that long, at a sentence. Splitting into sentences is left to the reader of the pieces,
 since that is the dear part and the token store does it in parallel.
 
-Each source can be read in two ways: as documents of paragraphs, or verbatim, as `raw_text` cuts it.
+Each source can be read in two ways: as documents of paragraphs, or verbatim.
 """
 
 import gzip
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kerasllm.data.sources.hub import HubDataset, looks_like_hub_id
-from kerasllm.data.sources.lines import without_surrogates
 from kerasllm.data.sources.python_docs import python_docs, python_docs_fingerprint
 from kerasllm.data.sources.sentences import split_paragraphs
 from kerasllm.data.sources.text import Piece, cut, read_text
-from kerasllm.data.sources.verbatim import cut_raw, read_raw
+from kerasllm.data.sources.verbatim import cut_verbatim, read_verbatim
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.cutting import without_surrogates
 
 PYTHON_DOCS = "python-docs"
 _TEXT_SUFFIXES = (".txt", ".md")
@@ -44,7 +44,7 @@ class Cutting(NamedTuple):
 
 
 PARAGRAPHS = Cutting(lambda text, source: cut(text), lambda blocks, name: read_text(blocks, name))
-VERBATIM = Cutting(cut_raw, read_raw)
+VERBATIM = Cutting(cut_verbatim, read_verbatim)
 
 
 class Source(NamedTuple):
@@ -162,7 +162,7 @@ class Corpus:
             raise InputError(f"{names}: nothing but blank lines; a corpus needs text")
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the content and of how it is read; where the files lie does not matter."""
+        """Returns the SHA-256 (hex) of the content and of how it is read; where the files lie does not matter."""
         digest = hashlib.sha256()
         for source in self._sources:
             digest.update(f"{source.kind}\0{source.fingerprint()}\0".encode())
@@ -170,7 +170,7 @@ class Corpus:
 
 
 def _resolve(source: str, text_column: str) -> list[Source]:
-    """The sources that one word of the command line stands for."""
+    """Returns the sources that one word of the command line stands for."""
     if not source.strip():
         raise InputError(
             "the corpus has an empty name among its sources; name a text file, a directory or a dataset"
@@ -225,7 +225,7 @@ def _file(path: Path, text_column: str) -> Source:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """A file's bytes, a megabyte at a time, unzipped if its name says so."""
+    """Yields a file's bytes, a megabyte at a time, unzipped if its name says so."""
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
             while block := file.read(_BLOCK):
@@ -255,7 +255,7 @@ def _python_docs_pieces(cutting: Cutting) -> Iterator[Piece]:
 
 
 def _json_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[Piece]:
-    """One document a line; a line is read whole."""
+    """Yields the pieces of a document a line; a line is read whole."""
     for number, line in enumerate(_lines(path), 1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")

@@ -74,7 +74,7 @@ _VERB_ENDING = re.compile(r"[.!?][)\]\"'”’]*\Z")
 
 
 def prose_sentences(docstring: str) -> list[str]:
-    """The sentences of a docstring that read as English prose, in order.
+    """Returns the sentences of a docstring that read as English prose, in order.
 
     Args:
         docstring: with its indentation taken off (`inspect.cleandoc`).
@@ -91,7 +91,7 @@ def prose_sentences(docstring: str) -> list[str]:
 
 
 def _blocks(text: str) -> list[str]:
-    """Paragraphs and list items that may be prose, each joined into one line."""
+    """Returns the paragraphs and list items that may be prose, each joined into one line."""
     blocks: list[str] = []
     lines: list[str] = []  # of the paragraph under way
     skip_deeper_than: int | None = None  # indentation of what introduced a literal block
@@ -169,7 +169,7 @@ def _blocks(text: str) -> list[str]:
 
 
 def _join(lines: list[str]) -> str:
-    """One line of a paragraph's lines; a word broken at its hyphen is mended."""
+    """Joins a paragraph's lines into one; a word broken at its hyphen is mended."""
     joined = " ".join(lines)
     return (
         re.sub(r"(?<=[a-z])- (?=[a-z])", "-", joined) if any(line.endswith("-") for line in lines) else joined
@@ -177,7 +177,7 @@ def _join(lines: list[str]) -> str:
 
 
 def _plain(block: str) -> str:
-    """The block without inline markup."""
+    """Returns the block without inline markup."""
     for mark, pattern, replacement in _INLINE:
         if mark in block:
             block = pattern.sub(replacement, block)
@@ -185,7 +185,7 @@ def _plain(block: str) -> str:
 
 
 def _is_prose(sentence: str) -> bool:
-    """Whether a sentence reads as English: mostly plain words, some of them function words, and no code."""
+    """Returns whether a sentence reads as English: mostly plain words, some of them function words, and no code."""
     if not 15 <= len(sentence) <= 600 or sentence[-1] in ":,;([-/" or _NOT_PROSE.search(sentence):
         return False
     words = sentence.split()

@@ -20,7 +20,7 @@ _FILE_SUFFIX = re.compile(
 
 
 def looks_like_hub_id(source: str) -> bool:
-    """Whether a word that is no existing path may be a dataset's id: `owner/name`, no file's suffix."""
+    """Returns whether a word that is no existing path may be a dataset's id: `owner/name`, no file's suffix."""
     return (
         _ID.fullmatch(source) is not None
         and not source.startswith((".", "~", "/"))
@@ -91,7 +91,7 @@ class HubDataset:
                 yield text, f"{identifier}: row {number}"
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of a local directory's files, or of id, configuration, split and commit."""
+        """Returns the SHA-256 (hex) of a local directory's files, or of id, configuration, split and commit."""
         path = Path(self.candidates[0][0])
         digest = hashlib.sha256(repr((self.split, self.text_column)).encode())
         if path.is_dir():
@@ -104,7 +104,7 @@ class HubDataset:
         return digest.hexdigest()
 
     def _open(self) -> tuple[Any, str]:
-        """The streamed rows of the first candidate that loads, and its name for messages."""
+        """Returns the streamed rows of the first candidate that loads, and its name for messages."""
         import datasets
 
         failures = []
@@ -124,7 +124,7 @@ class HubDataset:
         raise InputError("; ".join(failures) + " (a dataset id, or a path that does not exist?)")
 
     def _commit(self) -> str | None:
-        """The commit on the hub; None where it does not answer."""
+        """Returns the commit on the hub; None where it does not answer."""
         import huggingface_hub
 
         for identifier, _ in self.candidates:
@@ -138,7 +138,7 @@ class HubDataset:
 
 
 def _guarded(rows: Any, identifier: str) -> Iterator[dict[str, Any]]:
-    """The rows; a failure of the network or of a data file becomes an error of one line."""
+    """Yields the rows; a failure of the network or of a data file becomes an error of one line."""
     iterator = iter(rows)
     while True:
         try:

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from kerasllm.data.sources.tables import Table
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, InputWarning
 
 _SHOWN = 20  # names in a message
 _RARE = 2  # a label found so often at most, and very like one found 25 times as often, is a misspelling
@@ -19,7 +20,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def parse_number(label: str) -> float | None:
-    """The number that a label is, None if it is none."""
+    """Returns the number that a label is, None if it is none."""
     try:
         return float(label)
     except ValueError:
@@ -29,7 +30,7 @@ def parse_number(label: str) -> float | None:
 def task_of(
     table: Table, lines: Sequence[int], values: Sequence[str]
 ) -> Literal["classification", "regression"]:
-    """Regression where every label is a number and at least one is not whole, else classification.
+    """Returns "regression" where every label is a number and at least one is not whole, else "classification".
 
     Args:
         table: for the places in messages.
@@ -57,7 +58,7 @@ def task_of(
 
 
 def regression_labels(table: Table, lines: Sequence[int], values: Sequence[str]) -> np.ndarray:
-    """The labels as float32 (rows,).
+    """Returns the labels as float32 (rows,).
 
     Args:
         table: for the places in messages.
@@ -86,7 +87,7 @@ def classification_labels(
     *,
     must_vary: bool,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The labels as int32 (rows,) and the names of the classes.
+    """Returns the labels as int32 (rows,) and the names of the classes.
 
     Args:
         table: for the places in messages.
@@ -96,12 +97,15 @@ def classification_labels(
         must_vary: whether a single class is a mistake, as in training.
 
     Raises:
-        InputError: a label is not known, seems misspelt, or there is a single class.
+        InputError: a label is not known, or there is a single class.
+
+    Warns:
+        InputWarning: a label seems misspelt.
     """
     counts = Counter(values)
     names = tuple(known) if known is not None else _sorted_names(counts)
     if known is None:
-        _refuse_misspelling(table, lines, values, counts)
+        _warn_of_misspelling(table, lines, values, counts)
     ids = {name: i for i, name in enumerate(names)}
     for line, value in zip(lines, values, strict=True):
         if value not in ids:
@@ -120,7 +124,7 @@ def classification_labels(
 
 
 def _sorted_names(labels: Counter[str]) -> tuple[str, ...]:
-    """0, 1, 2, 10 where all are whole numbers, so that ids and names agree, else by alphabet."""
+    """Sorts by value (0, 1, 2, 10) where all are whole numbers, so that ids and names agree, else by alphabet."""
     try:
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     except ValueError:
@@ -140,10 +144,10 @@ def _unknown_label(table: Table, line: int, value: str, names: Sequence[str], *,
     return f"{table.place(line)}: label {value!r} is not one of {shown}; {mend}"
 
 
-def _refuse_misspelling(
+def _warn_of_misspelling(
     table: Table, lines: Sequence[int], values: Sequence[str], counts: Counter[str]
 ) -> None:
-    """A misspelt label in training data would be a class of its own, and the model one output too wide."""
+    """Warns of labels that are rare and very like a frequent one: a misspelt label is a class of its own."""
     frequent = [name for name, count in counts.items() if count >= _FREQUENT]
     for rare, count in counts.items():
         if count > _RARE or len(counts) < 3 or parse_number(rare) is not None:
@@ -153,10 +157,16 @@ def _refuse_misspelling(
             for name in frequent
             if counts[name] >= _FREQUENT * count and _digits(name) == _digits(rare)
         }
-        if difflib.get_close_matches(rare.casefold(), likely, n=1, cutoff=_ALIKE):
-            names = _sorted_names(Counter({name: n for name, n in counts.items() if name != rare}))
-            complaint = _unknown_label(table, lines[values.index(rare)], rare, names, first=False)
-            raise InputError(f"{complaint} (give label_names if it is a class of its own)")
+        nearest = difflib.get_close_matches(rare.casefold(), likely, n=1, cutoff=_ALIKE)
+        if nearest:
+            meant = likely[nearest[0]]
+            times = "once" if count == 1 else f"{count} times"
+            warnings.warn(
+                f"{table.place(lines[values.index(rare)])}: label {rare!r} occurs {times} and becomes a class of "
+                f"its own; did you mean {meant!r}, which occurs {counts[meant]:,} times?",
+                InputWarning,
+                stacklevel=4,
+            )
 
 
 def _digits(name: str) -> str:

@@ -43,7 +43,7 @@ class UnlabelledTexts:
     source: str
 
     def __len__(self) -> int:
-        """The number of texts or pairs."""
+        """Returns the number of texts or pairs."""
         return len(self.texts)
 
 
@@ -92,6 +92,9 @@ def read_labelled(
 
     Raises:
         InputError: whatever is wrong with the file, the columns or a label; names file and line.
+
+    Warns:
+        InputWarning: a label of training data seems misspelt; names file and line.
     """
     source = str(source)
     if task not in ("auto", "classification", "regression"):
@@ -123,35 +126,26 @@ def read_labelled(
     return LabelledTexts(texts, np.array(lines, np.int64), source, labels, names, found)
 
 
-def read_texts(
-    source: str, text_columns: Columns = None, *, num_texts: Literal[1, 2] | None = None, split: str = "test"
-) -> UnlabelledTexts:
+def read_texts(source: str, text_columns: Columns = None) -> UnlabelledTexts:
     """Reads texts without labels, to predict on.
 
     Args:
-        source: as for `read_labelled`; or, without `text_columns`, a `.txt` file (also `.gz`) with one text a
-            line or, for pairs, two separated by a tab.
+        source: as for `read_labelled`, where a dataset on the hub gives its split "test" unless the source names
+            another; or, without `text_columns`, a `.txt` file (also `.gz`) with one text a line.
         text_columns: as for `read_labelled`.
-        num_texts: 2 where the model takes pairs, 1 where it takes single texts; None for what the columns
-            say, in a `.txt` file 1.
-        split: of a dataset on the hub whose source names none.
 
     Raises:
         InputError: whatever is wrong with the file or its columns; names file and line.
     """
     source = str(source)
     if text_columns is None and source.lower().removesuffix(".gz").endswith(".txt"):
-        rows = list(_plain_texts(source, num_texts or 1))
+        rows = list(_plain_texts(source))
         if not rows:
             raise InputError(f"{source}: the file is empty")
         return UnlabelledTexts(
             [texts for _, texts in rows], np.array([line for line, _ in rows], np.int64), source
         )
-    table, columns = _open(source, text_columns, None, split)
-    if num_texts is not None and num_texts != len(columns):
-        given = ",".join(column.name for column in columns)
-        kinds = {1: "single texts, one column", 2: "pairs, two columns"}
-        raise InputError(f"{source}: text_columns {given!r}: the model takes {kinds[num_texts]}")
+    table, columns = _open(source, text_columns, None, "test")
     texts, lines = [], []
     for line, row in table.rows(columns):
         texts.append(_texts(table, line, row, columns))
@@ -161,7 +155,8 @@ def read_texts(
     return UnlabelledTexts(texts, np.array(lines, np.int64), source)
 
 
-def _plain_texts(source: str, num_texts: int) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _plain_texts(source: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yields the number and the text of each line."""
     blank = 0  # the first blank line, which is a mistake if a text follows: predictions are counted by line
     for number, line in text_lines(source):
         line = line.removesuffix("\n").removesuffix("\r")
@@ -170,14 +165,11 @@ def _plain_texts(source: str, num_texts: int) -> Iterator[tuple[int, tuple[str, 
             continue
         if blank:
             raise InputError(f"{source}:{blank}: is blank; each line must hold a text: remove it")
-        texts = tuple(line.split("\t")) if num_texts == 2 else (line,)
-        if len(texts) != num_texts:
-            raise InputError(f"{source}:{number}: has {len(texts)} texts, a pair is two separated by a tab")
-        yield number, texts
+        yield number, (line,)
 
 
 def _open(source: str, text_columns: Columns, label: str | None, split: str) -> tuple[Table, list[Column]]:
-    """The table and the columns to read, the label's last."""
+    """Returns the table and the columns to read, the label's last."""
     texts = _split_columns(text_columns)
     given = [*texts, label] if label is not None else texts
     by_index = any(_is_index(name) for name in given)
@@ -252,7 +244,7 @@ def _texts(table: Table, line: int, values: Sequence[Any], columns: Sequence[Col
 
 
 def _label(table: Table, line: int, value: Any, column: str, declared: Sequence[str] | None) -> str:
-    """The label as text; `declared` are the names where the column holds class ids."""
+    """Returns the label as text; `declared` are the names where the column holds class ids."""
     if declared is not None and isinstance(value, int):
         if not 0 <= value < len(declared):
             meaning = " (-1 stands for no label: a test split?)" if value == -1 else ""
@@ -276,7 +268,7 @@ def _label(table: Table, line: int, value: Any, column: str, declared: Sequence[
 def _refuse_header(
     table: Table, columns: Sequence[Column], lines: Sequence[int], values: Sequence[str]
 ) -> None:
-    """A first line that names columns is no example, though it could be read as one."""
+    """Refuses a first line that names columns: it is no example, though it could be read as one."""
     if table.header is not None or len(values) < 2:
         return
     first, others = values[0], Counter(values[1:])

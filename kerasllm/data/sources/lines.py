@@ -19,13 +19,8 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _GZIP_MARK = b"\x1f\x8b"
 
 
-def without_surrogates(text: str) -> str:
-    """The text with "?" for the halves of characters that JSON may hold and that no encoding can."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
 def require_file(source: str) -> Path:
-    """The path of an existing file.
+    """Returns the path of an existing file.
 
     Raises:
         InputError: there is none, or it is a directory or a pipe.

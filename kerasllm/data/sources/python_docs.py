@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from kerasllm.data.sources import docstrings as docstring_prose
-from kerasllm.data.sources import sentences
 from kerasllm.data.sources.docstrings import prose_sentences
 from kerasllm.errors import InputError
 
@@ -64,22 +62,13 @@ def python_docs() -> Iterator[Document]:
     yield from _documents()
 
 
-def standard_library_sentences() -> dict[str, tuple[str, ...]]:
-    """Sentences of each standard-library module, by dotted name, for telling modules by their prose."""
-    return {
-        document.name: document.sentences for document in _documents() if document.origin == STANDARD_LIBRARY
-    }
-
-
 @lru_cache(maxsize=1)
 def python_docs_fingerprint() -> str:
-    """SHA-256 (hex) of all the sources and of the rules that extract the prose from them.
+    """Returns the SHA-256 (hex) of all the sources.
 
-    The sources determine the text and are hashed in a fraction of the time that it takes to extract it.
+    They determine the text and are hashed in a fraction of the time that it takes to extract it.
     """
     digest = hashlib.sha256()
-    for module in (docstring_prose, sentences):
-        digest.update(inspect.getsource(module).encode())
     for _, name, path in _sources():
         content = path.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode())
@@ -117,7 +106,7 @@ def _extract() -> tuple[Document, ...]:
 
 
 def _sources() -> Iterator[tuple[str, str, Path]]:
-    """Origin, dotted module name and path of each source file."""
+    """Yields origin, dotted module name and path of each source file."""
     library = Path(sysconfig.get_path("stdlib"))
     yield from ((STANDARD_LIBRARY, name, path) for name, path in _modules(library, ""))
     topics = library / "pydoc_data" / "topics.py"
@@ -134,7 +123,7 @@ def _sources() -> Iterator[tuple[str, str, Path]]:
 
 
 def _modules(directory: Path, prefix: str) -> list[tuple[str, Path]]:
-    """Dotted names and paths of all modules below a directory, sorted by name."""
+    """Returns dotted names and paths of all modules below a directory, sorted by name."""
     found = []
     pending = [(directory, prefix)]
     while pending:
@@ -151,7 +140,7 @@ def _modules(directory: Path, prefix: str) -> list[tuple[str, Path]]:
 
 
 def _parse(path: Path) -> ast.Module:
-    """The syntax tree of a source file; an empty one where the file is a template or of another Python."""
+    """Returns the syntax tree of a source file; an empty one where the file is a template or of another Python."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SyntaxWarning for invalid escapes
         try:
@@ -161,7 +150,7 @@ def _parse(path: Path) -> ast.Module:
 
 
 def _docstrings(node: ast.AST) -> Iterator[str]:
-    """All docstrings in a tree in the order of the source, those NumPy adds by calls included."""
+    """Yields all docstrings in a tree in the order of the source, those NumPy adds by calls included."""
     if isinstance(node, _Documented):
         text = ast.get_docstring(node)
         if text:
@@ -176,7 +165,7 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
 
 
 def _strings(call: ast.Call) -> Iterator[str]:
-    """The documentation among a call's arguments: any string with a space in it."""
+    """Yields the documentation among a call's arguments: any string with a space in it."""
     for node in ast.walk(call):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield inspect.cleandoc(node.value)

@@ -37,7 +37,7 @@ class Task:
 
 
 def held_out(document: Document, share: float = 0.15) -> bool:
-    """Whether a document belongs to the test sets: by a hash of its name, the same on every machine."""
+    """Returns whether a document belongs to the test sets: by a hash of its name, the same on every machine."""
     digest = hashlib.sha256(document.name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
@@ -45,7 +45,7 @@ def held_out(document: Document, share: float = 0.15) -> bool:
 def belong_together(
     documents: Sequence[Document], *, train: int, validation: int, test: int, seed: int
 ) -> Task:
-    """Does the second sentence follow the first, or is it from another document?
+    """Makes the task: does the second sentence follow the first, or is it from another document?
 
     It resembles next-sentence prediction, and so flatters a model pretrained with that objective.
     """
@@ -77,7 +77,7 @@ def belong_together(
 def swapped_words(
     documents: Sequence[Document], *, train: int, validation: int, test: int, seed: int, swaps: int = 2
 ) -> Task:
-    """Are the words of the sentence in their order, or have neighbours changed places (`swaps` times)?"""
+    """Makes the task: are the words of the sentence in order, or have neighbors changed places (`swaps` times)?"""
 
     def examples(part: list[Document], count: int, generator: np.random.Generator) -> list[Example]:
         texts = (text for document in part for text in document.sentences)
@@ -98,7 +98,7 @@ def swapped_words(
 
 
 def _swap(words: list[str], generator: np.random.Generator) -> None:
-    """Exchanges two neighbours that differ, the last word, with its full stop, left where it is."""
+    """Exchanges two neighbors that differ, the last word, with its full stop, left where it is."""
     at = int(generator.choice(_places(words)))
     words[at], words[at + 1] = words[at + 1], words[at]
 
@@ -112,7 +112,7 @@ def _can_be_swapped(words: list[str]) -> bool:
 
 
 def _split(name, label_names, documents, examples, train, validation, test, seed) -> Task:
-    """Test examples from held-out documents; training and validation from different other documents."""
+    """Takes test examples from held-out documents, training and validation ones from different others."""
     generator = np.random.Generator(np.random.Philox(key=[seed, len(name)]))
     own = [document for document in documents if not held_out(document)]
     for_validation = {document.name for document in own if held_out(document, 0.25)}
@@ -129,7 +129,7 @@ def _split(name, label_names, documents, examples, train, validation, test, seed
 def module(
     documents: Sequence[Document], *, train: int, validation: int, test: int, seed: int, smallest: int = 100
 ) -> Task:
-    """Which module of the standard library does this sentence document?
+    """Makes the task: which module of the standard library does this sentence document?
 
     The module's own name is masked. All documents of these modules are test documents (`module_documents`):
     their sentences are divided among the three parts, and none of them may be pretrained on.
@@ -153,7 +153,7 @@ def module(
 
 
 def module_documents(documents: Sequence[Document], smallest: int = 100) -> list[Document]:
-    """The documents of standard-library modules with at least `smallest` sentences."""
+    """Returns the documents of standard-library modules with at least `smallest` sentences."""
     counts: dict[str, int] = {}
     library = [document for document in documents if document.origin == STANDARD_LIBRARY]
     for document in library:

@@ -96,7 +96,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def split_paragraphs(text: str) -> list[str]:
-    """The sentences of a document in which each line is a paragraph.
+    """Returns the sentences of a document in which each line is a paragraph.
 
     Args:
         text: paragraphs separated by line breaks.
@@ -110,7 +110,7 @@ def split_paragraphs(text: str) -> list[str]:
 
 
 def _is_abbreviation(text: str, start: int, stop: int, boundary: re.Match[str]) -> bool:
-    """Whether the full stop at `stop`, in a sentence from `start`, belongs to its word and ends nothing."""
+    """Returns whether the full stop at `stop`, in a sentence from `start`, belongs to its word and ends nothing."""
     window = max(start, stop - _LONGEST_ABBREVIATION)
     word = text[max(window, text.rfind(" ", window, stop) + 1) : stop]
     if len(word) > 1 and word.isalpha() and word.lower() not in _ABBREVIATIONS:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kerasllm.data.sources.hub import HubDataset
-from kerasllm.data.sources.lines import require_file, text_lines, without_surrogates
+from kerasllm.data.sources.lines import require_file, text_lines
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.cutting import without_surrogates
 
 _FIELD_LIMIT = 1 << 24  # characters; an unclosed quotation mark makes one field of the rest of the file
 
@@ -66,7 +67,7 @@ class Table:
     can_lack_header: bool = False
 
     def place(self, line: int) -> str:
-        """A row's place, as messages begin: `train.tsv:117`, or `train.parquet row 117`."""
+        """Returns a row's place, as messages begin: `train.tsv:117`, or `train.parquet row 117`."""
         return f"{self.source}:{line}" if self.has_lines else f"{self.source} row {line}"
 
     def rows(self, columns: Sequence[Column]) -> Iterator[Row]:
@@ -267,7 +268,7 @@ def _open_parquet(source: str) -> Table:
 
 
 def _open_hub(source: str, split: str) -> Table:
-    """Not streamed: the library's own cache then serves a second run, and one without a network."""
+    """Opens a dataset without streaming: the library's cache then serves a second run, and one without a network."""
     import datasets
 
     description = source.removeprefix("hub:")

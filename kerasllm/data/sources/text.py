@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from kerasllm.data.sources.lines import without_surrogates
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.cutting import without_surrogates
 
 PIECE_SIZE = 1 << 20  # bytes or characters; a piece may be longer by one sentence
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
@@ -34,23 +34,18 @@ class Piece(NamedTuple):
     line: int = 0
 
     def place(self, position: int) -> str:
-        """Where character `position` is from, for messages: "text.txt:12"."""
+        """Returns where character `position` is from, for messages: "text.txt:12"."""
         if not self.line:
             return self.source
         return f"{self.source}:{self.line + self.text.count(chr(10), 0, position)}"
 
 
-def cut(text: str, size: int = PIECE_SIZE) -> Iterator[Piece]:
-    """Yields the pieces of one document that is in memory.
-
-    Args:
-        text: the document.
-        size: characters a piece.
-    """
+def cut(text: str) -> Iterator[Piece]:
+    """Yields the pieces of one document that is in memory."""
     text = _plain_line_breaks(without_surrogates(text))
     start = 0
-    while len(text) - start > size:
-        end = _end_of_piece(text, start, start + size)
+    while len(text) - start > PIECE_SIZE:
+        end = _end_of_piece(text, start, start + PIECE_SIZE)
         yield Piece(text[start:end], False)
         start = end
     yield Piece(text[start:], True)
@@ -106,7 +101,7 @@ def read_text(blocks: Iterable[bytes], name: str) -> Iterator[Piece]:
 
 
 def with_end(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The blocks and an empty one, which flushes what is pending."""
+    """Yields the blocks and an empty one, which flushes what is pending."""
     for block in blocks:
         if block:
             yield block
@@ -129,7 +124,7 @@ def refuse_nul(block: bytes, name: str, offset: int) -> None:
 
 
 def not_utf8(place: str, offset: int, value: int) -> InputError:
-    """The error that names a byte of a file by its place (file and line), offset and value."""
+    """Returns the error that names a byte of a file by its place (file and line), offset and value."""
     return InputError(
         f"{place}: byte {offset} of the file (0x{value:02x}) is not UTF-8; "
         "convert the file, e.g. iconv -f WINDOWS-1252 -t UTF-8"
@@ -137,7 +132,7 @@ def not_utf8(place: str, offset: int, value: int) -> InputError:
 
 
 def _end_of_piece(text: str, start: int, limit: int) -> int:
-    """Where to cut a document before `limit`: after a line, else a sentence, else a word, else anywhere."""
+    """Returns where to cut a document before `limit`: after a line, else a sentence, else a word, else anywhere."""
     near = max(start, limit - _SEARCHED)
     for marks in (("\n",), (". ", "? ", "! ", "。", "！", "？"), (" ",)):
         end = max(found + len(mark) if (found := text.rfind(mark, near, limit)) >= 0 else 0 for mark in marks)
@@ -147,7 +142,7 @@ def _end_of_piece(text: str, start: int, limit: int) -> int:
 
 
 def _place_to_cut(line: bytearray) -> int:
-    """Where to cut a line that has no end yet: after a sentence, else a word, else a character."""
+    """Returns where to cut a line that has no end yet: after a sentence, else a word, else a character."""
     floor = max(0, len(line) - _SEARCHED)
     found = max(line.rfind(mark, floor) + len(mark) if mark in line[floor:] else 0 for mark in _SENTENCE_ENDS)
     found = found or line.rfind(b" ", floor) + 1

@@ -1,4 +1,4 @@
-"""Builds what the token cache holds: pieces of the corpus go to the tokenisers and, in order, onto the disk.
+"""Builds what the token cache holds: pieces of the corpus go to the tokenizers and, in order, onto the disk.
 
 Only a bounded number of pieces is under way at a time, so that neither the corpus nor its tokens are ever in
 memory as a whole.
@@ -18,7 +18,6 @@ from tokenizers import Tokenizer
 
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.sources.text import Piece
-from kerasllm.data.token_cache.files import build_directory
 from kerasllm.data.token_cache.progress import ByteProgress
 from kerasllm.data.token_cache.tokenization import Reading, TokenizedPieces, UnknownCharacter, make_tokenizer
 from kerasllm.data.token_cache.workers import WorkerPool
@@ -36,7 +35,7 @@ class Layout(NamedTuple):
     """One kind of what the cache holds.
 
     Args:
-        reading: how pieces are tokenised.
+        reading: how pieces are tokenized.
         pieces: those of a corpus.
         writer: to its files.
     """
@@ -60,7 +59,7 @@ def build_store(
     processes: int | None,
     progress: bool,
 ) -> Iterator[Path]:
-    """Tokenises a corpus into a directory of its own, which the caller renames; it is removed if still there.
+    """Tokenizes a corpus into a directory of its own, which the caller renames; it is removed if still there.
 
     Args:
         layout: `SENTENCES` or `STREAM`.
@@ -68,14 +67,15 @@ def build_store(
         tokenizer: its JSON, without truncation and padding.
         cache: where the directory is made.
         key: the store's name.
-        processes: that tokenise; None for one a processor.
+        processes: that tokenize; None for one a processor.
         progress: whether to draw a progress bar.
 
     Raises:
         InputError: the corpus cannot be read, holds no tokens or, in a stream, an unknown character.
         RuntimeError: a worker process died.
     """
-    directory = build_directory(cache, key)
+    # The name tells this build apart from others of the same store.
+    directory = cache / f".{key}.{os.getpid()}-{os.urandom(4).hex()}.building"
     directory.mkdir()
     try:
         with (
@@ -95,7 +95,7 @@ def build_store(
 def _tokenized(
     chunks: Iterator[_Chunk], reading: Reading, tokenizer: str, dtype: str, processes: int | None
 ) -> Iterator[tuple[_Chunk, TokenizedPieces]]:
-    """Chunks of the corpus and their tokens, in order: of a small corpus here, else by worker processes."""
+    """Yields chunks and their tokens, in order; a small corpus is tokenized here, another by worker processes."""
     first = list(islice(chunks, _SMALL_CORPUS))
     processes = min(processes or _processors(), _MOST_PROCESSES)
     if len(first) < _SMALL_CORPUS or processes == 1:
@@ -144,7 +144,7 @@ def _chunks(pieces: Iterator[Piece]) -> Iterator[_Chunk]:
 
 
 def _processors() -> int:
-    """Processors that this process may use, which in a container are fewer than the machine has."""
+    """Returns how many processors this process may use: in a container fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

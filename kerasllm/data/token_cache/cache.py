@@ -2,46 +2,34 @@
 
 An entry is a directory of flat files, named after the content of the corpus and of the tokenizer, so that a
 change in either makes a new entry and nothing is ever out of date. It is built under another name and renamed
-when complete; a lock lets processes started together build it once.
+when it is complete. A lock lets processes that start together build it once; where files cannot be locked, two
+processes build it twice and the first rename wins.
 """
 
 import hashlib
-import inspect
 import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from kerasllm.data.sources import sentences
-from kerasllm.data.sources import verbatim as raw_text
 from kerasllm.data.sources.corpus import Corpus
-from kerasllm.data.token_cache import known_words
-from kerasllm.data.token_cache import tokenization as piece_tokenizers
 from kerasllm.data.token_cache.build import Layout, build_store
-from kerasllm.data.token_cache.files import (
-    FORMAT_VERSION,
-    META_FILE,
-    TOKEN_FILE,
-    build_lock,
-    remove_stale_builds,
-    sync_directory,
-)
 from kerasllm.data.token_cache.tokenization import plain_tokenizer
+from kerasllm.data.token_cache.writers import FORMAT_VERSION, META_FILE, TOKEN_FILE
 from kerasllm.errors import InputError
-from kerasllm.tokenizers import characters
-from kerasllm.tokenizers import known_characters as coverage
+from kerasllm.files.atomic import sync_directory
+from kerasllm.files.locks import FileLock
 
-# The rules by which a text becomes tokens: a change in one makes new entries.
-_RULES: dict[str, tuple[ModuleType, ...]] = {
-    "sentences": (sentences, piece_tokenizers, known_words),
-    "verbatim": (raw_text, piece_tokenizers, known_words, coverage, characters),
-}
+TOKENIZATION_VERSION = 1
+"""Part of each entry's name. Raise it when a change of the readers or of the tokenization changes the tokens of
+some corpus: what was built before is then built anew."""
+
 Entry = TypeVar("Entry")
 
 
@@ -60,7 +48,7 @@ class EntryFiles(NamedTuple):
 
 
 def default_cache_directory() -> Path:
-    """`$KERASLLM_CACHE`, or `~/.cache/kerasllm`."""
+    """Returns `$KERASLLM_CACHE`, or `~/.cache/kerasllm`."""
     return Path(os.environ.get("KERASLLM_CACHE") or Path.home() / ".cache" / "kerasllm")
 
 
@@ -79,10 +67,10 @@ def open_or_build(
     Args:
         layout: which kind of entry.
         open_entry: gives the entry in a directory, None where there is none or a damaged one.
-        corpus: to be tokenised.
+        corpus: to be tokenized.
         tokenizer: its truncation and padding are set aside.
         cache_directory: of all entries; `default_cache_directory()` unless given.
-        processes: that tokenise; as many as there are processors unless given.
+        processes: that tokenize; as many as there are processors unless given.
         progress: whether to draw a progress bar, if standard error is a terminal.
 
     Raises:
@@ -93,18 +81,16 @@ def open_or_build(
         raise InputError(f"processes {processes} is not a positive number")
     cache = Path(cache_directory) if cache_directory is not None else default_cache_directory()
     description = plain_tokenizer(tokenizer.to_str()).to_str()
-    digest = hashlib.sha256(f"{FORMAT_VERSION}\0{corpus.fingerprint()}\0{description}\0".encode())
-    for module in _RULES[layout.reading]:
-        digest.update(inspect.getsource(module).encode())
-    key = digest.hexdigest()[:32]
+    parts = (FORMAT_VERSION, TOKENIZATION_VERSION, layout.reading, corpus.fingerprint(), description)
+    key = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
     place = cache / key
     entry = open_entry(place)
     if entry is not None:
         return entry
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with build_lock(cache, key):
-            remove_stale_builds(cache, key)
+        with _build_lock(cache, key):
+            _remove_stale_builds(cache, key)
             entry = open_entry(place)  # another process may have built it while this one waited
             if entry is None:
                 with build_store(layout, corpus, description, cache, key, processes, progress) as built:
@@ -122,8 +108,24 @@ def open_or_build(
     return entry
 
 
+def _build_lock(cache: Path, key: str, *, wait: bool = True) -> FileLock:
+    return FileLock(cache / f".{key}.lock", wait=wait)
+
+
+def _remove_stale_builds(cache: Path, own_key: str) -> None:
+    """Removes what killed processes left half-made, of the entry whose lock is held and of those that nobody builds."""
+    for directory in cache.glob(".*.building"):
+        key = directory.name.split(".")[1]
+        if key == own_key:
+            shutil.rmtree(directory, ignore_errors=True)
+            continue
+        with suppress(BlockingIOError), _build_lock(cache, key, wait=False) as lock:
+            if lock.is_held:
+                shutil.rmtree(directory, ignore_errors=True)
+
+
 def open_files(directory: Path, *offset_files: str) -> EntryFiles | None:
-    """The files of an entry; None where there is none, or a damaged one.
+    """Opens the files of an entry; None where there is none, or a damaged one.
 
     Args:
         directory: of the entry.

@@ -48,7 +48,7 @@ class _Numbers(dict[str, int]):
         return number
 
     def take_new(self) -> list[str]:
-        """The words that came since the last call, in the order of their numbers."""
+        """Returns the words that came since the last call, in the order of their numbers."""
         new, self._new = self._new, []
         return new
 
@@ -76,7 +76,7 @@ class KnownWords:
         self._num_characters = 0
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of all texts, without special tokens, and the number of each one's.
+        """Returns tokens of all texts, without special tokens, and the number of each one's.
 
         Args:
             texts: any; for WordPiece none holds a line break.
@@ -107,7 +107,7 @@ class KnownWords:
 
 
 def word_splitter(description: dict[str, Any]) -> WordSplitter | None:
-    """What splits texts into words that a tokenizer takes each by itself; None where nothing of the kind is known.
+    """Returns what splits texts into words that a tokenizer takes each by itself; None where none is known.
 
     Args:
         description: the tokenizer's JSON, parsed.
@@ -139,7 +139,7 @@ def word_splitter(description: dict[str, Any]) -> WordSplitter | None:
 
 
 def _bert_words(texts: Sequence[str]) -> list[list[str]] | None:
-    """Words between white space, for texts without line breaks."""
+    """Splits texts without line breaks into words between white space."""
     joined = "\n".join(texts)
     # Python splits at these control characters where BERT deletes them: they are too rare to be fast.
     if _SEPARATORS.search(joined):
@@ -150,12 +150,12 @@ def _bert_words(texts: Sequence[str]) -> list[list[str]] | None:
 
 
 def _gpt2_words(texts: Sequence[str]) -> list[list[str]]:
-    """Words as GPT-2's expression has them, with the space before them."""
+    """Splits texts into words as GPT-2's expression has them, with the space before them."""
     return [_GPT2_WORDS.findall(text) for text in texts]
 
 
 def _encode_all(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of all texts and the number of each one's, by way of the library."""
+    """Returns tokens of all texts and the number of each one's, by way of the library."""
     tokens = [np.empty(0, dtype=dtype)]
     lengths: list[int] = []
     for start in range(0, len(texts), _ENCODED_AT_A_TIME):

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class ByteProgress:
-    """Shows how much of a corpus has been tokenised, if standard error is a terminal.
+    """Shows how much of a corpus has been tokenized, if standard error is a terminal.
 
     Args:
         total: bytes; None where unknown, which shows the amount and the speed alone.
@@ -32,7 +32,7 @@ class ByteProgress:
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._bar.add_task("tokenising", total=self._total)
+            self._bar.add_task("tokenizing", total=self._total)
             self._bar.start()
         return self
 

@@ -1,6 +1,6 @@
 """A corpus as token ids on the disk, made once and mapped into memory ever after.
 
-Tokenising dear text in every run, or holding it in memory, is what makes small machines slow. The store is
+Tokenizing dear text in every run, or holding it in memory, is what makes small machines slow. The store is
 three flat files: tokens, where sentences begin, where documents begin.
 """
 
@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.build import SENTENCES
 from kerasllm.data.token_cache.cache import open_files, open_or_build
-from kerasllm.data.token_cache.files import DOCUMENT_OFFSETS, SENTENCE_OFFSETS
+from kerasllm.data.token_cache.writers import DOCUMENT_OFFSETS, SENTENCE_OFFSETS
 from kerasllm.errors import InputError
-from kerasllm.tokenizers.loading import vocabulary_size
+from kerasllm.tokenizers.encoding import vocabulary_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +57,11 @@ class TokenStore:
         return len(self.document_offsets) - 1
 
     def sentence(self, index: int) -> np.ndarray:
-        """The tokens of one sentence, a view (length,)."""
+        """Returns the tokens of one sentence, a view (length,)."""
         return self.tokens[self.sentence_starts[index] : self.sentence_ends[index]]
 
     def select(self, document_indices: Sequence[int] | np.ndarray) -> "TokenStore":
-        """A store of these documents, in this order, over the same tokens.
+        """Returns a store of these documents, in this order, over the same tokens.
 
         Args:
             document_indices: from 0 to num_documents - 1.
@@ -114,7 +114,7 @@ class TokenStore:
 
 
 def store_of_sentences(documents: Sequence[Sequence[str]], tokenizer: Tokenizer) -> TokenStore:
-    """A store in memory, of documents that are small and split into sentences already.
+    """Makes a store in memory, of documents that are small and split into sentences already.
 
     Args:
         documents: the sentences of each; what has no tokens is left out.
@@ -148,10 +148,10 @@ def tokenize_corpus(
     """Opens the token store of a corpus, building it first where the cache does not hold it.
 
     Args:
-        corpus: split into sentences, each tokenised without special tokens.
+        corpus: split into sentences, each tokenized without special tokens.
         tokenizer: its truncation and padding are set aside; "[MASK]" and the like in the text are plain text.
         cache_directory: of all stores; made if it is missing; `default_cache_directory()` unless given.
-        processes: that tokenise; as many as there are processors unless given. Small corpora need none.
+        processes: that tokenize; as many as there are processors unless given. Small corpora need none.
         progress: whether to draw a progress bar, if standard error is a terminal.
 
     Raises:
@@ -170,7 +170,7 @@ def tokenize_corpus(
 
 
 def open_store(directory: Path) -> TokenStore | None:
-    """The store in a directory; None where there is none, or a damaged one."""
+    """Opens the store in a directory; None where there is none, or a damaged one."""
     files = open_files(directory, SENTENCE_OFFSETS, DOCUMENT_OFFSETS)
     if files is None:
         return None

@@ -17,9 +17,9 @@ from kerasllm.data.random_streams import SPLITTING, random_stream
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.build import STREAM
 from kerasllm.data.token_cache.cache import open_files, open_or_build
-from kerasllm.data.token_cache.files import DOCUMENT_OFFSETS
+from kerasllm.data.token_cache.writers import DOCUMENT_OFFSETS
 from kerasllm.errors import InputError
-from kerasllm.tokenizers.loading import end_of_text_id
+from kerasllm.tokenizers.special_tokens import end_of_text_id
 
 _COPIED_AT_A_TIME = 1 << 22  # tokens
 
@@ -120,7 +120,7 @@ class TokenStream:
         return self._select(~held_out, lengths), self._select(held_out, lengths)
 
     def _select(self, chosen: np.ndarray, lengths: np.ndarray) -> "TokenStream":
-        """A stream of the chosen documents, in memory if this one is, else in a file without a name."""
+        """Copies the chosen documents to a stream in memory, if this one is, else to a file without a name."""
         ends = np.cumsum(lengths[chosen])
         tokens = _array_like(self.tokens, int(ends[-1]))
         through = np.append(self.document_starts, self.num_tokens)
@@ -154,7 +154,7 @@ def tokenize_stream(
         tokenizer: has a mark for the end of a text; its truncation and padding are set aside, and
             "<|endoftext|>" and the like in the text are plain text.
         cache_directory: of all streams; made if it is missing; `default_cache_directory()` unless given.
-        processes: that tokenise; as many as there are processors unless given. Small corpora need none.
+        processes: that tokenize; as many as there are processors unless given. Small corpora need none.
         progress: whether to draw a progress bar, if standard error is a terminal.
 
     Raises:
@@ -175,7 +175,7 @@ def tokenize_stream(
 
 
 def open_stream(directory: Path) -> TokenStream | None:
-    """The stream in a directory; None where there is none, or a damaged one."""
+    """Opens the stream in a directory; None where there is none, or a damaged one."""
     files = open_files(directory, DOCUMENT_OFFSETS)
     if files is None or "end_id" not in files.meta:
         return None
@@ -186,7 +186,7 @@ def open_stream(directory: Path) -> TokenStream | None:
 
 
 def _array_like(tokens: np.ndarray, size: int) -> np.ndarray:
-    """An empty array of the same kind: mapped to the disk beside `tokens` if they are, else in memory."""
+    """Creates an empty array of the same kind: mapped to the disk beside `tokens` if they are, else in memory."""
     if not isinstance(tokens, np.memmap) or tokens.filename is None:
         return np.empty(size, tokens.dtype)
     try:

@@ -1,4 +1,4 @@
-"""Tokenising pieces of text, sentence by sentence or verbatim."""
+"""Tokenizing pieces of text, sentence by sentence or verbatim."""
 
 import json
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from tokenizers import Tokenizer
 from kerasllm.data.sources.sentences import split_paragraphs
 from kerasllm.data.token_cache.known_words import KnownWords
 from kerasllm.tokenizers.characters import character_ids
-from kerasllm.tokenizers.known_characters import Coverage
+from kerasllm.tokenizers.known_characters import KnownCharacters
 
 Reading = Literal["sentences", "verbatim"]
 
 
 class TokenizedPieces(NamedTuple):
-    """The tokens of some pieces.
+    """Returns the tokens of some pieces.
 
     Args:
         tokens: unsigned (tokens,), of all sentences in order.
@@ -46,7 +46,7 @@ class UnknownCharacter(Exception):
 
 
 class PieceTokenizer(Protocol):
-    """Tokenises pieces, without special tokens."""
+    """Tokenizes pieces, without special tokens."""
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedPieces:
         """The tokens of some pieces.
@@ -57,7 +57,7 @@ class PieceTokenizer(Protocol):
 
 
 def make_tokenizer(reading: Reading, description: str, dtype: str) -> PieceTokenizer:
-    """The tokenizer of pieces for one of the two readings.
+    """Makes the tokenizer of pieces for one of the two readings.
 
     Args:
         reading: "sentences" or "verbatim".
@@ -69,7 +69,7 @@ def make_tokenizer(reading: Reading, description: str, dtype: str) -> PieceToken
 
 
 class VerbatimTokenizer:
-    """Tokenises texts as they are.
+    """Tokenizes texts as they are.
 
     Args:
         description: the tokenizer's JSON.
@@ -79,7 +79,7 @@ class VerbatimTokenizer:
     def __init__(self, description: str, dtype: str) -> None:
         self._words = KnownWords(plain_tokenizer(description), dtype)
         parsed = json.loads(description)
-        self._coverage = Coverage(parsed)
+        self._known_characters = KnownCharacters(parsed)
         characters = character_ids(parsed)
         self._id_of_code: np.ndarray | None = None
         if characters is not None:  # a table in place of the library: a hundred times as fast
@@ -88,7 +88,7 @@ class VerbatimTokenizer:
                 self._id_of_code[ord(character)] = number
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedPieces:
-        """Tokenises pieces.
+        """Tokenizes pieces.
 
         Args:
             texts: any.
@@ -97,7 +97,7 @@ class VerbatimTokenizer:
             UnknownCharacter: there is one that the tokenizer does not know.
         """
         for number, text in enumerate(texts):
-            unknown = self._coverage.first_unknown(text)
+            unknown = self._known_characters.first_unknown(text)
             if unknown is not None:
                 raise UnknownCharacter(number, unknown)
         if self._id_of_code is not None:
@@ -120,7 +120,7 @@ class SentenceTokenizer:
         self._words = KnownWords(plain_tokenizer(description), dtype)
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedPieces:
-        """Tokenises pieces; sentences without tokens are dropped.
+        """Tokenizes pieces; sentences without tokens are dropped.
 
         Args:
             texts: paragraphs separated by line breaks.
@@ -135,7 +135,7 @@ class SentenceTokenizer:
 
 
 def plain_tokenizer(description: str) -> Tokenizer:
-    """A tokenizer that neither cuts nor pads, and to which "[MASK]" in a text is text.
+    """Makes a tokenizer that neither cuts nor pads, and to which "[MASK]" in a text is text.
 
     Args:
         description: the tokenizer's JSON.

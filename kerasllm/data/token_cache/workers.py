@@ -1,4 +1,4 @@
-"""Worker processes that tokenise: each served by a thread, so that neither side's pipe fills up."""
+"""Worker processes that tokenize: each served by a thread, so that neither side's pipe fills up."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ _PATIENCE = 5  # seconds that a worker has to end by itself
 
 
 class WorkerPool:
-    """Tokenises in parallel; a context manager, which ends its processes in any case.
+    """Tokenizes in parallel; a context manager, which ends its processes in any case.
 
     Args:
         processes: how many.
@@ -84,7 +84,7 @@ class WorkerPool:
                 process.wait()
 
     def submit(self, texts: Sequence[str]) -> "Future[TokenizedPieces]":
-        """Starts tokenising some pieces.
+        """Starts tokenizing some pieces.
 
         The result raises RuntimeError if the worker failed or died, UnknownCharacter if a piece has one.
         """
@@ -108,7 +108,7 @@ class WorkerPool:
             if "unknown" in header:
                 raise UnknownCharacter(*header["unknown"])
             if "error" in header:
-                raise RuntimeError(f"a tokenising process failed: {header['error']}")
+                raise RuntimeError(f"a tokenizing process failed: {header['error']}")
             return TokenizedPieces(*arrays)
         finally:
             self._idle.put(process)
@@ -129,4 +129,4 @@ def _obituary(process: "subprocess.Popen[bytes]") -> str:
     except subprocess.TimeoutExpired:
         code = None
     reason = "killed by signal 9, perhaps for want of memory" if code == -9 else f"exit code {code}"
-    return f"a tokenising process died ({reason}); run again, with fewer processes if memory is short"
+    return f"a tokenizing process died ({reason}); run again, with fewer processes if memory is short"

@@ -1,6 +1,5 @@
 """The files of the token cache as they are written, token by token and document by document."""
 
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,18 +11,17 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from kerasllm.data.sources.text import Piece
-from kerasllm.data.token_cache.files import (
-    DOCUMENT_OFFSETS,
-    FORMAT_VERSION,
-    META_FILE,
-    SENTENCE_OFFSETS,
-    TOKEN_FILE,
-    sync_directory,
-)
 from kerasllm.data.token_cache.tokenization import TokenizedPieces
 from kerasllm.errors import InputError
-from kerasllm.tokenizers.loading import vocabulary_size
+from kerasllm.files.json import write_json
+from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.special_tokens import end_of_text_id
+
+FORMAT_VERSION = 1
+TOKEN_FILE = "tokens.bin"
+SENTENCE_OFFSETS = "sentence_offsets.int64"
+DOCUMENT_OFFSETS = "document_offsets.int64"
+META_FILE = "meta.json"
 
 
 class StoreWriter(ABC):
@@ -79,11 +77,7 @@ class StoreWriter(ABC):
             file.flush()
             os.fsync(file.fileno())
             sizes[name] = file.tell()
-        with (self._directory / META_FILE).open("w", encoding="utf-8") as meta:
-            json.dump({**self._meta, "sizes": sizes}, meta, indent=2)
-            meta.flush()
-            os.fsync(meta.fileno())
-        sync_directory(self._directory)
+        write_json(self._directory / META_FILE, {**self._meta, "sizes": sizes})
 
     def _append(self, name: str, values: np.ndarray | list[int]) -> None:
         dtype = self.dtype if name == TOKEN_FILE else np.int64

@@ -26,7 +26,7 @@ import numpy as np
 from kerasllm import __version__
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import sync_directory, write_atomically
-from kerasllm.files.safetensors import Entry, array_entry, snapshot, write_state_file
+from kerasllm.files.safetensors import Entry, array_entry, snapshot, write_safetensors
 from kerasllm.training.callbacks.interruption import Interruption
 from kerasllm.training.callbacks.step import StepCallback
 from kerasllm.training.state.random_states import get_random_states, set_random_states
@@ -258,7 +258,7 @@ class Checkpoint(StepCallback):
             for leftover in self.directory.glob(".step-*.tmp"):
                 shutil.rmtree(leftover)
             temporary.mkdir()
-            digest = write_state_file(temporary / "state.safetensors", snapshot.entries)
+            digest = write_safetensors(temporary / "state.safetensors", snapshot.entries)
             state = {**snapshot.state, "sha256": digest}
             state["checksum"] = checksum(state)
             write_atomically(temporary / "state.json", json.dumps(state) + "\n")

@@ -17,7 +17,8 @@ from typing import Any
 import keras
 
 from kerasllm.errors import DISK_FULL
-from kerasllm.files.atomic import to_json, write_atomically
+from kerasllm.files.atomic import write_atomically
+from kerasllm.files.json import to_json
 from kerasllm.training.callbacks.step import StepCallback
 from kerasllm.training.callbacks.tensorboard import EventWriter
 from kerasllm.training.run.curves import plot_curves

@@ -10,7 +10,7 @@ from typing import Any
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import write_atomically
 from kerasllm.tokenizers.characters import character_ids
-from kerasllm.tokenizers.loading import encode
+from kerasllm.tokenizers.encoding import encode
 from kerasllm.tokenizers.special_tokens import end_of_text_id
 
 

@@ -1,10 +1,11 @@
 """The picture of a run: loss against step above, everything else that was measured below."""
 
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from kerasllm.files.atomic import replacing
 
 _COLOURS = ("#1f5fa8", "#d1601f", "#2f8f5b", "#8a4fa3", "#b8323f", "#6b6b6b", "#c9a227")
 _NOT_SHOWN = {"step", "learning_rate", "tokens_per_second", "gradient_norm", "skipped", "validation_tokens"}
@@ -181,14 +182,9 @@ def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], path: Path,
 
 
 def _save(figure: Any, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with warnings.catch_warnings():  # a name may be Chinese, and the font not
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure.savefig(temporary, format="png")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # Chinese names, a Latin font
+        figure.savefig(temporary, format="png")
 
 
 def _other_panels(names: list[str]) -> list[tuple[list[str], str]]:

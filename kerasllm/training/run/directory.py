@@ -18,9 +18,10 @@ from typing import Any, Self
 
 import yaml
 
-from kerasllm.cli.settings import plain
 from kerasllm.errors import DISK_FULL, InputError
-from kerasllm.files.atomic import to_json, write_atomically
+from kerasllm.files.atomic import write_atomically
+from kerasllm.files.json import plain, to_json
+from kerasllm.files.locks import FileLock
 from kerasllm.training.run.card import write_run_card
 from kerasllm.training.run.settings import (
     MAY_GROW,
@@ -30,11 +31,6 @@ from kerasllm.training.run.settings import (
     recorded,
     versions,
 )
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock there
-    fcntl = None  # type: ignore[assignment]
 
 
 class RunDirectory:
@@ -56,7 +52,7 @@ class RunDirectory:
         self.finished = finished
         self._began = time.monotonic()
         self._resolved: dict[str, Any] = {}
-        self._lock: int | None = None
+        self._lock: FileLock | None = None
         self._created: list[Path] = []
         self._wrote_config = False
 
@@ -251,9 +247,7 @@ class RunDirectory:
     def close(self) -> None:
         """Gives the lock back; safe to call twice."""
         if self._lock is not None:
-            with contextlib.suppress(OSError):
-                (self.path / ".lock").unlink(missing_ok=True)
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> Self:
@@ -275,27 +269,13 @@ class RunDirectory:
             ) from error
 
     def _acquire(self) -> None:
-        lock = self.path / ".lock"
-        while True:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                if fcntl is not None:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                os.close(descriptor)
-                raise InputError(f"--output {self.path} is being written by another process") from error
-            except OSError as error:  # a network file system without locks
-                print(
-                    f"{self.path} cannot be locked ({error.strerror}): run one process only", file=sys.stderr
-                )
-            try:
-                same = os.path.samestat(os.fstat(descriptor), lock.stat())
-            except FileNotFoundError:
-                same = False
-            if same:  # else the holder before unlinked the file that was opened here
-                self._lock = descriptor
-                return
-            os.close(descriptor)
+        try:
+            self._lock = FileLock(self.path / ".lock", wait=False)
+        except BlockingIOError as error:
+            raise InputError(f"--output {self.path} is being written by another process") from error
+        if self._lock.error is not None:  # a network file system without locks
+            reason = self._lock.error.strerror
+            print(f"{self.path} cannot be locked ({reason}): run one process only", file=sys.stderr)
 
     def _write_config(self) -> None:
         content: dict[str, Any] = {**self.settings, "versions": versions()}

@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from kerasllm import __version__
-from kerasllm.cli.settings import RECORDED_KEYS, options, plain
+from kerasllm.cli.settings import RECORDED_KEYS, options
 from kerasllm.errors import InputError
+from kerasllm.files.json import plain
 
 MAY_CHANGE = frozenset(
     {

@@ -19,7 +19,7 @@ import numpy as np
 
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import write_atomically
-from kerasllm.files.safetensors import array_entry, file_hash, read_state_file, write_state_file
+from kerasllm.files.safetensors import array_entry, file_hash, read_safetensors, write_safetensors
 from kerasllm.training.state.random_states import get_random_states
 from kerasllm.training.state.training_state import checkpoint_name, checksum, restore, variable_entries
 
@@ -50,8 +50,8 @@ def save_bad_batch(
         "random_states": get_random_states(),
         "figures": {name: str(value) for name, value in figures.items()},  # JSON has no NaN
         "backend": keras.backend.backend(),
-        "sha256": write_state_file(place / "state.safetensors", variable_entries(model)),
-        "batch_sha256": write_state_file(place / "batch.safetensors", entries),
+        "sha256": write_safetensors(place / "state.safetensors", variable_entries(model)),
+        "batch_sha256": write_safetensors(place / "batch.safetensors", entries),
     }
     state["checksum"] = checksum(state)
     write_atomically(place / "state.json", json.dumps(state) + "\n")
@@ -89,7 +89,7 @@ def replay_bad_batch(directory: Path, model: keras.Model) -> str:
     file = restored.path / "batch.safetensors"
     if not file.is_file() or file_hash(file) != before.get("batch_sha256"):
         raise InputError(f"{file} is damaged: there is nothing to replay")
-    logs = model.train_on_batch(*_nested(read_state_file(file)), return_dict=True)
+    logs = model.train_on_batch(*_nested(read_safetensors(file)), return_dict=True)
     again, then = _in_words(logs), _in_words(before["figures"])
     return f"step {restored.step} again: {again}\nwhen it stopped the run ({before['backend']}): {then}"
 

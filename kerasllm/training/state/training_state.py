@@ -30,7 +30,7 @@ import keras
 import numpy as np
 
 from kerasllm.errors import InputError
-from kerasllm.files.safetensors import Entry, file_hash, read_state_file
+from kerasllm.files.safetensors import Entry, file_hash, read_safetensors
 from kerasllm.training.state.random_states import check_random_states
 
 # What reading raises whose files are not what was written; a checksum can be put right by whoever wants to.
@@ -80,7 +80,7 @@ def restore(model: keras.Model, directory: str | Path) -> RestoredState | None:
                 raise ValueError("state.json is not what was written")
             if file_hash(path / "state.safetensors") != state["sha256"]:
                 raise ValueError("state.safetensors is not what was written")
-            arrays = read_state_file(path / "state.safetensors")
+            arrays = read_safetensors(path / "state.safetensors")
             if checkpoint_name(state["step"]) != path.name:
                 raise ValueError("state.json is that of another step")
             check_random_states(state["random_states"])
@@ -148,7 +148,7 @@ def _named_variables(model: keras.Model) -> Iterator[tuple[str, Any]]:
 
 
 def variable_entries(model: keras.Model) -> list[Entry]:
-    """All variables of a model and its optimizer, for `write_state_file`."""
+    """All variables of a model and its optimizer, for `write_safetensors`."""
     return [
         Entry(
             name,

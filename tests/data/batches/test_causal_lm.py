@@ -108,7 +108,7 @@ def test_documents_are_told_apart(tokens, length, seed):
     assert {array.dtype for array in inputs.values()} == {np.dtype(np.int32)}
     for row in range(4):
         found = tuple(
-            array[row].tolist() for array in (inputs["segment_ids"], inputs["position_ids"], weights)
+            array[row].tolist() for array in (inputs["sequence_ids"], inputs["position_ids"], weights)
         )
         assert found == by_hand(inputs["token_ids"][row].tolist())
 
@@ -196,7 +196,7 @@ def test_evaluation_has_each_window_once(tokens, length, batch_size, limit, with
         if within_documents:
             for row in range(batch_size):
                 segments, positions, _ = by_hand(inputs["token_ids"][row].tolist())
-                assert inputs["segment_ids"][row].tolist() == segments
+                assert inputs["sequence_ids"][row].tolist() == segments
                 assert inputs["position_ids"][row].tolist() == positions
 
 

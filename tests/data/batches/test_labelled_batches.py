@@ -170,7 +170,7 @@ def test_epochs_and_seeds_differ_and_every_text_meets_every_place(encoded):
     assert drawn(other.batch(0)) != drawn(batches.batch(0))
 
 
-def test_neighbours_are_left_to_chance_within_a_length_and_long_batches_come_at_any_time(encoded):
+def test_neighbors_are_left_to_chance_within_a_length_and_long_batches_come_at_any_time(encoded):
     lengths = np.repeat([5, 60], 40)
     batches = ClassificationBatches(
         encoded(lengths), np.zeros(80, int), batch_size=8, epochs=20, buckets=(16, 64)

@@ -168,7 +168,7 @@ def test_span_lengths_are_geometric_and_share_one_fate():
     # 3.8 words is the paper's mean; the last span of a row is cut by the budget.
     assert 2.9 < np.mean(lengths) < 3.8
     assert np.mean(np.array(lengths) == 1) > 0.2
-    assert mixed / len(lengths) < 0.05  # neighbours that touch; by token it would be half
+    assert mixed / len(lengths) < 0.05  # neighbors that touch; by token it would be half
 
 
 def test_spans_do_not_cross_a_separator():

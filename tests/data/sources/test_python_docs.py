@@ -11,7 +11,7 @@ import pytest
 import kerasllm.data
 from kerasllm.data.sources import python_docs as module
 from kerasllm.data.sources.docstrings import prose_sentences
-from kerasllm.data.sources.python_docs import python_docs, python_docs_fingerprint, standard_library_sentences
+from kerasllm.data.sources.python_docs import python_docs, python_docs_fingerprint
 from kerasllm.errors import InputError
 
 
@@ -127,14 +127,6 @@ def test_sentences_are_prose_and_occur_once(documents):
         )
         assert ">>>" not in sentence and "\n" not in sentence and "``" not in sentence, sentence
     assert all(document.sentences for document in documents)
-
-
-def test_modules_are_labels_of_the_standard_library(documents):
-    by_module = standard_library_sentences()
-    assert "argparse" in by_module and "numpy.linalg._linalg" not in by_module
-    assert sum(map(len, by_module.values())) == sum(
-        len(document.sentences) for document in documents if document.origin == module.STANDARD_LIBRARY
-    )
 
 
 def test_another_process_finds_the_same_whatever_its_locale_and_hash_seed(documents, tmp_path):

@@ -1,4 +1,4 @@
-"""Text as it is: nothing lost, pieces that tokenise like the whole, faults by line and byte."""
+"""Text as it is: nothing lost, pieces that tokenize like the whole, faults by line and byte."""
 
 import gzip
 import json
@@ -6,19 +6,21 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import kerasllm.data
-from kerasllm.data.sources import verbatim as raw_text
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.sources.python_docs import python_docs
-from kerasllm.data.sources.verbatim import cut_raw, read_raw
+from kerasllm.data.sources.verbatim import cut_verbatim, read_verbatim
 from kerasllm.errors import InputError
+from kerasllm.tokenizers import cutting
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
-from kerasllm.tokenizers.loading import encode, load_tokenizer
+from kerasllm.tokenizers.encoding import encode
+from kerasllm.tokenizers.loading import load_tokenizer
 
 TEXT = "\n\n  First line. \n\n\n\tSecond;\u00a0\u2028 third\u0085\x1c \r fourth\u3000x\n"
 
@@ -76,9 +78,10 @@ def tokenizer():
 @example("\r\n\r\r\n", 1, 1)
 def test_pieces_make_the_text_and_its_tokens(text, size, block):
     expected = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    pieces = list(read_raw(in_blocks(text.encode(), block), "a.txt", size))
-    if expected == text:
-        assert list(cut_raw(text, "a.txt", size)) == [piece._replace(line=0) for piece in pieces]
+    with patch.object(cutting, "PART_SIZE", size):
+        pieces = list(read_verbatim(in_blocks(text.encode(), block), "a.txt"))
+        if expected == text:
+            assert list(cut_verbatim(text, "a.txt")) == [piece._replace(line=0) for piece in pieces]
     assert "".join(piece.text for piece in pieces) == expected
     assert [piece.ends_document for piece in pieces] == [False] * (len(pieces) - 1) + [True] * bool(pieces)
     whole = encode(tokenizer(), expected)
@@ -91,14 +94,15 @@ def test_pieces_make_the_text_and_its_tokens(text, size, block):
 
 
 def test_long_texts_are_cut(monkeypatch):
+    monkeypatch.setattr(cutting, "PART_SIZE", 1000)
     lines = "word, and other words; don't\n\n  stop.\n" * 400
     for text in (lines, lines.replace(" ", "-"), "漢字。\n" * 3000):
-        pieces = list(cut_raw(text, size=1000))
+        pieces = list(cut_verbatim(text))
         assert len(pieces) > 10 and all(len(piece.text) <= 1000 for piece in pieces)
         whole = encode(tokenizer(), text)
         assert [number for piece in pieces for number in encode(tokenizer(), piece.text)] == whole
-    monkeypatch.setattr(raw_text, "_LONGEST", 5000)  # where there is no white space at all
-    assert [len(piece.text) for piece in cut_raw("x" * 12_000, size=1000)] == [5000, 5000, 2000]
+    monkeypatch.setattr(cutting, "_LONGEST", 5000)  # where there is no white space at all
+    assert [len(piece.text) for piece in cut_verbatim("x" * 12_000)] == [5000, 5000, 2000]
 
 
 def test_gpt2s_tokens_of_shakespeare(shared_data):

@@ -21,13 +21,14 @@ from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache import build as token_builder
 from kerasllm.data.token_cache import cache as token_cache
 from kerasllm.data.token_cache import known_words
-from kerasllm.data.token_cache import tokenization as piece_tokenizers
 from kerasllm.data.token_cache import workers as worker_pool
 from kerasllm.data.token_cache.cache import default_cache_directory, put_in_place
 from kerasllm.data.token_cache.store import TokenStore, open_store, tokenize_corpus
-from kerasllm.data.token_cache.tokenization import SentenceTokenizer
+from kerasllm.data.token_cache.stream import tokenize_stream
+from kerasllm.data.token_cache.tokenization import SentenceTokenizer, plain_tokenizer, split_paragraphs
 from kerasllm.errors import InputError
-from kerasllm.tokenizers.loading import save_tokenizer
+from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
+from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.tokenizers.wordpiece import train_wordpiece
 
 WORDS = [
@@ -141,15 +142,11 @@ def test_words_looked_up_are_words_encoded(texts):
             tokenizer = train_wordpiece([make_text(5)], 120, lowercase=False)
         fast = SentenceTokenizer(tokenizer.to_str(), "uint16")
         assert fast._words.split is not None
-        slow = piece_tokenizers.plain_tokenizer(tokenizer.to_str())
+        slow = plain_tokenizer(tokenizer.to_str())
         for _ in range(2):
             tokens, lengths, counts = fast.tokenize(texts)
             expected = [
-                [
-                    ids
-                    for s in piece_tokenizers.split_paragraphs(text)
-                    if (ids := slow.encode(s, add_special_tokens=False).ids)
-                ]
+                [ids for s in split_paragraphs(text) if (ids := slow.encode(s, add_special_tokens=False).ids)]
                 for text in texts
             ]
             assert counts.tolist() == list(map(len, expected))
@@ -196,6 +193,27 @@ def test_other_text_or_tokenizer_makes_another_store(corpus, tokenizer, tmp_path
     (tmp_path / "text.txt").write_text("Other text.")
     tokenize_corpus(Corpus([tmp_path / "text.txt"]), tokenizer, cache)
     assert len(list(cache.iterdir())) == 3
+
+
+def test_a_raised_version_builds_anew(corpus, tokenizer, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    first = tokenize_corpus(corpus, tokenizer, cache)
+    (old,) = cache.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(token_cache, "TOKENIZATION_VERSION", token_cache.TOKENIZATION_VERSION + 1)
+        again = tokenize_corpus(corpus, tokenizer, cache)
+        assert len(list(cache.iterdir())) == 2
+        np.testing.assert_array_equal(again.tokens, first.tokens)
+    monkeypatch.setattr(token_cache, "build_store", None)  # would fail if it were called
+    assert Path(tokenize_corpus(corpus, tokenizer, cache).tokens.filename).parent == old
+
+
+def test_the_two_readings_are_two_entries(tmp_path):
+    (tmp_path / "a.txt").write_text("One sentence. Another one.\n")
+    tokenizer = train_byte_level_bpe(["One sentence. Another one."], 300)
+    tokenize_corpus(Corpus([tmp_path / "a.txt"]), tokenizer, tmp_path / "cache")
+    tokenize_stream(Corpus([tmp_path / "a.txt"]), tokenizer, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "meta", "version", "empty"])

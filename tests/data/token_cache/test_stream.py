@@ -13,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kerasllm.data
-from kerasllm.data.sources import verbatim as raw_text
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache import build as token_builder
 from kerasllm.data.token_cache import cache as token_cache
 from kerasllm.data.token_cache.store import tokenize_corpus
 from kerasllm.data.token_cache.stream import TokenStream, open_stream, tokenize_stream
 from kerasllm.errors import InputError
+from kerasllm.tokenizers import cutting
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
-from kerasllm.tokenizers.loading import encode, save_tokenizer
+from kerasllm.tokenizers.encoding import encode
+from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.tokenizers.wordpiece import train_wordpiece
 
 DOCUMENTS = [
@@ -66,7 +67,7 @@ def test_documents_follow_each_other_with_marks_between(corpus, tokenizer, tmp_p
 def test_workers_and_small_pieces_change_nothing(tokenizer, tmp_path, monkeypatch, processes, kind):
     monkeypatch.setattr(token_builder, "_CHUNK_SIZE", 300)
     monkeypatch.setattr(token_builder, "_SMALL_CORPUS", 2)
-    monkeypatch.setattr(raw_text, "RAW_PIECE_SIZE", 70)
+    monkeypatch.setattr(cutting, "PART_SIZE", 70)
     text = "\n".join(DOCUMENTS)
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     (tmp_path / "b.txt").write_text(" b", encoding="utf-8")
@@ -111,7 +112,7 @@ def test_a_damaged_stream_is_built_again(corpus, tokenizer, tmp_path, damage):
 def test_unknown_characters_are_named_by_file_and_line(tmp_path, monkeypatch, processes):
     monkeypatch.setattr(token_builder, "_CHUNK_SIZE", 100)
     monkeypatch.setattr(token_builder, "_SMALL_CORPUS", 2)
-    monkeypatch.setattr(raw_text, "RAW_PIECE_SIZE", 20)
+    monkeypatch.setattr(cutting, "PART_SIZE", 20)
     tokenizer = train_characters(["abc \n"])
     (tmp_path / "a.txt").write_text("a b c\n" * 100 + "aéb\n", encoding="utf-8")
     (tmp_path / "b.jsonl").write_text('{"text": "abc"}\n{"text": "abc\\n<"}\n' * 50)

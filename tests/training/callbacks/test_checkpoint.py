@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from kerasllm.errors import InputError
-from kerasllm.files.safetensors import array_entry, write_state_file
+from kerasllm.files.safetensors import array_entry, write_safetensors
 from kerasllm.training.callbacks.checkpoint import Checkpoint, restore
 from kerasllm.training.callbacks.evaluation import Evaluation
 from kerasllm.training.callbacks.interruption import Interruption
@@ -101,7 +101,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(small, tmp_path, monkeyp
     from kerasllm.training.callbacks import checkpoint as checkpointing
 
     may_write = threading.Event()
-    real = checkpointing.write_state_file
+    real = checkpointing.write_safetensors
 
     def slow(path, entries):
         assert may_write.wait(60)
@@ -109,7 +109,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(small, tmp_path, monkeyp
 
     expected = small.build()
     small.train(expected, 0, 2, [])
-    monkeypatch.setattr(checkpointing, "write_state_file", slow)
+    monkeypatch.setattr(checkpointing, "write_safetensors", slow)
     checkpoint = Checkpoint(tmp_path, steps=2)
     small.train(
         small.build(),
@@ -225,7 +225,7 @@ def test_full_disk_lets_training_go_on(small, tmp_path, capsys, monkeypatch):
     """One line a failure; the last good checkpoint stays, no litter; the next one is written again."""
     from kerasllm.training.callbacks import checkpoint as checkpointing
 
-    real = checkpointing.write_state_file
+    real = checkpointing.write_safetensors
 
     def full(path, entries):
         if "00000002" in str(path):
@@ -233,7 +233,7 @@ def test_full_disk_lets_training_go_on(small, tmp_path, capsys, monkeypatch):
             raise OSError(28, "No space left on device")
         return real(path, entries)
 
-    monkeypatch.setattr(checkpointing, "write_state_file", full)
+    monkeypatch.setattr(checkpointing, "write_safetensors", full)
     saved(small, tmp_path, (1, 2, 3))
     error = capsys.readouterr().err
     assert error.count("not saved") == 1
@@ -308,7 +308,7 @@ def test_states_are_found_by_class_wherever_the_callback_stands(small, tmp_path)
         for name, a in load_file(place / "state.safetensors").items()
     }
     (place / "state.safetensors").unlink()
-    digest = write_state_file(place / "state.safetensors", [array_entry(*named) for named in arrays.items()])
+    digest = write_safetensors(place / "state.safetensors", [array_entry(*named) for named in arrays.items()])
     state = json.loads((place / "state.json").read_text())
     state |= {"callbacks": {"1-Counter": {"count": 4}}, "sha256": digest}
     (place / "state.json").write_text(json.dumps(state | {"checksum": checksum(state)}))

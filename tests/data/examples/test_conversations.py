@@ -1,4 +1,4 @@
-"""Conversations: what is learnt of them, how they are packed, and what is refused."""
+"""Conversations: what is learnt of them, and what is refused."""
 
 import datetime
 import json
@@ -7,10 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from kerasllm.data.batches.conversations import ConversationBatches
-from kerasllm.data.batches.sliding_windows import SlidingBatches
-from kerasllm.data.sources.conversations import Example, is_conversation_file, read_conversations
-from kerasllm.data.token_cache.stream import TokenStream
+from kerasllm.data.examples.conversations import encode_conversations
+from kerasllm.data.sources.conversations import is_conversation_file, read_conversations
 from kerasllm.errors import InputError, InputWarning
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE, render
@@ -34,6 +32,10 @@ def write(path, *records):
     return path
 
 
+def encoded(path, tokenizer, template, **settings):
+    return encode_conversations(read_conversations(path), tokenizer, template, **settings)
+
+
 def test_the_plain_template():
     text = render(TALK[:3], DEFAULT_CHAT_TEMPLATE, end="<|endoftext|>", add_generation_prompt=True)
     assert text == ("System: Be kind.\nUser: Hello there\nAssistant: Good day.<|endoftext|>\nAssistant:")
@@ -41,7 +43,7 @@ def test_the_plain_template():
 
 def test_only_what_the_assistant_says_is_learnt(tmp_path, tokenizer):
     path = write(tmp_path / "a.jsonl", {"messages": TALK}, {"prompt": "One, two", "completion": ", three"})
-    talk, pair = read_conversations(path, tokenizer, DEFAULT_CHAT_TEMPLATE)
+    talk, pair = encoded(path, tokenizer, DEFAULT_CHAT_TEMPLATE)
     learnt = tokenizer.decode(talk.token_ids[talk.learnt].tolist(), skip_special_tokens=False)
     assert learnt == " Good day.<|endoftext|> Now we part.<|endoftext|>"
     whole = tokenizer.decode(talk.token_ids.tolist(), skip_special_tokens=False)
@@ -61,15 +63,15 @@ def test_a_template_without_an_end_mark(tmp_path, tokenizer):
     )
     template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
     with pytest.warns(InputWarning, match="no end mark") as said:
-        talk = read_conversations(path, tokenizer, template, template_name="mine.jinja")[0]
-    assert len(said) == 1
+        talk = encoded(path, tokenizer, template, template_name="mine.jinja")[0]
+    assert len(said) == 1 and said[0].filename == __file__
     assert str(said[0].message).startswith("mine.jinja: ") and "{{ eos_token }}" in str(said[0].message)
     learnt = tokenizer.decode(talk.token_ids[talk.learnt].tolist(), skip_special_tokens=False)
     assert learnt.endswith("Now we part.\n<|endoftext|>") and learnt.count("<|endoftext|>") == 1
     end = tokenizer.encode(".").ids[-1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        talk = read_conversations(path, tokenizer, template, end_token_id=end)[0]
+        talk = encoded(path, tokenizer, template, end_token_id=end)[0]
     assert talk.token_ids[talk.learnt][-1] == end
 
 
@@ -110,7 +112,7 @@ def conversation(*roles):
 def test_what_is_refused_is_named_with_its_line(record, fault, tmp_path, tokenizer):
     path = write(tmp_path / "a.jsonl", {"messages": TALK}, record)
     with pytest.raises(InputError) as refused:
-        read_conversations(path, tokenizer, DEFAULT_CHAT_TEMPLATE)
+        encoded(path, tokenizer, DEFAULT_CHAT_TEMPLATE)
     assert str(refused.value).startswith(f"{path}:2: ") and fault in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -119,13 +121,13 @@ def test_broken_files_and_templates(tmp_path, tokenizer):
     path = tmp_path / "a.jsonl"
     path.write_bytes(json.dumps({"messages": TALK}).encode() + b"\n{\n")
     with pytest.raises(InputError, match=r"a.jsonl:2: not JSON"):
-        read_conversations(path, tokenizer, DEFAULT_CHAT_TEMPLATE)
+        encoded(path, tokenizer, DEFAULT_CHAT_TEMPLATE)
     path.write_bytes(b"\xff\n")
     with pytest.raises(InputError, match=r"a.jsonl:1: not UTF-8"):
-        read_conversations(path, tokenizer, DEFAULT_CHAT_TEMPLATE)
+        encoded(path, tokenizer, DEFAULT_CHAT_TEMPLATE)
     path.write_bytes(b"\n")
     with pytest.raises(InputError, match="holds no conversation"):
-        read_conversations(path, tokenizer, DEFAULT_CHAT_TEMPLATE)
+        encoded(path, tokenizer, DEFAULT_CHAT_TEMPLATE)
     write(path, {"messages": TALK})
     programs = (
         "{{ 1 / 0 }}",
@@ -135,73 +137,10 @@ def test_broken_files_and_templates(tmp_path, tokenizer):
     )
     for template in ("{% for %}", "{{ raise_exception('no') }}", "{{ ''.__class__.__mro__ }}", *programs):
         with pytest.raises(InputError, match="chat template"):
-            read_conversations(path, tokenizer, template)
+            encoded(path, tokenizer, template)
     with pytest.raises(InputError, match=r"a.jsonl:1: mine.jinja: the chat template cannot be used: no$"):
-        read_conversations(path, tokenizer, "{{ raise_exception('no') }}", template_name="mine.jinja")
+        encoded(path, tokenizer, "{{ raise_exception('no') }}", template_name="mine.jinja")
     with pytest.raises(InputError, match="changes what was said before"):
-        read_conversations(path, tokenizer, "{{ messages | length }}")
+        encoded(path, tokenizer, "{{ messages | length }}")
     assert is_conversation_file(str(path))
     assert not is_conversation_file(str(write(path, {"text": "a"})))
-
-
-def examples():
-    draw = np.random.default_rng(0)
-    return [
-        Example(draw.integers(1, 90, n).astype(np.int32), np.arange(n) >= n // 2)
-        for n in (5, 9, 3, 14, 8, 2, 30, 6)
-    ]
-
-
-def test_rows_hold_whole_conversations_side_by_side():
-    batches = ConversationBatches(examples(), context_length=16, batch_size=2, epochs=2, seed=3, prefetch=0)
-    assert batches.num_cut == 1 and batches.num_dropped == 0
-    found = []
-    for index in range(batches.steps_per_epoch):
-        inputs, labels, weights = batches[index]
-        assert inputs["token_ids"].shape == (2, 16) and weights.dtype == np.float32
-        for row in range(2):
-            segments = inputs["segment_ids"][row]
-            assert (weights[row][segments == -1] == 0).all()
-            for segment in range(segments.max() + 1):
-                here = segments == segment
-                assert (np.diff(np.flatnonzero(here)) == 1).all()
-                assert inputs["position_ids"][row][here].tolist() == list(range(here.sum()))
-                ids = [*inputs["token_ids"][row][here], labels[row][here][-1]]
-                found.append((tuple(ids), tuple(weights[row][here] > 0)))
-    expected = [(tuple(e.token_ids[:17]), tuple(e.learnt[1:17])) for e in examples()]
-    assert sorted(found) == sorted(expected)
-
-
-def test_batches_are_a_function_of_seed_and_step():
-    settings = {"context_length": 16, "batch_size": 2, "epochs": 2, "seed": 3}
-    whole = ConversationBatches(examples(), **settings)
-    rest = ConversationBatches(examples(), start_step=3, **settings)
-    assert len(rest) == len(whole) - 3
-    for index in range(len(rest)):
-        for one, other in zip(rest[index], whole[index + 3], strict=True):
-            np.testing.assert_equal(one, other)
-    with pytest.raises(InputError, match="--context_length 1 leaves nothing to learn"):
-        ConversationBatches(examples()[3:4], context_length=1, batch_size=1)
-
-
-@pytest.mark.parametrize(("length", "stride"), [(8, 8), (8, 3), (5, 1), (50, 20)])
-def test_sliding_windows_judge_every_token_once_with_enough_before_it(length, stride):
-    tokens = np.random.default_rng(1).integers(0, 9, 37).astype(np.uint16)
-    tokens[[11, 36]] = 9
-    stream = TokenStream(tokens, np.array([0, 12]), 10, 9)
-    judged = np.zeros(37, int)
-    batches = SlidingBatches(stream, context_length=length, stride=stride, batch_size=3)
-    seen = [9, *tokens.tolist()]  # an end mark, then the text
-    start = 0
-    for index in range(len(batches)):
-        inputs, labels, weights = batches[index]
-        for row in range(3):
-            for column in np.flatnonzero(weights[row]):
-                place = start + column
-                assert labels[row, column] == tokens[place] != 9
-                before = inputs["token_ids"][row, : column + 1].tolist()
-                assert before == seen[place - column : place + 1]
-                assert len(before) >= min(place + 1, length - stride + 1)
-                judged[place] += 1
-            start += stride
-    assert (judged == (tokens != 9)).all()

@@ -1,0 +1,94 @@
+"""Texts as token ids, with a word about what a tokenizer cannot take."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from kerasllm.errors import InputError
+from kerasllm.tokenizers.known_characters import KnownCharacters, unknown_character
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Returns one more than the greatest id, the size of a model's table: ids may have gaps."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def check_vocabulary(tokenizer: Tokenizer, model_size: int, place: Any) -> None:
+    """Refuses a tokenizer whose greatest id the model has no embedding for.
+
+    Args:
+        tokenizer: of any kind.
+        model_size: tokens of the model.
+        place: the model's directory, for the message.
+
+    Raises:
+        InputError: they do not belong together.
+    """
+    size = vocabulary_size(tokenizer)
+    if size > model_size:
+        raise InputError(
+            f"{place}: the tokenizer has {size} tokens, the model {model_size}: they do not belong together; "
+            "copy the model anew"
+        )
+
+
+def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: bool = False) -> list[int]:
+    """Returns the ids of a text, without any that the tokenizer would add.
+
+    Args:
+        tokenizer: is not changed.
+        text: any text.
+        place: where the text is from, for messages: "prompts.txt:3".
+        special_tokens: whether "<|endoftext|>" and the like in the text are tokens, not plain text.
+
+    Raises:
+        InputError: the tokenizer does not know a character, or is damaged.
+    """
+    half = _HALF_PAIR.search(text)
+    if half is not None:
+        raise InputError(
+            f"{place or 'text'}: holds half of a surrogate pair (U+{ord(half[0]):04X}), which is no character; "
+            "take it out"
+        )
+    unknown = _known_characters(tokenizer, tokenizer.get_vocab_size()).first_unknown(
+        text, skip_special=special_tokens
+    )
+    if unknown is not None:
+        raise unknown_character(text[unknown], place)
+    before = tokenizer.encode_special_tokens
+    tokenizer.encode_special_tokens = not special_tokens
+    try:  # it raises where there is no [UNK]
+        with refusing(f"{place or 'text'}: cannot be tokenized"):
+            return tokenizer.encode(text, add_special_tokens=False).ids
+    finally:
+        tokenizer.encode_special_tokens = before
+
+
+@lru_cache(maxsize=4)
+def _known_characters(tokenizer: Tokenizer, size: int) -> KnownCharacters:
+    """Keeps what it makes, which takes half a second for GPT-2; a tokenizer is known by its identity and size."""
+    return KnownCharacters(json.loads(tokenizer.to_str()))
+
+
+@contextmanager
+def refusing(words: str) -> Iterator[None]:
+    """Raises `InputError` for what the library raises: bare Exceptions, and Rust's panics, which are not even those.
+
+    Args:
+        words: what the message begins with.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, InputError):
+            raise
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise InputError(f"{words}: {error}") from error
+        raise
