@@ -4,8 +4,7 @@ Importing it loads Keras and the one chosen backend (`KERAS_BACKEND`), nothing h
 """
 
 import kerasllm.backend  # first: says in a line if the chosen backend is not installed
-import kerasllm.checkpoints
-import kerasllm.generation  # noqa: F401 - gives GPTCausalLM its generate
+import kerasllm.checkpoints  # noqa: F401 - gives the models `from_pretrained`
 from kerasllm.checkpoints import from_keras_hub, to_keras_hub
 from kerasllm.losses import (
     CausalLanguageModelLoss,

@@ -31,8 +31,8 @@ MAY_IMPORT = {
     "tokenizers": {"data", "files"},
     "data": {"tokenizers", "files"},
     "checkpoints": {"models", "layers", "backend", "tokenizers", "files"},
-    "generation": {"models", "layers", "backend", "tokenizers"},
-    "models": {"checkpoints", "layers", "backend", "losses"},
+    "generation": {"layers", "backend", "tokenizers"},
+    "models": {"checkpoints", "generation", "layers", "backend", "losses"},
     "cli": {"files"},
     "tasks": {
         *("models", "layers", "backend", "losses", "metrics", "data", "tokenizers", "files", "generation"),
