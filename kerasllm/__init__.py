@@ -4,8 +4,7 @@ Importing it loads Keras and the one chosen backend (`KERAS_BACKEND`), nothing h
 """
 
 import kerasllm.backend  # first: says in a line if the chosen backend is not installed
-import kerasllm.checkpoints  # noqa: F401 - gives the models `from_pretrained`
-from kerasllm.checkpoints import from_keras_hub, to_keras_hub
+import kerasllm.checkpoints  # noqa: F401 - for `kerasllm.checkpoints.push_model`
 from kerasllm.losses import (
     CausalLanguageModelLoss,
     MaskedLanguageModelLoss,
@@ -26,6 +25,7 @@ from kerasllm.models import (
     GPTCausalLM,
     GPTConfig,
 )
+from kerasllm.models.registry import from_keras_hub, to_keras_hub
 
 __version__ = "0.1.0"
 

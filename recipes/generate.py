@@ -14,12 +14,13 @@ from typing import Any, Literal
 import keras
 
 from kerasllm import GPTCausalLM, GPTConfig, cli
-from kerasllm.checkpoints import read_settings, resolve_directory
+from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import check_ranges
 from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.generation.terminal import TerminalWriter
+from kerasllm.models.registry import read_settings
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE, render
 from kerasllm.tokenizers.loading import encode, load_tokenizer, read_chat_template, vocabulary_size
 from kerasllm.tokenizers.special_tokens import end_of_text_id, marks

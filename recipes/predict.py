@@ -15,13 +15,14 @@ from typing import Any, TextIO
 import numpy as np
 
 from kerasllm import BertClassifier, BertConfig, BertMaskedLM, BertPretraining, BertRegressor, cli
-from kerasllm.checkpoints import read_settings, resolve_directory
+from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import check_ranges
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.data.sources.labelled import read_texts
 from kerasllm.errors import InputError, NewHeadWarning
 from kerasllm.files.atomic import check_writable, write_output
+from kerasllm.models.registry import read_settings
 from kerasllm.tasks.classification import predict_in_order
 from kerasllm.tokenizers.loading import load_wordpiece, vocabulary_size
 from kerasllm.tokenizers.wordpiece import special_token_ids

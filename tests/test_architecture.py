@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "metrics": {"backend", "losses"},
     "tokenizers": {"data", "files"},
     "data": {"tokenizers", "files"},
-    "checkpoints": {"models", "layers", "backend", "tokenizers", "files"},
+    "checkpoints": {"layers", "backend", "tokenizers", "files"},
     "generation": {"layers", "backend", "tokenizers"},
     "models": {"checkpoints", "generation", "layers", "backend", "losses"},
     "cli": {"files"},

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
-from kerasllm.checkpoints import check_checkpoint
 from kerasllm.errors import InputError
 from kerasllm.models import BertConfig, GPTConfig
 from kerasllm.models.gpt.config import FeedForward, Normalization, Positions
+from kerasllm.models.registry import check_checkpoint
 
 GPTSize = Literal[
     "gpt2",
