@@ -17,9 +17,7 @@ def _is_command() -> bool:
 
 if not _is_command():
     import kerasllm.backend  # first: says in a line if the chosen backend is not installed
-    import kerasllm.checkpoints
-    import kerasllm.generation  # noqa: F401 - gives GPTCausalLM its generate
-    from kerasllm.checkpoints import from_keras_hub, to_keras_hub
+    import kerasllm.checkpoints  # noqa: F401 - for `kerasllm.checkpoints.push_model`
     from kerasllm.losses import (
         CausalLanguageModelLoss,
         MaskedLanguageModelLoss,
@@ -40,6 +38,7 @@ if not _is_command():
         GPTCausalLM,
         GPTConfig,
     )
+    from kerasllm.models.registry import from_keras_hub, to_keras_hub
 
 __all__ = [
     "BERT_SIZES",

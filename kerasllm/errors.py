@@ -3,6 +3,7 @@
 import contextlib
 import errno
 from collections.abc import Iterator
+from typing import Any
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Numbers of the `OSError`s that say so."""
@@ -49,3 +50,9 @@ class NewHeadWarning(InputWarning):
     def __init__(self, message: str, heads: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.heads = heads
+
+
+def short(value: Any) -> str:
+    """Returns a value as a message shows it: its `repr`, cut off after 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import keras
 
 from kerasllm import GPTCausalLM, GPTConfig, cli
-from kerasllm.checkpoints import read_settings, resolve_directory
+from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import at_least, within
 from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError
@@ -21,6 +21,7 @@ from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.generation.chat import talk
 from kerasllm.generation.prompts import check_room
 from kerasllm.generation.terminal import continue_visibly
+from kerasllm.models.registry import read_settings
 from kerasllm.tokenizers.encoding import check_vocabulary
 from kerasllm.tokenizers.loading import find_chat_template, load_tokenizer
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kerasllm import BertConfig, cli
-from kerasllm.checkpoints import read_settings, resolve_directory
+from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import at_least
 from kerasllm.data.sources.labelled import read_texts
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_writable, write_output
+from kerasllm.models.registry import read_settings
 from kerasllm.tasks import PredictionSettings, task_of
 from kerasllm.tokenizers.encoding import check_vocabulary
 from kerasllm.tokenizers.loading import load_wordpiece

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kerasllm.checkpoints.name_table import ACTIVATIONS
-from kerasllm.errors import InputError
-from kerasllm.models.bert.config import short
+from kerasllm.errors import InputError, short
 
 
 def read_fields(

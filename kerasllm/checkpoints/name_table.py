@@ -61,39 +61,91 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """One model class of ours and the name that config.json has for it.
+
+    Args:
+        name: as in config.json's `architectures`.
+        model_class: our class.
+        auto_class: the class of `transformers` that loads it; None where none does.
+        hub_task: the hub's name of the task; None where it has none.
+        problem_type: config.json's `problem_type` of this class, where several classes share the name.
+    """
+
+    name: str
+    model_class: type
+    auto_class: str | None
+    hub_task: str | None
+    problem_type: str | None = None
+
+
+def _as_asked(
+    model_class: type,
+    theirs: Mapping[str, Any],
+    path: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    asked: dict[str, Any],
+) -> dict[str, Any]:
+    return asked
+
+
+@dataclass(frozen=True)
 class Format:
     """How one kind of model is stored.
 
+    A config has `tie_embeddings` where the format has `tied`. Of `num_layers`, where it has them, no more are read than
+    the files hold tensors.
+
     Args:
         model_type: as config.json has it.
-        prefix: that the task models put before the backbone's names; a file may have it or not.
-        entries: from our config to the table, backbone and heads, without the prefix.
+        architectures: the classes that are stored in this format. The first row of a class is the name under which
+            it is written.
+        entries: returns the name table of a config, backbone and heads, without the prefix.
+        read_config: returns our config from config.json's content and its path.
+        write_config: returns config.json's content for a model.
+        prefix: what the task models put before the backbone's names; a file may have it or not.
         headed: beginnings of the names of heads, which never have the prefix.
-        read_config: from config.json's content and its name to our config.
-        write_config: from a model to config.json's content.
-        class_settings: from class, config.json, its name, the tensors' shapes by name, and the settings asked
-            for, to all settings of the task.
+        heads: our layers that a checkpoint may lack, and which have initial values then.
+        class_settings: returns all settings of a task, from its class, config.json's content and path, the shapes of
+            the tensors by name, and the settings asked for.
         redundant: whether a tensor, by its name, repeats another one of a model of our config or is no weight.
         tied: the projection to the vocabulary, and the embedding that it is where both are tied.
-        modern: from an outdated name of a tensor to the one in use.
+        modern: returns the name in use for an outdated name of a tensor.
+        represents: whether a model of that config can be written in this format.
+        write_generation: returns the settings of generation_config.json for a model; None for a model that does not
+            generate.
     """
 
     model_type: str
-    prefix: str
+    architectures: tuple[Architecture, ...]
     entries: Callable[[Any], list[Entry]]
-    headed: tuple[str, ...]
     read_config: Callable[[Mapping[str, Any], str], Any]
     write_config: Callable[[Any], dict[str, Any]]
+    prefix: str = ""
+    headed: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
     class_settings: Callable[
         [type, Mapping[str, Any], str, Mapping[str, tuple[int, ...]], dict[str, Any]], dict[str, Any]
-    ]
-    redundant: Callable[[str, Any], bool]
-    tied: tuple[str, str] = ("", "")
+    ] = _as_asked
+    redundant: Callable[[str, Any], bool] = lambda name, config: False
+    tied: tuple[str, str] | None = None
     modern: Callable[[str], str] = str
+    represents: Callable[[Any], bool] = lambda config: True
+    write_generation: Callable[[Any], dict[str, Any] | None] = lambda model: None
 
     def qualified(self, name: str, is_backbone: bool) -> str:
-        """The name of a tensor as this format writes it."""
+        """Returns the name of a tensor as this format writes it."""
         return name if not name or is_backbone or name.startswith(self.headed) else self.prefix + name
+
+    def architecture_of(self, model_class: type) -> str:
+        """Returns the name under which a class is written."""
+        return next(row.name for row in self.architectures if row.model_class is model_class)
+
+    def architecture(self, theirs: Mapping[str, Any]) -> Architecture:
+        """Returns the row that config.json's content names; the first one where it names none."""
+        name, problem = (theirs.get("architectures") or [None])[0], theirs.get("problem_type")
+        named = [row for row in self.architectures if row.name == name] or list(self.architectures)
+        return next((row for row in named if problem and row.problem_type == problem), named[0])
 
 
 ACTIVATIONS = {

@@ -1,17 +1,6 @@
-"""Text generation; importing this gives `GPTCausalLM` its `generate`."""
+"""Text generation by any model that has the methods of `kerasllm.generation.protocol.GenerativeModel`."""
 
-from typing import Any
+from kerasllm.generation.continuation import generate
+from kerasllm.generation.protocol import GenerativeModel
 
-from kerasllm.models.gpt.tasks import GPTCausalLM, install_generation
-
-
-def generate(model: GPTCausalLM, prompts: Any, **settings: Any) -> Any:
-    """Continues prompts, see `kerasllm.generation.continuation.generate`, which is loaded at the first call."""
-    from kerasllm.generation import continuation
-
-    return continuation.generate(model, prompts, **settings)
-
-
-install_generation(generate)
-
-__all__ = ["generate"]
+__all__ = ["GenerativeModel", "generate"]

@@ -54,12 +54,12 @@ def beam_search(
     seen = {"seen": inputs.pop("seen")} if rule.penalize else {}
 
     def start(model, inputs, seen):
-        return _start(decoder, model, inputs, seen, rule, num_beams, capacity)
+        return _start(model, inputs, seen, rule, num_beams, capacity)
 
     def step(model, inputs, state):
-        rows = {"starts": ops.repeat(inputs["starts"], num_beams)}
-        hidden, caches = decoder.extend(model, inputs | rows, state)
-        return _advance(rule, inputs, state | {"caches": caches}, _log_probabilities(model, hidden))
+        starts = ops.repeat(inputs["starts"], num_beams)
+        logits, caches = model.step(state["last"], state["column"] - 1, starts, state["caches"])
+        return _advance(model, rule, inputs, state | {"caches": caches}, _log_probabilities(logits))
 
     def repeated(step: Callable[..., Any]) -> Callable[..., Any]:
         return backend.decoding.repeated(step, lambda state: ops.all(state["closed"]))
@@ -77,23 +77,18 @@ def beam_search(
     return [row[width:end].tolist() for row, end in zip(tokens, ends, strict=True)]
 
 
-def _log_probabilities(model, hidden):
-    logits = backend.decoding.scores(hidden, ops.convert_to_tensor(model.output_table))
+def _log_probabilities(logits):
     logits = ops.cast(logits, "float32")
     return logits - ops.logsumexp(logits, axis=-1, keepdims=True)
 
 
-def _start(decoder, model, inputs, seen, rule, num_beams, capacity):
-    """The state after the first new token: the prompts ran once, their caches are handed to every beam."""
-    hidden, caches = decoder.prefill(model, inputs, capacity)
+def _start(model, inputs, seen, rule, num_beams, capacity):
+    """Returns the state after the first new token: the prompts ran once, their caches are handed to every beam."""
+    logits, caches = model.prefill(inputs["prompts"], inputs["starts"], capacity)
     rows, width = inputs["prompts"].shape
 
     def for_each_beam(tensor):
         return ops.repeat(tensor, num_beams, axis=0)
-
-    def of_all_heads(cache):  # (rows * heads, …) → (rows * beams * heads, …)
-        whole = ops.reshape(cache, (rows, -1, *cache.shape[1:]))
-        return ops.reshape(for_each_beam(whole), (-1, *cache.shape[1:]))
 
     tokens = ops.pad(inputs["prompts"], ((0, 0), (0, capacity - width)))
     only_first = ops.where(ops.arange(num_beams) == 0, 0.0, _NONE)  # or all beams would begin alike
@@ -102,16 +97,16 @@ def _start(decoder, model, inputs, seen, rule, num_beams, capacity):
         "scores": ops.broadcast_to(only_first[None], (rows, num_beams)),
         "column": inputs["width"],
         "closed": inputs["starts"] >= width,  # no row begins behind its end
-        "caches": [tuple(of_all_heads(part) for part in cache) for cache in caches],
+        "caches": model.reorder(caches, for_each_beam(ops.arange(rows, dtype="int32"))),
         "done_tokens": ops.zeros((rows, num_beams, capacity), "int32"),
         "done_scores": ops.full((rows, num_beams), _NONE),
         "done_ends": ops.zeros((rows, num_beams), "int32"),
         **({"seen": for_each_beam(seen["seen"])} if rule.penalize else {}),
     }
-    return _advance(rule, inputs, state, for_each_beam(_log_probabilities(model, hidden)))
+    return _advance(model, rule, inputs, state, for_each_beam(_log_probabilities(logits)))
 
 
-def _advance(rule, inputs, state, log_probabilities):
+def _advance(model, rule, inputs, state, log_probabilities):
     """The state with one more token in each beam, from (rows * beams, vocabulary)."""
     if rule.penalize:
         log_probabilities = penalize(log_probabilities, state["seen"], inputs["repetition_penalty"])
@@ -154,7 +149,7 @@ def _advance(rule, inputs, state, log_probabilities):
         "last": last,
         "column": column + 1,
         "closed": ops.logical_or(state["closed"], decided),
-        "caches": [tuple(_reordered(part, of_all) for part in cache) for cache in state["caches"]],
+        "caches": model.reorder(state["caches"], of_all),
         "done_tokens": _rows_at(done_tokens, order),
         "done_scores": done_scores,
         "done_ends": ops.take_along_axis(done_ends, order, axis=1),
@@ -180,9 +175,3 @@ def _written(tokens, column, chosen):
     """(rows, beams, capacity) with `chosen` (rows, beams) in a column."""
     columns = ops.arange(tokens.shape[-1], dtype="int32")
     return ops.where(columns == column, chosen[:, :, None], tokens)
-
-
-def _reordered(cache, rows):
-    """A cache (rows * heads, capacity, head_dim) with other rows' content."""
-    whole = ops.reshape(cache, (rows.shape[0], -1))
-    return ops.reshape(ops.take(whole, rows, axis=0), cache.shape)

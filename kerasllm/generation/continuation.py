@@ -13,9 +13,9 @@ from kerasllm.errors import InputError
 from kerasllm.generation.beam_search import beam_search
 from kerasllm.generation.decoding import decoder_of, left_padded, rounded_up
 from kerasllm.generation.prompts import check_tokens, read_prompts
+from kerasllm.generation.protocol import GenerativeModel
 from kerasllm.generation.sampling import Rule
 from kerasllm.generation.texts import cut_at, prompt_and_addition
-from kerasllm.models.gpt.tasks import GPTCausalLM
 
 _NEW_TOKENS = 128
 _TOKENS_AT_A_TIME = 32  # between looks at stop strings
@@ -142,7 +142,7 @@ class Settings:
 
 
 def generate(
-    model: GPTCausalLM,
+    model: GenerativeModel,
     prompts: Any,
     *,
     tokenizer: Any = None,
@@ -174,7 +174,7 @@ def generate(
         chosen = Settings(**settings)
     except TypeError as error:
         raise InputError(f"generate: {error}".replace("Settings.__init__() got an ", "")) from error
-    form, rows = read_prompts(prompts, tokenizer, model)
+    form, rows = read_prompts(prompts, tokenizer, model.config.end_token_id)
     if chosen.stop and tokenizer is None:
         raise InputError("stop texts need the tokenizer: give tokenizer=…")
     check_tokens(rows, chosen.stop_token_ids or (), model.config.vocabulary_size)
@@ -216,7 +216,7 @@ def _rooms(rows: list[list[int]], positions: int, settings: Settings) -> list[in
 
 
 def _stream(
-    model: GPTCausalLM,
+    model: GenerativeModel,
     rows: list[list[int]],
     rooms: list[int],
     settings: Settings,
@@ -264,7 +264,7 @@ def _stream(
 
 
 def _inputs(
-    model: GPTCausalLM, rows: list[list[int]], settings: Settings, width: int, stops: Sequence[int]
+    model: GenerativeModel, rows: list[list[int]], settings: Settings, width: int, stops: Sequence[int]
 ) -> dict[str, Any]:
     """What the compiled programs take, as tensors."""
     prompts, starts = left_padded(rows, width)

@@ -1,4 +1,4 @@
-"""The cached forward pass: prompts in one go, then a token at a time, in programs that are compiled once a shape.
+"""Decoding: prompts in one go, then a token at a time, in programs that are compiled once a shape.
 
 Prompts stand left-padded in columns 0 … width - 1, so that all rows write their next token to the same column,
 and caches have a fixed number of columns. Widths and capacities are rounded up, so that prompts of a few lengths
@@ -16,9 +16,8 @@ import numpy as np
 from keras import ops
 
 from kerasllm import backend
+from kerasllm.generation.protocol import GenerativeModel
 from kerasllm.generation.sampling import Rule
-from kerasllm.layers.decoder_block import causal_mask
-from kerasllm.models.gpt.tasks import GPTCausalLM
 
 State = dict[str, Any]
 _STEP = 32
@@ -36,7 +35,7 @@ class Decoder:
     `traces` counts how often a program was made.
     """
 
-    def __init__(self, model: GPTCausalLM) -> None:
+    def __init__(self, model: GenerativeModel) -> None:
         self._model = weakref.ref(model)
         self._programs: dict[Any, Callable[..., Any]] = {}
         self._convert = backend.decoding.made_once(self._converted)
@@ -81,7 +80,7 @@ class Decoder:
         """
 
         def run(model, inputs, seen):
-            hidden, caches = self.prefill(model, inputs, capacity)
+            logits, caches = model.prefill(inputs["prompts"], inputs["starts"], capacity)
             width = inputs["prompts"].shape[1]
             tokens = ops.pad(inputs["prompts"], ((0, 0), (0, capacity - width)))
             state = {
@@ -91,7 +90,7 @@ class Decoder:
                 "caches": caches,
                 **seen,
             }
-            return self._choose(model, rule, inputs, state, hidden)
+            return self._choose(rule, inputs, state, logits)
 
         program = self.program(("begin", rule, capacity), run, backend.decoding.compiled)
         seen = {"seen": inputs["seen"]} if rule.penalize else {}
@@ -101,8 +100,8 @@ class Decoder:
         """Chooses `count` more tokens, fewer if all rows are finished; the state given is used up."""
 
         def step(model, inputs, state):
-            hidden, caches = self.extend(model, inputs, state)
-            return self._choose(model, rule, inputs, state | {"caches": caches}, hidden)
+            logits, caches = model.step(state["last"], state["column"] - 1, inputs["starts"], state["caches"])
+            return self._choose(rule, inputs, state | {"caches": caches}, logits)
 
         def finished(state):
             return ops.all(state["finished"])
@@ -133,46 +132,14 @@ class Decoder:
             self._programs[key] = compiled(function)
         return self._programs[key]
 
-    def _live(self) -> GPTCausalLM:
+    def _live(self) -> GenerativeModel:
         model = self._model()
         assert model is not None  # whoever generates holds it
         return model
 
     @staticmethod
-    def prefill(model, inputs, capacity):
-        """The last hidden state of each prompt, (rows, hidden_dim), and filled caches."""
-        prompts, starts = inputs["prompts"], inputs["starts"]
-        rows, width = prompts.shape
-        config = model.config
-        columns = ops.arange(width, dtype="int32")[None]
-        positions = ops.maximum(columns - starts[:, None], 0)
-        shape = (rows * config.key_value_heads, capacity, config.head_dim)
-        cache_type = backend.decoding.cache_type(model.compute_dtype)
-        caches = [
-            (ops.zeros(shape, cache_type), ops.zeros(shape, cache_type)) for _ in range(config.num_layers)
-        ]
-        mask = causal_mask(width, columns >= starts[:, None])
-        hidden, caches = model.backbone.extend(prompts, positions, mask, caches, 0)
-        return hidden[:, -1], caches
-
-    @staticmethod
-    def extend(model, inputs, state):
-        """Feeds the last token of each row: its hidden state (rows, hidden_dim), and the caches with it."""
-        column = state["column"] - 1
-        starts = inputs["starts"][:, None]
-        columns = ops.arange(state["tokens"].shape[1], dtype="int32")[None]
-        mask = ops.logical_and(columns >= starts, columns <= column)[:, None]  # (rows, 1, capacity)
-        # A row that has used up its positions may run on beside others; what it makes is not looked at.
-        positions = ops.minimum(column - starts, model.config.max_sequence_length - 1)
-        hidden, caches = model.backbone.extend(
-            state["last"][:, None], positions, mask, state["caches"], column
-        )
-        return hidden[:, 0], caches
-
-    @staticmethod
-    def _choose(model, rule, inputs, state, hidden):
-        """The state with one more token in each row."""
-        logits = backend.decoding.scores(hidden, ops.convert_to_tensor(model.output_table))
+    def _choose(rule, inputs, state, logits):
+        """Returns the state with one more token in each row."""
         column = state["column"]
         chosen = rule.choose(logits, inputs, state.get("seen"), inputs["rows"], column - inputs["width"])
         chosen = ops.where(state["finished"], inputs["pad"], chosen)
@@ -194,10 +161,10 @@ def _is_kernel(variable: Any) -> bool:
     return variable.name.endswith(("_kernel", "_lora_a", "_lora_b"))
 
 
-_decoders: weakref.WeakKeyDictionary[GPTCausalLM, Decoder] = weakref.WeakKeyDictionary()
+_decoders: weakref.WeakKeyDictionary[GenerativeModel, Decoder] = weakref.WeakKeyDictionary()
 
 
-def decoder_of(model: GPTCausalLM) -> Decoder:
+def decoder_of(model: GenerativeModel) -> Decoder:
     """The model's decoder; the same at each call, as long as the model lives."""
     if model not in _decoders:
         _decoders[model] = Decoder(model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,17 +10,17 @@ import numpy as np
 from keras import ops
 
 from kerasllm.errors import InputError
-from kerasllm.models.gpt.tasks import GPTCausalLM
 from kerasllm.tokenizers.encoding import encode
+from kerasllm.tokenizers.known_characters import unknown_character
 
 
-def read_prompts(prompts: Any, tokenizer: Any, model: GPTCausalLM) -> tuple[str, list[list[int]]]:
-    """The form that the result is to have ("text", "texts", "row", "array" or "lists"), and lists of ids.
+def read_prompts(prompts: Any, tokenizer: Any, end_token_id: int | None) -> tuple[str, list[list[int]]]:
+    """Returns the form that the result is to have ("text", "texts", "row", "array" or "lists"), and lists of ids.
 
     Args:
         prompts: as `generate` takes them.
         tokenizer: for texts.
-        model: whose end mark begins an empty text.
+        end_token_id: the end mark, with which an empty text begins; None where the model has none.
 
     Raises:
         InputError: texts without a tokenizer, a character that it does not know, or what is no whole number.
@@ -32,8 +31,7 @@ def read_prompts(prompts: Any, tokenizer: Any, model: GPTCausalLM) -> tuple[str,
             raise InputError("a text as prompt needs the tokenizer: give tokenizer=…")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         rows = [_encode(tokenizer, text, f"prompt {number}") for number, text in enumerate(texts, 1)]
-        end = model.config.end_token_id
-        rows = [row if row or end is None else [end] for row in rows]
+        rows = [row if row or end_token_id is None else [end_token_id] for row in rows]
         return ("text" if isinstance(prompts, str) else "texts"), rows
     if listed and any(isinstance(prompt, list | tuple | np.ndarray) for prompt in prompts):
         lists = [_whole_numbers(row, f"prompt {number}") for number, row in enumerate(prompts, 1)]
@@ -109,35 +107,29 @@ def _whole_numbers(row: Any, place: str) -> list[int]:
 
 
 def _encode(tokenizer: Any, text: Any, place: str) -> list[int]:
-    """The ids of a text; what the tokenizer raises, or leaves out in silence, as our own error.
+    """Returns the ids of a text, in which the names of special tokens stand for the tokens, as in `transformers`.
 
-    Special tokens' names stand for the tokens, as in `transformers`.
+    A prompt is short: each of its characters is tried, where `encode` trusts tokenizers of unusual kinds.
     """
     if not isinstance(text, str):
         raise InputError(f"{place} is {text!r} among texts: give texts alone, or lists of whole numbers")
-    half = re.search("[\ud800-\udfff]", text)
-    if half is not None:
-        raise InputError(
-            f"{place}: holds half of a surrogate pair (U+{ord(half[0]):04X}), which is no character; take it out"
-        )
     try:
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
-    except BaseException as error:  # bare Exceptions, and Rust's panics, which are not even those
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        unknown = _first_unknown(tokenizer, text)
+        ids = encode(tokenizer, text, place, special_tokens=True)
+    except InputError as error:
+        # Without a cause it is `encode` itself that has found the fault, and named it.
+        unknown = None if error.__cause__ is None else _first_unknown(tokenizer, text)
         if unknown is None:
-            raise InputError(f"{place}: cannot be tokenized: {error}") from error
-        raise _unknown_character(unknown, place) from error
+            raise
+        raise unknown_character(unknown, place) from error
     if tokenizer.normalizer is None:  # one may take characters away on purpose
         unknown = _first_unknown(tokenizer, text)
         if unknown is not None:
-            raise _unknown_character(unknown, place)
+            raise unknown_character(unknown, place)
     return ids
 
 
 def _first_unknown(tokenizer: Any, text: str) -> str | None:
-    """The first character of which a tokenizer makes nothing; white space may well vanish."""
+    """Returns the first character of which a tokenizer makes nothing; white space may well vanish."""
     # Names of special tokens need not be known letter by letter.
     for token in tokenizer.get_added_tokens_decoder().values():
         text = text.replace(token.content, "")
@@ -149,10 +141,3 @@ def _first_unknown(tokenizer: Any, text: str) -> str | None:
         if not found and not character.isspace():
             return character
     return None
-
-
-def _unknown_character(character: str, place: str) -> InputError:
-    return InputError(
-        f"{place}: the tokenizer does not know the character {character!r} (U+{ord(character):04X}); "
-        "leave it out, or take a model whose tokenizer has it"
-    )

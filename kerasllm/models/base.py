@@ -1,12 +1,7 @@
-"""What all models share: a frozen config, weights that exist from construction, names that do not change.
-
-Reading and writing checkpoints lies above the models (`kerasllm.checkpoints`), which installs itself here, so
-that `from_pretrained` can be asked of the class without an import that points upwards.
-"""
+"""What all models share: a frozen config, weights that exist from construction, fixed names, checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -17,20 +12,11 @@ import numpy as np
 
 from kerasllm import backend
 from kerasllm.backend import memory as kept_memory
+from kerasllm.checkpoints import Format, push_model, read_model, write_model
+from kerasllm.errors import InputError
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import merged_kernel
-
-_reader: Callable[..., Any] | None = None
-_writer: Callable[..., Any] | None = None
-_sender: Callable[..., str] | None = None
-
-
-def install_checkpoints(
-    reader: Callable[..., Any], writer: Callable[..., Any], sender: Callable[..., str]
-) -> None:
-    """Sets what `from_pretrained`, `save_pretrained` and `push_to_hub` call; done by `kerasllm.checkpoints`."""
-    global _reader, _writer, _sender
-    _reader, _writer, _sender = reader, writer, sender
+from kerasllm.models.registry import family_of
 
 
 class LanguageModel(keras.Model):
@@ -136,8 +122,19 @@ class LanguageModel(keras.Model):
         Raises:
             kerasllm.errors.InputError: what is missing, damaged or cannot be represented.
         """
-        assert _reader is not None
-        return _reader(cls, source, revision=revision, **settings)
+        return read_model(cls, family_of(cls).formats, source, revision=revision, **settings)
+
+    @property
+    def hugging_face_format(self) -> Format:
+        """The format in which this model is written.
+
+        Raises:
+            kerasllm.errors.InputError: the class is none of its family's own.
+        """
+        cls = type(self)
+        if cls not in family_of(cls).classes:
+            raise InputError(f"{cls.__name__} has no counterpart in Hugging Face's format")
+        return family_of(cls).format_of(self.config)
 
     def save_pretrained(
         self, directory: str | Path, *, tokenizer: Any = None, max_shard_size: int | str = "5GB"
@@ -154,8 +151,7 @@ class LanguageModel(keras.Model):
         Raises:
             kerasllm.errors.InputError: the directory cannot be written.
         """
-        assert _writer is not None
-        _writer(self, directory, tokenizer=tokenizer, max_shard_size=max_shard_size)
+        write_model(self, directory, tokenizer=tokenizer, max_shard_size=max_shard_size)
 
     def push_to_hub(
         self,
@@ -181,6 +177,19 @@ class LanguageModel(keras.Model):
         Raises:
             kerasllm.errors.InputError: no permission, or the hub does not answer.
         """
-        assert _sender is not None
-        settings = {"private": private, "revision": revision, "message": message}
-        return _sender(self, repo_id, tokenizer=tokenizer, **settings)
+        settings: dict[str, Any] = {"private": private, "revision": revision, "message": message}
+        return push_model(self, repo_id, tokenizer=tokenizer, **settings)
+
+    def training_flops(self, length: int, predicted: int | None = None) -> float:
+        """Returns the arithmetic of one training step for each token: forward and backward pass, not the optimizer.
+
+        Padding, and scores of positions that nobody predicts, do not count; see `kerasllm.models.flops`.
+
+        Args:
+            length: tokens of a sequence.
+            predicted: positions of a sequence whose next, or masked, token is predicted; all where None.
+
+        Returns:
+            FLOPs a token.
+        """
+        return family_of(type(self)).training_flops(self, length, length if predicted is None else predicted)

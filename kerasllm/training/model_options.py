@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from kerasllm.checkpoints import check_checkpoint, resolve_directory
+from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import above, at_least, within
 from kerasllm.cli.settings import only_without
 from kerasllm.errors import InputError
 from kerasllm.models import BERT_SIZES, GPT_SIZES, BertConfig, GPTConfig
 from kerasllm.models.gpt.config import FeedForward, Normalization, Positions
+from kerasllm.models.registry import check_checkpoint
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
 from kerasllm.tokenizers.encoding import vocabulary_size

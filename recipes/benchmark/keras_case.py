@@ -22,7 +22,6 @@ from kerasllm.data.token_cache.stream import TokenStream
 from kerasllm.tasks import CausalLanguageModeling, MaskedLanguageModeling
 from kerasllm.tokenizers.wordpiece import SpecialTokens
 from kerasllm.training.hardware.compilation import FROM_STEPS, choose_compilation
-from kerasllm.training.hardware.throughput import training_flops
 from kerasllm.training.optimization.optimizers import adamw
 
 WARM_UP = 3
@@ -66,7 +65,7 @@ def train(case: Case, steps: int) -> dict[str, Any]:
             model.loss.chunk_size = 0
         batches = windows(case, steps)
     figures = time_fit(model, batches)
-    flops = training_flops(model, case.shape["length"], getattr(batches, "num_slots", None))
+    flops = model.training_flops(case.shape["length"], getattr(batches, "num_slots", None))
     tokens = [real_tokens(batches[index][0]) for index in range(WARM_UP, steps)]
     return figures | {"tokens": float(np.mean(tokens)), "flops_per_token": flops}
 

@@ -19,8 +19,8 @@ from kerasllm import (
     GPTCausalLM,
     GPTConfig,
 )
-from kerasllm.checkpoints import read_settings
 from kerasllm.errors import InputError, InputWarning
+from kerasllm.models.registry import read_settings
 from kerasllm.tokenizers.loading import load_tokenizer
 from kerasllm.tokenizers.wordpiece import train_wordpiece
 

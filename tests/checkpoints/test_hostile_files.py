@@ -15,9 +15,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from kerasllm import BertBackbone, BertClassifier, BertConfig, GPTCausalLM, GPTConfig
-from kerasllm.checkpoints import check_checkpoint
 from kerasllm.errors import InputError
 from kerasllm.models.base import LanguageModel
+from kerasllm.models.registry import check_checkpoint
 
 SHAPE = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "max_sequence_length": 10}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

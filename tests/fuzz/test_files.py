@@ -17,12 +17,12 @@ import yaml
 
 from kerasllm import BertBackbone, BertConfig, GPTCausalLM, GPTConfig
 from kerasllm.checkpoints import write_model
-from kerasllm.checkpoints.hugging_face import check_checkpoint, read_settings
 from kerasllm.cli import parse, settings
 from kerasllm.data.examples.conversations import encode_conversations
 from kerasllm.data.sources.conversations import read_conversations
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.sources.labelled import read_labelled
+from kerasllm.models.registry import check_checkpoint, read_settings
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE, render

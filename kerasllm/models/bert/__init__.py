@@ -1,1 +1,22 @@
-"""BERT: config, backbone, task models, and their names in Hugging Face's format."""
+"""BERT: config, backbone, task models, their names in Hugging Face's format and KerasHub's, and their arithmetic."""
+
+from kerasllm.models.bert.backbone import BertBackbone
+from kerasllm.models.bert.config import BERT_SIZES, BertConfig
+from kerasllm.models.bert.flops import training_flops
+from kerasllm.models.bert.hugging_face import BERT
+from kerasllm.models.bert.keras_hub import KERAS_HUB
+from kerasllm.models.bert.tasks import BertClassifier, BertMaskedLM, BertPretraining, BertRegressor
+from kerasllm.models.registry import Family, register
+
+register(
+    Family(
+        name="BERT",
+        config_class=BertConfig,
+        sizes=BERT_SIZES,
+        backbone=BertBackbone,
+        tasks=(BertPretraining, BertMaskedLM, BertClassifier, BertRegressor),
+        formats=(BERT,),
+        training_flops=training_flops,
+        keras_hub=KERAS_HUB,
+    )
+)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+from kerasllm.models.config_checks import check_numbers, check_token
+
 BERT_SIZES = {
     "tiny": {"num_layers": 2, "num_heads": 2, "hidden_dim": 128},
     "mini": {"num_layers": 4, "num_heads": 4, "hidden_dim": 256},
@@ -24,38 +26,6 @@ _SIZES = (
     *("hidden_dim", "vocabulary_size", "num_layers", "num_heads", "intermediate_dim"),
     *("max_sequence_length", "num_segments"),
 )
-
-_LARGEST = 1e30
-
-
-def short(value: Any) -> str:
-    """A value for a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def check_token(name: str, value: Any, least: int = 0) -> None:
-    """Refuses what is no token's number.
-
-    Raises:
-        ValueError: begins with the setting's name.
-    """
-    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) < 2**31:
-        raise ValueError(f"{name} is {short(value)}, it must be a token's number")
-
-
-def check_numbers(config: Any) -> None:
-    """Refuses a layer-norm epsilon, initial deviation or choice of tying that is none.
-
-    Raises:
-        ValueError: begins with the setting's name.
-    """
-    for name in ("layer_norm_epsilon", "initializer_range"):
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LARGEST:
-            raise ValueError(f"{name} is {short(value)}, it must be a number of at least 0")
-    if not isinstance(config.tie_embeddings, bool):
-        raise ValueError(f"tie_embeddings is {config.tie_embeddings!r}, it must be true or false")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""BERT's config.json and task classes; the weights' names are in `bert_names`."""
+"""BERT in Hugging Face's format: config.json, the task classes, and the names of the weights in both directions.
+
+An entry of the name table maps one of our variables to tensors of theirs. Several tensors are laid side by side along
+the last axis (the query, key and value projections are one product here). A kernel is stored as (outputs, inputs)
+there, (inputs, outputs) here, hence `transpose`.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +16,10 @@ from kerasllm.checkpoints.config_fields import (
     refuse_others,
     written_activation,
 )
-from kerasllm.checkpoints.name_table import Format
-from kerasllm.errors import InputError
-from kerasllm.models.bert import names as bert_names
+from kerasllm.checkpoints.name_table import Architecture, Entry, Format, norm
+from kerasllm.errors import InputError, short
 from kerasllm.models.bert.backbone import BertBackbone
-from kerasllm.models.bert.config import BertConfig, short
-from kerasllm.models.bert.names import CONFIG_NAMES
+from kerasllm.models.bert.config import BertConfig
 from kerasllm.models.bert.tasks import (
     BertClassifier,
     BertMaskedLM,
@@ -24,13 +27,43 @@ from kerasllm.models.bert.tasks import (
     BertRegressor,
 )
 
-_ARCHITECTURES = {
-    BertBackbone: "BertModel",
-    BertPretraining: "BertForPreTraining",
-    BertMaskedLM: "BertForMaskedLM",
-    BertClassifier: "BertForSequenceClassification",
-    BertRegressor: "BertForSequenceClassification",
+# What older files hold beside the weights, and what repeats the token embedding where it is the projection.
+_BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
+_TIED = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
+
+# Our setting, theirs. Both directions.
+_CONFIG_NAMES = {
+    "vocabulary_size": "vocab_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "hidden_dim": "hidden_size",
+    "intermediate_dim": "intermediate_size",
+    "max_sequence_length": "max_position_embeddings",
+    "num_segments": "type_vocab_size",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "classifier_dropout": "classifier_dropout",
+    "activation": "hidden_act",
+    "layer_norm_epsilon": "layer_norm_eps",
+    "initializer_range": "initializer_range",
+    "tie_embeddings": "tie_word_embeddings",
+    "pad_token_id": "pad_token_id",
 }
+
+# What their config.json means where it leaves a setting out, as far as ours means something else.
+_DEFAULTS = {"intermediate_size": 3072, "attention_probs_dropout_prob": 0.1}
+
+_SEQUENCE = ("BertForSequenceClassification", "AutoModelForSequenceClassification", "text-classification")
+_ARCHITECTURES = (
+    Architecture("BertModel", BertBackbone, "AutoModel", "feature-extraction"),
+    Architecture("BertForPreTraining", BertPretraining, "AutoModelForPreTraining", "fill-mask"),
+    Architecture("BertForMaskedLM", BertMaskedLM, "AutoModelForMaskedLM", "fill-mask"),
+    Architecture(
+        "BertForNextSentencePrediction", BertPretraining, "AutoModelForNextSentencePrediction", None
+    ),
+    Architecture(_SEQUENCE[0], BertClassifier, *_SEQUENCE[1:]),
+    Architecture(_SEQUENCE[0], BertRegressor, *_SEQUENCE[1:], problem_type="regression"),
+)
 _SINGLE, _MULTI = "single_label_classification", "multi_label_classification"
 _ONE_OBJECTIVE = {"masked_lm": "BertForMaskedLM", "next_sentence": "BertForNextSentencePrediction"}
 
@@ -42,16 +75,16 @@ def _read_config(theirs: Mapping[str, Any], path: str) -> BertConfig:
         {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
     )
     required = ("vocab_size", "hidden_size", "num_hidden_layers")
-    fields = read_fields(theirs, path, CONFIG_NAMES, required, "hidden_act", bert_names.DEFAULTS)
-    return build_config(BertConfig, fields, path, CONFIG_NAMES)
+    fields = read_fields(theirs, path, _CONFIG_NAMES, required, "hidden_act", _DEFAULTS)
+    return build_config(BertConfig, fields, path, _CONFIG_NAMES)
 
 
 def _write_config(model: Any) -> dict[str, Any]:
-    architecture = _ARCHITECTURES[type(model)]
+    architecture = BERT.architecture_of(type(model))
     if isinstance(model, BertPretraining) and len(model.objectives) == 1:
         architecture = _ONE_OBJECTIVE[model.objectives[0]]
     config: dict[str, Any] = {"architectures": [architecture], "model_type": "bert"}
-    config |= {name: getattr(model.config, ours) for ours, name in CONFIG_NAMES.items()}
+    config |= {name: getattr(model.config, ours) for ours, name in _CONFIG_NAMES.items()}
     config["hidden_act"] = written_activation(model.config)
     names: tuple[str, ...] = ()
     if isinstance(model, BertClassifier):
@@ -66,17 +99,17 @@ def _write_config(model: Any) -> dict[str, Any]:
 
 
 def _class_settings(
-    cls: type,
+    model_class: type,
     theirs: Mapping[str, Any],
     path: str,
     shapes: Mapping[str, tuple[int, ...]],
     asked: dict[str, Any],
 ) -> dict[str, Any]:
-    if cls is BertBackbone:
+    if issubclass(model_class, BertBackbone):
         return {"pooler": any(name.endswith("pooler.dense.weight") for name in shapes)} | asked
-    if cls is BertRegressor:
+    if issubclass(model_class, BertRegressor):
         _check_regression(theirs, path)
-    if cls is not BertClassifier or "num_classes" in asked or "label_names" in asked:
+    if not issubclass(model_class, BertClassifier) or "num_classes" in asked or "label_names" in asked:
         return asked
     kind = theirs.get("problem_type")
     if kind not in (None, _SINGLE, _MULTI):
@@ -134,7 +167,7 @@ def _label_names(theirs: Mapping[str, Any], path: str) -> tuple[str, ...] | None
 
 
 def _redundant(name: str, config: BertConfig) -> bool:
-    names = bert_names.BUFFERS + (bert_names.TIED if config.tie_embeddings else ())
+    names = _BUFFERS + (_TIED if config.tie_embeddings else ())
     return name.removeprefix("bert.").startswith(names)
 
 
@@ -143,11 +176,73 @@ def _modern(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
+def _dense(ours: str, inputs: int, outputs: int, *theirs: str) -> list[Entry]:
+    kernels, biases = (tuple(f"{name}.{part}" for name in theirs) for part in ("weight", "bias"))
+    return [
+        Entry(f"{ours}kernel", kernels, (inputs, outputs), transpose=True),
+        Entry(f"{ours}bias", biases, (outputs,)),
+    ]
+
+
+def _entries(config: BertConfig) -> list[Entry]:
+    """Returns the whole name table, without the prefix `bert.` that the task models put before the encoder's names."""
+    width, wide = config.hidden_dim, config.intermediate_dim or 4 * config.hidden_dim
+    sizes = {
+        "token": ("word", config.vocabulary_size),
+        "position": ("position", config.max_sequence_length),
+        "segment": ("token_type", config.num_segments),
+    }
+    found = [
+        Entry(f"embeddings/{ours}", (f"embeddings.{theirs}_embeddings.weight",), (rows, width))
+        for ours, (theirs, rows) in sizes.items()
+    ]
+    found += norm("embeddings/norm_", "embeddings.LayerNorm", width)
+    for index in range(config.num_layers):
+        ours, theirs = f"block_{index}/", f"encoder.layer.{index}."
+        attention = f"{theirs}attention."
+        projections = (f"{attention}self.query", f"{attention}self.key", f"{attention}self.value")
+        found += _dense(f"{ours}query_key_value_", width, 3 * width, *projections)
+        found += _dense(f"{ours}attention_output_", width, width, f"{attention}output.dense")
+        found += norm(f"{ours}attention_norm_", f"{attention}output.LayerNorm", width)
+        found += _dense(f"{ours}intermediate_", width, wide, f"{theirs}intermediate.dense")
+        found += _dense(f"{ours}output_", wide, width, f"{theirs}output.dense")
+        found += norm(f"{ours}output_norm_", f"{theirs}output.LayerNorm", width)
+    return found + _dense("pooler/", width, width, "pooler.dense") + _heads(config)
+
+
+def _heads(config: BertConfig) -> list[Entry]:
+    width, rows = config.hidden_dim, config.vocabulary_size
+    predictions = "cls.predictions."
+    bias, other = f"{predictions}bias", f"{predictions}decoder.bias"
+    if config.tie_embeddings:
+        projection = [
+            Entry("masked_lm_head/vocabulary_bias", (bias,), (rows,), alias=other, alias_first=True)
+        ]
+    else:  # transformers computes with the second bias, and misses the first if it is not there
+        projection = [
+            Entry("masked_lm_head/vocabulary_bias", (other,), (rows,), alias=bias, twice=True),
+            Entry("masked_lm_projection/kernel", (f"{predictions}decoder.weight",), (rows, width)),
+        ]
+    classifier = [
+        Entry("classifier/kernel", ("classifier.weight",), transpose=True),
+        Entry("classifier/bias", ("classifier.bias",)),
+    ]
+    return [
+        *_dense("masked_lm_head/", width, width, f"{predictions}transform.dense"),
+        *norm("masked_lm_head/norm_", f"{predictions}transform.LayerNorm", width),
+        *projection,
+        *_dense("next_sentence_head/", width, 2, "cls.seq_relationship"),
+        *classifier,
+    ]
+
+
 BERT = Format(
     model_type="bert",
+    architectures=_ARCHITECTURES,
     prefix="bert.",
-    entries=bert_names.entries,
+    entries=_entries,
     headed=("cls.", "classifier."),
+    heads=("pooler", "masked_lm_head", "masked_lm_projection", "next_sentence_head", "classifier"),
     read_config=_read_config,
     write_config=_write_config,
     class_settings=_class_settings,

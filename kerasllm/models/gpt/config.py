@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, get_args
 
-from kerasllm.models.bert.config import check_numbers, check_token, short
+from kerasllm.errors import short
+from kerasllm.models.config_checks import check_numbers, check_token
 
 GPT_SIZES: dict[str, dict[str, int]] = {
     "gpt2": {"num_layers": 12, "num_heads": 12, "hidden_dim": 768},

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
+from kerasllm import backend
+from kerasllm.layers.decoder_block import causal_mask
 from kerasllm.layers.feed_forward import dense
 from kerasllm.layers.heads import VocabularyHead
 from kerasllm.losses import CausalLanguageModelLoss
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.gpt.backbone import GPTBackbone
 from kerasllm.models.gpt.config import GPTConfig
-
-_generator: Callable[..., Any] | None = None
-
-
-def install_generation(generate: Callable[..., Any]) -> None:
-    """Sets what `GPTCausalLM.generate` calls; done once by `kerasllm.generation`, which lies above the models."""
-    global _generator
-    _generator = generate
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -103,7 +97,7 @@ class GPTCausalLM(LanguageModel):
         return self.loss.project(y, y_pred, self.output_table, sample_weight, differentiable=training)
 
     def generate(self, prompts: Any, **settings: Any) -> Any:
-        """Continues prompts; see `kerasllm.generation.generate` for the settings. Greedy unless told otherwise.
+        """Continues prompts, greedily unless told otherwise; see `kerasllm.generation.continuation.Settings`.
 
         Args:
             prompts: int (batch, length) or (length,), or a list of lists of different lengths; with a
@@ -114,8 +108,47 @@ class GPTCausalLM(LanguageModel):
             Prompt and continuation: an int32 array (batch, length + new) for an array, else lists; texts for
             texts.
         """
-        assert _generator is not None
-        return _generator(self, prompts, **settings)
+        from kerasllm.generation import generate  # here, as training does without it
+
+        return generate(self, prompts, **settings)
+
+    def prefill(self, token_ids, starts, capacity):
+        """See `kerasllm.generation.protocol.GenerativeModel`; the caches are keys and values of each block."""
+        rows, width = token_ids.shape
+        config = self.config
+        columns = ops.arange(width, dtype="int32")[None]
+        positions = ops.maximum(columns - starts[:, None], 0)
+        shape = (rows * config.key_value_heads, capacity, config.head_dim)
+        cache_type = backend.decoding.cache_type(self.compute_dtype)
+        caches = [
+            (ops.zeros(shape, cache_type), ops.zeros(shape, cache_type)) for _ in range(config.num_layers)
+        ]
+        mask = causal_mask(width, columns >= starts[:, None])
+        hidden, caches = self.backbone.extend(token_ids, positions, mask, caches, 0)
+        return self._next_logits(hidden[:, -1]), caches
+
+    def step(self, token_ids, column, starts, caches):
+        """See `kerasllm.generation.protocol.GenerativeModel`."""
+        starts = starts[:, None]
+        columns = ops.arange(caches[0][0].shape[1], dtype="int32")[None]
+        mask = ops.logical_and(columns >= starts, columns <= column)[:, None]  # (rows, 1, capacity)
+        # A row that has used up its positions may run on beside others; what it makes is not looked at.
+        positions = ops.minimum(column - starts, self.config.max_sequence_length - 1)
+        hidden, caches = self.backbone.extend(token_ids[:, None], positions, mask, caches, column)
+        return self._next_logits(hidden[:, 0]), caches
+
+    def reorder(self, caches, rows):
+        """See `kerasllm.generation.protocol.GenerativeModel`."""
+
+        def taken(cache):  # (rows * heads, capacity, head_dim): the heads of a row stay together
+            whole = ops.reshape(cache, (cache.shape[0] // self.config.key_value_heads, -1))
+            return ops.reshape(ops.take(whole, rows, axis=0), (-1, *cache.shape[1:]))
+
+        return [tuple(map(taken, cache)) for cache in caches]
+
+    def _next_logits(self, hidden):
+        """(rows, hidden_dim) → logits (rows, vocabulary_size), by the product that suits few rows."""
+        return backend.decoding.scores(hidden, ops.convert_to_tensor(self.output_table))
 
     def get_config(self):
         """The fields of the config, and the adapters' settings."""

@@ -19,7 +19,7 @@ def choose_compilation(asked: bool | None, steps: int, flops: float = 0.0, shape
         asked: what the user says; None: on PyTorch from `FROM_STEPS` steps or `FROM_FLOPS` on, for each shape, where
             there is a C++ compiler, and always on JAX and TensorFlow.
         steps: of the whole run.
-        flops: of the whole run's training, see `kerasllm.training.hardware.throughput.training_flops`.
+        flops: of the whole run's training, see `LanguageModel.training_flops`.
         shapes: of the batches; each is a compilation.
 
     Raises:

@@ -8,7 +8,6 @@ Reference: Chowdhery et al. 2022, "PaLM", https://arxiv.org/abs/2204.02311, appe
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -62,71 +61,15 @@ def _multiply(left: Any, right: Any) -> float:
     return time.perf_counter() - began
 
 
-def training_flops(model: Any, length: int, predicted: int | None = None) -> float:
-    """Arithmetic of one training step, for each token: forward and backward pass, not the optimizer.
-
-    PaLM's formula is 6 FLOPs a weight and token, and 12 * layers * hidden_dim * length for the attention over
-    a sequence of that length, causal or not. Here "weight" means one in a matrix product: embeddings are looked up,
-    which is free. The projection to the vocabulary counts only at the positions that are predicted, pooler and
-    classifier once a sequence; of BERT's last block, what is not for all its keys and values counts only at those that
-    a head reads. A weight that is not trained (LoRA) takes 4: there is no gradient of it.
-
-    Args:
-        model: a backbone or task model of `kerasllm`.
-        length: tokens of a sequence.
-        predicted: positions of a sequence whose next, or masked, token is predicted; all where None.
-
-    Returns:
-        FLOPs a token.
-    """
-    predictions = length if predicted is None else predicted
-    backbone = getattr(model, "backbone", model)
-    read = _positions_read(model, backbone, length, predictions)
-    last = f"block_{model.config.num_layers - 1}"
-    per_token = per_prediction = per_sequence = per_read = 0.0
-    for name, variable in model.named_variables().items():
-        layer = name.split("/")[0]
-        if len(variable.shape) < 2 or layer == "embeddings":
-            continue
-        flops = _flops(variable)
-        if layer == last and read < length:
-            queries = flops / 3 if name.endswith("/query_key_value_kernel") else flops
-            per_read += queries
-            per_token += flops - queries
-        elif layer.startswith("block_"):
-            per_token += flops
-        elif layer in ("head", "masked_lm_head"):
-            per_prediction += flops
-        else:
-            per_sequence += flops
-    tied = hasattr(model, "output_table") and model.head is None
-    if tied or getattr(model, "masked_lm_head", None) is not None:
-        per_prediction += _flops(backbone.embeddings.token)
-    attention = 12 * model.config.hidden_dim * (length * (model.config.num_layers - 1) + read)
-    return per_token + attention + (per_prediction * predictions + per_read * read + per_sequence) / length
-
-
-def _positions_read(model: Any, backbone: Any, length: int, predictions: int) -> int:
-    """Of a sequence, by the heads of a task of BERT's; of other models all."""
-    if model is backbone or not hasattr(backbone, "pooler"):
-        return length
-    scored = predictions if getattr(model, "masked_lm_head", None) is not None else 0
-    return min(length, scored + (backbone.pooler is not None))
-
-
-def _flops(variable: keras.Variable) -> int:
-    return (6 if variable.trainable else 4) * math.prod(variable.shape)
-
-
 def flops_per_token(model: Any, inputs: Mapping[str, Any]) -> float:
-    """Returns the `training_flops` of a model for batches of this shape.
+    """Returns the arithmetic of a training step for each token, see `LanguageModel.training_flops`.
 
     Args:
         model: what is to be trained.
         inputs: of a batch, which tell the length and, by `masked_positions`, what is predicted.
     """
     slots = inputs["masked_positions"].shape[-1] if "masked_positions" in inputs else None
-    return training_flops(model, inputs["token_ids"].shape[-1], slots)
+    return model.training_flops(inputs["token_ids"].shape[-1], slots)
 
 
 def peak_tokens_per_second(model: Any, inputs: Mapping[str, Any]) -> float:

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from kerasllm.checkpoints import write_model_card
 from kerasllm.cli.settings import RECORDED_KEYS
+from kerasllm.models.registry import write_model_card
 from kerasllm.training.run.settings import read_config
 
 _DATA = ("corpus", "validation_corpus", "train", "validation", "test", "init", "tokenizer")

@@ -35,13 +35,13 @@ def bert_blocks(read):
 def test_bert_scores_the_masked_slots_alone(bert):
     vocabulary = 6 * (8 * 50 + 8 * 8)  # the tied projection, and the head's own layer before it
     pairs = 6 * (8 * 8 + 8 * 2)  # pooler and next-sentence head, once a row
-    flops = throughput.training_flops(BertPretraining(bert), LENGTH, 4)
+    flops = BertPretraining(bert).training_flops(LENGTH, 4)
     assert flops == bert_blocks(4 + 1) + (4 * vocabulary + pairs) / LENGTH
-    assert throughput.training_flops(BertMaskedLM(bert), LENGTH) == BLOCKS + vocabulary
+    assert BertMaskedLM(bert).training_flops(LENGTH) == BLOCKS + vocabulary
 
 
 def test_a_classifier_scores_a_row_once(bert):
-    flops = throughput.training_flops(BertClassifier(bert, num_classes=5), LENGTH)
+    flops = BertClassifier(bert, num_classes=5).training_flops(LENGTH)
     assert flops == bert_blocks(1) + 6 * (8 * 8 + 8 * 5) / LENGTH
 
 
@@ -53,12 +53,12 @@ def gpt(**changes):
 
 def test_gpt_scores_every_token_tied_or_not():
     for changes in ({}, {"tie_embeddings": False}):
-        flops = throughput.training_flops(GPTCausalLM(gpt(**changes)), LENGTH)
+        flops = GPTCausalLM(gpt(**changes)).training_flops(LENGTH)
         assert flops == BLOCKS + 6 * 8 * 50
 
 
 def test_frozen_weights_have_no_gradient():
-    flops = throughput.training_flops(GPTCausalLM(gpt(), lora_rank=2), LENGTH)
+    flops = GPTCausalLM(gpt(), lora_rank=2).training_flops(LENGTH)
     adapters = 2 * (8 + 24) + 2 * (8 + 8) + 2 * (8 + 32) + 2 * (32 + 8)
     expected = 3 * (4 * 12 * 8 * 8 + 6 * adapters) + 12 * 3 * 8 * LENGTH + 4 * 8 * 50
     assert flops == expected
@@ -81,5 +81,5 @@ def test_peak_in_tokens(bert, monkeypatch):
     monkeypatch.setattr(throughput, "matrix_product_peak", lambda precision: {"float32": 1e9}[precision])
     inputs = {"token_ids": np.zeros((2, LENGTH)), "masked_positions": np.zeros((2, 4))}
     model = BertPretraining(bert)
-    flops = throughput.training_flops(model, LENGTH, 4)
+    flops = model.training_flops(LENGTH, 4)
     assert throughput.peak_tokens_per_second(model, inputs) == 1e9 / flops
