@@ -14,11 +14,12 @@ from kerasllm.errors import DISK_FULL, InputError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Yields a path beside `path`; the file written there takes its place when the block ends without an error.
 
     Args:
         path: the file; its directory must exist.
+        sync: whether the file is to survive a power cut; a picture that is drawn again need not.
 
     Raises:
         OSError: the file cannot be written; what was there stays.
@@ -26,10 +27,12 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = _beside(path)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        sync_directory(path.parent)
+        if sync:
+            sync_directory(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

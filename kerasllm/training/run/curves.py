@@ -182,7 +182,7 @@ def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], path: Path,
 
 
 def _save(figure: Any, path: Path) -> None:
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with replacing(path, sync=False) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # Chinese names, a Latin font
         figure.savefig(temporary, format="png")
 
