@@ -17,7 +17,7 @@ from keras import ops
 
 from kerasllm import backend
 from kerasllm.generation.sampling import Rule
-from kerasllm.layers.decoder_block import causal_mask
+from kerasllm.layers.attention import combined_mask
 from kerasllm.models.gpt.tasks import GPTCausalLM
 
 State = dict[str, Any]
@@ -151,7 +151,7 @@ class Decoder:
         caches = [
             (ops.zeros(shape, cache_type), ops.zeros(shape, cache_type)) for _ in range(config.num_layers)
         ]
-        mask = causal_mask(width, columns >= starts[:, None])
+        mask = combined_mask(columns >= starts[:, None], is_causal=True)
         hidden, caches = model.backbone.extend(prompts, positions, mask, caches, 0)
         return hidden[:, -1], caches
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from kerasllm.layers.feed_forward import dense
 from kerasllm.layers.heads import VocabularyHead
+from kerasllm.layers.projections import dense
 from kerasllm.losses import CausalLanguageModelLoss
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.gpt.backbone import GPTBackbone
