@@ -16,14 +16,11 @@ from kerasllm import backend
 
 
 def token_cross_entropy(labels, logits):
-    """Cross-entropy of each label, float32 in nats: labels int (...), logits (..., classes) → (...).
+    """Returns the cross-entropy of each label in nats, float32 (...), for labels int (...) and logits (..., classes).
 
-    The largest logit is subtracted first, and `logsumexp - logit[label]` needs no one-hot. What it finds is
-    remembered for a metric of the same step (see `kerasllm.metrics.Perplexity`).
+    The largest logit is subtracted first, and `logsumexp - logit[label]` needs no one-hot.
     """
-    losses = backend.cross_entropy(ops.cast(labels, "int32"), ops.convert_to_tensor(logits))
-    backend.remember_losses(labels, logits, losses)
-    return losses
+    return backend.cross_entropy(ops.cast(labels, "int32"), ops.convert_to_tensor(logits))
 
 
 class _WeightedLoss(keras.losses.Loss):
@@ -89,7 +86,7 @@ class MaskedLanguageModelLoss(_CrossEntropy):
 
     Args:
         label_smoothing: probability mass spread over the vocabulary, in [0, 1).
-        reduction: "mean_with_sample_weight", or "sum" where the weights are normalised already (see the
+        reduction: "mean_with_sample_weight", or "sum" where the weights are normalized already (see the
             module's text on gradient accumulation and data parallelism).
         name: of the loss.
 
@@ -106,7 +103,7 @@ class NextSentenceLoss(_CrossEntropy):
 
     Args:
         label_smoothing: probability mass spread over both classes, in [0, 1).
-        reduction: "mean_with_sample_weight", or "sum" where the weights are normalised already.
+        reduction: "mean_with_sample_weight", or "sum" where the weights are normalized already.
         name: of the loss.
 
     Call with `labels` int (batch,), `logits` float (batch, 2) and, optionally, `sample_weight` (batch,); in packed
@@ -123,7 +120,7 @@ class SquaredErrorLoss(_WeightedLoss):
     Keras' own takes the mean over the last axis, of the texts here, before it looks at the weights.
 
     Args:
-        reduction: "mean_with_sample_weight", or "sum" where the weights are normalised already.
+        reduction: "mean_with_sample_weight", or "sum" where the weights are normalized already.
         name: of the loss.
 
     Call with `labels` and predictions, float of one shape, and, optionally, `sample_weight` of the same.
@@ -154,7 +151,7 @@ class CausalLanguageModelLoss(_CrossEntropy):
         label_smoothing: probability mass spread over the vocabulary, in [0, 1); above 0 all logits are made.
         chunk_size: tokens at a time; as many as give `LOGITS_AT_A_TIME` bytes where None, all logits at once
             where 0.
-        reduction: "mean_with_sample_weight", or "sum" where the weights are normalised already (see the
+        reduction: "mean_with_sample_weight", or "sum" where the weights are normalized already (see the
             module's text on gradient accumulation and data parallelism).
         name: of the loss.
 

@@ -35,26 +35,9 @@ class _WeightedMean(keras.metrics.Metric):
         return {"name": self.name, "dtype": self.dtype}
 
 
-def _is_highest(labels, logits):
-    """1 where the label's logit is the highest of all, 1/n where it shares that with n - 1 others.
-
-    An argmax is several times as slow under XLA on a CPU. Ties, common in bfloat16, count as a fair draw among
-    them would.
-    """
-    known = backend.recall_hits(labels, logits)
-    return (
-        known
-        if known is not None
-        else backend.fuse(_hits, ops.cast(labels, "int32"), ops.convert_to_tensor(logits))
-    )
-
-
 def _hits(labels, logits):
-    scores = ops.cast(logits, "float32")  # changes no comparison, and is faster on a CPU
-    highest = ops.max(scores, axis=-1, keepdims=True)  # the loss has it already
-    ties = ops.sum(ops.cast(scores == highest, "float32"), axis=-1)
-    chosen = ops.take_along_axis(scores, labels[..., None], axis=-1)
-    return ops.where((chosen == highest)[..., 0], 1.0 / ops.maximum(ties, 1.0), 0.0)
+    """Returns 1 where the label's logit is the highest of all, 1/n where n share that, else 0."""
+    return backend.hits(ops.cast(labels, "int32"), ops.convert_to_tensor(logits))
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -73,7 +56,7 @@ class MaskedLanguageModelAccuracy(_WeightedMean):
 
     def values(self, y_true, y_pred):
         """1 for a hit, 0 for a miss, a fraction for a tie."""
-        return _is_highest(y_true, y_pred)
+        return _hits(y_true, y_pred)
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -91,15 +74,12 @@ class NextSentenceAccuracy(_WeightedMean):
 
     def values(self, y_true, y_pred):
         """1 for a hit, 0 for a miss, a half for a tie."""
-        return _is_highest(y_true, y_pred)
+        return _hits(y_true, y_pred)
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class Perplexity(_WeightedMean):
     """exp of the mean cross-entropy of the tokens.
-
-    The cross-entropy is the one that the loss has computed for the same labels and logits, not a second one:
-    in a compiled step XLA merges equal expressions, and on torch the loss's is remembered.
 
     Args:
         name: of the metric.
@@ -112,8 +92,7 @@ class Perplexity(_WeightedMean):
 
     def values(self, y_true, y_pred):
         """The cross-entropy of each token, in nats."""
-        known = backend.recall_losses(y_true, y_pred)
-        return token_cross_entropy(y_true, y_pred) if known is None else known
+        return token_cross_entropy(y_true, y_pred)
 
     def result(self):
         """Exp of the mean so far."""

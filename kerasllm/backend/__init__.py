@@ -1,6 +1,11 @@
-"""The only place that imports jax, torch or tensorflow: one module a backend, the same names in each.
+"""The operators that differ between JAX, PyTorch and TensorFlow: what each takes, and what it returns.
 
-`engine` is the module of the chosen backend (`KERAS_BACKEND`); nothing of the others is imported.
+Only this package imports jax, torch or tensorflow. `KERAS_BACKEND` says which of `backend.jax`, `backend.torch` and
+`backend.tensorflow` is loaded; the others are not. Each has the same modules with the same names in them, and this
+file is where the names are documented. Every operator returns a result on every backend.
+
+Tensors are the backend's own. A weight may be a Keras variable or a tensor. Floating results have the type of the
+first input unless something else is said; sums, means and softmaxes are computed in float32.
 """
 
 from importlib import import_module
@@ -8,82 +13,256 @@ from importlib import import_module
 from kerasllm.backend.choice import choose
 
 name = choose()
-engine = import_module(f"kerasllm.backend.{name}.ops")
-_cross_entropy = import_module(f"kerasllm.backend.{name}.losses")
-cross_entropy = _cross_entropy.cross_entropy
-linear_cross_entropy = _cross_entropy.linear_cross_entropy
-recall_hits = _cross_entropy.recall_hits
-guarded_step = import_module(f"kerasllm.backend.{name}.guard").guarded_step
-decoding = import_module(f"kerasllm.backend.{name}.decoding")
 
-attend = engine.attend
-attention = engine.attention
-attention_scores = engine.attention_scores
-boundary = engine.boundary
-can_compile = engine.can_compile
-compiled_step = engine.compiled_step
-dense = engine.dense
-drop = engine.drop
-evaluation_step = engine.evaluation_step
-fence = engine.fence
-fill_rows = engine.fill_rows
-fuse = engine.fuse
-gelu = engine.gelu
-layer_norm = engine.layer_norm
-libraries = engine.libraries
-make_train_function = engine.make_train_function
-masked_softmax = engine.masked_softmax
-matrix_product = engine.matrix_product
-per_step_metrics = engine.per_step_metrics
-recall_losses = engine.recall_losses
-recorded_once = engine.recorded_once
-remember_losses = engine.remember_losses
-get_random_state = engine.get_random_state
-set_random_state = engine.set_random_state
-self_attention = engine.self_attention
-split = engine.split
-sum_and_norm = engine.sum_and_norm
-take_rows = engine.take_rows
-version = engine.version
-write_slice = engine.write_slice
-jit_compile = engine.jit_compile
+ops, losses, training, guard, decoding = (
+    import_module(f"kerasllm.backend.{name}.{module}")
+    for module in ("ops", "losses", "training", "guard", "decoding")
+)
 
-__all__ = [
-    "attend",
-    "attention",
-    "attention_scores",
-    "boundary",
-    "can_compile",
-    "compiled_step",
-    "cross_entropy",
-    "decoding",
-    "dense",
-    "drop",
-    "evaluation_step",
-    "fence",
-    "fill_rows",
-    "fuse",
-    "gelu",
-    "get_random_state",
-    "guarded_step",
-    "jit_compile",
-    "layer_norm",
-    "libraries",
-    "linear_cross_entropy",
-    "make_train_function",
-    "masked_softmax",
-    "matrix_product",
-    "name",
-    "per_step_metrics",
-    "recall_hits",
-    "recall_losses",
-    "recorded_once",
-    "remember_losses",
-    "self_attention",
-    "set_random_state",
-    "split",
-    "sum_and_norm",
-    "take_rows",
-    "version",
-    "write_slice",
-]
+attention = ops.attention
+"""attention(query, key, value, *, mask=None, is_causal=False, dropout_rate=0.0, seed=None)
+
+Returns scaled dot-product attention of the shape of `query`.
+
+Args:
+    query: (batch, heads, queries, head_dim), or without the first axis.
+    key, value: the same with any number of keys in place of the queries.
+    mask: boolean, broadcastable to (batch, heads, queries, keys), True where attention is allowed.
+    is_causal: whether a query sees no later key; the last query belongs to the last key.
+    dropout_rate: share of the attention probabilities that is dropped.
+    seed: of the dropout, integer (2,), as `SeedGenerator.next()` gives it.
+
+Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
+"""
+
+dropout = ops.dropout
+"""dropout(inputs, rate, seed)
+
+Returns `inputs` with a share `rate` of their elements zeroed and the others divided by 1 - rate.
+
+Args:
+    inputs: floating tensor of any shape.
+    rate: in [0, 1); with 0, `inputs` come back and `seed` is not looked at.
+    seed: integer (2,), as `SeedGenerator.next()` gives it; what is zeroed is a hash of it (see `backend.hashing`).
+
+Reference: Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html.
+"""
+
+add_dropout = ops.add_dropout
+"""add_dropout(hidden, branch, rate, seed)
+
+Returns `hidden + dropout(branch, rate, seed)`; both are of one shape.
+"""
+
+activation = ops.activation
+"""activation(inputs, name)
+
+Returns the activation of that name: "gelu" is the exact one (erf), "gelu_tanh" its approximation by tanh, any other
+name is one of `keras.activations`.
+
+Reference: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415.
+"""
+
+layer_norm = ops.layer_norm
+"""layer_norm(inputs, scale, bias, epsilon)
+
+Returns `inputs` (..., width) normalized over the last axis, times `scale` (width,), plus `bias` (width,) unless that
+is None.
+
+Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
+"""
+
+rms_norm = ops.rms_norm
+"""rms_norm(inputs, scale, epsilon)
+
+Returns `inputs` (..., width) over the root of their mean square along the last axis, times `scale` (width,).
+
+Reference: Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467.
+"""
+
+rotate = ops.rotate
+"""rotate(heads, cosine, sine)
+
+Returns `heads` (..., length, head_dim) with each pair of coordinates (i, i + head_dim / 2) turned by the angle whose
+`cosine` and `sine`, float32 and broadcastable to (..., length, head_dim / 2), are given.
+"""
+
+dense = ops.dense
+"""dense(inputs, kernel, bias=None, transposed=False)
+
+Returns `inputs @ kernel + bias`, (rows, out).
+
+Args:
+    inputs: (rows, in).
+    kernel: (in, out), or (out, in) if it is `transposed`.
+    bias: (out,), or None for none.
+"""
+
+matrix_product = ops.matrix_product
+"""matrix_product(left, right)
+
+Returns the product of two matrices, made as a compiled training step makes it.
+"""
+
+split = ops.split
+"""split(inputs, sizes, axis)
+
+Returns consecutive parts of `inputs` along an axis, `sizes` wide each.
+"""
+
+take_rows = ops.take_rows
+"""take_rows(table, ids)
+
+Returns the rows of a table (rows, width) at `ids`, int of any shape: (*ids.shape, width). The gradient of the table
+is a whole table, in which the rows of an id that occurs several times are summed in float32.
+"""
+
+write_slice = ops.write_slice
+"""write_slice(cache, value, position)
+
+Returns `cache` (rows, capacity, width) with `value` (rows, length, width) in the columns from `position` on; the cache
+may be changed in place.
+"""
+
+fill_rows = ops.fill_rows
+"""fill_rows(variable, parts)
+
+Fills a Keras variable with its rows, which `parts` gives as NumPy arrays one after another, without a second copy of
+the whole.
+"""
+
+boundary = ops.boundary
+"""boundary(hidden)
+
+Returns `hidden`; marks where one block of a model ends and the next begins, for a backend that compiles blocks apart.
+"""
+
+cross_entropy = losses.cross_entropy
+"""cross_entropy(labels, logits)
+
+Returns the cross-entropy of each label in nats, float32 (...), of labels int32 (...) and logits (..., classes).
+"""
+
+hits = losses.hits
+"""hits(labels, logits)
+
+Returns float32 (...): 1 where the logit of the label is the highest of all, 1/n where n classes share that, else 0.
+"""
+
+linear_cross_entropy = losses.linear_cross_entropy
+"""linear_cross_entropy(hidden, table, labels, weights, chunk_size, differentiable=True)
+
+Returns the weighted sum of the cross-entropies of `labels` under the logits `hidden @ table.T`, a float32 scalar in
+nats. Only a chunk of the logits exists at a time. Where a gradient is asked for, the chunk's share of it is taken
+while its logits are there, so that they are made once.
+
+Args:
+    hidden: (tokens, hidden_dim).
+    table: (vocabulary, hidden_dim).
+    labels: int (tokens,).
+    weights: float32 (tokens,); no gradient flows to them.
+    chunk_size: tokens at a time.
+    differentiable: whether gradients may be asked for.
+"""
+
+jit_compile = training.jit_compile
+"""The `jit_compile` of `Model.compile` that suits the backend where nothing else is known."""
+
+can_compile = training.can_compile
+"""can_compile()
+
+Returns whether `jit_compile=True` is possible here.
+"""
+
+make_train_function = training.make_train_function
+"""make_train_function(model, make)
+
+Calls `make()`, which is Keras' own `make_train_function`, with the model as the backend needs it.
+"""
+
+compiled_step = training.compiled_step
+"""compiled_step(model, train_step, *arguments)
+
+Returns what Keras' own `train_step(*arguments)` returns, computed as `jit_compile` says.
+"""
+
+evaluation_step = training.evaluation_step
+"""evaluation_step(model, test_step, *arguments)
+
+Returns what Keras' own `test_step(*arguments)` returns.
+"""
+
+per_step_metrics = training.per_step_metrics
+"""per_step_metrics(model, train_step, *arguments)
+
+Returns what `train_step(*arguments)` returns, with every metric reset first: the logs are those of this batch alone.
+"""
+
+get_random_state = training.get_random_state
+"""get_random_state()
+
+Returns the state of the backend's global random generators as bytes, or None where it has none.
+"""
+
+set_random_state = training.set_random_state
+"""set_random_state(state)
+
+Restores what `get_random_state` returned; None, from another backend, changes nothing.
+"""
+
+version = training.version
+"""version()
+
+Returns the version of the backend.
+"""
+
+libraries = training.libraries
+"""libraries()
+
+Returns the names of the packages beside the backend that a training step computes with.
+"""
+
+guarded_step = guard.guarded_step
+"""guarded_step(model, train_step, *arguments)
+
+Returns what `train_step(*arguments)` returns, with `gradient_norm` in the logs, before clipping. Unless loss and
+gradients are finite the norm is not, and nothing but the count of steps changes. With gradient accumulation such a
+batch counts as one without gradient.
+"""
+
+# The module `decoding` is used by its name. Its operators:
+"""compiled(function)
+
+Returns the function of (nested) tensors and whole numbers as a program without gradients, made once for each shape.
+
+repeated(step, finished)
+
+Returns a loop over `step` as a program, made once for each shape: a function of (weights, inputs, state, count) that
+takes at most `count` steps, stops before one if the state is finished, and returns the last state. The state that it
+is given is used up.
+
+Args:
+    step: from (weights, inputs, state) to the next state, of the same shapes.
+    finished: from a state to a boolean scalar.
+
+made_once(function)
+
+Returns `function`, from a list of tensors to another; where tensors never change, its result is kept as long as those
+of the last call live.
+
+turned(kernel)
+
+Returns a kernel (in, out) as programs are best given it: itself or its transpose. Turned again, it is the kernel.
+
+cache_type(compute_type)
+
+Returns the name of the type of cached keys and values in a model that computes in `compute_type`.
+
+scores(hidden, table)
+
+Returns `hidden @ table.T`, (rows, vocabulary), of (rows, hidden_dim) and (vocabulary, hidden_dim).
+
+argmax(logits)
+
+Returns the first of the largest of each row, int32 (rows,), of (rows, vocabulary).
+"""

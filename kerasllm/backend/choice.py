@@ -1,8 +1,7 @@
-"""Which backend Keras will take, told before Keras is imported.
+"""Finds out which backend Keras will take before Keras is imported.
 
-Keras itself, where its backend is not installed, ends in a `ModuleNotFoundError` thirty frames down that
-names neither the setting nor the mend. The rule here is Keras' own: KERAS_BACKEND, else keras.json, else
-tensorflow.
+Where its backend is not installed, Keras itself ends in a `ModuleNotFoundError` thirty frames down that names neither
+the setting nor the mend. The rule is Keras' own: KERAS_BACKEND, else keras.json, else tensorflow.
 """
 
 import contextlib
@@ -12,8 +11,6 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-
-from kerasllm.backend.lean_import import import_keras_alone
 
 BACKENDS = ("jax", "torch", "tensorflow")
 
@@ -33,7 +30,6 @@ def choose() -> str:
         name, reason = _choice()
         if name not in BACKENDS or find_spec(name) is None:
             raise _error(name, reason)
-        import_keras_alone(name)
     import keras
 
     name = keras.backend.backend()
@@ -43,7 +39,7 @@ def choose() -> str:
 
 
 def _choice() -> tuple[str, str]:
-    """The backend, and where that is said."""
+    """Returns the backend, and a text that says where it was chosen."""
     if os.environ.get("KERAS_BACKEND"):
         name = os.environ["KERAS_BACKEND"]
         return name, f"KERAS_BACKEND is {name}"
@@ -51,7 +47,7 @@ def _choice() -> tuple[str, str]:
     base = home if os.access(home, os.W_OK) else "/tmp"
     settings = Path(os.environ.get("KERAS_HOME") or Path(base, ".keras"), "keras.json")
     chosen: str | None = None
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # then as if there were none, like Keras
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # as Keras, which then goes on without
         chosen = json.loads(settings.read_text(encoding="utf-8")).get("backend")
     if chosen:
         return chosen, f"KERAS_BACKEND is not set and {settings} says {chosen}"
@@ -69,7 +65,7 @@ def _error(name: str, reason: str) -> BackendError:
 
 
 def _print_in_one_line() -> None:
-    """A recipe imports kerasllm before it can catch anything, so the hook for uncaught errors has to print."""
+    """Makes the hook for uncaught errors print it: a recipe imports kerasllm before it can catch anything."""
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from keras import ops
 
 from kerasllm import backend
-from kerasllm.layers.dropout import GOLDEN, mix, shift_right
+from kerasllm.backend.hashing import GOLDEN, mix, shift_right
 
 _LOWEST = -3e38  # what a removed token scores; finite, as the difference of two infinities is undefined
 _HALVINGS = 32

@@ -1,4 +1,4 @@
-"""Token, position and segment embeddings in one layer: their sum is normalised once."""
+"""Token, position and segment embeddings in one layer: their sum is normalized once."""
 
 import keras
 from keras import ops
@@ -6,12 +6,12 @@ from keras import ops
 from kerasllm.backend import take_rows
 from kerasllm.layers.dropout import dropout
 from kerasllm.layers.initializers import KeyedNormal, KeyedTruncatedNormal, default_seed
-from kerasllm.layers.projections import add_norm, normalize
+from kerasllm.layers.projections import Norm
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class TransformerEmbeddings(keras.layers.Layer):
-    """The sum of token, position and segment embeddings, layer-normalised, then dropped out.
+    """The sum of token, position and segment embeddings, layer-normalized, then dropped out.
 
     Args:
         vocabulary_size: number of tokens.
@@ -19,7 +19,7 @@ class TransformerEmbeddings(keras.layers.Layer):
         hidden_dim: width.
         num_segments: number of segment embeddings; 0 for none.
         learned_positions: whether there are position embeddings; without, positions come in elsewhere.
-        normalize: whether the sum is normalised; GPT-2's is not.
+        normalize: whether the sum is normalized; GPT-2's is not.
         truncated: whether the initial values are cut at two deviations, as BERT's are; GPT-2's are not.
         dropout: of the sum.
         layer_norm_epsilon: added to the variance.
@@ -79,7 +79,7 @@ class TransformerEmbeddings(keras.layers.Layer):
         self.position = table("position", self.max_sequence_length) if self.learned_positions else None
         self.segment = table("segment", self.num_segments) if self.num_segments else None
         if self.normalize:
-            add_norm(self, "norm", self.hidden_dim)
+            self.norm = Norm(self, "norm", self.hidden_dim, epsilon=self.layer_norm_epsilon)
         self.built = True
 
     def call(self, token_ids, segment_ids=None, position_ids=None, training=False):
@@ -106,7 +106,7 @@ class TransformerEmbeddings(keras.layers.Layer):
                 one_hot = ops.cast(segment_ids[:, :, None] == numbers, hidden.dtype)
                 hidden = hidden + ops.matmul(one_hot, self.segment)
         if self.normalize:
-            hidden = normalize(self, "norm", hidden, kind="layer_norm", epsilon=self.layer_norm_epsilon)
+            hidden = self.norm(hidden)
         return dropout(hidden, self.dropout if training else 0.0, self.seed_generator)
 
     def compute_output_shape(self, token_ids_shape, segment_ids_shape=None, position_ids_shape=None):

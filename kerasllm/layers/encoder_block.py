@@ -1,39 +1,46 @@
-"""The encoder block as one layer with raw weights: on torch, half the time of a small model built from many
-Keras layers goes into entering and leaving them.
-"""
+"""The encoder block of Transformers as one layer."""
 
+from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
 from kerasllm import backend
-from kerasllm.layers.attention import self_attention
-from kerasllm.layers.feed_forward import activate, dense
-from kerasllm.layers.gather import take_columns
+from kerasllm.layers.attention import Attention, combined_mask
+from kerasllm.layers.dropout import add_dropout
 from kerasllm.layers.initializers import default_seed
-from kerasllm.layers.projections import add_and_normalize, add_norm, add_projection, project
+from kerasllm.layers.positions import gather_positions
+from kerasllm.layers.projections import FeedForward, Norm
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class TransformerEncoderBlock(keras.layers.Layer):
-    """Self-attention and a feed-forward network, each followed by a residual sum and layer normalisation.
+    """`x = norm(x + attention(x))`, then `x = norm(x + feed_forward(x))`: each position sees all others.
+
+    With `normalize_first` it is `x = x + attention(norm(x))`, then `x = x + feed_forward(norm(x))`.
 
     Args:
         num_heads: the width of the input must divide by it.
         intermediate_dim: width between the two feed-forward projections.
-        activation: name of a Keras activation; "gelu" is the exact one (erf).
+        activation: name of a Keras activation; "gelu" is the exact one (erf), "gelu_tanh" its approximation.
+        feed_forward: "dense", or "gated": `down(activation(gate(x)) * up(x))`.
+        normalize_first: whether norms stand before the branches, and not after the sums.
+        normalization: "layer_norm" or "rms_norm".
+        layer_norm_epsilon: added to the variance, or the mean square.
+        use_bias: whether projections and layer norms have biases.
         dropout: of both residual branches.
         attention_dropout: of the attention probabilities.
-        layer_norm_epsilon: added to the variance.
-        standard_deviation: of the initial values.
+        standard_deviation: of the initial values, which are cut at two of them.
         seed: of the initial values and the dropout.
 
     Call with `hidden` (batch, length, hidden_dim) and, optionally, `padding_mask` (batch, length), 1 for real
-    tokens, or (batch, length, length) for who may attend to whom. Returns the shape of `hidden`. With `columns`
-    int (batch, slots) it computes those alone, of the attention to all: (batch, slots, hidden_dim).
+    tokens, or `attention_mask`, boolean, broadcastable to (batch, heads, length, length), True where attention is
+    allowed. Returns the shape of `hidden`. With `query_positions` int (batch, slots) it computes those positions
+    alone, which attend to all: (batch, slots, hidden_dim).
 
-    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.1, as in Devlin et al. 2019.
+    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.1; Xiong et al. 2020,
+    https://arxiv.org/abs/2002.04745, on the place of the norms.
     """
 
     built: bool
@@ -44,9 +51,13 @@ class TransformerEncoderBlock(keras.layers.Layer):
         num_heads: int,
         intermediate_dim: int,
         activation: str = "gelu",
+        feed_forward: str = "dense",
+        normalize_first: bool = False,
+        normalization: str = "layer_norm",
+        layer_norm_epsilon: float = 1e-12,
+        use_bias: bool = True,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
-        layer_norm_epsilon: float = 1e-12,
         standard_deviation: float = 0.02,
         seed: int | None = None,
         **kwargs,
@@ -55,76 +66,92 @@ class TransformerEncoderBlock(keras.layers.Layer):
         self.num_heads = num_heads
         self.intermediate_dim = intermediate_dim
         self.activation = activation
+        self.feed_forward = feed_forward
+        self.normalize_first = normalize_first
+        self.normalization = normalization
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.use_bias = use_bias
         self.dropout = dropout
         self.attention_dropout = attention_dropout
-        self.layer_norm_epsilon = layer_norm_epsilon
         self.standard_deviation = standard_deviation
         self.seed = default_seed() if seed is None else seed
         self.seed_generator = keras.random.SeedGenerator(self.seed)
 
-    def build(self, hidden_shape, padding_mask_shape=None, columns_shape=None):
+    def build(self, hidden_shape, *other_shapes, **more_shapes):
         """Creates the weights for an input of width `hidden_shape[-1]`."""
         if self.built:
             return
         width = hidden_shape[-1]
-        if width % self.num_heads:
-            raise ValueError(f"hidden_dim {width} does not divide by num_heads {self.num_heads}")
-        kernels: dict[str, Any] = {"deviation": self.standard_deviation, "truncated": True}
-        add_projection(self, "query_key_value", width, 3 * width, **kernels)
-        add_projection(self, "attention_output", width, width, **kernels)
-        add_norm(self, "attention_norm", width)
-        add_projection(self, "intermediate", width, self.intermediate_dim, **kernels)
-        add_projection(self, "output", self.intermediate_dim, width, **kernels)
-        add_norm(self, "output_norm", width)
+        kernels: dict[str, Any] = {
+            "deviation": self.standard_deviation,
+            "truncated": True,
+            "use_bias": self.use_bias,
+        }
+        norm = partial(
+            Norm,
+            self,
+            width=width,
+            kind=self.normalization,
+            epsilon=self.layer_norm_epsilon,
+            use_bias=self.use_bias,
+        )
+        # The order is that of the weights in checkpoints.
+        self.attention = Attention(
+            self,
+            width,
+            num_heads=self.num_heads,
+            num_key_value_heads=self.num_heads,
+            dropout=self.attention_dropout,
+            into=kernels,
+            back=kernels,
+        )
+        self.attention_norm = norm("attention_norm")
+        self.feed_forward_network = FeedForward(
+            self,
+            width,
+            self.intermediate_dim,
+            activation=self.activation,
+            is_gated=self.feed_forward == "gated",
+            into=kernels,
+            back=kernels,
+        )
+        self.output_norm = norm("output_norm")
         self.built = True
 
-    def call(self, hidden, padding_mask=None, columns=None, training=False):
+    def call(self, hidden, padding_mask=None, attention_mask=None, query_positions=None, training=False):
         """See the class."""
         hidden = backend.boundary(hidden)
-        rate, attention_rate = (self.dropout, self.attention_dropout) if training else (0.0, 0.0)
-        if columns is None:
-            projected = {"query_key_value": project(self, "query_key_value", hidden)}
+        mask = combined_mask(padding_mask) if attention_mask is None else attention_mask
+        if query_positions is not None and mask is not None and mask.shape[2] != 1:
+            mask = ops.take_along_axis(mask, query_positions[:, None, :, None], axis=2)
+
+        def queries(everything):
+            return everything if query_positions is None else gather_positions(everything, query_positions)
+
+        def attend(normal):
+            return self.attention(queries(normal), normal, mask=mask, training=training)[0]
+
+        def add(hidden, branch):
+            rate = self.dropout if training else 0.0
+            return add_dropout(hidden, branch, rate, self.seed_generator)
+
+        if self.normalize_first:
+            hidden = add(queries(hidden), attend(self.attention_norm(hidden)))
+            hidden = add(hidden, self.feed_forward_network(self.output_norm(hidden)))
         else:
-            everything, hidden = hidden, take_columns(hidden, columns)
-            if padding_mask is not None and len(padding_mask.shape) == 3:
-                padding_mask = take_columns(padding_mask, columns)
-            projected = self._projected_apart(hidden, everything)
-        attended = self_attention(
-            **projected,
-            num_heads=self.num_heads,
-            mask=attention_mask(padding_mask),
-            dropout_rate=attention_rate,
-            seed_generator=self.seed_generator,
-        )
-        attended = project(self, "attention_output", attended)
-        hidden = self._add_and_norm("attention_norm", hidden, attended, rate)
+            hidden = self.attention_norm(add(queries(hidden), attend(hidden)))
+            hidden = self.output_norm(add(hidden, self.feed_forward_network(hidden)))
+        return backend.boundary(hidden)
 
-        wide = activate(
-            self.activation, project(self, "intermediate", hidden)
-        )  # (batch, length, intermediate_dim)
-        narrow = project(self, "output", wide)
-        return backend.boundary(self._add_and_norm("output_norm", hidden, narrow, rate))
-
-    def _projected_apart(self, some, everything) -> dict[str, Any]:
-        """Queries of some columns, (batch, slots, hidden_dim), keys and values of all."""
-        width = some.shape[-1]
-        parts = [
-            backend.split(ops.convert_to_tensor(weight), (width, 2 * width), axis=-1)
-            for weight in (self.query_key_value_kernel, self.query_key_value_bias)
-        ]
-        (query_kernel, kernel), (query_bias, bias) = parts
-        return {
-            "query": dense(some, query_kernel, query_bias),
-            "key_value": dense(everything, kernel, bias),
-        }
-
-    def _add_and_norm(self, name: str, hidden, branch, rate: float):
-        norm: dict[str, Any] = {"kind": "layer_norm", "epsilon": self.layer_norm_epsilon}
-        return add_and_normalize(self, name, hidden, branch, rate, **norm)[1]
-
-    def compute_output_shape(self, hidden_shape, padding_mask_shape=None, columns_shape=None):
+    def compute_output_shape(
+        self,
+        hidden_shape,
+        padding_mask_shape=None,
+        attention_mask_shape=None,
+        query_positions_shape=None,
+    ):
         """(batch, length or slots, hidden_dim)."""
-        return (*(columns_shape or hidden_shape[:2]), hidden_shape[-1])
+        return (*(query_positions_shape or hidden_shape[:2]), hidden_shape[-1])
 
     def get_config(self):
         """The arguments of the constructor."""
@@ -132,17 +159,13 @@ class TransformerEncoderBlock(keras.layers.Layer):
             "num_heads": self.num_heads,
             "intermediate_dim": self.intermediate_dim,
             "activation": self.activation,
+            "feed_forward": self.feed_forward,
+            "normalize_first": self.normalize_first,
+            "normalization": self.normalization,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "use_bias": self.use_bias,
             "dropout": self.dropout,
             "attention_dropout": self.attention_dropout,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
             "standard_deviation": self.standard_deviation,
             "seed": self.seed,
         }
-
-
-def attention_mask(padding_mask):
-    """(batch, length) or (batch, length, length) → boolean, broadcastable over the heads; None stays None."""
-    if padding_mask is None:
-        return None
-    allowed = ops.cast(padding_mask, "bool")
-    return allowed[:, None, None, :] if len(allowed.shape) == 2 else allowed[:, None, :, :]

@@ -1,18 +1,17 @@
-"""What stands on top of a backbone: a last norm, pooling, the heads of the objectives and tasks."""
+"""The layers on top of a backbone: a last norm, pooling, the heads of the objectives and tasks."""
 
 import keras
 from keras import ops
 
 from kerasllm import backend
 from kerasllm.layers.dropout import dropout
-from kerasllm.layers.feed_forward import activate, dense
-from kerasllm.layers.gather import take_columns
 from kerasllm.layers.initializers import KeyedNormal, KeyedTruncatedNormal, default_seed
-from kerasllm.layers.projections import add_norm, normalize
+from kerasllm.layers.positions import gather_positions
+from kerasllm.layers.projections import Norm, dense
 
 
 class _Head(keras.layers.Layer):
-    """What the heads share: a seeded dense projection."""
+    """The base of the heads below, which have a seeded dense projection."""
 
     built: bool
 
@@ -39,7 +38,7 @@ class Pooler(_Head):
         standard_deviation: of the initial values.
         seed: of the initial values.
 
-    With `first_positions` int (batch, slots), the columns of the first tokens of a row's several sequences, it
+    With `first_positions` int (batch, slots), those of the first tokens of a row's several sequences, it
     returns (batch, slots, hidden_dim).
 
     Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805 (released code).
@@ -53,7 +52,7 @@ class Pooler(_Head):
 
     def call(self, hidden, first_positions=None):
         """See the class."""
-        first = hidden[:, 0, :] if first_positions is None else take_columns(hidden, first_positions)
+        first = hidden[:, 0, :] if first_positions is None else gather_positions(hidden, first_positions)
         return ops.tanh(ops.matmul(first, self.kernel) + self.bias)
 
     def compute_output_shape(self, hidden_shape, first_positions_shape=None):
@@ -71,7 +70,7 @@ class MaskedLanguageModelHead(_Head):
 
     Args:
         vocabulary_size: number of scores.
-        activation: between the dense projection and the layer normalisation.
+        activation: between the dense projection and the layer normalization.
         layer_norm_epsilon: added to the variance.
         standard_deviation: of the initial values.
         seed: of the initial values.
@@ -97,8 +96,7 @@ class MaskedLanguageModelHead(_Head):
             return
         width = hidden_shape[-1]
         self.kernel, self.bias = self._dense(width, width)
-        self.norm_scale = self.add_weight(name="norm_scale", shape=(width,), initializer="ones")
-        self.norm_bias = self.add_weight(name="norm_bias", shape=(width,), initializer="zeros")
+        self.norm = Norm(self, "norm", width, epsilon=self.layer_norm_epsilon)
         self.vocabulary_bias = self.add_weight(
             name="vocabulary_bias", shape=(self.vocabulary_size,), initializer="zeros"
         )
@@ -107,9 +105,8 @@ class MaskedLanguageModelHead(_Head):
     def call(self, hidden, token_table, masked_positions=None):
         """See the class."""
         if masked_positions is not None:
-            hidden = take_columns(hidden, masked_positions)
-        hidden = activate(self.activation, dense(hidden, self.kernel, self.bias))
-        hidden = backend.layer_norm(hidden, self.norm_scale, self.norm_bias, self.layer_norm_epsilon)
+            hidden = gather_positions(hidden, masked_positions)
+        hidden = self.norm(backend.activation(dense(hidden, self.kernel, self.bias), self.activation))
         return dense(hidden, token_table, self.vocabulary_bias, transposed=True)
 
     def compute_output_shape(self, hidden_shape, token_table_shape=None, masked_positions_shape=None):
@@ -166,7 +163,7 @@ class ClassificationHead(_Head):
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class FinalNorm(keras.layers.Layer):
-    """The normalisation after the last pre-normalised block; keeps the shape (..., hidden_dim).
+    """The normalization after the last pre-normalized block; keeps the shape (..., hidden_dim).
 
     Args:
         normalization: "layer_norm" or "rms_norm".
@@ -194,12 +191,19 @@ class FinalNorm(keras.layers.Layer):
     def build(self, input_shape):
         """Creates the weights."""
         if not self.built:
-            add_norm(self, "norm", input_shape[-1], bias=self.use_bias and self.normalization == "layer_norm")
+            self.norm = Norm(
+                self,
+                "norm",
+                input_shape[-1],
+                kind=self.normalization,
+                epsilon=self.layer_norm_epsilon,
+                use_bias=self.use_bias,
+            )
             self.built = True
 
     def call(self, hidden):
         """See the class."""
-        return normalize(self, "norm", hidden, kind=self.normalization, epsilon=self.layer_norm_epsilon)
+        return self.norm(hidden)
 
     def compute_output_shape(self, input_shape):
         """The shape of the input."""

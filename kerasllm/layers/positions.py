@@ -1,6 +1,7 @@
-"""Rotary positions: pairs of a head's coordinates are turned by an angle that grows with the position.
+"""Positions of a sequence: some of them taken out, and rotary ones.
 
-The angles are float32 whatever the precision: in bfloat16 position 300 and 301 would be the same.
+Rotary positions turn pairs of a head's coordinates by an angle that grows with the position. The angles are float32
+whatever the precision: in bfloat16 positions 300 and 301 would be the same.
 """
 
 from keras import ops
@@ -8,8 +9,13 @@ from keras import ops
 from kerasllm import backend
 
 
+def gather_positions(hidden, positions):
+    """Returns (batch, slots, width), of (batch, length, width) at positions int (batch, slots)."""
+    return ops.take_along_axis(hidden, ops.cast(positions, "int32")[:, :, None], axis=1)
+
+
 def rotary_tables(positions, head_dim: int, base: float):
-    """Cosines and sines, float32 (..., length, head_dim / 2), of int `positions` (..., length).
+    """Returns cosines and sines, float32 (..., length, head_dim / 2), for int `positions` (..., length).
 
     Args:
         positions: of the tokens.
@@ -25,18 +31,11 @@ def rotary_tables(positions, head_dim: int, base: float):
 
 
 def rotate(heads, tables):
-    """Turns (batch, heads, length, head_dim); coordinate i is paired with i + head_dim / 2, as in Llama.
+    """Returns turned heads (batch, heads, length, head_dim); coordinate i is paired with i + head_dim / 2, as in Llama.
 
     Args:
         heads: queries or keys.
-        tables: of `rotary_tables`, (batch or 1, length, head_dim / 2) each.
+        tables: those of `rotary_tables`, (batch or 1, length, head_dim / 2) each.
     """
-    return backend.fuse(_rotate, heads, *(table[:, None] for table in tables))  # over the heads
-
-
-def _rotate(heads, cosine, sine):
-    wide = ops.cast(heads, "float32")
-    half = wide.shape[-1] // 2
-    first, second = wide[..., :half], wide[..., half:]
-    turned = ops.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
-    return ops.cast(turned, heads.dtype)
+    cosine, sine = (table[:, None] for table in tables)  # the same for all heads
+    return backend.rotate(heads, cosine, sine)

@@ -77,7 +77,7 @@ class LanguageModel(keras.Model):
         layer_name, _, weight = name.rpartition("/")
         if weight.endswith("_kernel"):
             for layer in self._flatten_layers(include_self=False):
-                if layer.name == layer_name and hasattr(layer, f"{weight.removesuffix('_kernel')}_lora_b"):
+                if layer.name == layer_name:
                     return merged_kernel(layer, weight.removesuffix("_kernel"))
         return keras.ops.convert_to_numpy(self.named_variables()[name])
 

@@ -10,7 +10,7 @@ if keras.backend.backend() == "jax":
     import ml_dtypes
 
     from kerasllm.backend.jax import onednn
-    from kerasllm.backend.jax import ops as jax_engine
+    from kerasllm.backend.jax import ops as jax_ops
     from kerasllm.backend.jax import products as jax_products
 
     def normal(*shape, seed=0):
@@ -109,7 +109,7 @@ if keras.backend.backend() == "jax":
                 inputs, scale, bias
             )
 
-        found = gradients(lambda *given: jax_engine.layer_norm(*given, 1e-3))
+        found = gradients(lambda *given: jax_ops.layer_norm(*given, 1e-3))
         for one, other in zip(found, gradients(own), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
@@ -123,7 +123,7 @@ if keras.backend.backend() == "jax":
             "padding": (places[None] < jnp.asarray([6, 4])[:, None])[:, None, None],
             "documents": (documents[:, :, None] == documents[:, None])[:, None],
         }
-        expected = jax_engine.attention(query, key, value, masks[kind], is_causal)
+        expected = jax_ops.attention(query, key, value, mask=masks[kind], is_causal=is_causal)
         own, seen = jax.nn.dot_product_attention, []
 
         def kernel(*heads, mask, implementation, **settings):
@@ -131,8 +131,8 @@ if keras.backend.backend() == "jax":
             return own(*heads, mask=mask, implementation="xla", **settings)
 
         monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
-        monkeypatch.setattr(jax_engine, "_has_fused_attention", lambda shape, dtype: True)
-        found = jax_engine.attention(query, key, value, masks[kind], is_causal)
+        monkeypatch.setattr(jax_ops, "_has_fused_attention", lambda shape, dtype: True)
+        found = jax_ops.attention(query, key, value, mask=masks[kind], is_causal=is_causal)
         np.testing.assert_allclose(found, expected, atol=1e-6)
         assert seen == [("cudnn", None if kind == "none" else (6, 6))]
 
@@ -149,10 +149,10 @@ if keras.backend.backend() == "jax":
         ],
     )
     def test_which_heads_a_gpus_kernel_takes(shape, kind, fits, monkeypatch):
-        monkeypatch.setattr(jax_engine, "_is_ampere_or_later", lambda: True)
-        assert jax_engine._has_fused_attention(shape, jnp.dtype(kind)) is fits
-        monkeypatch.setattr(jax_engine, "_is_ampere_or_later", lambda: False)
-        assert not jax_engine._has_fused_attention(shape, jnp.dtype(kind))
+        monkeypatch.setattr(jax_ops, "_is_ampere_or_later", lambda: True)
+        assert jax_ops._has_fused_attention(shape, jnp.dtype(kind)) is fits
+        monkeypatch.setattr(jax_ops, "_is_ampere_or_later", lambda: False)
+        assert not jax_ops._has_fused_attention(shape, jnp.dtype(kind))
 
     def test_float32_is_float32_on_a_gpu(monkeypatch):
         assert jax_products.product_precision(jnp.dtype("float32")) is None  # a CPU knows nothing else
@@ -183,7 +183,7 @@ if keras.backend.backend() == "jax":
     def test_rows_of_a_table_in_bfloat16_and_their_gradient():
         table, ids = normal(7, 4).astype(ml_dtypes.bfloat16), np.array([[3, 3, 0], [6, 3, 1]])
         slope = normal(2, 3, 4, seed=1).astype(ml_dtypes.bfloat16)
-        rows, pull = jax.vjp(lambda table: jax_engine.take_rows(table, jnp.asarray(ids)), jnp.asarray(table))
+        rows, pull = jax.vjp(lambda table: jax_ops.take_rows(table, jnp.asarray(ids)), jnp.asarray(table))
         np.testing.assert_array_equal(rows, table[ids])
         expected = np.zeros((7, 4))
         np.add.at(expected, ids, slope.astype("float64"))

@@ -16,10 +16,9 @@ if keras.backend.backend() == "torch":
     from torch._inductor import cpu_vec_isa, sizevars
     from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 
+    from kerasllm.backend.torch import compiler as torch_compiler
     from kerasllm.backend.torch import decoding as torch_decoding
-    from kerasllm.backend.torch import inductor as torch_inductor
-    from kerasllm.backend.torch import ops as torch_engine
-    from kerasllm.backend.torch.kernels import building as torch_kernels
+    from kerasllm.backend.torch import training as torch_training
 
     ROW, COLUMN = sympy.Symbol("x0", integer=True), sympy.Symbol("x1", integer=True)
 
@@ -57,7 +56,7 @@ if keras.backend.backend() == "torch":
 
         expected = losses()
         assert not recorded_again
-        monkeypatch.setattr(torch_inductor, "_after_recording", other_names)
+        monkeypatch.setattr(torch_compiler, "_after_recording", other_names)
         np.testing.assert_allclose(losses(), expected, rtol=1e-5)
         assert recorded_again
         assert "without compilation" not in capsys.readouterr().err
@@ -82,7 +81,7 @@ if keras.backend.backend() == "torch":
 
         try:
             expected = found()
-            takes_options = torch_kernels._takes_options(cpu_vec_isa.VecISA.check_build)
+            takes_options = torch_compiler._options_tested(cpu_vec_isa.VecISA.check_build)
             monkeypatch.setattr(cpu_vec_isa.VecISA, "check_build", takes_options)
             assert found() == expected
         finally:
@@ -111,25 +110,25 @@ if keras.backend.backend() == "torch":
     def test_strides_are_the_compilers(index, variable):
         find = sizevars.stride_at_vec_range.__wrapped__
         expected, simplify = find(index, variable, 16), sizevars.simplify_index_in_vec_range
-        with torch_inductor.short_cuts():
+        with torch_compiler.short_cuts():
             assert sizevars.simplify_index_in_vec_range is not simplify
             assert sympy.simplify(find(index, variable, 16) - expected) == 0
 
     def test_a_gpus_random_state_is_kept_beside_the_cpus(monkeypatch):
-        cpu = torch_engine.get_random_state()
+        cpu = torch_training.get_random_state()
         restored = []
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.arange(16, dtype=torch.uint8))
         monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state: restored.append(state.tolist()))
-        both = torch_engine.get_random_state()
+        both = torch_training.get_random_state()
         drawn = torch.rand(3)
-        torch_engine.set_random_state(both)
+        torch_training.set_random_state(both)
         assert restored == [list(range(16))]
         np.testing.assert_array_equal(torch.rand(3), drawn)
-        torch_engine.set_random_state(cpu)  # of a machine without a GPU
+        torch_training.set_random_state(cpu)  # of a machine without a GPU
         assert len(restored) == 1
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        torch_engine.set_random_state(both)
+        torch_training.set_random_state(both)
         np.testing.assert_array_equal(torch.rand(3), drawn)
         assert len(restored) == 1
 

@@ -12,7 +12,9 @@ from kerasllm.layers import (
     Pooler,
     TransformerEmbeddings,
     TransformerEncoderBlock,
+    attention,
 )
+from kerasllm.layers.attention import combined_mask
 
 
 def filled(layer, *shapes):
@@ -73,25 +75,27 @@ def test_padding_is_not_seen():
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("settings", [{}, {"normalize_first": True}], ids=["post-norm", "pre-norm"])
 @pytest.mark.parametrize("kind", ["no mask", "padding", "packed"])
-def test_some_columns_alone_are_those_of_all(kind):
+def test_some_positions_alone_are_those_of_all(kind, settings):
     draw = np.random.default_rng(3)
     hidden = draw.normal(size=(3, 10, 16)).astype("float32")
-    columns = np.array([[0, 4, 4], [9, 1, 0], [2, 3, 7]], "int32")
+    positions = np.array([[0, 4, 4], [9, 1, 0], [2, 3, 7]], "int32")
     mask = None
     if kind == "padding":
         mask = (np.arange(10) < np.array([[10], [6], [8]])).astype("int32")
     if kind == "packed":
         sequences = np.array([[0] * 4 + [1] * 6, [0] * 10, [0] * 2 + [1] * 5 + [-1] * 3])
-        mask = sequences[:, :, None] == sequences[:, None, :]
-    block = filled(TransformerEncoderBlock(num_heads=4, intermediate_dim=24, name="block"), (None, None, 16))
-    every, some = block(hidden, mask), block(hidden, mask, columns)
-    expected = np.take_along_axis(ops.convert_to_numpy(every), columns[:, :, None], axis=1)
+        mask = combined_mask(sequence_ids=sequences)
+    block = filled(TransformerEncoderBlock(num_heads=4, intermediate_dim=24, **settings), (None, None, 16))
+    masks = {"attention_mask" if kind == "packed" else "padding_mask": mask}
+    every, some = block(hidden, **masks), block(hidden, **masks, query_positions=positions)
+    expected = np.take_along_axis(ops.convert_to_numpy(every), positions[:, :, None], axis=1)
     np.testing.assert_allclose(ops.convert_to_numpy(some), expected, rtol=0, atol=1e-5)
-    assert block.compute_output_shape((3, 10, 16), None, (3, 3)) == (3, 3, 16)
+    assert block.compute_output_shape((3, 10, 16), query_positions_shape=(3, 3)) == (3, 3, 16)
 
 
-def test_attention_with_dropout_has_the_mean_of_attention_without():
+def test_attention_with_dropout_has_the_mean_of_attention_without(monkeypatch):
     """Dropping probabilities of attention (and nothing else) must not change the expectation."""
     rate = 0.25
     block = filled(
@@ -100,21 +104,16 @@ def test_attention_with_dropout_has_the_mean_of_attention_without():
     seen = []
     hidden = np.random.default_rng(1).normal(size=(1, 16, 8)).astype("float32")
     repeated = np.repeat(hidden, 4000, axis=0)
-    import kerasllm.layers.encoder_block as module
-
-    original = module.self_attention
+    original = attention.attend
 
     def spy(*args, **kwargs):
         result = original(*args, **kwargs)
         seen.append(ops.convert_to_numpy(result))
         return result
 
-    module.self_attention = spy
-    try:
-        block(repeated, training=True)
-        block(hidden, training=False)
-    finally:
-        module.self_attention = original
+    monkeypatch.setattr(attention, "attend", spy)
+    block(repeated, training=True)
+    block(hidden, training=False)
     dropped, plain = seen
     error = dropped.std(axis=0) / np.sqrt(len(dropped))
     assert (np.abs(dropped.mean(axis=0) - plain[0]) < 5 * error + 1e-6).all()

@@ -17,8 +17,6 @@ from kerasllm import (
     BertPretraining,
     GPTCausalLM,
     GPTConfig,
-    MaskedLanguageModelLoss,
-    NextSentenceLoss,
 )
 from kerasllm.tasks import CausalLanguageModeling, MaskedLanguageModeling
 from kerasllm.training.optimization.optimizers import adamw
@@ -354,233 +352,15 @@ if keras.backend.backend() == "jax":
 
 if keras.backend.backend() == "torch":  # the others compile by themselves
     import torch
-    from torch.fx.experimental.proxy_tensor import make_fx
 
-    from kerasllm import metrics
-    from kerasllm.backend.torch import inductor as torch_inductor
-    from kerasllm.backend.torch import losses as torch_cross_entropy
+    from kerasllm.backend.torch import compiler as torch_compiler
     from kerasllm.backend.torch import products as torch_products
-    from kerasllm.backend.torch import training as torch_training
-    from kerasllm.backend.torch.kernels import attention as torch_attention
-    from kerasllm.backend.torch.kernels import building as torch_kernels
-    from kerasllm.backend.torch.kernels import built as torch_built
-    from kerasllm.backend.torch.kernels import projected_losses as torch_projected_losses
-    from kerasllm.backend.torch.kernels import simplification as torch_simplification
-    from kerasllm.backend.torch.kernels.gelu import Gelu
-    from kerasllm.backend.torch.products import TakeRows, recorded_product, recording
-
-    def operators_recorded(monkeypatch):
-        """The names of those in the last step that was recorded, once there was one."""
-        names, divide = [], torch_training.compiled_in_parts
-
-        def compiled(graph, *given):
-            names[:] = [str(node.target) for node in graph.graph.nodes]
-            # Whether its last argument, logits that are there, is left out.
-            losses = graph.graph.find_nodes(
-                op="call_function", target=torch.ops.kerasllm.projected_losses.default
-            )
-            names.extend("logits read" for node in losses if node.args[4] is not None)
-            return divide(graph, *given)
-
-        monkeypatch.setattr(torch_training, "compiled_in_parts", compiled)
-        return names
+    from kerasllm.backend.torch.products import TakeRows
 
     def test_compiled_in_bfloat16():
         losses = losses_in_bfloat16()
         np.testing.assert_allclose(*losses, rtol=1e-2)
         assert losses[0] != losses[1]  # two paths indeed
-
-    def assert_same(found, expected):
-        """Logs and state after ten steps."""
-        (logs, state), (plain_logs, plain_state) = found, expected
-        for one, other in zip(logs, plain_logs, strict=True):
-            np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-4)
-        for one, other in zip(state, plain_state, strict=True):
-            np.testing.assert_allclose(one, other, rtol=0, atol=3e-5)
-
-    @pytest.mark.parametrize("kernel", ["projected_losses", "row_losses"])
-    def test_ten_steps_by_a_kernel_of_many_classes_are_those_of_the_plain_path(kernel, monkeypatch, capsys):
-        """The accuracy is the kernel's, too."""
-        monkeypatch.setattr(torch_projected_losses, "MANY", 3)  # fewer than the vocabulary, more than two
-        if kernel == "row_losses":  # as where the logits are not a projection's
-            monkeypatch.setattr(torch_cross_entropy, "projection_of", lambda logits: None)
-        expected = plain("bert")
-        operators = operators_recorded(monkeypatch)
-        hits, asked = metrics._hits, []
-        monkeypatch.setattr(
-            metrics, "_hits", lambda labels, logits: asked.append(logits) or hits(labels, logits)
-        )
-        assert_same(train("bert", True), expected)
-        recorded = [logits for logits in asked if isinstance(logits, torch._subclasses.FakeTensor)]
-        assert {logits.shape[-1] for logits in recorded} == {2}  # of the next sentence, not of 50 tokens
-        assert operators.count(f"kerasllm.{kernel}.default") == 1
-        assert "without compilation" not in capsys.readouterr().err
-
-    @pytest.mark.parametrize("kind", ["gpt", "llama"])
-    def test_ten_steps_by_the_kernel_of_chunks_are_those_of_the_plain_path(kind, monkeypatch):
-        """Rows without weight among them; the table is tied, or not."""
-        monkeypatch.setattr(torch_projected_losses, "MANY", 3)
-        expected, calls = plain(kind), []
-        run = torch_projected_losses.loss_and_gradients
-        monkeypatch.setattr(
-            torch_projected_losses, "loss_and_gradients", lambda *given: calls.append(given) or run(*given)
-        )
-        assert_same(train(kind, True), expected)
-        assert len(calls) == STEPS
-
-    def test_logits_are_made_where_something_else_reads_them(monkeypatch):
-        """And not where nothing does."""
-        monkeypatch.setattr(torch_projected_losses, "MANY", 3)
-        operators, products = operators_recorded(monkeypatch), []
-
-        def compile_with(metrics):
-            def compile_model(model, optimizer, jit_compile):
-                losses = {"masked_lm": MaskedLanguageModelLoss(), "next_sentence": NextSentenceLoss()}
-                model.compile(
-                    optimizer=optimizer, loss=losses, weighted_metrics=metrics, jit_compile=jit_compile
-                )
-                model.per_step_metrics = True
-
-            return compile_model
-
-        model_class, config, _, data = CASES["bert"]
-        for metrics_of_logits in ({}, {"masked_lm": [keras.metrics.SparseTopKCategoricalAccuracy(k=9)]}):
-            case = model_class, config, compile_with(metrics_of_logits), data
-            monkeypatch.setitem(CASES, "bert", case)
-            assert_same(train("bert", True), train("bert", False))
-            assert operators.count("kerasllm.projected_losses.default") == 1
-            products.append(operators.count("kerasllm.product.default"))
-            assert ("logits read" in operators) == bool(metrics_of_logits)
-        assert products[1] == products[0] + 1
-
-    @pytest.mark.parametrize(("kind", "rate"), [("gpt", 0.0), ("gpt", 0.2), ("bert", 0.2)])
-    def test_ten_steps_by_the_kernel_of_attention_are_those_of_the_plain_path(
-        kind, rate, monkeypatch, capsys
-    ):
-        """With dropout, too, whose draws are the same."""
-        model_class, config, compile_model, data = CASES[kind]
-        whole = dataclasses.replace(config, attention_dropout=rate)
-        monkeypatch.setitem(CASES, kind, (model_class, whole, compile_model, data))
-        attend, calls = torch_attention.SelfAttention.apply, []
-        monkeypatch.setattr(
-            torch_attention.SelfAttention, "apply", lambda *given: calls.append(given) or attend(*given)
-        )
-        plain_logs, plain_state = train(kind, False)
-        assert not calls
-        logs, state = train(kind, True)
-        assert len(calls) == (1 if kind == "bert" else 2)  # BERT's last block computes what is read alone
-        for found, expected in zip(logs, plain_logs, strict=True):
-            np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
-        for found, expected in zip(state, plain_state, strict=True):
-            np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
-        assert "without compilation" not in capsys.readouterr().err
-
-    @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-    @pytest.mark.parametrize(("kind", "rate"), [("gpt", 0.1), ("gpt", 0.0), ("bert", 0.1)])
-    def test_sums_over_rows_come_with_the_rows(kind, rate, policy, monkeypatch):
-        """But the last bias' of a GPT's blocks, two in BERT's last block, which computes some columns, its pooler's."""
-        operators = operators_recorded(monkeypatch)
-        model_class, config, compile_model, data = CASES[kind]
-
-        def gradients():
-            """What a step of plain descent takes off the weights."""
-            model = model_class(dataclasses.replace(config, dropout=rate), seed=3)
-            compile_model(model, keras.optimizers.SGD(1.0), jit_compile=True)
-            before = [variable.numpy() for variable in model.trainable_variables]
-            model.train_on_batch(*data()[0])
-            variables = zip(model.trainable_variables, before, strict=True)
-            return {variable.path: old - variable.numpy() for variable, old in variables}
-
-        keras.config.set_dtype_policy(policy)
-        try:
-            found = gradients()
-            assert operators.count("kerasllm.sum_over_rows.default") == {"gpt": 2, "bert": 3}[kind]
-            norms = "kerasllm.layer_norm.default", "kerasllm.layer_norm_slopes.default"
-            assert [operators.count(name) for name in norms] == [6 if kind == "bert" else 5] * 2
-            monkeypatch.setattr(torch_simplification, "_sum_rows_as_they_are_made", lambda graph: None)
-            expected = gradients()
-            assert operators.count("kerasllm.sum_over_rows.default") == {"gpt": 8, "bert": 11}[kind]
-        finally:
-            keras.config.set_dtype_policy("float32")
-        limit = 1e-2 if policy == "mixed_bfloat16" else 1e-5
-        for (path, one), other in zip(found.items(), expected.values(), strict=True):
-            atol = limit * np.abs(other).max() if path.endswith("bias") else 0
-            np.testing.assert_allclose(one, other, rtol=0, atol=atol, err_msg=path)
-
-    def test_two_biases_of_one_sum_have_gradients_of_their_own():
-        """Not one memory, which clipping would scale twice."""
-
-        def gradients(inputs, *weights):
-            one, other, *biases = (weight.requires_grad_() for weight in weights)
-            with torch.enable_grad():
-                total = sum(
-                    recorded_product(inputs, kernel, bias)
-                    for kernel, bias in zip((one, other), biases, strict=True)
-                )
-                return torch.autograd.grad(Gelu.apply(total, False).square().sum(), [one, other, *biases])
-
-        given = [torch.randn(shape) for shape in ((6, 5), (5, 40), (5, 40), (40,), (40,))]
-        with recording():
-            graph = make_fx(gradients, tracing_mode="fake", _allow_non_fake_inputs=True)(*given)
-        torch_simplification.simplify(graph.graph)
-        graph.recompile()
-        targets = [str(node.target) for node in graph.graph.nodes]
-        assert targets.count("kerasllm.sum_over_rows.default") == 1
-        exact = [tensor.double().requires_grad_() for tensor in given]
-        total = exact[0] @ (exact[1] + exact[2]) + exact[3] + exact[4]
-        torch.nn.functional.gelu(total).square().sum().backward()
-        found = graph(*given)
-        for one, other in zip(found, exact[1:], strict=True):
-            torch.testing.assert_close(one.double(), other.grad, rtol=1e-5, atol=1e-5)
-        assert found[2].data_ptr() != found[3].data_ptr()
-
-    @pytest.fixture
-    def unbuilt(monkeypatch):
-        """As before any kernel was built."""
-        for kernels in (torch_built.pairs, torch_attention._KERNELS, torch_projected_losses.KERNELS):
-            monkeypatch.setattr(kernels, "_kernels", {})
-        monkeypatch.setattr(torch_built, "_begun", [])
-
-    @pytest.mark.parametrize("kind", ["gpt", "llama"])
-    def test_kernels_that_cannot_be_built_are_done_without(kind, monkeypatch, capsys, unbuilt):
-        """The step is compiled all the same, with one line about it, and the next model's, too."""
-
-        def build(kernels, shared):
-            raise RuntimeError("unknown function\nin line 3")
-
-        monkeypatch.setattr(torch_kernels, "build", build)
-        recorded = []
-        make = torch_training._program
-        monkeypatch.setattr(torch_training, "_program", lambda *given: recorded.append(given) or make(*given))
-        model_class, config, compile_model, data = CASES[kind]
-        if kind == "llama":  # none of whose kernels but the loss's is of the kind that all share
-            config = dataclasses.replace(config, tie_embeddings=False)
-            monkeypatch.setitem(CASES, kind, (model_class, config, compile_model, data))
-        plain_logs, _ = train(kind, False)
-        for times in (2, 3):
-            logs, _ = train(kind, True)
-            assert len(recorded) == times
-            found, expected = ([step["loss"] for step in steps] for steps in (logs, plain_logs))
-            np.testing.assert_allclose(found, expected, rtol=1e-4)
-        said = capsys.readouterr().err
-        assert said.count("ours were not built (RuntimeError: unknown function)") == 1
-        assert "without compilation" not in said
-
-    def test_those_that_can_be_built_are_used(monkeypatch, capsys, unbuilt):
-        """Where a version of PyTorch has no products for them, say."""
-        build = torch_kernels.build
-
-        def some(kernels, shared):
-            if "brgemm" in shared:
-                raise RuntimeError("no such product")
-            return build(kernels, shared)
-
-        monkeypatch.setattr(torch_kernels, "build", some)
-        operators = operators_recorded(monkeypatch)
-        train("gpt", True)
-        assert "ours were not built (RuntimeError: no such product)" in capsys.readouterr().err
-        assert "kerasllm.gelu.default" in operators
-        assert "kerasllm.attention.default" not in operators
 
     def test_rows_in_bfloat16_are_summed_in_float32():
         """Summed in bfloat16, 4,096 ones are 256."""
@@ -590,13 +370,13 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
 
     def test_the_compiler_is_told_how_wide_vectors_are(monkeypatch):
         """By which its cache on disk tells apart what was made for one processor and another."""
-        compile_one, widths = torch_inductor._after_recording, set()
+        compile_one, widths = torch_compiler._after_recording, set()
 
         def after_recording(*given):
             widths.add(torch._inductor.config.cpp.simdlen)
             return compile_one(*given)
 
-        monkeypatch.setattr(torch_inductor, "_after_recording", after_recording)
+        monkeypatch.setattr(torch_compiler, "_after_recording", after_recording)
         train("gpt", True)
         assert widths == {torch._inductor.cpu_vec_isa.pick_vec_isa().bit_width()}
         assert torch._inductor.config.cpp.simdlen is None
@@ -607,7 +387,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         model_class, config, compile_model, data = CASES[kind]
         compiled = []
         monkeypatch.setattr(
-            torch_inductor, "by_inductor", lambda graph, inputs: compiled.append(graph) or graph
+            torch_compiler, "by_inductor", lambda graph, inputs: compiled.append(graph) or graph
         )
         counts = []
         for layers in (3, 6):
@@ -625,7 +405,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
     def test_a_last_batch_of_fewer_rows_is_not_compiled(monkeypatch):
         compiled = []
         monkeypatch.setattr(
-            torch_inductor, "by_inductor", lambda graph, inputs: compiled.append(graph) or graph
+            torch_compiler, "by_inductor", lambda graph, inputs: compiled.append(graph) or graph
         )
         tokens = np.random.default_rng(0).integers(0, 50, (10, 17)).astype("int32")
         losses = []
@@ -649,7 +429,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
             raise RuntimeError("of another version")
 
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-        monkeypatch.setattr(torch_kernels, "_build", refuse)
+        monkeypatch.setattr(torch_compiler, "_build", refuse)
         model = GPTCausalLM(GPTConfig(**SHAPE | {"num_layers": 1}), seed=3)
         CausalLanguageModeling().compile(model, optimizer(), jit_compile=True)
         losses = [model.train_on_batch(*batch, return_dict=True)["loss"] for batch in causal_data()[:3]]

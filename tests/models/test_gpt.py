@@ -63,7 +63,7 @@ def test_attention_within_segments_is_that_of_each_alone(config):
     model = GPTCausalLM(config, seed=2)
     segments = np.tile(np.repeat([0, 1, 2], [5, 3, 4]), (3, 1))
     positions = np.tile(np.concatenate([np.arange(n) for n in (5, 3, 4)]), (3, 1))
-    packed = numpy(model({**INPUTS, "segment_ids": segments, "position_ids": positions}))
+    packed = numpy(model({**INPUTS, "sequence_ids": segments, "position_ids": positions}))
     start = 0
     for length in (5, 3, 4):
         part = slice(start, start + length)

@@ -9,7 +9,7 @@ from keras import ops
 from scipy.special import erf, log_softmax, softmax
 
 from kerasllm import CausalLanguageModelLoss, GPTCausalLM, GPTConfig
-from kerasllm.layers import decoder_block as decoder
+from kerasllm.layers import attention
 
 CONFIG = GPTConfig(
     vocabulary_size=50,
@@ -48,7 +48,7 @@ def reference(model, ids):
     config, backbone = model.config, model.backbone
 
     def weight(layer, name):
-        value = getattr(layer, name)
+        value = {variable.name: variable for variable in layer.variables}.get(name)
         return 0.0 if value is None else ops.convert_to_numpy(value).astype("float64")
 
     def norm(layer, name, hidden):
@@ -130,8 +130,8 @@ def test_the_angles_of_rotary_positions_reach_every_block_in_float32(bfloat16, m
         seen.extend(keras.backend.standardize_dtype(table.dtype) for table in tables)
         return own(heads, tables)
 
-    own = decoder.rotate
-    monkeypatch.setattr(decoder, "rotate", rotate)
+    own = attention.rotate
+    monkeypatch.setattr(attention, "rotate", rotate)
     bfloat16()
     made(OPTIONS["rotary"])({"token_ids": TOKENS})
     assert set(seen) == {"float32"} and len(seen) == 2 * 2 * CONFIG.num_layers

@@ -10,11 +10,7 @@ from kerasllm.backend.jax.products import ON_CPU, few_rows, product
 
 
 def compiled(function):
-    """The function as one XLA program, made anew for each shape of its arguments.
-
-    Args:
-        function: of (nested) tensors and whole numbers, all of which may change from call to call.
-    """
+    """Returns the function as one XLA program."""
 
     def program(*arguments):
         with few_rows():
@@ -24,16 +20,7 @@ def compiled(function):
 
 
 def repeated(step, finished):
-    """A loop over `step` as one XLA program, made anew for each shape of its arguments.
-
-    Args:
-        step: from (weights, inputs, state) to the next state, of the same shapes.
-        finished: from a state to a boolean scalar.
-
-    Returns:
-        A function of (weights, inputs, state, count) that takes at most `count` steps and stops before one if the
-        state is finished. The state it is given is used up.
-    """
+    """Returns the loop as one XLA program, into whose memory the state is written again."""
 
     def program(weights, inputs, state, count):
         def goes_on(carry):
@@ -49,7 +36,7 @@ def repeated(step, finished):
 
 
 def made_once(function):
-    """`function` from a list of arrays to another, whose result is kept as long as the arrays of the last call live.
+    """Returns `function` with the last result kept as long as the arrays that it was made of live.
 
     JAX's arrays never change: weights that are trained on, or loaded, are other ones.
     """
@@ -71,31 +58,25 @@ def made_once(function):
 
 
 def turned(kernel):
-    """A kernel (in, out) as programs are given it: on a CPU in bfloat16 its transpose, see `few_rows`.
-
-    Turned again, it is the kernel.
-    """
+    """Returns the transpose of a kernel in bfloat16 on a CPU, see `few_rows`; else the kernel."""
     return kernel.T if ON_CPU and kernel.dtype == jnp.bfloat16 else kernel
 
 
 def cache_type(compute_type: str) -> str:
-    """Of keys and values: on a CPU float32, into which XLA writes a column, where it would make a bfloat16 cache anew.
+    """Returns float32 on a CPU: XLA writes a column into such a cache, where it would make one in bfloat16 anew.
 
-    The values are those computed; products with them, too, are faster.
+    The values are those computed, and products with them are faster, too.
     """
     return "float32" if ON_CPU else compute_type
 
 
 def scores(hidden, table):
-    """(rows, hidden_dim) and (vocabulary, hidden_dim) → (rows, vocabulary)."""
+    """Returns the scores."""
     return product(hidden, table, transpose_right=True)
 
 
 def argmax(logits):
-    """The first of the largest of each row, (rows, vocabulary) → int32 (rows,).
-
-    By two plain reductions, which XLA on a CPU does in a third of the time that its argmax takes.
-    """
+    """Returns the places by two plain reductions, which XLA on a CPU does in a third of the time of its argmax."""
     last = logits.shape[-1] - 1
     is_largest = logits >= jnp.max(logits, axis=-1, keepdims=True)
     places = jnp.where(is_largest, jnp.arange(last + 1, dtype="int32")[None], last)

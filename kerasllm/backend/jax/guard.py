@@ -1,4 +1,4 @@
-"""JAX: a step is a function from state to state, so a bad one gives back the state it was given."""
+"""Guarded steps on JAX: a step is a function from state to state, so a bad one returns the state that it was given."""
 
 from typing import Any
 
@@ -7,15 +7,11 @@ import jax.numpy as jnp
 from kerasllm.backend.gradient_watch import can_watch, global_norm, poison_if_bad, watch
 
 
-def guarded_step(model, train_step, state, data):
-    """Runs `train_step`; unless loss and gradients are finite, nothing but the count of steps changes.
-
-    With gradient accumulation the batch counts as one without gradient. The logs get `gradient_norm`, before
-    clipping, which is not finite if the loss is not. XLA fuses the choice into the update: no pass over the
-    weights is added.
-    """
+def guarded_step(model, train_step, *arguments):
+    """Returns the step's results; XLA fuses the choice into the update, so that no pass over the weights is added."""
     if not can_watch(model):
-        return train_step(state, data)
+        return train_step(*arguments)
+    state, data = arguments
     optimizer, norms = model.optimizer, []
     accumulates = bool(optimizer.gradient_accumulation_steps)
 

@@ -1,15 +1,16 @@
-"""Cross-entropy for JAX; also in one with the projection to the vocabulary, a chunk of tokens at a time."""
+"""Cross-entropy on JAX; also in one with the projection to the vocabulary, a chunk of tokens at a time."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
+from kerasllm.backend.formulas import hits  # noqa: F401
 from kerasllm.backend.jax.products import multiply, row_sums
 
 
 def cross_entropy(labels, logits):
-    """The cross-entropy of each label, float32 in nats: int32 (...), logits (..., classes) → (...)."""
+    """Returns the losses, with a gradient of its own."""
     return _cross_entropy(labels, logits)
 
 
@@ -19,10 +20,10 @@ def _cross_entropy(labels, logits):
 
 
 def _losses(labels, logits):
-    """The losses; and of the softmax the numerators and the denominators (..., 1), and the highest logits (..., 1).
+    """Returns the losses, and the softmax's numerators, its denominators (..., 1) and the highest logits (..., 1).
 
-    The numerators are made once and summed by a product, which is faster on a CPU than XLA's own sum of them; and
-    the highest logit is sought in the logits' own type.
+    The numerators are made once and summed by a product, which is faster on a CPU than XLA's own sum of them. The
+    highest logit is sought in the logits' own type.
     """
     highest = jnp.max(logits, axis=-1, keepdims=True).astype(jnp.float32)
     numerators = jnp.exp(logits.astype(jnp.float32) - highest)
@@ -32,9 +33,9 @@ def _losses(labels, logits):
 
 
 def _slope(labels, probabilities, upstream):
-    """The gradient of the logits, float32: softmax less one-hot.
+    """Returns the gradient of the logits in float32, softmax less one-hot.
 
-    The latter is a comparison, which XLA fuses: the gradient of a gather would be a scatter into as many zeros.
+    The one-hot is a comparison, which XLA fuses: the gradient of a gather would be a scatter into as many zeros.
     """
     is_label = jnp.arange(probabilities.shape[-1]) == labels[..., None]
     return jnp.where(is_label, probabilities - 1, probabilities) * upstream[..., None]
@@ -54,27 +55,8 @@ def _gradient(kept, upstream):
 _cross_entropy.defvjp(_with_kept, _gradient)
 
 
-def recall_hits(labels, logits) -> None:
-    """Nothing is kept: XLA merges equal expressions of a step."""
-
-
 def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differentiable: bool = True):
-    """The weighted sum of the cross-entropies of `labels` under the logits `hidden @ table.T`.
-
-    Only one chunk of logits exists at a time. Where a gradient is asked for, the chunk's share of it is taken
-    while its logits are there, so that they need not be made twice.
-
-    Args:
-        hidden: (tokens, hidden_dim).
-        table: (vocabulary, hidden_dim).
-        labels: int (tokens,).
-        weights: float32 (tokens,); no gradient flows to them.
-        chunk_size: tokens at a time.
-        differentiable: whether gradients may be asked for; here that is found out by itself.
-
-    Returns:
-        A float32 scalar in nats.
-    """
+    """Returns the sum; XLA itself finds out whether gradients are asked for."""
     tokens = hidden.shape[0]
     chunks = -(-tokens // chunk_size)
     padding = chunks * chunk_size - tokens

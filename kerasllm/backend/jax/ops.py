@@ -1,4 +1,4 @@
-"""JAX: plain operations that XLA fuses; training state is functional, so nothing is mutated here."""
+"""JAX's operators: plain operations that XLA fuses by itself."""
 
 import itertools
 import math
@@ -10,50 +10,26 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from kerasllm.backend.jax import onednn
-from kerasllm.backend.jax.products import (
-    ON_CPU,
-    by_onednn,
-    can_call_onednn,
-    column_sums,
-    multiply,
-    single_cpu,
-)
-
-jit_compile = "auto"
+from kerasllm.backend.formulas import gelu, rotate  # noqa: F401
+from kerasllm.backend.formulas import rms_norm as _rms_norm
+from kerasllm.backend.hashing import draws, least_kept
+from kerasllm.backend.jax.products import ON_CPU, by_onednn, column_sums, multiply, single_cpu
 
 
-def version() -> str:
-    """The backend's version."""
-    return jax.__version__
+def attention(query, key, value, *, mask=None, is_causal: bool = False, dropout_rate: float = 0.0, seed=None):
+    """Returns attention; on a GPU that has it by cuDNN's fused kernel in half precision, which never holds the scores.
 
-
-def libraries() -> list[str]:
-    """Packages beside JAX that a training step computes with."""
-    return [onednn.PACKAGE] if onednn.available() else []
-
-
-def attention(query, key, value, mask=None, is_causal: bool = False):
-    """Scaled dot-product attention, (batch, heads, length, head_dim) in and out; both first axes may be one.
-
-    Args:
-        query, key, value: the same floating type; the scores and the softmax are in float32.
-        mask: boolean, broadcastable to (batch, heads, queries, keys), True where attention is allowed.
-        is_causal: a query sees no later key.
-
-    On a GPU that has it, this is cuDNN's fused kernel in half precision, which never holds the scores.
-
-    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1; Dao et al. 2022,
-    https://arxiv.org/abs/2205.14135.
+    Reference: Dao et al. 2022, https://arxiv.org/abs/2205.14135.
     """
-    if query.shape == key.shape and _has_fused_attention(query.shape, query.dtype):
+    if not dropout_rate and query.shape == key.shape and _has_fused_attention(query.shape, query.dtype):
         heads = (jnp.swapaxes(part, 1, 2) for part in (query, key, value))
         if mask is not None:  # the kernel wants a row for each query
             mask = jnp.broadcast_to(mask, (*mask.shape[:-2], query.shape[-2], mask.shape[-1]))
         settings = {"mask": mask, "is_causal": is_causal, "implementation": "cudnn"}
         return jnp.swapaxes(jax.nn.dot_product_attention(*heads, **settings), 1, 2)
-    probabilities = masked_softmax(attention_scores(query, key), mask, is_causal)
-    return attend(probabilities.astype(value.dtype), value)
+    scores = multiply(query * query.shape[-1] ** -0.5, key, transpose_right=True)
+    probabilities = dropout(_masked_softmax(scores, mask, is_causal), dropout_rate, seed)
+    return multiply(probabilities.astype(value.dtype), value)
 
 
 def _has_fused_attention(shape: tuple[int, ...], dtype) -> bool:
@@ -72,22 +48,8 @@ def _is_ampere_or_later() -> bool:
         return False
 
 
-def self_attention(query_key_value, num_heads: int, *settings) -> None:
-    """Self-attention of (batch, length, 3 * hidden_dim), or None where its parts do as well: always."""
-
-
-def attend(probabilities, value):
-    """The values (batch, heads, keys, head_dim) in sums weighted by (batch, heads, queries, keys)."""
-    return multiply(probabilities, value)
-
-
-def attention_scores(query, key):
-    """The scaled scores (batch, heads, queries, keys)."""
-    return multiply(query * query.shape[-1] ** -0.5, key, transpose_right=True)
-
-
-def masked_softmax(scores, mask=None, is_causal: bool = False):
-    """The softmax of the masked scores, float32 (batch, heads, queries, keys)."""
+def _masked_softmax(scores, mask, is_causal: bool):
+    """Returns the softmax of the masked scores, float32 (batch, heads, queries, keys)."""
     scores = scores.astype(jnp.float32)
     lowest = jnp.finfo(jnp.float32).min
     if is_causal:
@@ -98,45 +60,38 @@ def masked_softmax(scores, mask=None, is_causal: bool = False):
     return jax.nn.softmax(scores, axis=-1)
 
 
-def fuse(function, *tensors, **settings):
-    """`function(*tensors, **settings)`: XLA fuses by itself."""
-    return function(*tensors, **settings)
+def dropout(inputs, rate: float, seed):
+    """Returns `inputs` with dropout, which XLA fuses with what is around it."""
+    if not rate:
+        return inputs
+    stays = draws(inputs.shape, seed) >= least_kept(rate)
+    return jnp.where(stays, inputs / (1 - rate), jnp.zeros_like(inputs))
 
 
-def recorded_once(function):
-    """The function as it is: tracing is cheap here."""
-    return function
+def add_dropout(hidden, branch, rate: float, seed):
+    """Returns `hidden` plus the branch with dropout."""
+    return hidden + dropout(branch, rate, seed)
 
 
-def drop(inputs, draws, least: int, kept: float):
-    """`inputs` / `kept` where the `draws`, int32 from 0 on and of the same shape, are `least` or more; elsewhere 0."""
-    return jnp.where(draws >= least, inputs / kept, jnp.zeros_like(inputs))
+def activation(inputs, name: str):
+    """Returns the activation, which XLA computes once."""
+    inputs = _fence(inputs)
+    if name in ("gelu", "gelu_tanh"):
+        return _fence(gelu(inputs, approximate=name == "gelu_tanh"))
+    return _fence(keras.activations.get(name)(inputs))
 
 
-def gelu(inputs, approximate: bool = False):
-    """The exact one (erf), or its approximation by tanh, in float32 in between.
+def _fence(inputs):
+    """Returns `inputs`, with XLA on a CPU kept from fusing what is before with what comes after.
 
-    Written out: JAX's own takes a cube for a power, and the complement of the error function, which costs more.
-
-    Reference: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415.
+    Fused into the matrix products around it, a GELU is computed many times over: the gradient of a
+    feed-forward network took 210 ms with it and 106 ms without.
     """
-    wide = inputs.astype(jnp.float32)
-    if approximate:
-        share = 1.0 + jnp.tanh((2 / math.pi) ** 0.5 * wide * (1.0 + 0.044715 * (wide * wide)))
-    else:
-        share = 1.0 + jax.lax.erf(wide * 2**-0.5)
-    return (0.5 * wide * share).astype(inputs.dtype)
-
-
-def sum_and_norm(hidden, branch, scale, bias, epsilon: float, rate: float, seed_generator) -> None:
-    """A residual sum and its `layer_norm`, or None where its parts do as well: always."""
+    return jax.lax.optimization_barrier(inputs) if ON_CPU else inputs
 
 
 def layer_norm(inputs, scale, bias, epsilon: float):
-    """Layer normalisation over the last axis, computed in float32; without a bias where that is None.
-
-    Reference: Ba et al. 2016, https://arxiv.org/abs/1607.06450.
-    """
+    """Returns the layer normalization, with a gradient of its own that sums by products on a CPU."""
     scale = _array(scale, jnp.float32)
     bias = jnp.zeros_like(scale) if bias is None else _array(bias, jnp.float32)
     return _layer_norm(inputs, scale, bias, epsilon)
@@ -150,9 +105,9 @@ def _layer_norm(inputs, scale, bias, epsilon):
 def _normalized(inputs, scale, bias, epsilon):
     hidden = inputs.astype(jnp.float32)
     mean = jnp.mean(hidden, axis=-1, keepdims=True)
-    centred = hidden - mean
-    factor = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + epsilon)
-    return (centred * factor * scale + bias).astype(inputs.dtype), (inputs, scale, mean, factor)
+    centered = hidden - mean
+    factor = jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=-1, keepdims=True) + epsilon)
+    return (centered * factor * scale + bias).astype(inputs.dtype), (inputs, scale, mean, factor)
 
 
 def _layer_norm_gradient(epsilon, kept, upstream):
@@ -171,11 +126,13 @@ def _layer_norm_gradient(epsilon, kept, upstream):
 _layer_norm.defvjp(_normalized, _layer_norm_gradient)
 
 
-def dense(inputs, kernel, bias=None, transposed: bool = False):
-    """(rows, in) @ kernel (in, out), plus bias (out,) if there is one; Keras variables or arrays.
+def rms_norm(inputs, scale, epsilon: float):
+    """Returns the normalization by the root mean square."""
+    return _rms_norm(inputs, keras.ops.convert_to_tensor(scale), epsilon)
 
-    A `transposed` kernel is (out, in).
-    """
+
+def dense(inputs, kernel, bias=None, transposed: bool = False):
+    """Returns the product, with a gradient of the bias that is summed by a product on a CPU."""
     product = multiply(inputs, _array(kernel, inputs.dtype), transpose_right=transposed)
     return product if bias is None else _add_bias(product, _array(bias, inputs.dtype))
 
@@ -196,7 +153,7 @@ def _array(value, dtype):
 
 
 def matrix_product(left, right):
-    """`left @ right`, made as in a compiled training step."""
+    """Returns the product, by oneDNN where a training step may use that."""
     return _product(left, right)
 
 
@@ -207,12 +164,12 @@ def _product(left, right):
 
 
 def split(inputs, sizes: tuple[int, ...], axis: int):
-    """Parts of `inputs`, `sizes` wide each, along an axis."""
+    """Returns the parts."""
     return jnp.split(inputs, list(itertools.accumulate(sizes))[:-1], axis=axis)
 
 
 def take_rows(table, ids):
-    """The rows of a table (rows, hidden_dim) at `ids`, any shape; a Keras variable or array."""
+    """Returns the rows, of a table in bfloat16 on a CPU without making it float32."""
     table = keras.ops.convert_to_tensor(table)
     if ON_CPU and table.dtype == jnp.bfloat16:
         return _take_bfloat16(table, ids)
@@ -221,7 +178,7 @@ def take_rows(table, ids):
 
 @jax.custom_vjp
 def _take_bfloat16(table, ids):
-    """As bits: XLA for a CPU would make the whole table float32 to take its rows."""
+    """Returns the rows, taken as bits: XLA for a CPU would make the whole table float32 to take them."""
     bits = jax.lax.bitcast_convert_type(table, jnp.uint16)
     return jax.lax.bitcast_convert_type(keras.ops.take(bits, ids, axis=0), table.dtype)
 
@@ -238,15 +195,12 @@ _take_bfloat16.defvjp(
 
 
 def write_slice(cache, value, position):
-    """The cache (batch * heads, capacity, head_dim) with `value` written at column `position` and after."""
+    """Returns the cache with `value` in it."""
     return jax.lax.dynamic_update_slice(cache, value.astype(cache.dtype), (0, position, 0))
 
 
 def fill_rows(variable, parts):
-    """Fills a Keras variable with its rows, NumPy parts of them one after another.
-
-    The rows go into one new array, in the place of the old: from a multiple of 64 bytes JAX takes it without a copy.
-    """
+    """Fills the variable: with one new array, which JAX takes without a copy if it begins at a multiple of 64 bytes."""
     shape, size = variable.shape, 4 * math.prod(variable.shape)
     variable.value.delete()
     memory = np.empty(size + 64, np.uint8)
@@ -259,59 +213,6 @@ def fill_rows(variable, parts):
     variable.assign(whole)
 
 
-def fence(inputs):
-    """On the CPU, keeps XLA from fusing what is before with what comes after; elsewhere nothing.
-
-    Fused into the matrix products around it, a GELU is computed many times over: the gradient of a
-    feed-forward network took 210 ms with it and 106 ms without.
-    """
-    return jax.lax.optimization_barrier(inputs) if ON_CPU else inputs
-
-
 def boundary(hidden):
-    """`hidden`: XLA compiles a step whole."""
+    """Returns `hidden`: XLA compiles a step whole."""
     return hidden
-
-
-def per_step_metrics(model, train_step, state, data):
-    """Runs `train_step` with every metric reset first: the logs are this batch's, not a running mean."""
-    trainable, non_trainable, optimizer, _ = state
-    fresh = [value for metric in model.metrics for value in metric.stateless_reset_state()]
-    return train_step((trainable, non_trainable, optimizer, fresh), data)
-
-
-def can_compile() -> bool:
-    """Whether `jit_compile=True` is possible here: always."""
-    return True
-
-
-def make_train_function(model, make):
-    """Keras' own, `make()`."""
-    make()
-
-
-def compiled_step(model, train_step, *arguments):
-    """Keras' own step, which it compiles as `jit_compile` says; its products are oneDNN's where they can be."""
-    with by_onednn() if can_call_onednn(model) else nullcontext():
-        return train_step(*arguments)
-
-
-evaluation_step = compiled_step
-"""Of `evaluate` and of `fit`'s validation, the same way."""
-
-
-def get_random_state() -> bytes | None:
-    """JAX has no global generator: its keys live in the model's seed generators."""
-    return None
-
-
-def set_random_state(state: bytes | None) -> None:
-    """Nothing to restore, see `get_random_state`."""
-
-
-def remember_losses(labels, logits, losses) -> None:
-    """Nothing to do: within a compiled step XLA merges equal expressions."""
-
-
-def recall_losses(labels, logits) -> None:
-    """Nothing is kept, see `remember_losses`."""

@@ -4,11 +4,7 @@ import tensorflow as tf
 
 
 def compiled(function):
-    """The function as one XLA program, made anew for each shape of its arguments.
-
-    Args:
-        function: of (nested) tensors and whole numbers, all of which may change from call to call.
-    """
+    """Returns the function as one XLA program."""
     graph = tf.function(function, autograph=False, jit_compile=True)
     programs = {}
 
@@ -24,16 +20,7 @@ def compiled(function):
 
 
 def repeated(step, finished):
-    """A loop over `step` as one XLA program, made anew for each shape of its arguments.
-
-    Args:
-        step: from (weights, inputs, state) to the next state, of the same shapes.
-        finished: from a state to a boolean scalar.
-
-    Returns:
-        A function of (weights, inputs, state, count) that takes at most `count` steps and stops before one if the
-        state is finished.
-    """
+    """Returns the loop as one XLA program."""
 
     def program(weights, inputs, state, count):
         def goes_on(done, state):
@@ -48,30 +35,27 @@ def repeated(step, finished):
 
 
 def made_once(function):
-    """`function` from a list of tensors to another: called each time, for variables change in place."""
+    """Returns `function`, which must be called each time because variables change in place."""
     return function
 
 
 def turned(kernel):
-    """A kernel (in, out) as programs are given it: as it is."""
+    """Returns the kernel."""
     return kernel
 
 
 def cache_type(compute_type: str) -> str:
-    """Of keys and values."""
+    """Returns the type computed in."""
     return compute_type
 
 
 def scores(hidden, table):
-    """(rows, hidden_dim) and (vocabulary, hidden_dim) → (rows, vocabulary)."""
+    """Returns the scores."""
     return tf.matmul(hidden, table, transpose_b=True)
 
 
 def argmax(logits):
-    """The first of the largest of each row, (rows, vocabulary) → int32 (rows,).
-
-    By two plain reductions, which XLA on a CPU does in two thirds of the time that an argmax takes.
-    """
+    """Returns the places by two plain reductions, which XLA on a CPU does in two thirds of the time of an argmax."""
     last = logits.shape[-1] - 1
     is_largest = logits >= tf.reduce_max(logits, axis=-1, keepdims=True)
     places = tf.where(is_largest, tf.range(last + 1)[None], last)

@@ -1,4 +1,4 @@
-"""Training for TensorFlow on a CPU in bfloat16: matrix products by oneDNN, and what is between them by XLA.
+"""Training on a CPU in bfloat16 on TensorFlow: matrix products by oneDNN, and what is between them by XLA.
 
 XLA's own products on a CPU are no faster in bfloat16 than in float32; TensorFlow's, outside XLA, are twice as fast.
 So the step stays a TensorFlow graph, in which each run of element-wise work (`fuse`) is compiled as a program of its
@@ -8,29 +8,27 @@ own. Its gradient is another, which makes again from the inputs what it needs: n
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 from kerasllm.backend.processor import multiplies_bfloat16
-from kerasllm.backend.tensorflow.gradients import bound_to_graph, custom_gradient
+from kerasllm.backend.tensorflow.gradients import custom_gradient
 
 _active = False
-_SETTINGS = ("trainable", "name", "dtype", "synchronization", "aggregation", "shape")
 
 
 @cache
 def _fast_products() -> bool:
-    """Whether TensorFlow's own products in bfloat16 are faster than XLA's: on a CPU that multiplies bfloat16."""
+    """Returns whether TensorFlow's own products in bfloat16 are faster than XLA's, as on a CPU that multiplies it."""
     if tf.config.list_physical_devices("GPU") or os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
         return False
     return multiplies_bfloat16()
 
 
 def in_parts(model: Any) -> bool:
-    """Whether a model's training step, which `jit_compile` is on for, is compiled in parts."""
+    """Returns whether a model's training step, which `jit_compile` is on for, is compiled in parts."""
     return (
         bool(model.jit_compile)
         and model.compute_dtype == "bfloat16"
@@ -38,54 +36,6 @@ def in_parts(model: Any) -> bool:
         and not tf.distribute.has_strategy()
         and _fast_products()
     )
-
-
-def make_train_function(model: Any, make: Callable[[], None]) -> None:
-    """Calls `make()`, which compiles the step whole, without that if it is compiled in parts.
-
-    The optimizer's variables are made before, not in the step: TensorFlow traces a function that makes some twice.
-    """
-    optimizer = model.optimizer
-    if not (optimizer is None or optimizer.built or model._distribute_strategy):  # with which Keras builds it
-        optimizer.build(model.trainable_variables)
-    if not in_parts(model):
-        return make()
-    asked = model.jit_compile
-    model.jit_compile = False
-    try:
-        make()
-    finally:
-        model.jit_compile = asked
-
-
-def compiled_step(model: Any, train_step: Callable, *arguments: Any) -> Any:
-    """Keras' own step, which it compiles as `jit_compile` says, or which is compiled in parts here."""
-    create = partial(_made_beforehand, anew=model.per_step_metrics)
-    with bound_to_graph(), tf.variable_creator_scope(create):
-        return _in_parts(model, train_step, *arguments) if in_parts(model) else train_step(*arguments)
-
-
-def _made_beforehand(
-    make: Callable, initial_value: Any = None, anew: bool = False, **settings: Any
-) -> tf.Variable:
-    """A variable that a step is the first to need, such as a metric's, made as if before it.
-
-    If metrics are to begin `anew` in each step, this one does from here on; those made before are reset before.
-    """
-    if tf.executing_eagerly() or tf.distribute.has_strategy() or not callable(initial_value):
-        return make(initial_value=initial_value, **settings)
-    with tf.init_scope():  # in which tf.Variable would tell the function
-        variable = ResourceVariable(initial_value, **{name: settings[name] for name in _SETTINGS})
-    if anew and settings["synchronization"] == tf.VariableSynchronization.ON_READ:  # of metrics alone
-        variable.assign(initial_value())
-    return variable
-
-
-def _in_parts(model, train_step, *arguments):
-    if not model.optimizer.built:  # no variables are made within a part
-        model.optimizer.build(model.trainable_variables)
-    with fusing(), _fused_update(model.optimizer):
-        return train_step(*arguments)
 
 
 @contextmanager
@@ -100,17 +50,17 @@ def fusing(active: bool = True) -> Iterator[None]:
 
 
 def is_fusing() -> bool:
-    """Whether `fuse` compiles."""
+    """Returns whether `fuse` compiles."""
     return _active
 
 
 def fuse(function: Callable, *tensors: Any, **settings: Any) -> Any:
-    """`function(*tensors, **settings)`; in a step that is compiled in parts, as one part.
+    """Returns `function(*tensors, **settings)`; in a step that is compiled in parts, it is one part.
 
     Args:
         function: of a module, so that it is compiled once for each shape; it changes nothing.
-        tensors: or None.
-        settings: hashable.
+        tensors: its positional arguments, tensors or None.
+        settings: its other arguments, which are hashable.
     """
     if not _active:
         return function(*tensors, **settings)
@@ -150,7 +100,7 @@ def _program(function, settings, present, count):
 
 
 def part(function: Callable) -> Callable:
-    """A function that changes variables; in a step that is compiled in parts, as one part."""
+    """Returns the function, which may change variables; in a step that is compiled in parts, it is one part."""
     if not _active:
         return function
 
@@ -162,7 +112,7 @@ def part(function: Callable) -> Callable:
 
 
 @contextmanager
-def _fused_update(optimizer: Any) -> Iterator[None]:
+def fused_update(optimizer: Any) -> Iterator[None]:
     """Within, the optimizer clips and updates as one part."""
     plain = optimizer._backend_apply_gradients
 

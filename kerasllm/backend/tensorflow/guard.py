@@ -1,4 +1,4 @@
-"""TensorFlow: the variables are read before the step, and a bad step writes back what was read.
+"""Guarded steps on TensorFlow: the variables are read before the step, and a bad step writes back what was read.
 
 To XLA the guarded step is another program than Keras' own, and it may round an update otherwise in the last bit.
 """
@@ -12,15 +12,10 @@ from kerasllm.backend.gradient_watch import can_watch, global_norm, poison_if_ba
 from kerasllm.backend.tensorflow.fusion import part
 
 
-def guarded_step(model, train_step, data):
-    """Runs `train_step`; unless loss and gradients are finite, nothing but the count of steps changes.
-
-    With gradient accumulation the batch counts as one without gradient. The logs get `gradient_norm`, before
-    clipping, which is not finite if the loss is not. XLA fuses the choice into the update: no pass over the
-    weights is added.
-    """
+def guarded_step(model, train_step, *arguments):
+    """Returns the step's results; XLA fuses the choice into the update, so that no pass over the weights is added."""
     if not can_watch(model):
-        return train_step(data)
+        return train_step(*arguments)
     optimizer, norms = model.optimizer, []
     accumulates = bool(optimizer.gradient_accumulation_steps)
     if not optimizer.built:
@@ -46,7 +41,7 @@ def guarded_step(model, train_step, data):
     seeds = seed_states(model)
     before = [tf.convert_to_tensor(variable.value) for variable in seeds]
     with watch(optimizer, poison_if_bad, on_gradients):
-        logs = train_step(data)
+        logs = train_step(*arguments)
     if not norms:  # nothing is trainable
         return logs
     good = tf.math.is_finite(norms[0])

@@ -18,11 +18,7 @@ from kerasllm.backend.torch.products import product_with_transpose
 
 
 def compiled(function):
-    """The function without gradients.
-
-    Args:
-        function: of (nested) tensors and whole numbers.
-    """
+    """Returns the function without gradients."""
 
     @functools.wraps(function)
     def call(*arguments):
@@ -33,16 +29,7 @@ def compiled(function):
 
 
 def repeated(step, finished):
-    """A loop over `step`, which is traced anew for each shape of its arguments.
-
-    Args:
-        step: from (weights, inputs, state) to the next state, of the same shapes.
-        finished: from a state to a boolean scalar.
-
-    Returns:
-        A function of (weights, inputs, state, count) that takes at most `count` steps and stops before one if the
-        state is finished. The state it is given is used up.
-    """
+    """Returns the loop, in which `step` is traced once for each shape of its arguments."""
     traced = {}
 
     @torch.no_grad()
@@ -115,7 +102,7 @@ class _Recorder(TorchDispatchMode):
         return number
 
     def replay(self, results: Sequence[torch.Tensor]) -> "_Replay":
-        """What calls the same again for other arguments."""
+        """Returns what calls the same again for other arguments."""
         return _Replay(self._calls, self._constants, [self._place(value) for value in results])
 
 
@@ -140,25 +127,25 @@ class _Replay(torch.nn.Module):
 
 
 def made_once(function):
-    """`function` from a list of tensors to another: called each time, for variables change in place."""
+    """Returns `function`, which must be called each time because variables change in place."""
     return function
 
 
 def turned(kernel):
-    """A kernel (in, out) as programs are given it: as it is."""
+    """Returns the kernel."""
     return kernel
 
 
 def cache_type(compute_type: str) -> str:
-    """Of keys and values."""
+    """Returns the type computed in."""
     return compute_type
 
 
 def scores(hidden, table):
-    """(rows, hidden_dim) and (vocabulary, hidden_dim) → (rows, vocabulary)."""
+    """Returns the scores."""
     return product_with_transpose(hidden, table)
 
 
 def argmax(logits):
-    """The first of the largest of each row, (rows, vocabulary) → int32 (rows,)."""
+    """Returns the places."""
     return torch.argmax(logits, dim=-1).int()

@@ -1,4 +1,4 @@
-"""PyTorch: after a bad backward pass the optimizer is simply not called."""
+"""Guarded steps on PyTorch: after a bad backward pass the optimizer is simply not called."""
 
 import math
 import weakref
@@ -9,19 +9,14 @@ import torch
 from kerasllm.backend.gradient_watch import can_watch, seed_states, watch
 from kerasllm.backend.torch.optimizer import gradient_norm, known_norm
 
-_seed_states: weakref.WeakKeyDictionary = (
-    weakref.WeakKeyDictionary()
-)  # finding them takes longer than copying
+# Of each model; finding them takes longer than copying.
+_seed_states: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def guarded_step(model, train_step, data):
-    """Runs `train_step`; unless loss and gradients are finite, nothing but the count of steps changes.
-
-    With gradient accumulation the batch counts as one without gradient. The logs get `gradient_norm`, before
-    clipping, which is not finite if the loss is not.
-    """
+def guarded_step(model, train_step, *arguments):
+    """Returns the step's results; after a bad backward pass the optimizer is not called."""
     if not can_watch(model):
-        return train_step(data)
+        return train_step(*arguments)
     optimizer, losses, norms = model.optimizer, [], []
     if model not in _seed_states:
         _seed_states[model] = [variable.value for variable in seed_states(model)]
@@ -48,5 +43,5 @@ def guarded_step(model, train_step, data):
             state.copy_(old)
 
     with watch(optimizer, on_loss, on_gradients):
-        logs = train_step(data)
+        logs = train_step(*arguments)
     return {**logs, "gradient_norm": norms[0]} if norms else logs

@@ -1,4 +1,4 @@
-"""Keras' AdamW for PyTorch in torch's fused kernel; state, schedule and everything else remain Keras' own."""
+"""Keras' AdamW in PyTorch's fused kernel; state, schedule and everything else remain Keras' own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ def fuse(optimizer) -> None:
     """Makes an optimizer clip and update in single passes, if it is an AdamW or Adam of the plain kind.
 
     Only the instance is changed, once: a subclass, or one with AMSGrad, averages or sparse gradients, stays as it
-    is. Equal to Keras' own up to rounding.
+    is. The updates are equal to Keras' own up to rounding.
     """
     own = vars(optimizer)
     if "_parallel_update_step" in own or not _is_plain(optimizer):
@@ -35,7 +35,7 @@ _norm: torch.Tensor | None = None
 
 
 def gradient_norm(gradients) -> torch.Tensor:
-    """The norm of all gradients together; None among them is passed over."""
+    """Returns the norm of all gradients together; None among them is passed over."""
     norms = torch._foreach_norm([gradient for gradient in gradients if gradient is not None])
     return torch.linalg.vector_norm(torch.stack(norms))
 
@@ -52,7 +52,7 @@ def known_norm(norm: torch.Tensor) -> Iterator[None]:
 
 
 def _clip(optimizer, gradients):
-    """The gradients as they are; the kernel scales them down to the largest global norm as it reads them."""
+    """Returns the gradients as they are; the kernel scales them down to the largest global norm as it reads them."""
     norm = gradient_norm(gradients) if _norm is None or optimizer.gradient_accumulation_steps else _norm
     limit = optimizer.global_clipnorm
     vars(optimizer)["_divisor"] = norm / limit if norm > limit else None

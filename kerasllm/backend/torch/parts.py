@@ -34,7 +34,7 @@ class _Boundary(torch.autograd.Function):
 
 
 def boundary(hidden):
-    """`hidden`; in a recorded step, one part ends with it and the next begins."""
+    """Returns `hidden`; in a recorded step, one part ends with it and the next begins."""
     return _Boundary.apply(hidden) if is_recording() else hidden
 
 
@@ -45,7 +45,7 @@ class _Part:
     outputs: list[Node]
 
     def graph(self) -> GraphModule:
-        """By itself, a function of its inputs that returns a list."""
+        """Returns the part by itself, a function of its inputs that returns a list."""
         graph = Graph()
         known: dict[Node, Node] = {}
         for node in self.inputs:
@@ -57,7 +57,7 @@ class _Part:
         return GraphModule(torch.nn.Module(), graph)
 
     def kind(self) -> str:
-        """What is the same for two parts exactly where one can take the other's place."""
+        """Returns a text that is the same for two parts if one can take the other's place, and only then."""
         number = {node: place for place, node in enumerate((*self.inputs, *self.nodes))}
         inputs = [
             (str(value.dtype), tuple(value.shape), value.stride(), str(value.device))
@@ -83,7 +83,7 @@ def _value(node: Node) -> torch.Tensor:
 def compiled_in_parts(
     graph: GraphModule, compile_one: Callable[[GraphModule, list[torch.Tensor]], Callable[..., Any]]
 ) -> Callable[..., list[Any]]:
-    """The recorded `graph` as a function of the same arguments.
+    """Returns the recorded `graph` as a function of the same arguments.
 
     Args:
         graph: recorded with `make_fx`, of which every node knows its value's shape.
@@ -126,7 +126,7 @@ def _parts(graph: GraphModule) -> list[_Part]:
 def _program(
     graph: GraphModule, steps: Sequence[tuple[Callable[..., Any], _Part]]
 ) -> Callable[..., list[Any]]:
-    """Runs the parts one after another; a value is let go where none that follows needs it."""
+    """Returns what runs the parts one after another and lets a value go where none that follows needs it."""
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     constants = {node: getattr(graph, node.target) for node in graph.graph.nodes if node.op == "get_attr"}
     place = {node: number for number, node in enumerate((*placeholders, *constants))}

@@ -1,9 +1,9 @@
-"""Matrix products for PyTorch: without autograd, and within a compiled step, on a CPU in float32 by oneDNN.
+"""Matrix products and sums on PyTorch: on a CPU in float32 by oneDNN, without autograd and within a compiled step.
 
-torch itself takes oneDNN for bfloat16 alone. MKL, its choice for float32, takes one thread for
-a product of a tall matrix with a few rows, and on AMD an older kernel for the others: projections to a vocabulary
-took 1.3 to 2.7 times as long (measured on 2 cores). In a compiled step it is asked for a product with a bias in
-bfloat16, too, which it adds before it rounds; torch would write the bias into the product's memory first.
+PyTorch itself takes oneDNN for bfloat16 alone. MKL, its choice for float32, takes one thread for a product of a tall
+matrix with a few rows, and on AMD an older kernel for the others: projections to a vocabulary took 1.3 to 2.7 times as
+long (measured on 2 cores). In a compiled step oneDNN is asked for a product with a bias in bfloat16, too, which it
+adds before it rounds; PyTorch would write the bias into the product's memory first.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _LINEAR: Any = (
 
 @cache
 def in_bfloat16() -> bool:
-    """Whether oneDNN multiplies bfloat16 on this processor."""
+    """Returns whether oneDNN multiplies bfloat16 on this processor."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return supported is not None and bool(supported())
 
@@ -80,7 +80,7 @@ _recording = False
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """While a training step is recorded, to be compiled (see `torch_training`)."""
+    """Within, a training step is recorded, to be compiled (see `training`)."""
     global _recording
     before, _recording = _recording, True
     try:
@@ -90,12 +90,12 @@ def recording() -> Iterator[None]:
 
 
 def is_recording() -> bool:
-    """Whether a training step is being recorded."""
+    """Returns whether a training step is being recorded."""
     return _recording
 
 
 def product_with_transpose(left, right, bias=None):
-    """(rows, in) @ (out, in).T plus bias (out,); no gradient flows through it.
+    """Returns (rows, in) @ (out, in).T plus bias (out,), through which no gradient flows.
 
     Args:
         left: floating, of the type of `right`; either may be a view.
@@ -111,28 +111,31 @@ def product_with_transpose(left, right, bias=None):
 
 
 def _compact(matrix):
-    """`matrix`, or a copy where it is a part of a wider one, for which oneDNN would take a thousand times as long."""
+    """Returns `matrix`, or a copy of a part of a wider one, for which oneDNN would take a thousand times as long."""
     return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
 
 
 def _over_rows(matrix):
-    """The sum over the rows of a matrix: torch's own kernel on a CPU, where a compiler's goes down each column."""
+    """Returns the sum over the rows, on a CPU by PyTorch's own kernel: the compiler's goes down each column."""
     return torch.ops.kerasllm.sum_over_rows(matrix) if matrix.device.type == "cpu" else matrix.sum(0)
 
 
 class Dense(torch.autograd.Function):
-    """`inputs @ kernel + bias` by the above, gradients included; for (rows, in), (in, out) and (out,) or None."""
+    """`inputs @ kernel + bias` with products by oneDNN, gradients included, within a recorded step.
+
+    The shapes are (rows, in), (in, out) and (out,); the bias may be None.
+    """
 
     @staticmethod
     def forward(ctx, inputs, kernel, bias):
-        """The product."""
+        """Returns the product."""
         ctx.save_for_backward(inputs, kernel)
         ctx.with_bias = bias is not None
         return product_with_transpose(inputs, kernel.t(), bias)
 
     @staticmethod
     def backward(ctx, upstream):
-        """Of inputs, kernel and bias."""
+        """Returns the gradients of inputs, kernel and bias."""
         inputs, kernel = ctx.saved_tensors
         of_inputs = product_with_transpose(upstream, kernel)
         if kernel.t().is_contiguous():  # a table of (out, in), whose gradient is to lie as it does
@@ -140,26 +143,6 @@ class Dense(torch.autograd.Function):
         else:
             of_kernel = torch.mm(inputs.t(), upstream)
         return of_inputs, of_kernel, _over_rows(upstream) if ctx.with_bias else None
-
-
-_PROJECTION = "_kerasllm_projection"
-
-
-def recorded_product(inputs, kernel, bias):
-    """`inputs @ kernel + bias` within a recorded step: (rows, in), (in, out) and (out,) or None."""
-    product = Dense.apply(inputs, kernel, bias)
-    setattr(product, _PROJECTION, (inputs, kernel, bias))
-    return product
-
-
-def projection_of(logits):
-    """Of what is a `recorded_product`, in whatever shape: its inputs, kernel and bias, and itself; else None."""
-    product = logits if logits._base is None else logits._base
-    is_whole = (
-        logits.is_contiguous() and logits.shape[-1] == product.shape[-1] and logits.numel() == product.numel()
-    )
-    projection = getattr(product, _PROJECTION, None)
-    return (*projection, product) if is_whole and projection is not None else None
 
 
 class TakeRows(torch.autograd.Function):
@@ -170,14 +153,14 @@ class TakeRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, table, ids):
-        """The rows."""
+        """Returns the rows."""
         ctx.save_for_backward(ids)
         ctx.count = table.shape[0]
         return torch.nn.functional.embedding(ids, table)
 
     @staticmethod
     def backward(ctx, upstream):
-        """Of the table."""
+        """Returns the gradient of the table."""
         # In float32: a token that stands in thousands of places would soon add nothing in bfloat16.
         rows = upstream.float().contiguous()
         total = torch.ops.kerasllm.sum_of_rows(rows, ctx.saved_tensors[0], ctx.count)

@@ -1,16 +1,16 @@
-"""Training for PyTorch in which forward pass, loss and backward pass are one compiled function of the weights.
+"""Training steps on PyTorch, in which forward pass, loss and backward pass are one compiled function of the weights.
 
-`torch.compile` cannot follow Keras' layers: it stops some twenty times a step. So the step is first recorded,
-operator by operator (`make_fx`, through autograd), with the values of all variables as arguments; what
-has been recorded knows nothing of Keras and compiles whole. Clipping and update follow outside (`torch_optimizer`).
+`torch.compile` cannot follow Keras' layers: it stops some twenty times a step. So the step is first recorded, operator
+by operator (`make_fx`, through autograd), with the values of all variables as arguments; what has been recorded knows
+nothing of Keras and compiles whole. Clipping and update follow outside (`optimizer`).
 """
 
 import shutil
 import sys
 import sysconfig
-import threading
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,43 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from kerasllm.backend.torch.kernels.built import finish, first_line
-from kerasllm.backend.torch.kernels.simplification import simplify
 from kerasllm.backend.torch.optimizer import fuse
 from kerasllm.backend.torch.parts import boundary, compiled_in_parts
 from kerasllm.backend.torch.products import recording
 
+jit_compile = False  # compilation takes four to twenty seconds: see `kerasllm.training.hardware.compilation`
+
+
+def version() -> str:
+    """Returns PyTorch's version."""
+    return torch.__version__
+
+
+def libraries() -> list[str]:
+    """Returns no packages."""
+    return []
+
 
 def can_compile() -> bool:
-    """Whether there is what compilation for a CPU needs: a C++ compiler and Python's headers."""
+    """Returns whether there is a GPU, or what compilation for a CPU needs: a C++ compiler and Python's headers."""
     headers = Path(sysconfig.get_paths()["include"], "Python.h").exists()
     return torch.cuda.is_available() or (headers and any(map(shutil.which, ("g++", "c++", "clang++"))))
 
 
-def compiled_step(model, train_step, data):
-    """A training step of a model that was compiled with `jit_compile=True`; else `train_step(data)`.
+def make_train_function(model, make):
+    """Calls `make()`."""
+    make()
+
+
+def compiled_step(model, train_step, *arguments):
+    """Returns the step's results; the step is compiled if the model was compiled with `jit_compile=True`.
 
     The function is made anew for each shape of the data, but not for a last batch of fewer rows. Where recording fails,
     which a subclass that looks at the values of tensors may bring about, one line says so and Keras' own step is
     taken from then on.
     """
-    data = on_device(data)
+    (data,) = arguments
+    data = _on_device(data)
     optimizer = model.optimizer
     if not model.jit_compile or model.run_eagerly or optimizer is None or not model.trainable_weights:
         return train_step(data)
@@ -55,7 +71,7 @@ def compiled_step(model, train_step, data):
         loss, found, logs = gradients(unpacked)
     except Exception as error:
         gradients.failed = True
-        print(f"this model is trained without compilation ({first_line(error)})", file=sys.stderr)
+        print(f"this model is trained without compilation ({_first_line(error)})", file=sys.stderr)
         return train_step(data)
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
@@ -66,8 +82,47 @@ def compiled_step(model, train_step, data):
     return logs
 
 
-def on_device(data):
-    """The tensors of `data` on the device of Keras' variables: a DataLoader of torch's makes them on the CPU."""
+def _first_line(error: BaseException) -> str:
+    """Returns what kind of error it is, and the first line of its text."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:200]
+
+
+def evaluation_step(model, test_step, *arguments):
+    """Returns Keras' own step's results, of data where the weights are."""
+    return test_step(*map(_on_device, arguments))
+
+
+def per_step_metrics(model, train_step, *arguments):
+    """Returns the step's results after a reset of the metrics."""
+    model.reset_metrics()
+    return train_step(*arguments)
+
+
+def get_random_state() -> bytes | None:
+    """Returns the states of PyTorch's global generators, of the CPU and, where there is one, of the GPU."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    return torch.cat(states).numpy().tobytes()
+
+
+def set_random_state(state: bytes | None) -> None:
+    """Restores the states of the generators that there are.
+
+    The state of a GPU is left out where there is none; from a machine without one, the GPU's stays as it is.
+    """
+    if state is None:
+        return
+    whole = torch.frombuffer(bytearray(state), dtype=torch.uint8)
+    size = len(torch.get_rng_state())
+    torch.set_rng_state(whole[:size])
+    if len(whole) > size and torch.cuda.is_available():
+        torch.cuda.set_rng_state(whole[size:])
+
+
+def _on_device(data):
+    """Returns the tensors of `data` on the device of Keras' variables: PyTorch's DataLoader makes them on the CPU."""
     return pytree.tree_map(_tensor, data) if torch.cuda.is_available() else data
 
 
@@ -86,7 +141,7 @@ class _Gradients:
         self.failed = False
 
     def is_rest(self, data) -> bool:
-        """Whether the batch is one for which there is a function but for the number of its rows, which is smaller."""
+        """Returns whether there is a function for such a batch, but of more rows."""
         form, kinds = shapes = _shapes(data)
         rows = {shape[0] for shape, *_ in filter(None, kinds) if shape}
         if shapes in self._known or len(rows) != 1:
@@ -116,7 +171,7 @@ class _Gradients:
 
 
 def _shapes(data):
-    """The form of the data, and of each of its tensors shape, type and device."""
+    """Returns the form of the data, and of each of its tensors shape, type and device."""
     leaves, form = pytree.tree_flatten(data)
     return str(form), tuple(
         None if leaf is None else (leaf.shape, leaf.dtype, leaf.device) for leaf in leaves
@@ -133,7 +188,7 @@ _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def _gradients_of(model) -> _Gradients:
-    """The model's own; made anew where it was compiled anew."""
+    """Returns the model's own, made anew where it was compiled anew."""
     compiled_with = (model.optimizer, getattr(model, "_compile_loss", None))
     known = _known.get(model)
     if known is None or any(one is not other for one, other in zip(known[0], compiled_with, strict=True)):
@@ -143,12 +198,7 @@ def _gradients_of(model) -> _Gradients:
 
 
 def _compiled(model, trainable, others, data, arguments):
-    """The program, which of `others` it changes, and the form of its results."""
-    from kerasllm.backend.torch.kernels.building import (  # loads the compiler, in two seconds
-        built_together,
-        prepare,
-    )
-
+    """Returns the program, which of `others` it changes, and the form of its results."""
     form, kinds = data
     changed: list[int] = []
     forms: list[Any] = []
@@ -179,28 +229,27 @@ def _compiled(model, trainable, others, data, arguments):
         forms[:] = [form_of_results]
         return flat
 
-    with built_together():
-        if all(argument.device.type == "cpu" for argument in arguments):
-            threading.Thread(target=prepare, daemon=True).start()
-        program = _program(record, arguments)
-        if not finish():
-            program = _program(record, arguments)  # without kernels of our own
-    return program, list(changed), forms[0]
+    return _program(record, arguments), list(changed), forms[0]
 
 
 def _program(record, arguments):
-    from kerasllm.backend.torch.inductor import by_inductor, decompositions
+    """Returns the recorded function, compiled."""
+    from kerasllm.backend.torch import compiler  # which loads PyTorch's compiler, in two seconds
 
-    with recording():  # shapes alone are computed: no second step's memory, nor its time
-        make = make_fx(record, decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True)
-        graph = make(*arguments)
-    simplify(graph.graph)
-    graph.recompile()
-    return compiled_in_parts(graph, by_inductor)
+    on_cpu = all(argument.device.type == "cpu" for argument in arguments)
+    with compiler.short_cuts() if on_cpu else nullcontext():
+        with recording():  # shapes alone are computed: no second step's memory, nor its time
+            make = make_fx(
+                record, compiler.decompositions(), tracing_mode="fake", _allow_non_fake_inputs=True
+            )
+            graph = make(*arguments)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        return compiled_in_parts(graph, compiler.by_inductor)
 
 
 def _loss_and_logs(model, inputs, labels, weights):
-    """What Keras' own step does before it differentiates, and after."""
+    """Returns what Keras' own step finds before it differentiates, and after."""
     outputs = model(inputs, training=True)
     loss = model._compute_loss(x=inputs, y=labels, y_pred=outputs, sample_weight=weights, training=True)
     rows = next(leaf for leaf in pytree.tree_leaves(inputs) if leaf is not None).shape[0]

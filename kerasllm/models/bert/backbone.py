@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from kerasllm.layers import Pooler, TransformerEmbeddings, TransformerEncoderBlock
+from kerasllm.layers.attention import combined_mask
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.bert.config import BertConfig
 
@@ -30,7 +31,7 @@ class BertBackbone(LanguageModel):
 
     Rows may hold several sequences that do not see one another (`kerasllm.data.batches.packing`): then, in place of
     `padding_mask`, give `sequence_ids` and `position_ids`, both int (batch, length), and `first_positions`
-    int (batch, slots), the columns of their first tokens. The pooled output is (batch, slots, hidden_dim), and
+    int (batch, slots), those of their first tokens. The pooled output is (batch, slots, hidden_dim), and
     so have the scores of the tasks above a second axis of slots.
 
     The tasks call it with `only_read`: the last block then leaves out the positions that no head reads. Its
@@ -81,40 +82,40 @@ class BertBackbone(LanguageModel):
 
     def call(self, inputs, only_read=False, training=False):
         """See the class."""
-        mask = inputs.get("padding_mask")
-        if (sequences := inputs.get("sequence_ids")) is not None:
-            mask = sequences[:, :, None] == sequences[:, None, :]  # padding, too, sees its own like
+        # Padding, too, sees its own like, where sequences are numbered.
+        mask = combined_mask(inputs.get("padding_mask"), inputs.get("sequence_ids"))
         first, masked = inputs.get("first_positions"), inputs.get("masked_positions")
         hidden = self.embeddings(
             inputs["token_ids"], inputs.get("segment_ids"), inputs.get("position_ids"), training=training
         )
         for block in self.blocks[:-1]:
-            hidden = block(hidden, mask, training=training)  # (batch, length, hidden_dim)
+            hidden = block(hidden, attention_mask=mask, training=training)  # (batch, length, hidden_dim)
         last = self.blocks[-1]
         if not only_read:
-            hidden = last(hidden, mask, training=training)
+            hidden = last(hidden, attention_mask=mask, training=training)
             outputs = {"sequence_output": hidden}
             if self.pooler is not None:
                 outputs["pooled_output"] = self.pooler(hidden, first)
             return outputs
 
-        columns, places, firsts = [], None, 0
+        # The last block computes the first positions of the sequences, and after them the masked ones.
+        positions, pooled, firsts = [], None, 0
         if self.pooler is not None and first is None:
-            columns.append(ops.zeros_like(inputs["token_ids"][:, :1]))
+            positions.append(ops.zeros_like(inputs["token_ids"][:, :1]))
             firsts = 1
         elif self.pooler is not None:
-            columns.append(first)
+            positions.append(first)
             firsts = ops.shape(first)[1]  # the lengths of axes need not be known
-            places = ops.zeros_like(first) + ops.arange(firsts, dtype=first.dtype)
+            pooled = ops.zeros_like(first) + ops.arange(firsts, dtype=first.dtype)
         if masked is not None:
-            columns.append(masked)
-        columns = ops.concatenate([ops.cast(some, "int32") for some in columns], axis=1)
-        hidden = last(hidden, mask, columns, training=training)  # (batch, columns, hidden_dim)
+            positions.append(masked)
+        query_positions = ops.concatenate([ops.cast(some, "int32") for some in positions], axis=1)
+        hidden = last(hidden, attention_mask=mask, query_positions=query_positions, training=training)
         outputs = {}
         if masked is not None:
             outputs["sequence_output"] = hidden[:, firsts:]
         if self.pooler is not None:
-            outputs["pooled_output"] = self.pooler(hidden, places)
+            outputs["pooled_output"] = self.pooler(hidden, pooled)
         return outputs
 
     def get_config(self):

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from kerasllm.layers import TransformerDecoderBlock, TransformerEmbeddings
-from kerasllm.layers.decoder_block import causal_mask
+from kerasllm.layers.attention import combined_mask
 from kerasllm.layers.heads import FinalNorm
 from kerasllm.layers.positions import rotary_tables
 from kerasllm.models.base import LanguageModel
@@ -30,8 +30,8 @@ class GPTBackbone(LanguageModel):
         seed: of the initial values and of dropout.
 
     Call with a dict of `token_ids` int (batch, length) and, optionally, `padding_mask` (batch, length), 1 for
-    real tokens: needed only where padding stands *before* tokens, as no token sees a later one; `segment_ids`
-    (batch, length), where attention is to stay within tokens of the same number; and `position_ids` (batch,
+    real tokens: needed only where padding stands *before* tokens, as no token sees a later one; `sequence_ids`
+    int (batch, length), where attention is to stay within tokens of the same number; and `position_ids` (batch,
     length), 0, 1, 2 … where left out. Returns a dict of `sequence_output` (batch, length, hidden_dim).
     """
 
@@ -100,20 +100,18 @@ class GPTBackbone(LanguageModel):
 
     def call(self, inputs, training=False):
         """See the class."""
-        mask = causal_mask(
-            inputs["token_ids"].shape[1], inputs.get("padding_mask"), inputs.get("segment_ids")
-        )
+        mask = combined_mask(inputs.get("padding_mask"), inputs.get("sequence_ids"), is_causal=True)
         hidden, rotary = self.embed(inputs["token_ids"], inputs.get("position_ids"), training=training)
         for block in self.blocks:
             hidden = block(hidden, mask, rotary, training=training)  # (batch, length, hidden_dim)
         return {"sequence_output": self.final_norm(hidden)}
 
     def embed(self, token_ids, position_ids=None, training=False):
-        """The first block's input (batch, length, hidden_dim), and the rotary tables or None."""
+        """Returns the first block's input (batch, length, hidden_dim), and the rotary tables or None."""
         if self.config.positions == "learned":
             return self.embeddings(token_ids, None, position_ids, training=training), None
         if position_ids is None:
-            position_ids = ops.arange(token_ids.shape[1])[None]
+            position_ids = ops.arange(ops.shape(token_ids)[1])[None]
         tables = rotary_tables(position_ids, self.config.head_dim, self.config.rotary_base)
         return self.embeddings(token_ids, training=training), tables
 
@@ -132,6 +130,8 @@ class GPTBackbone(LanguageModel):
             The hidden states (batch, new, hidden_dim) and the caches.
         """
         hidden, rotary = self.embed(token_ids, position_ids)
+        if token_ids.shape[1] == 1:
+            mask = mask[:, None]
         extended = []
         for block, cache in zip(self.blocks, caches, strict=True):
             hidden, cache = block(hidden, mask, rotary, cache=cache, cache_position=cache_position)

@@ -8,9 +8,9 @@ import keras
 from keras import ops
 
 from kerasllm import backend
-from kerasllm.layers.decoder_block import causal_mask
-from kerasllm.layers.feed_forward import dense
+from kerasllm.layers.attention import combined_mask
 from kerasllm.layers.heads import VocabularyHead
+from kerasllm.layers.projections import dense
 from kerasllm.losses import CausalLanguageModelLoss
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.gpt.backbone import GPTBackbone
@@ -123,7 +123,7 @@ class GPTCausalLM(LanguageModel):
         caches = [
             (ops.zeros(shape, cache_type), ops.zeros(shape, cache_type)) for _ in range(config.num_layers)
         ]
-        mask = causal_mask(width, columns >= starts[:, None])
+        mask = combined_mask(columns >= starts[:, None], is_causal=True)
         hidden, caches = self.backbone.extend(token_ids, positions, mask, caches, 0)
         return self._next_logits(hidden[:, -1]), caches
 

@@ -1,0 +1,57 @@
+"""Training steps on JAX, which compiles them whole; their products are oneDNN's where they can be."""
+
+from contextlib import nullcontext
+
+import jax
+
+from kerasllm.backend.jax import onednn
+from kerasllm.backend.jax.products import by_onednn, can_call_onednn
+
+jit_compile = "auto"
+
+
+def version() -> str:
+    """Returns JAX's version."""
+    return jax.__version__
+
+
+def libraries() -> list[str]:
+    """Returns the package of oneDNN if it is there."""
+    return [onednn.PACKAGE] if onednn.available() else []
+
+
+def can_compile() -> bool:
+    """Returns True: JAX always compiles."""
+    return True
+
+
+def make_train_function(model, make):
+    """Calls `make()`."""
+    make()
+
+
+def compiled_step(model, train_step, *arguments):
+    """Returns Keras' own step's results, with its products by oneDNN where they can be."""
+    with by_onednn() if can_call_onednn(model) else nullcontext():
+        return train_step(*arguments)
+
+
+def evaluation_step(model, test_step, *arguments):
+    """Returns Keras' own step's results, computed as in training."""
+    return compiled_step(model, test_step, *arguments)
+
+
+def per_step_metrics(model, train_step, *arguments):
+    """Returns the step's results from fresh states of the metrics, which are a part of its first argument here."""
+    (trainable, non_trainable, optimizer, _), data = arguments
+    fresh = [value for metric in model.metrics for value in metric.stateless_reset_state()]
+    return train_step((trainable, non_trainable, optimizer, fresh), data)
+
+
+def get_random_state() -> bytes | None:
+    """Returns None: JAX has no global generator, its keys live in the model's seed generators."""
+    return None
+
+
+def set_random_state(state: bytes | None) -> None:
+    """Restores nothing, see `get_random_state`."""

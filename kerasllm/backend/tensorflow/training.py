@@ -1,0 +1,105 @@
+"""Training steps on TensorFlow: compiled whole by XLA, or in parts where that is faster (see `fusion`)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.python.ops.resource_variable_ops import ResourceVariable
+
+from kerasllm.backend.tensorflow import fusion
+from kerasllm.backend.tensorflow.gradients import bound_to_graph
+
+jit_compile = True
+_SETTINGS = ("trainable", "name", "dtype", "synchronization", "aggregation", "shape")
+
+
+def version() -> str:
+    """Returns TensorFlow's version."""
+    return tf.__version__
+
+
+def libraries() -> list[str]:
+    """Returns no packages."""
+    return []
+
+
+def can_compile() -> bool:
+    """Returns True: XLA is a part of TensorFlow."""
+    return True
+
+
+def make_train_function(model: Any, make: Callable[[], None]) -> None:
+    """Calls `make()`, which compiles the step whole, or not at all if it is compiled in parts.
+
+    The optimizer's variables are made before, not in the step: TensorFlow traces a function that makes some twice.
+    """
+    optimizer = model.optimizer
+    if not (optimizer is None or optimizer.built or model._distribute_strategy):  # with which Keras builds it
+        optimizer.build(model.trainable_variables)
+    if not fusion.in_parts(model):
+        return make()
+    asked = model.jit_compile
+    model.jit_compile = False
+    try:
+        make()
+    finally:
+        model.jit_compile = asked
+
+
+def compiled_step(model: Any, train_step: Callable, *arguments: Any) -> Any:
+    """Returns Keras' own step's results; the step is compiled whole by Keras, or in parts here."""
+    create = partial(_made_beforehand, anew=model.per_step_metrics)
+    with bound_to_graph(), tf.variable_creator_scope(create):
+        if not fusion.in_parts(model):
+            return train_step(*arguments)
+        if not model.optimizer.built:  # no variables are made within a part
+            model.optimizer.build(model.trainable_variables)
+        with fusion.fusing(), fusion.fused_update(model.optimizer):
+            return train_step(*arguments)
+
+
+def _made_beforehand(
+    make: Callable, initial_value: Any = None, anew: bool = False, **settings: Any
+) -> tf.Variable:
+    """Returns a variable that a step is the first to need, such as a metric's, made as if before it.
+
+    If metrics are to begin `anew` in each step, this one does from here on; those made before are reset before.
+    """
+    if tf.executing_eagerly() or tf.distribute.has_strategy() or not callable(initial_value):
+        return make(initial_value=initial_value, **settings)
+    with tf.init_scope():  # in which tf.Variable would tell the function
+        variable = ResourceVariable(initial_value, **{name: settings[name] for name in _SETTINGS})
+    if anew and settings["synchronization"] == tf.VariableSynchronization.ON_READ:  # of metrics alone
+        variable.assign(initial_value())
+    return variable
+
+
+def evaluation_step(model, test_step, *arguments):
+    """Returns Keras' own step's results."""
+    return test_step(*arguments)
+
+
+def per_step_metrics(model, train_step, *arguments):
+    """Returns the step's results after a reset of the metrics.
+
+    In the one step that is traced, Keras first looks at the metrics that it was given and makes its own: those begin
+    anew where they are made, see `compiled_step`.
+    """
+    model.reset_metrics()
+    known = model._compile_metrics
+    if known is not None and not known.built:
+        for metric in keras.tree.flatten((known._user_metrics, known._user_weighted_metrics)):
+            if isinstance(metric, keras.metrics.Metric):
+                metric.reset_state()
+    return train_step(*arguments)
+
+
+def get_random_state() -> bytes | None:
+    """Returns None: kerasllm's layers do not use TensorFlow's global generator."""
+    return None
+
+
+def set_random_state(state: bytes | None) -> None:
+    """Restores nothing, see `get_random_state`."""

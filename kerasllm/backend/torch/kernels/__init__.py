@@ -1,1 +1,0 @@
-"""C++ kernels for a compiled step on a CPU."""
