@@ -104,7 +104,7 @@ def main(config: Config) -> int:
 def read_conversation_files(config: Config, tokenizer: Any, shared: dict, reading: dict) -> tuple[Any, Any]:
     """Returns a function from the steps done to the batches left, and the validation batches or None."""
     examples = encode_conversations(read_conversations(Path(config.train)), tokenizer, **reading)
-    run = {
+    run: dict[str, Any] = {
         "epochs": config.epochs,
         "seed": config.seed,
         "gradient_accumulation": config.gradient_accumulation,
@@ -124,8 +124,8 @@ def read_texts(config: Config, tokenizer: Any, shared: dict) -> tuple[Any, Any]:
     corpus = Corpus([config.train], config.text_column)
     stream = tokenize_stream(corpus, tokenizer, processes=config.processes)
     a_step = shared["context_length"] * config.batch_size * config.gradient_accumulation
-    run = {"steps": config.epochs * max(stream.num_tokens // a_step, 1), "seed": config.seed}
-    accumulation = {"gradient_accumulation": config.gradient_accumulation}
+    run: dict[str, Any] = {"steps": config.epochs * max(stream.num_tokens // a_step, 1), "seed": config.seed}
+    accumulation: dict[str, Any] = {"gradient_accumulation": config.gradient_accumulation}
     make_batches = partial(CausalBatches, stream, **run, **accumulation, **shared)
     with naming(f"--train {config.train}"):
         make_batches()

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import keras
 
 from kerasllm import GPTCausalLM, GPTConfig, cli
-from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import at_least, within
 from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError
@@ -21,9 +20,8 @@ from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.generation.chat import talk
 from kerasllm.generation.prompts import check_room
 from kerasllm.generation.terminal import continue_visibly
-from kerasllm.models.registry import read_settings
-from kerasllm.tokenizers.encoding import check_vocabulary
-from kerasllm.tokenizers.loading import find_chat_template, load_tokenizer
+from kerasllm.tasks.saved_model import open_model
+from kerasllm.tokenizers.loading import find_chat_template
 
 
 @dataclass
@@ -89,17 +87,15 @@ SETTINGS = (*DRAWING, "max_new_tokens", "repetition_penalty", "num_beams", "leng
 def main(config: Config) -> int:
     """Model and prompts → continuations."""
     check(config)
-    directory = resolve_directory(config.model)
-    shape, _ = read_settings(directory, GPTConfig)
-    tokenizer = load_tokenizer(directory)
-    check_vocabulary(tokenizer, shape.vocabulary_size, directory)
+    saved = open_model(config.model, GPTConfig)
+    tokenizer = saved.tokenizer
     prompts = read_prompts(config)
-    check_room(prompts, tokenizer, config.max_new_tokens, shape.max_sequence_length)
+    check_room(prompts, tokenizer, config.max_new_tokens, saved.config.max_sequence_length)
     keras.config.set_dtype_policy(config.precision)
-    model = GPTCausalLM.from_pretrained(directory)
+    model = GPTCausalLM.from_pretrained(saved.directory)
     settings = {name: getattr(config, name) for name in SETTINGS}
     if config.chat:
-        template, place = find_chat_template(None, directory)
+        template, place = find_chat_template(None, saved.directory)
         talk(model, tokenizer, template, settings, place=place)
     elif config.prompt is not None:
         continue_visibly(model, tokenizer, config.prompt, settings)

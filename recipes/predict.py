@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kerasllm import BertConfig, cli
-from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import at_least
 from kerasllm.data.sources.labelled import read_texts
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_writable, write_output
-from kerasllm.models.registry import read_settings
 from kerasllm.tasks import PredictionSettings, task_of
-from kerasllm.tokenizers.encoding import check_vocabulary
+from kerasllm.tasks.saved_model import open_model
 from kerasllm.tokenizers.loading import load_wordpiece
 
 
@@ -54,18 +52,16 @@ class Config:
 def main(config: Config) -> int:
     """Model and texts → predictions."""
     check(config)
-    directory = resolve_directory(config.model)
-    shape, settings = read_settings(directory, BertConfig)
-    tokenizer = load_wordpiece(directory)
-    check_vocabulary(tokenizer, shape.vocabulary_size, directory)
-    length = shape.max_sequence_length if config.sequence_length is None else config.sequence_length
-    if length > shape.max_sequence_length:
+    saved = open_model(config.model, BertConfig, load_wordpiece)
+    positions = saved.config.max_sequence_length
+    length = positions if config.sequence_length is None else config.sequence_length
+    if length > positions:
         raise InputError(
-            f"--sequence_length {length} is above the {shape.max_sequence_length} positions of {directory}"
+            f"--sequence_length {length} is above the {positions} positions of {saved.directory}"
         )
-    task = task_of(settings, directory)
+    task = task_of(saved.settings, saved.directory)
     options = PredictionSettings(length, config.batch_size, config.top_k)
-    rows = task.predict(directory, settings, tokenizer, texts_of(config), options)
+    rows = task.predict(saved, texts_of(config), options)
     if config.output:
         write_output(Path(config.output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         print(f"{len(rows)} predictions written to {config.output}", file=sys.stderr)

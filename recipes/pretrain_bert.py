@@ -68,8 +68,8 @@ def main(config: Config) -> int:
     }
 
     def make_batches(start_step: int = 0) -> BertPretrainingBatches:
-        accumulation = {"gradient_accumulation": config.gradient_accumulation}
-        run = {"steps": config.steps, "start_step": start_step, "seed": config.seed}
+        accumulation: dict[str, Any] = {"gradient_accumulation": config.gradient_accumulation}
+        run: dict[str, Any] = {"steps": config.steps, "start_step": start_step, "seed": config.seed}
         return BertPretrainingBatches(training, **run, **accumulation, **settings)
 
     def make_model() -> BertPretraining:
@@ -83,10 +83,10 @@ def main(config: Config) -> int:
     if validation is None and config.has_validation:
         print("too few documents to set some aside: no validation", file=sys.stderr)
     elif validation is not None:
-        run = {"steps": config.eval_batches, "seed": config.seed + 1}
+        shorter: dict[str, Any] = {"steps": config.eval_batches, "seed": config.seed + 1}
         with naming("validation"):
             held_out["validation"] = BertPretrainingBatches(
-                validation, **run, pad_last=True, prefetch=0, **settings
+                validation, **shorter, pad_last=True, prefetch=0, **settings
             )
     rows = config.batch_size * config.gradient_accumulation
     return train(

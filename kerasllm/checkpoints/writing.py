@@ -43,7 +43,7 @@ def write_model(
     else:  # of another model that was here
         (directory / "generation_config.json").unlink(missing_ok=True)
     if tokenizer is not None:
-        from kerasllm.tokenizers.loading import save_tokenizer
+        from kerasllm.tokenizers.saving import save_tokenizer
 
         save_tokenizer(tokenizer, directory, max_length=model.config.max_sequence_length)
     if not (directory / "README.md").exists():

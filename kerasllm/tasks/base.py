@@ -14,6 +14,7 @@ import keras
 
 from kerasllm import backend
 from kerasllm.errors import InputError, NewHeadWarning
+from kerasllm.tasks.saved_model import SavedModel
 
 
 @dataclass(frozen=True)
@@ -92,26 +93,19 @@ class Task(abc.ABC):
 
     @classmethod
     def predict(
-        cls,
-        directory: Path,
-        settings: Mapping[str, Any],
-        tokenizer: Any,
-        texts: Sequence[tuple[str, ...]],
-        options: PredictionSettings,
+        cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
     ) -> list[dict[str, Any]]:
         """Returns a prediction for each text, as JSON can hold it.
 
         Args:
-            directory: holds the model.
-            settings: the content of its config.json.
-            tokenizer: of the model.
+            saved: the model, whose weights are read here.
             texts: tuples of one text, or of a pair.
             options: how.
 
         Raises:
             InputError: the model, or a text, does not suit the task.
         """
-        raise InputError(f"{directory}: there are no predictions for {cls.name}")
+        raise InputError(f"{saved.directory}: there are no predictions for {cls.name}")
 
     @classmethod
     def show(cls, prediction: Mapping[str, Any]) -> list[str]:

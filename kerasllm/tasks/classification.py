@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
@@ -20,6 +19,7 @@ from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.models import BertClassifier
 from kerasllm.tasks.base import PredictionSettings, Task, load_whole
 from kerasllm.tasks.ordered_outputs import finite, predict_in_order
+from kerasllm.tasks.saved_model import SavedModel
 
 
 class Classification(Task):
@@ -62,20 +62,15 @@ class Classification(Task):
 
     @classmethod
     def predict(
-        cls,
-        directory: Path,
-        settings: Mapping[str, Any],
-        tokenizer: Any,
-        texts: Sequence[tuple[str, ...]],
-        options: PredictionSettings,
+        cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
     ) -> list[dict[str, Any]]:
         """Returns label and probabilities of each text, or the labels of a model with several a text.
 
         See the base class.
         """
-        encoded = encode_texts(tokenizer, texts, options.sequence_length)
+        encoded = encode_texts(saved.tokenizer, texts, options.sequence_length)
         batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
-        model = load_whole(BertClassifier, directory, {"classifier"})
+        model = load_whole(BertClassifier, saved.directory, {"classifier"})
         logits = predict_in_order(model, batches).astype("float64")
         names = list(model.label_names or map(str, range(model.num_classes)))
         joined = ["\t".join(text) for text in texts]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from kerasllm.losses import MaskedLanguageModelLoss, NextSentenceLoss
 from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy
 from kerasllm.models import BertMaskedLM, BertPretraining
 from kerasllm.tasks.base import PredictionSettings, Task, load_whole
+from kerasllm.tasks.saved_model import SavedModel
 from kerasllm.tokenizers.wordpiece import special_token_ids
 
 _ARCHITECTURES = ("BertForPreTraining", "BertForMaskedLM", "BertForNextSentencePrediction")
@@ -86,29 +86,24 @@ class MaskedLanguageModeling(Task):
 
     @classmethod
     def predict(
-        cls,
-        directory: Path,
-        settings: Mapping[str, Any],
-        tokenizer: Any,
-        texts: Sequence[tuple[str, ...]],
-        options: PredictionSettings,
+        cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
     ) -> list[dict[str, Any]]:
         """Returns for each text the likeliest tokens in the place of each [MASK]: `{"text", "masks"}`.
 
         See the base class.
         """
-        mask = special_token_ids(tokenizer).mask
+        mask = special_token_ids(saved.tokenizer).mask
         length = options.sequence_length
-        encoded = encode_texts(tokenizer, texts, length)
+        encoded = encode_texts(saved.tokenizer, texts, length)
         for text, start, end in zip(texts, encoded.offsets[:-1], encoded.offsets[1:], strict=True):
             if mask not in encoded.token_ids[start:end]:
                 raise InputError(
-                    f"{_joined(text)[:60]!r} holds no [MASK] within {length} tokens, and {directory} is a pretrained "
-                    "model: put [MASK] in the place of a word"
+                    f"{_joined(text)[:60]!r} holds no [MASK] within {length} tokens, and {saved.directory} is a "
+                    "pretrained model: put [MASK] in the place of a word"
                 )
-        pretraining = (settings.get("architectures") or [""])[0] == "BertForPreTraining"
+        pretraining = (saved.settings.get("architectures") or [""])[0] == "BertForPreTraining"
         model_class = BertPretraining if pretraining else BertMaskedLM
-        model = load_whole(model_class, directory, {"masked_lm_head", "masked_lm_projection"})
+        model = load_whole(model_class, saved.directory, {"masked_lm_head", "masked_lm_projection"})
         batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
         masks: dict[int, list[list[dict[str, Any]]]] = {}
         for step in range(batches.steps):
@@ -118,7 +113,7 @@ class MaskedLanguageModeling(Task):
                 if index >= 0:
                     places = np.flatnonzero(inputs["token_ids"][row] == mask)
                     masks[int(index)] = [
-                        _candidates(tokenizer, logits[row, place], options.top_k) for place in places
+                        _candidates(saved.tokenizer, logits[row, place], options.top_k) for place in places
                     ]
         return [{"text": _joined(text), "masks": masks[index]} for index, text in enumerate(texts)]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +18,7 @@ from kerasllm.models import BertRegressor
 from kerasllm.tasks.base import PredictionSettings, Task, load_whole
 from kerasllm.tasks.classification import is_classifier, is_regressor
 from kerasllm.tasks.ordered_outputs import finite, predict_in_order
+from kerasllm.tasks.saved_model import SavedModel
 
 
 class Regression(Task):
@@ -48,17 +48,12 @@ class Regression(Task):
 
     @classmethod
     def predict(
-        cls,
-        directory: Path,
-        settings: Mapping[str, Any],
-        tokenizer: Any,
-        texts: Sequence[tuple[str, ...]],
-        options: PredictionSettings,
+        cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
     ) -> list[dict[str, Any]]:
         """Returns the number of each text: `{"text", "value"}`. See the base class."""
-        encoded = encode_texts(tokenizer, texts, options.sequence_length)
+        encoded = encode_texts(saved.tokenizer, texts, options.sequence_length)
         batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
-        values = predict_in_order(load_whole(BertRegressor, directory, {"classifier"}), batches)
+        values = predict_in_order(load_whole(BertRegressor, saved.directory, {"classifier"}), batches)
         return [
             {"text": "\t".join(text), "value": float(value)}
             for text, value in zip(texts, values, strict=True)

@@ -21,8 +21,8 @@ from kerasllm.tokenizers.loading import load_tokenizer, load_wordpiece
 from kerasllm.tokenizers.special_tokens import end_of_text_id
 from kerasllm.tokenizers.wordpiece import train_wordpiece
 
-BertSize = Literal[tuple(BERT_SIZES)]  # type: ignore[valid-type]
-GPTSize = Literal[tuple(GPT_SIZES)]  # type: ignore[valid-type]
+BertSize: Any = Literal[tuple(BERT_SIZES)]
+GPTSize: Any = Literal[tuple(GPT_SIZES)]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 
