@@ -30,7 +30,7 @@ class _WeightedLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        """A scalar, or the unreduced losses with `reduction=None`."""
+        """Returns a scalar, or the unreduced losses with `reduction=None`."""
         # Keras' own would first make a float32 copy of the logits under mixed precision.
         losses = self.call(y_true, y_pred)
         weights = ops.ones_like(losses) if sample_weight is None else ops.cast(sample_weight, "float32")
@@ -46,7 +46,7 @@ class _WeightedLoss(keras.losses.Loss):
         return total / ops.cast(ops.size(losses), "float32")
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return {"reduction": self.reduction, "name": self.name}
 
 
@@ -65,7 +65,7 @@ class _CrossEntropy(_WeightedLoss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true, y_pred):
-        """The loss of each label, in nats, of the shape of the labels."""
+        """Returns the loss of each label, in nats."""
         losses = token_cross_entropy(y_true, y_pred)
         if self.label_smoothing == 0:
             return losses
@@ -74,7 +74,7 @@ class _CrossEntropy(_WeightedLoss):
         return (1 - self.label_smoothing) * losses + self.label_smoothing * uniform
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return super().get_config() | {"label_smoothing": self.label_smoothing}
 
 
@@ -115,9 +115,9 @@ class NextSentenceLoss(_CrossEntropy):
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class SquaredErrorLoss(_WeightedLoss):
-    """Mean squared error of a number each, of which a weight of 0 takes nothing into account.
+    """Mean squared error of one number each; those with a weight of 0 do not count.
 
-    Keras' own takes the mean over the last axis, of the texts here, before it looks at the weights.
+    Keras' own takes the mean over the last axis, which is that of the texts here, before it looks at the weights.
 
     Args:
         reduction: "mean_with_sample_weight", or "sum" where the weights are normalized already.
@@ -128,12 +128,12 @@ class SquaredErrorLoss(_WeightedLoss):
     """
 
     def call(self, y_true, y_pred):
-        """The squared difference of each."""
+        """Returns the squared difference of each."""
         return ops.square(ops.cast(y_pred, "float32") - ops.cast(y_true, "float32"))
 
 
 LOGITS_AT_A_TIME = {4: 1 << 26, 2: 1 << 27}
-"""Bytes of a chunk's logits in `CausalLanguageModelLoss`, by the bytes of one: 64 MiB in float32, else 128 MiB.
+"""Bytes of a chunk's logits in `CausalLanguageModelLoss`, by the bytes of one logit: 64 MiB in float32, else 128 MiB.
 
 Each chunk adds to the gradient of the whole table; beside products in half precision that counts for 4 to 8 %.
 """
@@ -176,12 +176,12 @@ class CausalLanguageModelLoss(_CrossEntropy):
 
     @property
     def projects(self) -> bool:
-        """Whether `project` may take the place of the call."""
+        """Returns whether `project` may take the place of the call."""
         reductions = ("sum", "mean_with_sample_weight")
         return self.label_smoothing == 0 and self.chunk_size != 0 and self.reduction in reductions
 
     def project(self, labels, hidden, table, sample_weight=None, *, differentiable: bool = True):
-        """The loss of `labels` under the logits `hidden @ table.T`, chunk by chunk.
+        """Returns the loss of `labels` under the logits `hidden @ table.T`, chunk by chunk.
 
         Args:
             labels: int (batch, length).
@@ -213,5 +213,5 @@ class CausalLanguageModelLoss(_CrossEntropy):
         return total / ops.maximum(ops.sum(weights), 1e-7)
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return super().get_config() | {"chunk_size": self.chunk_size}

@@ -16,7 +16,7 @@ class _WeightedMean(keras.metrics.Metric):
         self.weight = self.add_variable(shape=(), initializer="zeros", name="weight", dtype="float32")
 
     def values(self, y_true, y_pred):
-        """One value a label."""
+        """Returns one value for each label."""
         raise NotImplementedError
 
     def update_state(self, y_true, y_pred, sample_weight=None):
@@ -27,11 +27,11 @@ class _WeightedMean(keras.metrics.Metric):
         self.weight.assign_add(ops.sum(weights))
 
     def result(self):
-        """The weighted mean so far, 0 before the first batch."""
+        """Returns the weighted mean so far, 0 before the first batch."""
         return self.total / ops.maximum(self.weight, 1e-7)
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return {"name": self.name, "dtype": self.dtype}
 
 
@@ -55,7 +55,7 @@ class MaskedLanguageModelAccuracy(_WeightedMean):
         super().__init__(name=name, **kwargs)
 
     def values(self, y_true, y_pred):
-        """1 for a hit, 0 for a miss, a fraction for a tie."""
+        """Returns 1 for a hit, 0 for a miss, a fraction for a tie."""
         return _hits(y_true, y_pred)
 
 
@@ -73,7 +73,7 @@ class NextSentenceAccuracy(_WeightedMean):
         super().__init__(name=name, **kwargs)
 
     def values(self, y_true, y_pred):
-        """1 for a hit, 0 for a miss, a half for a tie."""
+        """Returns 1 for a hit, 0 for a miss, a half for a tie."""
         return _hits(y_true, y_pred)
 
 
@@ -91,9 +91,9 @@ class Perplexity(_WeightedMean):
         super().__init__(name=name, **kwargs)
 
     def values(self, y_true, y_pred):
-        """The cross-entropy of each token, in nats."""
+        """Returns the cross-entropy of each token, in nats."""
         return token_cross_entropy(y_true, y_pred)
 
     def result(self):
-        """Exp of the mean so far."""
+        """Returns exp of the mean so far."""
         return ops.exp(super().result())

@@ -1,7 +1,7 @@
-"""A look at the gradients between backpropagation and update, where Keras has no hook.
+"""Looks at the gradients between backpropagation and update, where Keras has no hook.
 
-Keras' own train steps end in `optimizer.apply`, and before it they pass the loss through
-`optimizer.scale_loss`; for the time of one step, or of its tracing, both are led past here.
+Keras' own train steps pass the loss through `optimizer.scale_loss` and end in `optimizer.apply`. For the time of one
+step, or of its tracing, both are replaced here.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from keras import ops
 
 
 def can_watch(model: Any) -> bool:
-    """Whether a step of the model can be guarded: a loss scale has a guard of its own."""
+    """Returns whether a step of the model can be guarded: a loss scale has a guard of its own."""
     optimizer = getattr(model, "optimizer", None)
     return optimizer is not None and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
@@ -27,9 +27,9 @@ def watch(
     """Calls `on_loss(loss)`, whose result takes the loss's place, and `on_gradients(apply, gradients, variables)`.
 
     Args:
-        optimizer: its instance alone is changed, and only within the context.
-        on_loss: from the loss to what is differentiated.
-        on_gradients: calls `apply(gradients, variables)`, or does not.
+        optimizer: the instance, which is changed within the context alone.
+        on_loss: function from the loss to what is differentiated.
+        on_gradients: function that calls `apply(gradients, variables)`, or does not.
     """
     scale_loss, apply = optimizer.scale_loss, optimizer.apply
     own = vars(optimizer)
@@ -42,17 +42,17 @@ def watch(
 
 
 def poison_if_bad(loss):
-    """The loss; where it is not finite no gradient will be either. Where it is, nothing changes, not by a bit."""
+    """Returns the loss, unchanged to the bit where it is finite; elsewhere no gradient of it will be finite."""
     return loss * ops.stop_gradient(ops.where(ops.isfinite(loss), ops.ones_like(loss), loss * float("nan")))
 
 
 def global_norm(gradients):
-    """The norm of all gradients together, written as Keras' clipping does, so that a compiler makes it once."""
+    """Returns the norm of all gradients together, written as Keras' clipping does, so that a compiler makes it once."""
     squares = [ops.sum(ops.square(gradient)) for gradient in gradients if gradient is not None]
     return ops.sqrt(ops.sum(ops.stack(squares)))
 
 
 def seed_states(model: keras.Model) -> list[Any]:
-    """The states of the model's seed generators: what a step changes beside weights, optimizer and metrics."""
+    """Returns the states of the seed generators, which a step changes beside weights, optimizer and metrics."""
     weights = {id(variable) for variable in model.non_trainable_weights}
     return [variable for variable in model.non_trainable_variables if id(variable) not in weights]

@@ -1,7 +1,7 @@
-"""Memory that a step frees stays with the process: the next step takes the same again.
+"""Keeps the memory that a step frees with the process, so that the next step takes the same again.
 
-Else the C library hands blocks of some size back to the system, and gets them anew page by page: a step of BERT mini
-took 52,000 pages, a seventh of its time.
+Otherwise the C library hands blocks of some size back to the system, and gets them anew page by page: a step of BERT
+mini took 52,000 pages, a seventh of its time.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ _NEVER = -1
 
 @cache
 def keep() -> None:
-    """From now on. Nothing where the C library is not GNU's.
+    """Makes the C library keep freed memory from now on; does nothing where it is not GNU's.
 
     Reference: https://man7.org/linux/man-pages/man3/mallopt.3.html.
     """

@@ -1,4 +1,4 @@
-"""What this machine's processor is and can do."""
+"""Finds out what this machine's processor is and can do."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def machine() -> dict[str, Any]:
-    """Its processor's name, the cores that this process may use, and the system: what a timing is told with."""
+    """Returns the processor's name, the number of cores that this process may use, and the system."""
     processor = platform.processor()
     information = Path("/proc/cpuinfo")
     for line in information.read_text().splitlines() if information.exists() else ():
@@ -21,7 +21,7 @@ def machine() -> dict[str, Any]:
 
 @cache
 def multiplies_bfloat16() -> bool:
-    """Whether it has instructions for products of bfloat16: twice as fast as float32's, or faster."""
+    """Returns whether it has instructions for products of bfloat16, which are at least twice as fast as float32's."""
     features = Path("/proc/cpuinfo")
     words = set(features.read_text().split()) if features.exists() else set()
     return bool(words & {"avx512_bf16", "amx_bf16"})

@@ -212,11 +212,11 @@ class TransformerDecoderBlock(keras.layers.Layer):
         )
 
     def compute_output_shape(self, hidden_shape, *other_shapes, **more_shapes):
-        """The shape of the input."""
+        """Returns the shape of the input."""
         return hidden_shape
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "num_heads": self.num_heads,
             "intermediate_dim": self.intermediate_dim,

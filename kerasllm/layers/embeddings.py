@@ -85,7 +85,7 @@ class TransformerEmbeddings(keras.layers.Layer):
     def call(self, token_ids, segment_ids=None, position_ids=None, training=False):
         """See the class."""
         length = token_ids.shape[1]
-        if length is not None and length > self.max_sequence_length:
+        if isinstance(length, int) and length > self.max_sequence_length:
             raise ValueError(
                 f"the sequence is {length} tokens long, the model has {self.max_sequence_length} positions: "
                 "shorten it or build the model with a larger max_sequence_length"
@@ -101,7 +101,7 @@ class TransformerEmbeddings(keras.layers.Layer):
             else:
                 # A product with the one-hot of two or so segments: its gradient is a matrix product, where
                 # that of a gather would be a scatter over every token of the batch.
-                # Compared, for torch's own one-hot looks at the values, which cannot be recorded.
+                # It is a comparison, since torch's own one-hot looks at the values, which cannot be recorded.
                 numbers = ops.arange(self.num_segments, dtype=segment_ids.dtype)
                 one_hot = ops.cast(segment_ids[:, :, None] == numbers, hidden.dtype)
                 hidden = hidden + ops.matmul(one_hot, self.segment)
@@ -110,11 +110,11 @@ class TransformerEmbeddings(keras.layers.Layer):
         return dropout(hidden, self.dropout if training else 0.0, self.seed_generator)
 
     def compute_output_shape(self, token_ids_shape, segment_ids_shape=None, position_ids_shape=None):
-        """(batch, length, hidden_dim)."""
+        """Returns (batch, length, hidden_dim)."""
         return (*token_ids_shape, self.hidden_dim)
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "vocabulary_size": self.vocabulary_size,
             "max_sequence_length": self.max_sequence_length,

@@ -150,11 +150,11 @@ class TransformerEncoderBlock(keras.layers.Layer):
         attention_mask_shape=None,
         query_positions_shape=None,
     ):
-        """(batch, length or slots, hidden_dim)."""
+        """Returns (batch, length or slots, hidden_dim)."""
         return (*(query_positions_shape or hidden_shape[:2]), hidden_shape[-1])
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "num_heads": self.num_heads,
             "intermediate_dim": self.intermediate_dim,

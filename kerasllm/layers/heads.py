@@ -26,7 +26,7 @@ class _Head(keras.layers.Layer):
         return kernel, self.add_weight(name="bias", shape=(outputs,), initializer="zeros")
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return super().get_config() | {"standard_deviation": self.standard_deviation, "seed": self.seed}
 
 
@@ -56,7 +56,7 @@ class Pooler(_Head):
         return ops.tanh(ops.matmul(first, self.kernel) + self.bias)
 
     def compute_output_shape(self, hidden_shape, first_positions_shape=None):
-        """(batch, hidden_dim), or (batch, slots, hidden_dim)."""
+        """Returns (batch, hidden_dim), or (batch, slots, hidden_dim)."""
         return (*(first_positions_shape or hidden_shape[:1]), hidden_shape[-1])
 
 
@@ -110,11 +110,11 @@ class MaskedLanguageModelHead(_Head):
         return dense(hidden, token_table, self.vocabulary_bias, transposed=True)
 
     def compute_output_shape(self, hidden_shape, token_table_shape=None, masked_positions_shape=None):
-        """(batch, slots or length, vocabulary_size)."""
+        """Returns (batch, slots or length, vocabulary_size)."""
         return (*(masked_positions_shape or hidden_shape[:2]), self.vocabulary_size)
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "vocabulary_size": self.vocabulary_size,
             "activation": self.activation,
@@ -153,11 +153,11 @@ class ClassificationHead(_Head):
         return ops.matmul(pooled, self.kernel) + self.bias
 
     def compute_output_shape(self, input_shape):
-        """(..., num_outputs)."""
+        """Returns (..., num_outputs)."""
         return (*input_shape[:-1], self.num_outputs)
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return super().get_config() | {"num_outputs": self.num_outputs, "dropout": self.dropout}
 
 
@@ -206,11 +206,11 @@ class FinalNorm(keras.layers.Layer):
         return self.norm(hidden)
 
     def compute_output_shape(self, input_shape):
-        """The shape of the input."""
+        """Returns the shape of the input."""
         return input_shape
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "normalization": self.normalization,
             "layer_norm_epsilon": self.layer_norm_epsilon,
@@ -255,11 +255,11 @@ class VocabularyHead(keras.layers.Layer):
         return dense(hidden, self.kernel, transposed=True)
 
     def compute_output_shape(self, input_shape):
-        """(..., vocabulary_size)."""
+        """Returns (..., vocabulary_size)."""
         return (*input_shape[:-1], self.vocabulary_size)
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "vocabulary_size": self.vocabulary_size,
             "standard_deviation": self.standard_deviation,

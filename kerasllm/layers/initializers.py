@@ -16,12 +16,12 @@ import numpy as np
 
 
 def default_seed() -> int:
-    """A seed from Python's generator, which `keras.utils.set_random_seed` sets alike on every backend."""
+    """Returns a seed from Python's generator, which `keras.utils.set_random_seed` sets alike on every backend."""
     return random.randrange(2**31)
 
 
 def name_key(seed: int, name: str) -> int:
-    """A 128-bit key for the stream of `name` under `seed`."""
+    """Returns a 128-bit key for the stream of `name` under `seed`."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
 
 
@@ -44,7 +44,7 @@ def drawing_later() -> Iterator[dict[str, keras.initializers.Initializer]]:
 
 
 def _put_off(initializer, shape, dtype):
-    """Zeros within `drawing_later`, else None."""
+    """Returns zeros within `drawing_later`, else None."""
     undrawn = _undrawn.get()
     if undrawn is None:
         return None
@@ -70,7 +70,7 @@ class KeyedNormal(keras.initializers.Initializer):
         self.key = key
 
     def __call__(self, shape, dtype=None):
-        """Values of `shape`, drawn in float32 and cast to `dtype`."""
+        """Returns values of `shape`, drawn in float32 and cast to `dtype`."""
         if (zeros := _put_off(self, shape, dtype)) is not None:
             return zeros
         generator = np.random.Generator(np.random.Philox(key=name_key(self.seed, self.key)))
@@ -79,7 +79,7 @@ class KeyedNormal(keras.initializers.Initializer):
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return {"standard_deviation": self.standard_deviation, "seed": self.seed, "key": self.key}
 
 
@@ -101,7 +101,7 @@ class KeyedTruncatedNormal(keras.initializers.Initializer):
         self.key = key
 
     def __call__(self, shape, dtype=None):
-        """Values of `shape`, drawn in float32 and cast to `dtype`."""
+        """Returns values of `shape`, drawn in float32 and cast to `dtype`."""
         if (zeros := _put_off(self, shape, dtype)) is not None:
             return zeros
         generator = np.random.Generator(np.random.Philox(key=name_key(self.seed, self.key)))
@@ -114,5 +114,5 @@ class KeyedTruncatedNormal(keras.initializers.Initializer):
         return keras.ops.convert_to_tensor(values, dtype=dtype)
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return {"standard_deviation": self.standard_deviation, "seed": self.seed, "key": self.key}

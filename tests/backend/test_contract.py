@@ -1,6 +1,7 @@
 """The backends hold what the contract names, and no more; and Keras' import is left as it is."""
 
 import ast
+import itertools
 import os
 import re
 import subprocess
@@ -23,7 +24,7 @@ def contract() -> dict[str, dict[str, str]]:
     """Of each module the names, and what they take; the docstring after an assignment, or after a comment."""
     found: dict[str, dict[str, str]] = {module: {} for module in MODULES}
     body = tree_of(BACKEND / "__init__.py").body
-    for node, after in zip(body, body[1:], strict=False):
+    for node, after in itertools.pairwise(body):
         text = ast.literal_eval(after.value) if is_text(after) else ""
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute):
             name, module = ast.unparse(node.targets[0]), ast.unparse(node.value.value)
@@ -74,9 +75,9 @@ def test_a_backend_defines_what_the_contract_names(name, module):
 def test_what_is_imported_afterwards_is_the_real_module(package):
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
-    code = f"import sys, kerasllm, {package}; m = sys.modules['{package}']; print(type(m).__name__, m.__file__, m.__version__)"
+    show = f"found = sys.modules['{package}']; print(type(found).__name__, found.__file__, found.__version__)"
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"import sys, kerasllm, {package}; {show}"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,

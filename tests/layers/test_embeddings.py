@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from kerasllm.layers import TransformerEmbeddings
+from kerasllm.layers import TransformerEmbeddings, TransformerEncoderBlock
 
 IDS = np.array([[1, 1, 3], [1, 2, 3]], "int32")
 POSITIONS = np.array([[0, 0, 2], [0, 1, 2]], "int32")
@@ -33,3 +33,20 @@ def test_the_rows_of_a_token_that_occurs_twice_are_summed_before_they_are_square
         np.testing.assert_allclose(
             velocity, 0.5 * np.tile(gradient[:, None] ** 2, 2), rtol=1e-6, err_msg=name
         )
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_lengths_need_not_be_known_in_a_functional_model():
+    """And a sequence that is too long is still refused when it comes."""
+    tokens, mask = (keras.Input((None,), dtype="int32") for _ in range(2))
+    layer = TransformerEmbeddings(vocabulary_size=5, max_sequence_length=6, hidden_dim=4, seed=0)
+    block = TransformerEncoderBlock(num_heads=2, intermediate_dim=8, seed=0)
+    model = keras.Model([tokens, mask], block(layer(tokens), mask))
+    assert model.output_shape == (None, None, 4)
+    for length in (3, 6):
+        ids = np.ones((2, length), "int32")
+        found = model([ids, ids])
+        expected = block(layer(ids), ids)
+        np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (found, expected)), atol=1e-6)
+    with pytest.raises(ValueError, match="7 tokens long, the model has 6 positions"):
+        model([np.ones((2, 7), "int32")] * 2)

@@ -1,4 +1,4 @@
-"""oneDNN's matrix product of NumPy arrays, by its C interface, which the package `onednn-cpu-gomp` brings.
+"""Calls oneDNN's matrix product for NumPy arrays by the C interface that the package `onednn-cpu-gomp` brings.
 
 Reference: https://uxlfoundation.github.io/oneDNN/dev_guide_matmul.html.
 """
@@ -22,12 +22,12 @@ _one_at_a_time = Lock()
 
 
 def available() -> bool:
-    """Whether the library is here."""
+    """Returns whether the library is installed."""
     return _library() is not None
 
 
 def multiplies_fast(left: str, right: str) -> bool:
-    """Whether arrays of these types can be multiplied, and in the processor's own instructions."""
+    """Returns whether arrays of these types can be multiplied, and in the processor's own instructions."""
     return left == right and (left == "float32" or (left == "bfloat16" and multiplies_bfloat16()))
 
 
@@ -73,7 +73,7 @@ def _engine() -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
 
 @cache
 def _primitive(layout: tuple) -> tuple[Any, ...]:
-    """The product for arrays of a layout: what it needs is made once and kept."""
+    """Returns the product for arrays of a layout, whose parts are made once and kept."""
     engine, stream = _engine()
     descriptions = [_description(*array) for array in layout]
     left, right, product = descriptions

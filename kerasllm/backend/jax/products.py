@@ -29,12 +29,12 @@ _right_first = False
 
 
 def can_call_onednn(model: Any) -> bool:
-    """Whether the products of a model's training step are oneDNN's: where it is compiled."""
+    """Returns whether the products of a model's training step are oneDNN's, as they are where it is compiled."""
     return bool(model.jit_compile) and not model.run_eagerly and single_cpu()
 
 
 def single_cpu() -> bool:
-    """Whether oneDNN can be called: there is one device, a CPU, and the package."""
+    """Returns whether oneDNN can be called: there is one device, a CPU, and the package."""
     is_alone = jax.device_count() == 1 and keras.distribution.distribution() is None
     return ON_CPU and is_alone and onednn.available()
 
@@ -68,7 +68,7 @@ def few_rows() -> Iterator[None]:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def multiply(left, right, transpose_left: bool = False, transpose_right: bool = False):
-    """The product of (..., rows, inner) and (..., inner, columns), or of what is that once transposed."""
+    """Returns the product of (..., rows, inner) and (..., inner, columns), or of what is that once transposed."""
     rows, inner = _matrix(left.shape, transpose_left)
     columns = _matrix(right.shape, transpose_right)[1]
     shape = (*left.shape[:-2], rows, columns)
@@ -81,9 +81,9 @@ def multiply(left, right, transpose_left: bool = False, transpose_right: bool = 
 
 
 def product(left, right, transpose_left: bool = False, transpose_right: bool = False):
-    """The same by XLA, in float32 on a CPU: asked there for bfloat16, it casts both factors to float32 first.
+    """Returns the same by XLA, in float32 on a CPU: asked there for bfloat16, it casts both factors to float32 first.
 
-    It does so, too, where the left one has a single row, which is doubled therefore.
+    It does so, too, where the left factor has a single row, which is doubled therefore.
     """
     batch = tuple(range(left.ndim - 2))
     inner = left.ndim - (2 if transpose_left else 1), right.ndim - (1 if transpose_right else 2)
@@ -105,16 +105,16 @@ def product(left, right, transpose_left: bool = False, transpose_right: bool = F
 
 
 def _transposed_product(left, right):
-    """(rows, inner) @ (columns, inner).T with the right factor first, where XLA is kept from turning it round."""
+    """Returns (rows, inner) @ (columns, inner).T with the right factor first; XLA is kept from turning it round."""
     contracted = (((1,), (1,)), ((), ()))
     turned = jax.lax.dot_general(right, left, contracted, preferred_element_type=jnp.float32)
     return jax.lax.optimization_barrier(turned).T
 
 
 def product_precision(dtype: Any) -> str | None:
-    """What a product in float32 is asked for on a GPU, where JAX would round its factors to ten bits (TF32).
+    """Returns the precision of a float32 product on a GPU, where JAX would round its factors to ten bits (TF32).
 
-    So that float32 is float32 on every backend and device. Whoever sets `jax_default_matmul_precision` is obeyed.
+    Thus float32 is float32 on every backend and device. Whoever sets `jax_default_matmul_precision` is obeyed.
     """
     config: Any = jax.config
     if ON_CPU or dtype != jnp.float32 or config.jax_default_matmul_precision is not None:
@@ -132,14 +132,14 @@ def _matrix(shape: tuple[int, ...], transposed: bool) -> tuple[int, int]:
 
 
 def column_sums(matrix):
-    """The sums over the rows of (rows, columns): on a CPU a product with ones, for XLA sums columns slowly there."""
+    """Returns the sums over the rows, on a CPU by a product with ones: XLA sums columns slowly there."""
     if not ON_CPU:
         return jnp.sum(matrix, axis=0)
     return multiply(jnp.ones((1, matrix.shape[0]), matrix.dtype), matrix)[0]
 
 
 def row_sums(matrix):
-    """The sums over the last axis, which stays, of length one: on a CPU a product with ones, as `column_sums`."""
+    """Returns the sums over the last axis, which stays, of length one; on a CPU by a product, as `column_sums`."""
     if not ON_CPU:
         return jnp.sum(matrix, axis=-1, keepdims=True)
     return jnp.matmul(matrix, jnp.ones((matrix.shape[-1], 1), matrix.dtype))
@@ -167,7 +167,7 @@ multiply.defvjp(_forward, _backward)
 
 @cache
 def _run(transpose_left: bool, transpose_right: bool) -> Callable[..., None]:
-    """What is called back; the same function for the same settings, lest JAX compile anew."""
+    """Returns the function that is called back, the same for the same settings, lest JAX compile anew."""
 
     def run(context, product, left, right):
         left, right, product = (np.asarray(buffer) for buffer in (left, right, product))

@@ -119,5 +119,5 @@ class BertBackbone(LanguageModel):
         return outputs
 
     def get_config(self):
-        """The fields of the config, and `pooler`."""
+        """Returns the fields of the config, and `pooler`."""
         return super().get_config() | {"pooler": self.pooler is not None}

@@ -139,5 +139,5 @@ class GPTBackbone(LanguageModel):
         return self.final_norm(hidden), extended
 
     def get_config(self):
-        """The fields of the config, and the adapters' settings."""
+        """Returns the fields of the config, and the adapters' settings."""
         return super().get_config() | {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
