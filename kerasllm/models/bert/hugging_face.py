@@ -172,7 +172,7 @@ def _redundant(name: str, config: BertConfig) -> bool:
 
 
 def _modern(name: str) -> str:
-    """TensorFlow's old names of layer normalisation's weights are replaced."""
+    """TensorFlow's old names of layer normalization's weights are replaced."""
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
