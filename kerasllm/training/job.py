@@ -19,7 +19,7 @@ from kerasllm.tasks import Task, numbers
 from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.training.callbacks.interruption import Interruptible
 from kerasllm.training.callbacks.samples import SampleLog
-from kerasllm.training.fit import fit_run
+from kerasllm.training.fit import FitResult, fit_run
 from kerasllm.training.hardware.compilation import choose_compilation
 from kerasllm.training.hardware.precision import choose_precision
 from kerasllm.training.hardware.throughput import flops_per_token
@@ -96,69 +96,20 @@ def train(config: TrainingOptions, job: Job) -> int:
         config: the recipe's settings, which have been checked.
         job: what is special to the recipe.
     """
-    batches, steps = job.batches, job.batches.steps
-    schedule = job.schedule(
-        config.learning_rate,
-        steps=steps,
-        warmup=warmup_steps(config.warmup, steps),
-        gradient_accumulation=config.gradient_accumulation,
-    )
-
-    count = job.tokens_per_step
-    tokens = sum(map(count, range(1, steps + 1))) if callable(count) else count * steps
-
-    def compiled_model() -> keras.Model:
-        model = job.make_model()
-        optimizer = adamw(
-            schedule,
-            weight_decay=config.weight_decay,
-            beta_2=config.beta_2,
-            epsilon=job.epsilon,
-            clip_norm=config.clip_norm or None,
-            gradient_accumulation=config.gradient_accumulation,
-        )
-        flops = tokens * flops_per_token(model, batches[0][0])
-        compilation = choose_compilation(config.jit_compile, steps, flops, batches.shapes)
-        normalized = config.gradient_accumulation > 1
-        job.task.compile(model, optimizer, normalized_weights=normalized, jit_compile=compilation)
-        return model
-
     with RunDirectory.create(config.output, config, resume=config.resume, may_grow=job.may_grow) as run:
+        make_model = _compiled(config, job)
         asked = run.resolved.get("precision", config.precision)
-        precision = choose_precision(asked, compiled_model, batches[0])
-        model = compiled_model()
+        precision = choose_precision(asked, make_model, job.batches[0])
+        model = make_model()
         sizes = _sizes(model)
         run.record(precision=precision, model=dataclasses.asdict(model.config), **sizes, **job.recorded)
-        print(_model_line(sizes, batches), flush=True)
-        validation = job.held_out.get("validation")
-        result = fit_run(
-            model,
-            job.make_batches,
-            run,
-            first=batches,
-            steps=steps,
-            tokens_per_step=job.tokens_per_step,
-            gradient_accumulation=config.gradient_accumulation,
-            evaluate=validation
-            and (lambda model: numbers(job.task.evaluate(model, Interruptible(validation)))),
-            sample=SampleLog(run.path / "samples.jsonl", job.tokenizer, job.sample_prompt, job.sample_tokens)
-            if job.sample_tokens
-            else None,
-            eval_interval=config.eval_interval or job.eval_interval,
-            restore_best=config.restore_best,
-            patience=config.patience,
-            monitor=job.monitor,
-            **config.for_fit,
-        )
+        print(_model_line(sizes, job.batches), flush=True)
+        result = _fit(config, job, model, run)
         if result.interrupted is not None:
             return result.interrupted
         write_model(model, run.model)
-        save_tokenizer(
-            job.tokenizer,
-            run.model,
-            max_length=model.config.max_sequence_length,
-            chat_template=job.chat_template,
-        )
+        length = model.config.max_sequence_length
+        save_tokenizer(job.tokenizer, run.model, max_length=length, chat_template=job.chat_template)
         figures = {
             name: held_out and job.task.evaluate(model, held_out) for name, held_out in job.held_out.items()
         }
@@ -170,12 +121,69 @@ def train(config: TrainingOptions, job: Job) -> int:
             seconds=result.seconds,
         )
         for name, values in figures.items():
-            if values is None:
-                continue
-            shown = [f"{figure} {value:,.4f}" for figure, value in values.items() if isinstance(value, float)]
-            print(f"{name}: {', '.join(shown)}")
+            if values is not None:
+                print(f"{name}: {_in_words(values)}")
         print(f"written to {run.path}")
     return 0
+
+
+def _compiled(config: TrainingOptions, job: Job) -> Callable[[], keras.Model]:
+    """Returns a function that makes the job's model and compiles it, with its optimizer and schedule."""
+    steps, count = job.batches.steps, job.tokens_per_step
+    tokens = sum(map(count, range(1, steps + 1))) if callable(count) else count * steps
+    accumulation = config.gradient_accumulation
+    schedule = job.schedule(
+        config.learning_rate,
+        steps=steps,
+        warmup=warmup_steps(config.warmup, steps),
+        gradient_accumulation=accumulation,
+    )
+
+    def make() -> keras.Model:
+        model = job.make_model()
+        optimizer = adamw(
+            schedule,
+            weight_decay=config.weight_decay,
+            beta_2=config.beta_2,
+            epsilon=job.epsilon,
+            clip_norm=config.clip_norm or None,
+            gradient_accumulation=accumulation,
+        )
+        flops = tokens * flops_per_token(model, job.batches[0][0])
+        compilation = choose_compilation(config.jit_compile, steps, flops, job.batches.shapes)
+        job.task.compile(model, optimizer, normalized_weights=accumulation > 1, jit_compile=compilation)
+        return model
+
+    return make
+
+
+def _fit(config: TrainingOptions, job: Job, model: keras.Model, run: RunDirectory) -> FitResult:
+    """Trains the model, with the job's validation and samples."""
+    validation = job.held_out.get("validation")
+    evaluate = sample = None
+    if validation:
+
+        def evaluate(model: keras.Model) -> dict[str, float]:
+            return numbers(job.task.evaluate(model, Interruptible(validation)))
+
+    if job.sample_tokens:
+        sample = SampleLog(run.path / "samples.jsonl", job.tokenizer, job.sample_prompt, job.sample_tokens)
+    return fit_run(
+        model,
+        job.make_batches,
+        run,
+        first=job.batches,
+        steps=job.batches.steps,
+        tokens_per_step=job.tokens_per_step,
+        gradient_accumulation=config.gradient_accumulation,
+        evaluate=evaluate,
+        sample=sample,
+        eval_interval=config.eval_interval or job.eval_interval,
+        restore_best=config.restore_best,
+        patience=config.patience,
+        monitor=job.monitor,
+        **config.for_fit,
+    )
 
 
 def _sizes(model: keras.Model) -> dict[str, int]:
@@ -198,3 +206,8 @@ def _model_line(sizes: Mapping[str, int], batches: Any) -> str:
 def _peak_memory() -> int:
     """Returns the most memory that this process has held, in MiB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _in_words(figures: Mapping[str, Any]) -> str:
+    """Returns figures for people: `loss 2.3456, perplexity 10.4400`."""
+    return ", ".join(f"{name} {value:,.4f}" for name, value in figures.items() if isinstance(value, float))
