@@ -61,7 +61,11 @@ def save_bad_batch(
 def batch_hash(batch: Any) -> str:
     """SHA-256 of a batch, in hexadecimal: names, shapes, dtypes and values."""
     digest = hashlib.sha256()
-    for name, values in _flat(batch):
+    names = dict(_flat(batch))
+    for name, values in names.items():
+        # A GPT's packed rows had their sequences under another name when the first runs were hashed.
+        if name == "0/sequence_ids" and "0/segment_ids" not in names:
+            name = "0/segment_ids"
         digest.update(f"{name} {values.shape} {values.dtype}\n".encode())
         digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
