@@ -195,10 +195,11 @@ def _sizes(model: keras.Model) -> dict[str, int]:
 
 def _model_line(sizes: Mapping[str, int], batches: Any) -> str:
     """Returns what is said of a model before it is trained."""
-    line = f"{sizes['parameters']:,} parameters"
+    parameters = f"{sizes['parameters']:,} parameters"
+    line = parameters
     if "trainable_parameters" in sizes:
         share = 100 * sizes["trainable_parameters"] / sizes["parameters"]
-        line += f", of which {sizes['trainable_parameters']:,} are trained ({share:.2f} %)"
+        line = f"{sizes['trainable_parameters']:,} of {parameters} are trained ({share:.2f} %)"
     an_epoch = getattr(batches, "steps_per_epoch", None)
     return line if an_epoch is None else f"{line}; {an_epoch:,} steps an epoch"
 
