@@ -1,6 +1,6 @@
 """kerasllm: the whole training process of a language model in Keras 3.
 
-Importing it loads Keras and the one chosen backend (`KERAS_BACKEND`), nothing heavier.
+Importing the package loads Keras and the one backend that `KERAS_BACKEND` names, and nothing heavier.
 """
 
 import sys
@@ -16,7 +16,7 @@ def _is_command() -> bool:
 
 
 if not _is_command():
-    import kerasllm.backend  # first: says in a line if the chosen backend is not installed
+    import kerasllm.backend  # first, as it reports in one line that the backend is not installed
     import kerasllm.checkpoints  # noqa: F401 - for `kerasllm.checkpoints.push_model`
     from kerasllm.losses import (
         CausalLanguageModelLoss,

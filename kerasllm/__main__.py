@@ -13,7 +13,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def recipes() -> dict[str, Path]:
-    """Returns the recipes by name: files, or folders with a `__main__.py`, of the installed package or the clone."""
+    """Returns the recipes by name (files, or folders with a `__main__.py`) of the installed package or the clone."""
     installed, beside = _PACKAGE / "recipes", _PACKAGE.parent / "recipes"
     directory = installed if installed.is_dir() else beside
     files = {path.stem: path for path in directory.glob("*.py")}
@@ -22,10 +22,10 @@ def recipes() -> dict[str, Path]:
 
 
 def main() -> None:
-    """Runs the recipe that the first argument names, with the others.
+    """Runs the recipe that the first argument names, with the remaining arguments.
 
     Raises:
-        SystemExit: with 2 where there is no such recipe, else as the recipe ends.
+        SystemExit: with 2 if there is no such recipe, otherwise with the recipe's own exit code.
     """
     known, arguments = recipes(), sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -38,14 +38,12 @@ def main() -> None:
         print(f"error: there is no command {name!r}: {mend}", file=sys.stderr)
         raise SystemExit(2)
     sys.argv = [f"kerasllm {name}", *arguments[1:]]
-    importlib.reload(
-        sys.modules["kerasllm"]
-    )  # now with Keras and the public names, see `kerasllm/__init__.py`
+    importlib.reload(sys.modules["kerasllm"])  # loads Keras and the public names, see `kerasllm/__init__.py`
     _run(known[name])
 
 
 def _run(path: Path) -> None:
-    """Runs a recipe as `python PATH` would, but with the arguments that are set."""
+    """Runs a recipe as `python PATH` would, but with the arguments in `sys.argv`."""
     source = path / "__main__.py" if path.is_dir() else path
     sys.path.insert(0, str(source.parent))
     spec = importlib.util.spec_from_file_location("__main__", source)
@@ -56,7 +54,7 @@ def _run(path: Path) -> None:
 
 
 def _help(known: dict[str, Path]) -> str:
-    """Returns the list of the commands, each with the first line of its docstring."""
+    """Returns the help text: all commands, each with the first line of its docstring."""
     lines = ["usage: kerasllm COMMAND [--option value ...]", "", "commands:"]
     for name, path in known.items():
         source = path / "__main__.py" if path.is_dir() else path

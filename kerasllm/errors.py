@@ -1,4 +1,4 @@
-"""One exception for everything a user can put right: the message alone must be enough to do so."""
+"""Exceptions and warnings for everything that a user can correct; the message alone must be enough to do so."""
 
 import contextlib
 import errno
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""Numbers of the `OSError`s that say so."""
+"""The `errno` values of an `OSError` that mean a full disk or an exhausted quota."""
 
 
 class InputError(ValueError):
-    """Wrong input: a file, a value or a setting. The message names the place, the value and the mend.
+    """Raised for wrong input: a file, a value or a setting. The message names the place, the value and the remedy.
 
     The command line prints it as one line and exits with code 2.
     """
@@ -18,13 +18,13 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def naming(place: str) -> Iterator[None]:
-    """Puts the place before what an `InputError` says, for those who raise it without knowing where they are.
+    """Adds a place to the message of an `InputError` that code inside the `with` block raises without knowing it.
 
     Args:
-        place: "--corpus a.txt".
+        place: the option or file to name, such as "--corpus a.txt".
 
     Raises:
-        InputError: as within, with the place.
+        InputError: the error from inside the block, with the place before its message.
     """
     try:
         yield
@@ -33,18 +33,18 @@ def naming(place: str) -> Iterator[None]:
 
 
 class InputWarning(UserWarning):
-    """Something about the input that is worth knowing and no mistake.
+    """Warns of something about the input that is worth knowing but is not a mistake.
 
-    In Python an ordinary warning; the command line prints it as one line, without the line of source code.
+    In Python it is an ordinary warning; the command line prints it as one line, without the line of source code.
     """
 
 
 class NewHeadWarning(InputWarning):
-    """A checkpoint lacks heads of the model that it is read into; they have initial values.
+    """Warns that a checkpoint lacks heads of the model that it is loaded into; they keep their initial values.
 
     Args:
-        message: for the user.
-        heads: their names.
+        message: the text for the user.
+        heads: names of the heads.
     """
 
     def __init__(self, message: str, heads: tuple[str, ...] = ()) -> None:

@@ -1,5 +1,6 @@
-"""Perplexity of a GPT on a text, with a sliding window; per token, and per byte and character, so that tokenizers
-compare.
+"""Measures the perplexity of a GPT on a text, with a sliding window.
+
+It is given per token, and per byte and character, so that models with different tokenizers can be compared.
 
 KERAS_BACKEND=jax python recipes/evaluate.py --model runs/mine --corpus held_out.txt --stride 128
 """
@@ -30,41 +31,41 @@ from kerasllm.training.model_options import GPTOptions
 
 @dataclass
 class Config:
-    """Perplexity of a GPT on a text."""
+    """Measures the perplexity of a GPT on a text."""
 
     model: str
-    """A run, model directory or hub id."""
+    """A run, a model directory or a hub id."""
 
     corpus: list[str]
     """Text files or directories, .jsonl, .parquet, hub:ID of a data set; several allowed."""
 
     text_column: str = "text"
-    """Field of the text in .jsonl, .parquet and hub data sets."""
+    """Field that holds the text in .jsonl, .parquet and hub data sets."""
 
     context_length: int | None = field(default=None, metadata=at_least(1))
-    """Tokens of a window; all of the model's positions if null."""
+    """Tokens per window; all of the model's positions if null."""
 
     stride: int | None = field(default=None, metadata=at_least(1))
-    """Tokens that a window moves on: the last so many of each are judged; half a window if null."""
+    """Tokens between window starts; only the last so many of a window are scored; half a window if null."""
 
     batch_size: int = field(default=16, metadata=at_least(1))
-    """Windows at a time."""
+    """Windows per batch."""
 
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Of the computation."""
+    """Precision of the computation."""
 
     processes: int | None = field(default=None, metadata=at_least(1))
-    """Processes that tokenize; as many as there are cores if null."""
+    """Processes that tokenize; one per core if null."""
 
     output: str | None = None
-    """A JSON file for the figures."""
+    """JSON file to write the figures to."""
 
     limit: int | None = field(default=None, metadata=at_least(1))
-    """Batches at most, 1 or more; all if null."""
+    """Maximum number of batches; all if null."""
 
 
 def main(config: Config) -> int:
-    """Model and text → figures."""
+    """Reads the model and the text, and prints the figures."""
     if config.output:
         check_writable(Path(config.output))
     directory = resolve_directory(config.model)

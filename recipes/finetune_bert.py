@@ -25,24 +25,24 @@ from kerasllm.training.options import LabelledOptions, TrainingOptions
 
 @dataclass(kw_only=True)
 class Config(LabelledOptions, BertStartOptions, TrainingOptions):
-    """Fine-tunes a BERT on labelled texts or pairs and writes a run directory."""
+    """Fine-tunes a BERT on labeled texts or pairs and writes a run directory."""
 
     positions = 128
 
     vocabulary_size: int = 8192
     packing: bool = True
-    """Put several texts into a row, none of which sees another; else pad rows to one of a few lengths."""
+    """Pack several texts into a row, where none attends to another; otherwise pad rows to one of a few lengths."""
 
     learning_rate: float = 5e-5
     monitor: Literal["loss", "accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman"] = "loss"
-    """The validation figure that --restore_best and --patience go by."""
+    """Validation figure that --restore_best and --patience use."""
 
 
-NO_GROWTH: frozenset[str] = frozenset()  # more epochs would be another schedule
+NO_GROWTH: frozenset[str] = frozenset()  # more epochs would change the schedule
 
 
 def main(config: Config) -> int:
-    """Labelled texts → tokenizer → token ids → batches → training."""
+    """Goes from labeled texts to a tokenizer, token ids and batches, and trains."""
     if is_finished(config, may_grow=NO_GROWTH):
         return 0
     check(config)
@@ -101,7 +101,7 @@ def main(config: Config) -> int:
 
 
 def check(config: Config) -> None:
-    """Refuses settings that do not go together, before anything is read."""
+    """Refuses settings that contradict each other, before anything is read."""
     config.check_validation(config.validation is not None, "--validation")
     if config.init and config.tokenizer:
         raise InputError(
@@ -111,7 +111,7 @@ def check(config: Config) -> None:
 
 
 def task_of(config: Config, training: LabelledTexts) -> Classification | Regression:
-    """Returns the task that the labels stand for, whose figures must hold the one to be monitored."""
+    """Returns the task that suits the labels; its figures must include the one to be monitored."""
     regression = training.task == "regression"
     task = Regression() if regression else Classification(training.label_names or ())
     if config.monitor not in task.monitors:
@@ -122,7 +122,7 @@ def task_of(config: Config, training: LabelledTexts) -> Classification | Regress
 
 
 def report(encoded: dict[str, EncodedTexts]) -> None:
-    """Prints one line for each part."""
+    """Prints one line about each part of the data."""
     for name, part in encoded.items():
         cut = part.num_truncated
         also = f", {cut:,} of them cut to {part.sequence_length} tokens" if cut else ""

@@ -33,22 +33,22 @@ class Config(AdapterOptions, TrainingOptions):
     """Fine-tunes a GPT and writes a run directory."""
 
     init: str
-    """The model to start from: a run, model directory or hub id."""
+    """The model to start from: a run, a model directory or a hub id."""
 
     train: str
-    """JSONL of {"messages": [{"role", "content"}]} or {"prompt", "completion"}; or text, as --corpus elsewhere."""
+    """JSONL of {"messages": [{"role", "content"}]} or {"prompt", "completion"}; or text, like --corpus elsewhere."""
 
     validation: str | None = None
-    """As --train, of the same kind."""
+    """Validation data of the same kind as --train."""
 
     text_column: str = "text"
-    """Field of the text in .jsonl, .parquet and hub data sets of plain text."""
+    """Field that holds the text in .jsonl, .parquet and hub data sets of plain text."""
 
     chat_template: str | None = None
-    """A file with a Jinja template in Hugging Face's form; that of --init, or a plain one, if null."""
+    """File with a Jinja template in Hugging Face's form; if null, that of --init, or a plain one."""
 
     context_length: int | None = field(default=None, metadata=at_least(1))
-    """Tokens of a row, into which several conversations are packed; all of the model's positions if null."""
+    """Tokens per row, into which several conversations are packed; all of the model's positions if null."""
 
     epochs: int = field(default=3, metadata=at_least(1))
     """Passes over the training data."""
@@ -59,11 +59,11 @@ class Config(AdapterOptions, TrainingOptions):
 
     weight_decay: float = 0.0
     processes: int | None = field(default=None, metadata=at_least(1))
-    """Processes that tokenize plain text; as many as there are cores if null."""
+    """Processes that tokenize plain text; one per core if null."""
 
 
 def main(config: Config) -> int:
-    """Checkpoint → its tokenizer → conversations or text → batches → training."""
+    """Goes from the checkpoint and its tokenizer to conversations or text and batches, and trains."""
     if is_finished(config):
         return 0
     config.check_validation(config.validation is not None, "--validation")
@@ -102,7 +102,7 @@ def main(config: Config) -> int:
 
 
 def read_conversation_files(config: Config, tokenizer: Any, shared: dict, reading: dict) -> tuple[Any, Any]:
-    """Returns a function from the steps done to the batches left, and the validation batches or None."""
+    """Returns a function from the steps done to the remaining batches, and the validation batches or None."""
     examples = encode_conversations(read_conversations(Path(config.train)), tokenizer, **reading)
     run: dict[str, Any] = {
         "epochs": config.epochs,
@@ -120,7 +120,7 @@ def read_conversation_files(config: Config, tokenizer: Any, shared: dict, readin
 
 
 def read_texts(config: Config, tokenizer: Any, shared: dict) -> tuple[Any, Any]:
-    """Returns the same for plain text."""
+    """Returns the same as `read_conversation_files`, for plain text."""
     corpus = Corpus([config.train], config.text_column)
     stream = tokenize_stream(corpus, tokenizer, processes=config.processes)
     a_step = shared["context_length"] * config.batch_size * config.gradient_accumulation

@@ -1,4 +1,4 @@
-"""Continues texts with a GPT, or chats.
+"""Continues texts with a GPT, or chats with it.
 
 KERAS_BACKEND=torch python recipes/generate.py --model runs/mine --prompt "Once upon a time" --temperature 0.8
 """
@@ -26,58 +26,58 @@ from kerasllm.tokenizers.loading import find_chat_template
 
 @dataclass
 class Config:
-    """Continues texts with a GPT, or chats."""
+    """Continues texts with a GPT, or chats with it."""
 
     model: str
-    """A run, model directory or hub id."""
+    """A run, a model directory or a hub id."""
 
     prompt: str | None = None
-    """A text to continue; its continuation appears as it is made."""
+    """Text to continue; the continuation appears as it is generated."""
 
     file: str | None = None
-    """A file with a prompt a line."""
+    """File with one prompt per line."""
 
     output: str | None = None
-    """With --file: a JSONL file for {"prompt", "text"}; to the terminal if null."""
+    """With --file: a JSONL file for {"prompt", "text"}; standard output if null."""
 
     chat: bool = False
-    """Talk to the model: a line is a message, an empty line or Ctrl-D ends."""
+    """Talk to the model: each line is a message; an empty line or Ctrl-D ends the chat."""
 
     max_new_tokens: int | None = field(default=None, metadata=at_least(1))
-    """Tokens of a continuation at most; 128, or as many as the model has positions left for, if null."""
+    """Maximum tokens of a continuation; if null, 128 or as many as the model has positions for."""
 
     temperature: float | None = None
-    """Divides the scores; below 1 more likely, above 1 more varied, 0 or null (and no top_k, top_p, min_p) greedy."""
+    """Divides the logits; above 1 is more varied, 0 is greedy, as is null without --top_k, --top_p and --min_p."""
 
     top_k: int | None = field(default=None, metadata=at_least(1))
-    """Draw from the k likeliest tokens."""
+    """Sample from the k likeliest tokens."""
 
     top_p: float | None = field(default=None, metadata=within(0, 1, above=True, below=False))
-    """Draw from the likeliest tokens that together have probability p."""
+    """Sample from the likeliest tokens that together have probability p."""
 
     min_p: float | None = field(default=None, metadata=within(0, 1, above=True, below=False))
-    """Draw from tokens with at least min_p times the probability of the likeliest."""
+    """Sample from tokens with at least min_p times the probability of the likeliest one."""
 
     repetition_penalty: float = 1.0
-    """Above 1, tokens that occurred score lower."""
+    """Above 1, tokens that have occurred score lower."""
 
     num_beams: int = field(default=1, metadata=at_least(1))
-    """Above 1, keep the best of so many beginnings side by side: the likeliest text, not the likeliest next token."""
+    """Above 1, beam search with so many beams, for the likeliest text instead of the likeliest next token."""
 
     length_penalty: float = 1.0
-    """With --num_beams: a text scores its log probability / length ** length_penalty; larger favours longer ones."""
+    """With --num_beams: a text's score is log probability / length ** length_penalty; more favors longer texts."""
 
     stop: list[str] = field(default_factory=list)
     """Texts at which a continuation is cut off."""
 
     batch_size: int = field(default=8, metadata=at_least(1))
-    """With --file: prompts at a time."""
+    """With --file: prompts per batch."""
 
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Of the computation."""
+    """Precision of the computation."""
 
     seed: int = field(default=0, metadata=within(0, 2**31))
-    """Of the draws."""
+    """Seed of the sampling."""
 
 
 DRAWING = ("temperature", "top_k", "top_p", "min_p")
@@ -85,7 +85,7 @@ SETTINGS = (*DRAWING, "max_new_tokens", "repetition_penalty", "num_beams", "leng
 
 
 def main(config: Config) -> int:
-    """Model and prompts → continuations."""
+    """Reads the model and the prompts, and writes the continuations."""
     check(config)
     saved = open_model(config.model, GPTConfig)
     tokenizer = saved.tokenizer
@@ -105,7 +105,7 @@ def main(config: Config) -> int:
 
 
 def check(config: Config) -> None:
-    """The settings, before anything is read."""
+    """Refuses settings that contradict each other, before anything is read."""
     if (config.prompt is not None) + (config.file is not None) + config.chat != 1:
         raise InputError("give one of --prompt, --file and --chat")
     drawing = [name for name in DRAWING if getattr(config, name) is not None]
@@ -118,7 +118,7 @@ def check(config: Config) -> None:
 
 
 def read_prompts(config: Config) -> list[tuple[str, str]]:
-    """The prompts, each with its place; none where the model is to chat."""
+    """Returns the prompts, each with the place it is from; none for a chat."""
     if config.prompt is not None:
         return [("--prompt", config.prompt)]
     if config.file is None:
@@ -131,11 +131,11 @@ def read_prompts(config: Config) -> list[tuple[str, str]]:
 
 
 def continue_file(config: Config, model: Any, tokenizer: Any, prompts: list[str], settings: dict) -> None:
-    """Continues all prompts, some at a time; the results are written whole or not at all."""
+    """Continues all prompts in batches; the results are written whole or not at all."""
     texts: list[str] = []
     for start in range(0, len(prompts), config.batch_size):
         batch = prompts[start : start + config.batch_size]
-        # Rows are numbered through, so that a text does not depend on the size of the batches.
+        # Rows are numbered across batches, so that a text does not depend on the size of the batches.
         texts += model.generate(batch, tokenizer=tokenizer, first_row=start, **settings)
     if not config.output:
         return print("\n\n".join(texts))

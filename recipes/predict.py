@@ -28,29 +28,29 @@ class Config:
     """A run, a model directory or a hub id."""
 
     text: list[str] = field(default_factory=list)
-    """Texts; of a pair, both separated by a tab."""
+    """Texts; the two texts of a pair are separated by a tab."""
 
     file: str | None = None
-    """A file of texts: .txt with one a line, or .tsv, .csv, .jsonl, .parquet with --text_columns."""
+    """File of texts: .txt with one per line, or .tsv, .csv, .jsonl, .parquet with --text_columns."""
 
     text_columns: str | None = None
-    """Columns of --file, as in fine-tuning."""
+    """Columns of --file that hold the texts, as in fine-tuning."""
 
     output: str | None = None
-    """File for the predictions, one JSON object a line; standard output if null."""
+    """File for the predictions, one JSON object per line; standard output if null."""
 
     top_k: int = field(default=5, metadata=at_least(1))
-    """Candidates for each [MASK]."""
+    """Number of candidates for each [MASK]."""
 
     batch_size: int = field(default=64, metadata=at_least(1))
-    """Texts at a time."""
+    """Texts per batch."""
 
     sequence_length: int | None = field(default=None, metadata=at_least(4))
-    """Longer texts are cut; the model's positions if null."""
+    """Tokens to which longer texts are cut; the model's positions if null."""
 
 
 def main(config: Config) -> int:
-    """Model and texts → predictions."""
+    """Reads the model and the texts, and writes the predictions."""
     check(config)
     saved = open_model(config.model, BertConfig, load_wordpiece)
     positions = saved.config.max_sequence_length
@@ -72,7 +72,7 @@ def main(config: Config) -> int:
 
 
 def check(config: Config) -> None:
-    """Refuses settings that do not go together, before anything is read."""
+    """Refuses settings that contradict each other, before anything is read."""
     if bool(config.text) == bool(config.file):
         raise InputError("give either --text or --file")
     if config.text_columns and not config.file:
@@ -82,7 +82,7 @@ def check(config: Config) -> None:
 
 
 def texts_of(config: Config) -> list[tuple[str, ...]]:
-    """Returns the texts, and pairs of texts, that were given."""
+    """Returns the texts and pairs of texts from `--text` or `--file`."""
     if not all(map(str.strip, config.text)):
         raise InputError("--text: a text is empty; leave it out")
     texts = [tuple(text.split("\t")) for text in config.text]

@@ -37,23 +37,23 @@ class Config(CorpusOptions, BertStartOptions, TrainingOptions):
     """masked_lm alone (RoBERTa's full sequences), or with next_sentence (BERT) or sentence_order (ALBERT)."""
 
     masking: Literal["token", "whole_word", "span"] = "token"
-    """What is masked together: single tokens, words, or spans of words (SpanBERT)."""
+    """Unit that is masked as a whole: single tokens, words, or spans of words (SpanBERT)."""
 
     masking_probability: float = field(default=0.15, metadata=within(0, 1, above=True))
     """Share of the tokens to predict."""
 
     packing: bool = False
-    """Put several examples into a row, none of which sees another; --batch_size then counts rows."""
+    """Pack several examples into a row, where none attends to another; --batch_size then counts rows."""
 
     steps: int = field(default=10_000, metadata=at_least(1))
     """Optimizer steps."""
 
     eval_batches: int = field(default=50, metadata=at_least(1))
-    """Batches of a validation at most."""
+    """Maximum batches per validation."""
 
 
 def main(config: Config) -> int:
-    """Corpus → tokenizer → token ids → masked pairs of sentences → training."""
+    """Goes from the corpus to a tokenizer, token ids and masked pairs of sentences, and trains."""
     if is_finished(config):
         return 0
     check(config)
@@ -107,7 +107,7 @@ def main(config: Config) -> int:
 
 
 def check(config: Config) -> None:
-    """Refuses settings that do not go together, before anything is read."""
+    """Refuses settings that contradict each other, before anything is read."""
     read_objectives(config.objectives)
     warmup_steps(config.warmup, config.steps)
     config.check_validation(config.has_validation, HELD_OUT_TEXT)

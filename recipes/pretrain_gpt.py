@@ -29,10 +29,10 @@ class Config(CorpusOptions, GPTStartOptions, TrainingOptions):
 
     validation_fraction: float = 0.1
     validation_split: Literal["fraction", "document"] = "fraction"
-    """Set aside the end of the text, or whole documents drawn at random."""
+    """Set aside the end of the text for validation, or whole documents drawn at random."""
 
     within_documents: bool = False
-    """Keep attention within documents, positions restarting at each."""
+    """Keep attention within documents, and restart positions at each."""
 
     batch_size: int = 12
     steps: int = field(default=5_000, metadata=at_least(1))
@@ -46,20 +46,20 @@ class Config(CorpusOptions, GPTStartOptions, TrainingOptions):
     weight_decay: float = 0.1
     beta_2: float = 0.95
     eval_batches: int | None = field(default=200, metadata=at_least(1))
-    """Validate on as many tokens as so many training batches have; on all that are set aside if null."""
+    """Training batches whose number of tokens is used per validation; all validation tokens if null."""
 
     sample_tokens: int = field(default=128, metadata=at_least(0))
-    """Tokens of text that is made at each validation, for samples.jsonl; 0 for none."""
+    """Tokens to generate at each validation, for samples.jsonl; 0 for no samples."""
 
     sample_prompt: str = ""
-    """What samples begin with; if empty, a line break for characters that have one, else the mark between documents."""
+    """Text that samples begin with; if empty, a line break for characters, else the token between documents."""
 
 
 WINDOWS = ("context_length", "batch_size", "steps", "seed", "gradient_accumulation", "within_documents")
 
 
 def main(config: Config) -> int:
-    """Corpus → tokenizer → stream of token ids → windows → training."""
+    """Goes from the corpus to a tokenizer, a stream of token ids and windows, and trains."""
     if is_finished(config):
         return 0
     check(config)
@@ -71,7 +71,7 @@ def main(config: Config) -> int:
 
     make_batches = partial(CausalBatches, training, **{name: getattr(config, name) for name in WINDOWS})
     with naming(config.corpus_names):
-        batches = make_batches()  # a text that is too short is told before anything is written
+        batches = make_batches()  # reports a text that is too short before anything is written
     minimum = config.minimum_learning_rate
     minimum = config.learning_rate / 10 if minimum is None else minimum
     return train(
@@ -96,7 +96,7 @@ def main(config: Config) -> int:
 
 
 def check(config: Config) -> None:
-    """Refuses settings that do not go together, before anything is read."""
+    """Refuses settings that contradict each other, before anything is read."""
     warmup_steps(config.warmup, config.steps)
     minimum = config.minimum_learning_rate
     if minimum is not None and minimum > config.learning_rate:
@@ -128,8 +128,8 @@ def token_streams(config: Config, corpus: Corpus, tokenizer: Any) -> tuple[Token
 
 
 def windows(config: Config, validation: TokenStream) -> CausalEvaluationBatches:
-    """Returns the validation text in windows side by side."""
-    batch_size = max(8192 // config.context_length, 1)  # no gradients: more fits than in training
+    """Returns the batches of the validation text, in adjacent windows."""
+    batch_size = max(8192 // config.context_length, 1)  # without gradients, more fits than in training
     limit = None if config.eval_batches is None else -(-config.eval_batches * config.batch_size // batch_size)
     with naming(config.validation_names):
         return CausalEvaluationBatches(

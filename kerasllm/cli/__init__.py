@@ -1,4 +1,4 @@
-"""The command line: a dataclass of settings becomes options, YAML and help."""
+"""The command line, which turns a dataclass of settings into options, YAML and help."""
 
 from kerasllm.cli.arguments import parse, run
 

@@ -1,8 +1,8 @@
-"""A dataclass becomes a command line: the only file that knows how options are written.
+"""Turns a dataclass into a command line; only this file knows how options are written.
 
-`argparse` and the libraries upon it want lists as JSON and flags with a value, guess at abbreviations and
-report a bad value in five lines, so none is used: what a value means is `kerasllm.cli.settings`, and reading
-`--name value` takes a page.
+`argparse` and the libraries built on it want lists as JSON and flags with a value, guess at abbreviations and
+report a bad value in five lines, so none of them is used. `kerasllm.cli.settings` decides what a value means, and
+reading `--name value` takes only a page.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _BUILT_IN = {
     "print_config": "print all settings as YAML and exit",
     "help": "show this help and exit",
 }
-_LONGEST_LINE = 2000  # a message may quote a file, which may hold anything
+_LONGEST_LINE = 2000  # characters; a message may quote a file, which may hold anything
 _ONE_LINE_ERRORS = {*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "can't allocate memory", "Unable to allocate")
@@ -45,10 +45,11 @@ def run(main: Callable[[Any], int | None], config_class: type, argv: Sequence[st
         config_class: a dataclass; each field's doc line (a string under the field, or an `Args:` entry of the
             class) is its help. Fields may be str, int, float, bool, pathlib.Path, Literal, list, tuple,
             unions of these with None, and dataclasses, whose fields are options named `--field.name`.
-        argv: the arguments without the program's name, `sys.argv[1:]` if None.
+        argv: the arguments without the program's name; `sys.argv[1:]` if None.
 
     Raises:
-        SystemExit: with 2 for wrong input, 130 for Ctrl-C, else with what `main` returned, unless that is 0.
+        SystemExit: with 2 for wrong input, a full disk or too little memory, 130 for Ctrl-C, 141 for a closed pipe,
+            otherwise with what `main` returned unless that is 0.
     """
     try:
         with _plain_warnings():
@@ -80,7 +81,7 @@ def run(main: Callable[[Any], int | None], config_class: type, argv: Sequence[st
 
 @contextlib.contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Prints an `InputWarning` as one line; Python itself adds a line of source code."""
+    """Makes Python print an `InputWarning` as one line, without the line of source code that it usually adds."""
     before = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
@@ -97,7 +98,7 @@ def _plain_warnings() -> Iterator[None]:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether memory was short, of whatever device: each backend has an exception of its own for that."""
+    """Returns whether the error means that a device is out of memory; each backend has its own exception for that."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ in ("OutOfMemoryError", "ResourceExhaustedError")
@@ -106,15 +107,15 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def parse(config_class: type[Config], argv: Sequence[str]) -> Config:
-    """The config that `argv` describes: defaults, then `--config` files in order, then options.
+    """Returns the config that `argv` describes: the defaults, changed by `--config` files in order, then by options.
 
     Args:
         config_class: see `run`.
         argv: the arguments without the program's name.
 
     Raises:
-        InputError: an unknown option or key, a value of the wrong type, a missing required option, one that
-            another makes void (`settings.only_without`).
+        InputError: an option or key is unknown, a value has the wrong type, a required option is missing, or an
+            option has no effect beside another one (`settings.only_without`).
         SystemExit: with 0, after `--help` or `--print_config`.
     """
     options = {option.name: option for option in settings.options(config_class)}
@@ -151,7 +152,7 @@ def parse(config_class: type[Config], argv: Sequence[str]) -> Config:
 def _read_arguments(
     options: Mapping[str, settings.Option], argv: list[str]
 ) -> tuple[dict[str, str | list[str]], list[str], set[str]]:
-    """Text by option name, the `--config` files, and whether `help` or `print_config` is asked for."""
+    """Returns the texts by option name, the `--config` files, and which of `help` and `print_config` are asked for."""
     given: dict[str, str | list[str]] = {}
     files: list[str] = []
     asked: set[str] = set()
@@ -195,13 +196,13 @@ def _read_arguments(
 
 
 def _help(config_class: type, options: Iterable[settings.Option]) -> str:
-    """Usage, the first paragraph of the config's docstring, and each option with its default."""
+    """Returns the usage, the first paragraph of the config's docstring, and each option with its default."""
     width = min(shutil.get_terminal_size((110, 24)).columns, 110)
     program = sys.argv[0] or "recipe"
     program = program if program.startswith("kerasllm ") else f"python {program}"
     lines = [f"usage: {program} [--config FILE.yaml] [--option value ...]", ""]
     documentation = config_class.__doc__ or ""
-    if not documentation.startswith(f"{config_class.__name__}("):  # what dataclass itself writes
+    if not documentation.startswith(f"{config_class.__name__}("):  # `dataclass` writes such a one itself
         first = inspect.cleandoc(documentation).split("\n\n")[0]
         lines += [*textwrap.wrap(" ".join(first.split()), width), ""]
     rows = [(f"--{name}", text) for name, text in _BUILT_IN.items()]
@@ -215,7 +216,7 @@ def _help(config_class: type, options: Iterable[settings.Option]) -> str:
 
 
 def _rows(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
-    """Names in a column of 30, texts wrapped beside them."""
+    """Returns lines with the names in a column of 32 characters and the texts wrapped beside them."""
     lines = []
     for name, text in rows:
         wrapped = textwrap.wrap(text, max(width - 32, 20), break_on_hyphens=False) or [""]
@@ -228,7 +229,7 @@ def _rows(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
 
 
 def _kind(option: settings.Option) -> str:
-    """`a whole number or null; default: null`."""
+    """Returns what an option accepts and its default: `a whole number or null; default: null`."""
     kind = settings.expected(option.type)
     if option.default is dataclasses.MISSING:
         return f"{kind}; required"
@@ -243,7 +244,7 @@ def _kind(option: settings.Option) -> str:
 
 
 def _complain(message: str) -> int:
-    """One line on stderr, whatever the message held."""
+    """Prints the message as one line on standard error and returns exit code 2."""
     print("error:", _one_line(message), file=sys.stderr)
     return 2
 

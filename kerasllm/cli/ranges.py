@@ -1,6 +1,6 @@
-"""What range a setting's value must lie in, declared with the setting and checked when the command line is read.
+"""Declares the range of a setting's value beside the setting, and checks it when the command line is read.
 
-A slip is told at once, in the option's own words, and not by a layer in the depths after the corpus has been
+A mistake is thus reported at once, under the name of the option, and not by some layer after the corpus has been
 tokenized.
 """
 
@@ -22,8 +22,8 @@ class Range:
     Args:
         low: the lower end.
         high: the upper end, infinity for none.
-        above: whether `low` itself is left out.
-        below: whether `high` itself is left out.
+        above: whether `low` itself is excluded.
+        below: whether `high` itself is excluded.
     """
 
     low: float
@@ -58,16 +58,16 @@ def within(low: float, high: float, *, above: bool = False, below: bool = True) 
     Args:
         low: the lower end.
         high: the upper end.
-        above: whether `low` itself is left out.
-        below: whether `high` itself is left out.
+        above: whether `low` itself is excluded.
+        below: whether `high` itself is excluded.
     """
     return {_KEY: Range(low, high, above, below)}
 
 
 def metadata_of(config_class: type, name: str) -> dict[str, Any]:
-    """Returns the metadata of a field, of the class itself or of the nearest base that gives some.
+    """Returns the metadata of a field, from the class itself or the nearest base class that has any.
 
-    A recipe that gives an inherited setting another default thus keeps its range.
+    A recipe that changes the default of an inherited setting thus keeps its range.
     """
     for base in config_class.__mro__:
         found = getattr(base, "__dataclass_fields__", {}).get(name)
@@ -77,14 +77,14 @@ def metadata_of(config_class: type, name: str) -> dict[str, Any]:
 
 
 def check_ranges(config: Any, prefix: str = "--") -> None:
-    """Checks every setting that has a range, those of nested groups too; null is left alone.
+    """Checks every setting that has a range, in nested groups too; None always passes.
 
     Args:
         config: the settings, a dataclass.
-        prefix: what stands before a setting's name in a message.
+        prefix: text before each setting's name in a message.
 
     Raises:
-        InputError: a value is out of its range; names the option, the value and the range.
+        InputError: a value is out of its range; the message names the option, the value and the range.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

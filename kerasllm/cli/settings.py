@@ -1,9 +1,9 @@
-"""A config dataclass as a list of options: documentation, values from text, and YAML in both directions.
+"""Describes a config dataclass as a list of options, converts text to their values, and reads and writes YAML.
 
-Every value, from the command line or from YAML, arrives here as text and the *field's type* decides what it
-means. That is why YAML is read without its own guesses: `text_columns: 3` stays `"3"`, `version: 1.10`
-stays `"1.10"`, `learning_rate: 1e-4` is a number (plain YAML 1.1 makes it a string), and both sources are
-converted, and complained about, by the same code.
+Every value arrives here as text, from the command line or from YAML, and the *field's type* decides what it means.
+Therefore YAML is read without its own guesses: `text_columns: 3` stays `"3"`, `version: 1.10` stays `"1.10"`, and
+`learning_rate: 1e-4` is a number (plain YAML 1.1 makes it a string). The same code converts the values from both
+sources and reports the errors in them.
 """
 
 import ast
@@ -30,7 +30,7 @@ from kerasllm.files.json import plain
 Config = TypeVar("Config")
 
 RECORDED_KEYS = ("versions", "resolved")
-"""What a run directory adds to config.yaml; passed over, so that `--config RUN/config.yaml` repeats it."""
+"""Keys that a run directory adds to config.yaml; they are ignored, so `--config RUN/config.yaml` repeats the run."""
 
 BOOLEANS = {
     "true": True,
@@ -46,15 +46,15 @@ BOOLEANS = {
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One leaf of a config dataclass.
+    """One option: a field of a config dataclass, or of a dataclass nested in it.
 
     Args:
-        name: dotted, as on the command line: `model.num_layers`.
-        type: the annotation.
-        default: `dataclasses.MISSING` where the user must give it.
-        documentation: the doc line, on one line.
-        section: what stands before the last dot, or "".
-        without: options that make this one void.
+        name: dotted name, as on the command line: `model.num_layers`.
+        type: the field's annotation.
+        default: the default value; `dataclasses.MISSING` if the user must give one.
+        documentation: the field's doc line, joined to one line.
+        section: the name up to its last dot, or "".
+        without: options beside which this one has no effect.
     """
 
     name: str
@@ -66,21 +66,21 @@ class Option:
 
 
 def only_without(*names: str) -> dict[str, tuple[str, ...]]:
-    """The metadata of a field that means nothing beside other options: `field(…, metadata=only_without("init"))`.
+    """Returns the metadata of a field that has no effect beside other options: `metadata=only_without("init")`.
 
-    Typed in together with one of them it is refused. In a YAML file it is passed over, as the settings
-    that a run recorded are all there.
+    On the command line it is refused together with one of them. In a YAML file it is accepted, since a run records
+    all of its settings there.
     """
     return {"without": names}
 
 
 def options(config_class: type, prefix: str = "", default: Any = dataclasses.MISSING) -> Iterator[Option]:
-    """Yields the leaves of a dataclass: what must be given first, then its own before its bases', groups last.
+    """Yields the options of a dataclass: required ones first, its own before inherited ones, nested groups last.
 
     Args:
         config_class: the dataclass.
-        prefix: of the names.
-        default: an instance from which the defaults are taken, for a nested dataclass.
+        prefix: text before each name.
+        default: for a nested dataclass, an instance that holds the defaults.
     """
     hints = typing.get_type_hints(config_class)
     documentation = _documentation(config_class)
@@ -109,7 +109,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _documentation(config_class: type) -> dict[str, str]:
-    """The doc line of each field: the string under it, else its entry under `Args:` of the class."""
+    """Returns the doc line of each field: the string under it, else its entry under `Args:` of the class."""
     found: dict[str, str] = {}
     for base in reversed(config_class.__mro__):
         if not dataclasses.is_dataclass(base):
@@ -121,7 +121,7 @@ def _documentation(config_class: type) -> dict[str, str]:
                 found[re.split(r"\W", name.strip())[0]] = " ".join(text.split())
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError):  # no source: typed at a prompt
+        except (OSError, TypeError):  # a class typed at a prompt has no source
             continue
         for field, text in itertools.pairwise(tree.body[0].body):  # type: ignore[attr-defined]
             if (
@@ -138,7 +138,7 @@ def _documentation(config_class: type) -> dict[str, str]:
 def build(
     config_class: type[Config], values: Mapping[str, Any], prefix: str = "", default: Any = None
 ) -> Config:
-    """Instances from the inside out; what a `__post_init__` finds wrong is the user's to put right."""
+    """Returns the config, building nested groups first; a `ValueError` from `__post_init__` becomes an `InputError`."""
     hints = typing.get_type_hints(config_class)
     arguments = {}
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
@@ -162,7 +162,7 @@ def build(
 
 
 class _TextLoader(yaml.BaseLoader):
-    """YAML whose scalars stay text, but for null, and whose repeated keys are mistakes."""
+    """A YAML loader that keeps scalars as text, except for null, and rejects repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         mapping: dict = {}
@@ -184,7 +184,7 @@ _TextLoader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader
 
 
 def read_file(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
-    """The settings in a YAML file, converted; keys may be nested or dotted."""
+    """Returns the converted settings of a YAML file, whose keys may be nested or dotted."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
     except FileNotFoundError as error:
@@ -222,7 +222,7 @@ def read_file(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
 
 
 def unknown(what: str, name: str, known: Sequence[str], dashes: str, place: str = "") -> str:
-    """Nearest by the whole name or by what follows its last dot: `num_layer` finds `model.num_layers`."""
+    """Returns the message for an unknown name, with the nearest known one: `num_layer` suggests `model.num_layers`."""
     candidates: dict[str, str] = {}
     for option in known:
         candidates.setdefault(option.rsplit(".", 1)[-1], option)
@@ -239,18 +239,18 @@ def _members(hint: Any) -> tuple:
 
 
 def bare(hint: Any) -> Any:
-    """The type without None."""
+    """Returns the type without None if one other type remains, otherwise the type unchanged."""
     members = [member for member in _members(hint) if member is not type(None)]
     return members[0] if len(members) == 1 else hint
 
 
 def is_sequence(hint: Any) -> bool:
-    """Whether the type is a list or tuple."""
+    """Returns whether the type is a list or tuple."""
     return (typing.get_origin(hint) or hint) in (list, tuple, Sequence)
 
 
 def convert(hint: Any, value: Any, place: str) -> Any:
-    """Text, or lists of text, or None, into a value of the type; `place` begins the complaint."""
+    """Converts text, a list of texts or None to a value of the type; error messages begin with `place`."""
     members = _members(hint)
     if value is None or (isinstance(value, str) and value.lower() in ("null", "none")):
         if type(None) in members:
@@ -260,7 +260,7 @@ def convert(hint: Any, value: Any, place: str) -> Any:
     for member in members:
         try:
             return _convert_member(member, value)
-        except InputError as error:  # of one element
+        except InputError as error:  # raised for one element of a list
             if is_sequence(bare(hint)):
                 raise InputError(f"{place}{error}") from error
         except (TypeError, LookupError, ArithmeticError, ValueError):
@@ -268,7 +268,7 @@ def convert(hint: Any, value: Any, place: str) -> Any:
     raise InputError(f"{place}: {_shown(value)} is not {expected(hint)}")
 
 
-def _shown(value: Any) -> str:  # YAML's lists may be endless
+def _shown(value: Any) -> str:  # a list in YAML may contain itself
     return repr(value) if isinstance(value, str) else reprlib.repr(value)
 
 
@@ -293,7 +293,7 @@ def _convert_member(hint: Any, value: Any) -> Any:
         try:
             return int(value)
         except ValueError:
-            number = float(value)  # 1e6 steps
+            number = float(value)  # such as 1e6
             if number != int(number):
                 raise
             return int(number)
@@ -308,7 +308,7 @@ def _convert_member(hint: Any, value: Any) -> Any:
 
 
 def expected(hint: Any) -> str:
-    """The type in the user's words, to follow "is not"."""
+    """Returns the type in the user's words, to follow "is not"."""
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
     words = []
     for member in _members(hint):
@@ -326,9 +326,9 @@ def expected(hint: Any) -> str:
 
 
 def to_yaml(options_of: Iterable[Option], values: Mapping[str, Any]) -> str:
-    """All settings as YAML, each under its doc line; `values` by dotted name replace the defaults.
+    """Returns all settings as YAML, each under its doc line; `values` by dotted name replace the defaults.
 
-    A setting that must be given and was not stands there as null.
+    A required setting that was not given is written as null.
     """
     lines: list[str] = []
     section = ""

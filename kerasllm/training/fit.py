@@ -1,7 +1,7 @@
-"""`model.fit` with everything a recipe's run wants around it: log, progress, validation, checkpoints, resume.
+"""Calls `model.fit` with everything that a run needs: log, progress, validation, checkpoints and resume.
 
-All steps of a run are one call of `fit` over one long data set: evaluation and checkpoints are callbacks, so
-they may come at any step, and a resumed run is the same call over what is left.
+All steps of a run are one call of `fit` over one long data set. Validation and checkpoints are callbacks, so they
+may come at any step, and a resumed run makes the same call over the remaining batches.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from kerasllm.training.state.bad_batch import batch_hash, replay_bad_batch, save
 
 @dataclass(frozen=True)
 class FitResult:
-    """What came of `fit_run`.
+    """The outcome of `fit_run`.
 
     Args:
         seconds: training time, over all sessions of the run.
-        figures: of the last validation, or of the best one where that was restored.
-        best_step: step of the best validation, 0 without any.
+        figures: figures of the last validation; empty without one.
+        best_step: step of the best validation; 0 without one.
         interrupted: None, or the exit code of a run that was told to stop or whose numbers went wrong; 0 after
             a replay.
         last_step: the last optimizer step that was made.
@@ -67,28 +67,29 @@ def fit_run(
     """Trains a compiled model up to step `steps`, in the run directory `run`.
 
     Args:
-        model: compiled, with `per_step_metrics` set.
-        make_batches: called with `start_step`, the number of steps done; returns the batches of all others.
-        run: where log, checkpoints and pictures go.
+        model: a compiled model with `per_step_metrics` set.
+        make_batches: function of `start_step`, the number of steps done, that returns the remaining batches.
+        run: the directory of the log, the checkpoints and the curves.
         steps: the last optimizer step, counted from 1.
-        tokens_per_step: real tokens a step trains on, or a function of the step.
-        first: the batches from the first step on, where they have been made already.
-        gradient_accumulation: batches an optimizer step takes.
-        evaluate: from the model to validation figures; None for no validation.
-        sample: called with the model and the step wherever it is validated, or would be.
-        eval_interval: steps between validations; only at the end if None.
-        restore_best: end with the weights of the best validation.
-        patience: validations without a better one after which training stops; None for never.
-        monitor: the figure that says what is better.
-        log_interval: steps between lines of metrics.jsonl; by the length of the run if None.
+        tokens_per_step: tokens that a step trains on, without padding, or a function from the step to them.
+        first: the batches from the first step on, if they have been made already.
+        gradient_accumulation: batches per optimizer step.
+        evaluate: function from the model to the validation figures; None for no validation.
+        sample: function of the model and the step, called at each validation or, without any, when one is due.
+        eval_interval: steps between validations; None for one at the end only.
+        restore_best: whether to end with the weights of the best validation.
+        patience: validations without improvement after which training stops; None for never.
+        monitor: the validation figure that decides which is best.
+        log_interval: steps between lines of metrics.jsonl; None to choose by the length of the run.
         checkpoint_steps: steps between checkpoints.
         checkpoint_minutes: minutes between checkpoints.
-        keep: number of the newest checkpoints that stay.
-        resume: go on from the newest whole checkpoint, if there is one.
-        guard: what to do about a loss or gradient that is not finite; stop if None.
+        keep: number of newest checkpoints to keep.
+        resume: whether to continue from the newest intact checkpoint, if there is one.
+        guard: what to do about a loss or gradient that is not finite; None to stop the run.
 
     Raises:
-        InputError: the run that is resumed was started with other data, or its checkpoint is of another model.
+        InputError: the resumed run was started with other data, its checkpoint is of another model, or there is no
+            batch to replay.
     """
     guard = guard or GuardOptions()
     if guard.replay:
@@ -131,7 +132,7 @@ def fit_run(
         metrics_log=log,
         save_batch=lambda batch, step, figures: save_bad_batch(
             run.bad_batch,
-            numbers.model,  # on JAX this brings the state into the variables
+            numbers.model,  # on JAX, reading it copies the training state into the variables
             batches[batch],  # type: ignore[index]
             step,
             figures,
@@ -159,7 +160,7 @@ def fit_run(
             evaluation.on_better = checkpoint.mark_best
         if batches is not None and not (evaluation and evaluation.stopped):
             model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
-        else:  # all was learnt before, but not what comes of it written
+        else:  # all steps were made before, but the results were not written
             for callback in (log, evaluation) if evaluation else (log,):
                 callback.set_model(model)
                 callback.on_train_end()

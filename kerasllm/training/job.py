@@ -1,6 +1,6 @@
 """The driver that all training recipes share: precision, model, compilation, training, saving, results.
 
-A recipe reads its data and describes the rest as a `Job`; what follows is the same for every task.
+A recipe reads its data and describes the rest as a `Job`; everything after that is the same for every task.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from kerasllm.training.run.settings import MAY_GROW, nothing_to_resume
 
 @dataclass(kw_only=True)
 class Job:
-    """One training run: what is special to its recipe.
+    """A training run as its recipe describes it.
 
     Args:
-        task: its loss, metrics and figures.
-        make_model: returns the model with its initial weights, not compiled, under the precision that is set.
-        batches: of the run from its first step on.
-        make_batches: called with `start_step`, the number of optimizer steps done; returns the batches of all others.
-        tokens_per_step: real tokens that a step trains on, or a function of the step.
-        tokenizer: is written beside the model.
-        chat_template: is written with the tokenizer.
-        held_out: batches of "validation" and "test"; None for one that the recipe has and this run has not.
-        eval_interval: steps between validations where the settings name none.
-        monitor: the validation figure that says which weights are best.
-        schedule: from peak, steps, warm-up and gradient accumulation to the learning rate.
-        epsilon: of AdamW.
-        sample_prompt: ids of what samples begin with, which a model writes at each validation.
-        sample_tokens: tokens of a sample; 0 for none.
-        recorded: what was found out about the data, for config.yaml and, as far as `results` names it, results.json.
-        results: names of `recorded` that stand in results.json, too.
+        task: the task, which has the loss, the metrics and the figures.
+        make_model: function that returns the initial model, not compiled, under the current dtype policy.
+        batches: the training batches from the first step on.
+        make_batches: function of `start_step`, the number of optimizer steps done, that returns the remaining batches.
+        tokens_per_step: tokens that a step trains on, without padding, or a function from the step to them.
+        tokenizer: the tokenizer to save beside the model.
+        chat_template: the chat template to save with the tokenizer.
+        held_out: batches by part, "validation" and "test"; None for a part that this run lacks.
+        eval_interval: steps between validations if the settings name none.
+        monitor: the validation figure that decides which weights are best.
+        schedule: function from peak, steps, warm-up and gradient accumulation to a learning-rate schedule.
+        epsilon: AdamW's epsilon.
+        sample_prompt: token ids that samples begin with; the model writes a sample at each validation.
+        sample_tokens: tokens per sample; 0 for no samples.
+        recorded: facts about the data for config.yaml and, if `results` names them, for results.json.
+        results: names in `recorded` that results.json holds, too.
         may_grow: settings that a resumed run may raise.
     """
 
@@ -74,7 +74,7 @@ class Job:
 
 
 def is_finished(config: TrainingOptions, may_grow: frozenset[str] = MAY_GROW) -> bool:
-    """Returns whether there is nothing left to do, and says so; asked at the top of a recipe, before the slow parts.
+    """Returns whether the run is finished and, if so, prints that; recipes call it first, before the slow parts.
 
     Args:
         config: the recipe's settings.
@@ -93,8 +93,8 @@ def train(config: TrainingOptions, job: Job) -> int:
     """Trains, saves and evaluates; returns the exit code.
 
     Args:
-        config: the recipe's settings, which have been checked.
-        job: what is special to the recipe.
+        config: the recipe's settings, already checked.
+        job: the run as the recipe describes it.
     """
     with RunDirectory.create(config.output, config, resume=config.resume, may_grow=job.may_grow) as run:
         make_model = _compiled(config, job)
@@ -187,14 +187,14 @@ def _fit(config: TrainingOptions, job: Job, model: keras.Model, run: RunDirector
 
 
 def _sizes(model: keras.Model) -> dict[str, int]:
-    """Returns the number of weights, and of those that are trained where these are fewer."""
+    """Returns the number of weights, and the number of trained ones if that is smaller."""
     trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     sizes = {"parameters": model.count_params()}
     return sizes if trained == sizes["parameters"] else sizes | {"trainable_parameters": trained}
 
 
 def _model_line(sizes: Mapping[str, int], batches: Any) -> str:
-    """Returns what is said of a model before it is trained."""
+    """Returns the line that is printed about a model before it is trained."""
     parameters = f"{sizes['parameters']:,} parameters"
     line = parameters
     if "trainable_parameters" in sizes:
@@ -205,10 +205,10 @@ def _model_line(sizes: Mapping[str, int], batches: Any) -> str:
 
 
 def _peak_memory() -> int:
-    """Returns the most memory that this process has held, in MiB."""
+    """Returns the peak memory of this process, in MiB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def _in_words(figures: Mapping[str, Any]) -> str:
-    """Returns figures for people: `loss 2.3456, perplexity 10.4400`."""
+    """Returns figures as readable text: `loss 2.3456, perplexity 10.4400`."""
     return ", ".join(f"{name} {value:,.4f}" for name, value in figures.items() if isinstance(value, float))

@@ -1,4 +1,4 @@
-"""Which model a run starts from: a checkpoint, or a named size with `--model.*` changes."""
+"""Settings for the model that a run starts from: a checkpoint, or a named size with `--model.*` changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 @dataclass
 class _ModelOptions:
-    """What the families share."""
+    """The options that BERT and GPT share."""
 
     config_class: ClassVar[Any]
     length_option: ClassVar[str]
@@ -37,10 +37,10 @@ class _ModelOptions:
     """Number of blocks."""
 
     num_heads: int | None = None
-    """Attention heads a block."""
+    """Attention heads per block."""
 
     hidden_dim: int | None = None
-    """Width."""
+    """Width of the model."""
 
     intermediate_dim: int | None = None
     """Width inside the feed-forward network; 4 * hidden_dim if null."""
@@ -52,20 +52,20 @@ class _ModelOptions:
     """Number of learned positions."""
 
     activation: Activation | None = None
-    """gelu is the exact one."""
+    """Activation of the feed-forward network; gelu is the exact one."""
 
     def chosen(self) -> dict[str, Any]:
-        """The options that were given."""
+        """Returns the options that were given."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def shape(self, size: str, *, vocabulary_size: int, sequence_length: int, positions: int) -> Any:
-        """The shape of a new model.
+        """Returns the config of a new model.
 
         Args:
             size: the named size that the options change.
             vocabulary_size: number of tokens.
-            sequence_length: of the data.
-            positions: learned positions where the options name none; at least `sequence_length`.
+            sequence_length: tokens per example of the data.
+            positions: learned positions unless the options name a number; raised to `sequence_length` if below it.
 
         Raises:
             InputError: an option is out of range, or the data is longer than the positions.
@@ -83,15 +83,15 @@ class _ModelOptions:
         return config
 
     def check_with(self, init: str, *, vocabulary_size: int, sequence_length: int | None) -> Any:
-        """Refuses a checkpoint that does not fit, before anything slow is done or much memory taken.
+        """Refuses a checkpoint that does not fit, before anything slow is done or much memory is taken.
 
         Args:
             init: a run, a model directory or a hub id.
             vocabulary_size: one more than the tokenizer's greatest id.
-            sequence_length: of the data; None for as long as the checkpoint takes.
+            sequence_length: tokens per example of the data; None for all of the checkpoint's positions.
 
         Returns:
-            The checkpoint's shape.
+            The checkpoint's config.
 
         Raises:
             InputError: the checkpoint is damaged, does not fit the tokenizer or the data, or an option
@@ -117,7 +117,7 @@ class _ModelOptions:
 
 @dataclass
 class BertOptions(_ModelOptions):
-    """Overrides of a named size; null keeps the size's own value."""
+    """Changes to a named size of BERT; null keeps the size's own value."""
 
     config_class = BertConfig
     length_option = "--sequence_length"
@@ -125,7 +125,7 @@ class BertOptions(_ModelOptions):
 
 @dataclass
 class GPTOptions(_ModelOptions):
-    """Overrides of a named size; null keeps the size's own value."""
+    """Changes to a named size of GPT; null keeps the size's own value."""
 
     config_class = GPTConfig
     length_option = "--context_length"
@@ -137,16 +137,16 @@ class GPTOptions(_ModelOptions):
     """learned (GPT-2) or rotary (Llama)."""
 
     rotary_base: float | None = None
-    """Longest wave length of rotary positions, over 2 pi."""
+    """Base of rotary positions: the longest wavelength, divided by 2 pi."""
 
     feed_forward: FeedForward | None = None
     """dense (GPT-2) or gated (SwiGLU with --model.activation silu)."""
 
     num_key_value_heads: int | None = None
-    """Heads of keys and values, a divisor of the heads (grouped-query attention)."""
+    """Heads of keys and values, a divisor of num_heads (grouped-query attention)."""
 
     use_bias: bool | None = None
-    """Whether projections and layer normalisation have biases."""
+    """Whether projections and layer normalization have biases."""
 
     tie_embeddings: bool | None = None
     """Whether the output projection is the token embedding's transpose."""
@@ -154,39 +154,39 @@ class GPTOptions(_ModelOptions):
 
 @dataclass(kw_only=True)
 class BertStartOptions:
-    """A BERT to start from: a checkpoint with its tokenizer, or a new one."""
+    """Settings for the BERT that a run starts from: a checkpoint with its tokenizer, or a new model."""
 
     init: str | None = None
-    """A run, model directory or hub id to start from; its tokenizer is taken too. From scratch if null."""
+    """A run, model directory or hub id to start from, with its tokenizer; from scratch if null."""
 
     tokenizer: str | None = None
-    """A tokenizer.json, vocab.txt, or directory or run with one; without it, WordPiece is trained on the data."""
+    """A tokenizer.json or vocab.txt, or a directory or run with one; if null, WordPiece is trained on the data."""
 
     vocabulary_size: int = field(default=30522, metadata=only_without("init", "tokenizer") | at_least(1))
-    """Size of the WordPiece vocabulary that is trained."""
+    """Size of the WordPiece vocabulary to train."""
 
     lowercase: bool = field(default=True, metadata=only_without("init", "tokenizer"))
-    """Whether the trained tokenizer lowers case and strips accents."""
+    """Whether the trained tokenizer lowercases text and strips accents."""
 
     size: BertSize = field(default="mini", metadata=only_without("init"))
-    """Named size of a new model; --model.* override it."""
+    """Named size of a new model; --model.* options override it."""
 
     model: BertOptions = field(default_factory=BertOptions)
 
     sequence_length: int = 128
-    """Tokens of an example at most, special tokens included."""
+    """Maximum tokens per example, special tokens included."""
 
     positions: ClassVar[int] = 512
-    """Learned positions of a new model, unless --model.max_sequence_length says."""
+    """Learned positions of a new model, unless --model.max_sequence_length is given."""
 
     shortest: ClassVar[int] = 4
-    """Tokens that an example must have room for."""
+    """Smallest `sequence_length` that is allowed."""
 
     def check_start(self) -> None:
-        """Refuses a length or a new model's shape that cannot be, before anything is read.
+        """Refuses an impossible length or shape of a new model, before anything is read.
 
         Raises:
-            InputError: names the option.
+            InputError: an option is out of range; the message names it.
         """
         if self.sequence_length < self.shortest:
             raise InputError(
@@ -196,13 +196,13 @@ class BertStartOptions:
             self._shape(self.vocabulary_size)
 
     def find_tokenizer(self, texts: Iterable[str]) -> Any:
-        """Returns the tokenizer that was asked for, that of `--init`, or one trained on texts.
+        """Returns the tokenizer that `--tokenizer` names, that of `--init`, or one trained on texts.
 
         Args:
-            texts: read only if they are needed.
+            texts: the texts to train on, read only if they are needed.
 
         Raises:
-            InputError: there is none, or it does not fit the checkpoint.
+            InputError: there is no tokenizer, or it does not fit the checkpoint.
         """
         if self.init:
             tokenizer = load_wordpiece(self.tokenizer or resolve_directory(self.init))
@@ -217,9 +217,9 @@ class BertStartOptions:
         """Returns a model from the checkpoint, or a new one.
 
         Args:
-            model_class: one of BERT's tasks.
-            num_tokens: of the tokenizer.
-            settings: of the task, and `seed`.
+            model_class: the class of a BERT with heads.
+            num_tokens: vocabulary size of the tokenizer.
+            settings: further arguments of the class, such as `seed`.
         """
         if self.init:
             changes = {} if self.model.dropout is None else {"dropout": self.model.dropout}
@@ -237,30 +237,30 @@ class BertStartOptions:
 
 @dataclass(kw_only=True)
 class GPTStartOptions:
-    """A GPT to start from: a checkpoint with its tokenizer, or a new one."""
+    """Settings for the GPT that a run starts from: a checkpoint with its tokenizer, or a new model."""
 
     init: str | None = None
-    """A run, model directory or hub id to go on from; its tokenizer is taken too."""
+    """A run, model directory or hub id to start from, with its tokenizer; from scratch if null."""
 
     tokenizer: str | None = None
-    """characters, bpe (trained on --corpus), or a tokenizer.json, vocab.json + merges.txt, directory or run."""
+    """characters or bpe (trained on --corpus), or a tokenizer.json, vocab.json + merges.txt, directory or run."""
 
     vocabulary_size: int = field(default=50257, metadata=only_without("init") | at_least(1))
-    """Size of the byte-level BPE vocabulary that is trained."""
+    """Size of the byte-level BPE vocabulary to train."""
 
     size: GPTSize = field(default="gpt2", metadata=only_without("init"))
-    """Named size; --model.* override it."""
+    """Named size of a new model; --model.* options override it."""
 
     model: GPTOptions = field(default_factory=GPTOptions)
 
     context_length: int = field(default=256, metadata=at_least(1))
-    """Tokens of a training window, and the model's positions unless --model.max_sequence_length says more."""
+    """Tokens per training window, and positions of a new model unless --model.max_sequence_length is given."""
 
     def check_start(self) -> None:
-        """Refuses a new model's shape that cannot be, and a tokenizer that would not be used.
+        """Refuses an impossible shape of a new model, and a tokenizer that would not be used.
 
         Raises:
-            InputError: names the option.
+            InputError: an option is out of range or has no effect; the message names it.
         """
         if self.init and self.tokenizer in ("characters", "bpe"):
             raise InputError(
@@ -270,13 +270,13 @@ class GPTStartOptions:
             self._new_shape(self.vocabulary_size)
 
     def find_tokenizer(self, texts: Iterable[str]) -> Any:
-        """Returns the tokenizer that was asked for, that of `--init`, or one trained on texts.
+        """Returns the tokenizer that `--tokenizer` names, that of `--init`, or one trained on texts.
 
         Args:
-            texts: read only if they are needed.
+            texts: the texts to train on, read only if they are needed.
 
         Raises:
-            InputError: there is none, or it has no mark for the end of a text.
+            InputError: there is no tokenizer, or it has no token for the end of a text.
         """
         if self.init:
             tokenizer = load_tokenizer(self.tokenizer or resolve_directory(self.init))
@@ -290,13 +290,13 @@ class GPTStartOptions:
         return tokenizer
 
     def find_shape(self, tokenizer: Any) -> GPTConfig:
-        """Returns the shape of the model: new, or that of `--init`, which must fit tokenizer and windows.
+        """Returns the config of a new model, or that of `--init`, which must fit the tokenizer and the windows.
 
         Args:
-            tokenizer: of the model.
+            tokenizer: the model's tokenizer.
 
         Raises:
-            InputError: they do not fit.
+            InputError: the checkpoint does not fit.
         """
         size = vocabulary_size(tokenizer)
         if self.init:
@@ -309,8 +309,8 @@ class GPTStartOptions:
 
         Args:
             model_class: `GPTCausalLM`.
-            shape: of a new one.
-            settings: `seed`.
+            shape: config of a new model.
+            settings: further arguments of the class, such as `seed`.
         """
         if self.init:
             changes = {} if self.model.dropout is None else {"dropout": self.model.dropout}
@@ -328,21 +328,21 @@ class GPTStartOptions:
 
 @dataclass(kw_only=True)
 class AdapterOptions:
-    """What is trained of a checkpoint."""
+    """Settings for how a checkpoint is trained: its dropout, and low-rank adapters."""
 
     dropout: float | None = field(default=None, metadata=within(0, 1))
-    """Dropout in place of the checkpoint's."""
+    """Dropout in place of the checkpoint's; null keeps that."""
 
     lora_rank: int = field(default=0, metadata=at_least(0))
-    """Above 0, train low-rank adapters of this rank alone; they are merged into the model that is written."""
+    """Above 0, train only low-rank adapters of this rank; they are merged into the saved model."""
 
     lora_alpha: float | None = field(default=None, metadata=above(0))
-    """The adapters count alpha / rank; twice the rank if null."""
+    """The adapters' output is scaled by alpha / rank; alpha is twice the rank if null."""
 
     seed: int = 0
 
     def check_adapters(self) -> None:
-        """Refuses a strength of adapters where there are none.
+        """Refuses a scale of adapters if there are no adapters.
 
         Raises:
             InputError: `--lora_alpha` is given without `--lora_rank`.
@@ -354,6 +354,6 @@ class AdapterOptions:
 
     @property
     def model_settings(self) -> dict[str, Any]:
-        """The settings of `from_pretrained`."""
+        """The arguments of `from_pretrained` that are options of this group."""
         changes = {} if self.dropout is None else {"dropout": self.dropout}
         return {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha, "seed": self.seed, **changes}

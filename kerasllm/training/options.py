@@ -1,7 +1,7 @@
-"""Groups of settings that recipes share: each is declared once, with its help, its default and its range.
+"""Groups of settings that recipes share; each setting is declared once, with its help, default and range.
 
-A recipe's `Config` inherits the groups that it needs. On the command line they are flat: `--learning_rate`. A recipe
-gives an inherited setting another default by naming it again.
+A recipe's `Config` inherits the groups that it needs. On the command line their options have no prefix:
+`--learning_rate`. A recipe changes the default of an inherited setting by declaring it again.
 """
 
 from __future__ import annotations
@@ -15,73 +15,73 @@ from kerasllm.errors import InputError
 from kerasllm.training.callbacks.number_guard import GuardOptions
 
 HELD_OUT_TEXT = "--validation_corpus or a --validation_fraction above 0"
-"""The options that bring a validation in pretraining, for messages."""
+"""The options that provide validation text in pretraining, for messages."""
 
 
 @dataclass(kw_only=True)
 class CorpusOptions:
-    """The text that a model is pretrained on."""
+    """Settings for the text that a model is pretrained on."""
 
     corpus: list[str]
     """Text files or directories, .jsonl, .parquet, hub:ID of a data set, or python-docs; several allowed."""
 
     validation_corpus: list[str] = field(default_factory=list)
-    """As --corpus; without it, text is set aside by --validation_fraction."""
+    """Validation text, given like --corpus; without it, --validation_fraction sets text aside."""
 
     validation_fraction: float = field(default=0.05, metadata=within(0, 1))
-    """Share of the text set aside for validation where there is no --validation_corpus; 0 for none."""
+    """Share of the text set aside for validation if there is no --validation_corpus; 0 for none."""
 
     text_column: str = "text"
-    """Field of the text in .jsonl, .parquet and hub data sets."""
+    """Field that holds the text in .jsonl, .parquet and hub data sets."""
 
     processes: int | None = field(default=None, metadata=at_least(1))
-    """Processes that tokenize; as many as there are cores if null."""
+    """Processes that tokenize; one per core if null."""
 
     @property
     def corpus_names(self) -> str:
-        """The option as it was given, for messages."""
+        """The `--corpus` option as the user gave it, for messages."""
         return f"--corpus {' '.join(self.corpus)}"
 
     @property
     def validation_names(self) -> str:
-        """Where the text to validate with is from, for messages."""
+        """The option that provides the validation text, for messages."""
         if self.validation_corpus:
             return f"--validation_corpus {' '.join(self.validation_corpus)}"
         return f"--validation_fraction {self.validation_fraction} of {self.corpus_names}"
 
     @property
     def has_validation(self) -> bool:
-        """Whether text is to be set aside, or given, for validation."""
+        """True if text is given or set aside for validation."""
         return bool(self.validation_corpus) or self.validation_fraction > 0
 
 
 @dataclass(kw_only=True)
 class LabelledOptions:
-    """Labelled texts, or pairs of texts, that a model is fine-tuned on."""
+    """Settings for the labeled texts, or pairs of texts, that a model is fine-tuned on."""
 
     train: str
-    """Labelled texts: .tsv, .csv, .jsonl, .parquet, or hub:ID (hub:glue/mrpc)."""
+    """Labeled texts: .tsv, .csv, .jsonl, .parquet, or hub:ID (hub:glue/mrpc)."""
 
     validation: str | None = None
-    """As --train; figures are written after each epoch."""
+    """Validation data, given like --train; evaluated after each epoch."""
 
     test: str | None = None
-    """As --train; judged once, at the end."""
+    """Test data, given like --train; evaluated once, at the end."""
 
     text_columns: str | None = None
-    """One column or two, separated by a comma: names, or numbers from 0 where the file has no header."""
+    """One column or two, separated by a comma: names, or numbers from 0 if the file has no header."""
 
     label_column: str | None = None
-    """Name, or number from 0, of the label's column."""
+    """Column of the labels: its name, or its number from 0."""
 
     task: Literal["auto", "classification", "regression"] = "auto"
-    """auto: regression where every label is a number and one is not whole."""
+    """auto chooses regression if every label is a number and at least one is not whole."""
 
     epochs: int = field(default=3, metadata=at_least(1))
     """Passes over --train."""
 
     def read(self) -> dict[str, LabelledTexts]:
-        """Returns the parts by name; validation and test are read as the training part was.
+        """Returns the data by part; validation and test data have the task and labels of the training data.
 
         Raises:
             InputError: a file cannot be read, or a label of one part does not occur in training.
@@ -98,13 +98,13 @@ class LabelledOptions:
 
 @dataclass(kw_only=True)
 class OptimizerOptions:
-    """AdamW, its schedule and the batches that it sees."""
+    """Settings of AdamW, its schedule and its batches."""
 
     batch_size: int = field(default=32, metadata=at_least(1))
     """Rows of a batch; an optimizer step sees batch_size * gradient_accumulation."""
 
     gradient_accumulation: int = field(default=1, metadata=at_least(1))
-    """Batches whose gradients make one optimizer step."""
+    """Batches whose gradients are averaged for one optimizer step."""
 
     learning_rate: float = field(default=1e-4, metadata=above(0))
     """Peak learning rate."""
@@ -124,23 +124,23 @@ class OptimizerOptions:
 
 @dataclass(kw_only=True)
 class ValidationOptions:
-    """When a run is validated, and what follows from it."""
+    """Settings for when a run is validated, and what follows from it."""
 
     eval_interval: int | None = field(default=None, metadata=at_least(1))
-    """Steps between validations; a tenth of all steps in pretraining, an epoch in fine-tuning, if null."""
+    """Steps between validations; if null, a tenth of all steps in pretraining and an epoch in fine-tuning."""
 
     restore_best: bool = False
     """End with the weights of the best validation."""
 
     patience: int | None = field(default=None, metadata=at_least(1))
-    """Validations without a better one after which training stops; null for never."""
+    """Validations without improvement after which training stops; null for never."""
 
     def check_validation(self, has_validation: bool, mend: str) -> None:
-        """Refuses settings that need a validation where there is none.
+        """Refuses settings that need validation data if there is none.
 
         Args:
-            has_validation: whether there is one.
-            mend: the options that bring one, for the message.
+            has_validation: whether there is validation data.
+            mend: the options that provide it, for the message.
 
         Raises:
             InputError: `--patience`, `--restore_best` or `--monitor` is given without validation.
@@ -154,19 +154,19 @@ class ValidationOptions:
 
 @dataclass(kw_only=True)
 class RunOptions:
-    """The run directory, the machine, and what is done around the training."""
+    """Settings of the run directory, the machine, and everything else around the training."""
 
     output: str
     """Directory of the run: settings, log, checkpoints, model, results."""
 
     precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
-    """auto measures both, takes the faster and records it."""
+    """auto measures both, chooses the faster one and records it."""
 
     jit_compile: bool | None = None
-    """Compile the training step; null: on PyTorch if the run is long and there is a C++ compiler, elsewhere always."""
+    """Compile the training step; if null, on PyTorch only for a long run with a C++ compiler, elsewhere always."""
 
     log_interval: int | None = field(default=None, metadata=at_least(1))
-    """Steps between lines of metrics.jsonl; 1 up to 100 steps, else 10, if null."""
+    """Steps between lines of metrics.jsonl; if null, 1 for a run of up to 100 steps, else 10."""
 
     checkpoint_steps: int | None = field(default=None, metadata=at_least(1))
     """Steps between checkpoints."""
@@ -175,15 +175,15 @@ class RunOptions:
     """Minutes between checkpoints."""
 
     keep: int = field(default=2, metadata=at_least(1))
-    """Checkpoints that stay."""
+    """Number of newest checkpoints to keep."""
 
     seed: int = field(default=0, metadata=within(0, 2**31))
-    """Of initial values, dropout and the order of the data."""
+    """Seed of initial values, dropout and the order of the data."""
 
     guard: GuardOptions = field(default_factory=GuardOptions)
 
     resume: bool = False
-    """Go on with an interrupted run."""
+    """Continue an interrupted run."""
 
     @property
     def for_fit(self) -> dict[str, Any]:
@@ -194,4 +194,4 @@ class RunOptions:
 
 @dataclass(kw_only=True)
 class TrainingOptions(OptimizerOptions, ValidationOptions, RunOptions):
-    """What every training recipe has."""
+    """The settings that every training recipe has."""

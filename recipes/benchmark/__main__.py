@@ -2,8 +2,8 @@
 
 KERAS_BACKEND=jax python recipes/benchmark --output runs/benchmark
 
-Each measurement is a process of its own (`one_case.py`), and the contenders take turns, so that a machine that slows
-down slows all of them. Libraries and backends that are not installed are left out.
+Each measurement runs in a process of its own (`one_case.py`), and the contenders take turns, so that a machine that
+slows down slows all of them. Libraries and backends that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -41,35 +41,35 @@ Work = Literal["bert", "packing", "gpt", "shakespeare", "generation", "input"]
 
 @dataclass
 class Config:
-    """Measures kerasllm beside other libraries on this machine; keep the machine idle meanwhile."""
+    """Measures kerasllm and other libraries on this machine, which should do nothing else meanwhile."""
 
     output: str
     """Directory for benchmark.json and benchmark.png."""
 
     work: list[Work] = field(default_factory=lambda: [*get_args(Work)])
-    """What to measure: training of bert, short pairs packed, gpt, and characters; generation; the input alone."""
+    """What to measure: training of bert, packed short pairs, gpt and characters; generation; the input alone."""
 
     text: str = ""
-    """A file, the text of the input; unless given, 30 MB are made of Python's own documentation."""
+    """Text file for the input; if empty, 30 MB are made of Python's own documentation."""
 
     backends: list[Backend] = field(default_factory=lambda: [*get_args(Backend)])
-    """Keras' backends."""
+    """Keras backends to measure."""
 
     precisions: list[Precision] = field(default_factory=lambda: [*get_args(Precision)])
     """Precisions of bert, gpt and generation; the others are measured in float32."""
 
     repeats: int = 3
-    """Measurements of each contender, one after another in turn."""
+    """Measurements of each contender; the contenders take turns."""
 
     steps: int = 8
-    """Measured steps of a measurement: 25 times as many of shakespeare, three calls of generation for 8."""
+    """Measured steps per measurement; shakespeare has 25 times as many, generation three calls for 8 steps."""
 
     peers: bool = True
     """Measure the other libraries too."""
 
 
 def main(config: Config) -> int:
-    """Measures all works, writes the JSON after each, and shows the table and the picture."""
+    """Measures all works, writes the JSON after each, prints the table and draws the picture."""
     check_ranges(config)
     if config.text:
         require_file(config.text)
@@ -104,12 +104,11 @@ def main(config: Config) -> int:
 
 
 def measure(cases: list[Case], repeats: int, steps: int) -> list[dict[str, Any]]:
-    """Runs all cases in turn, `repeats` times; names one that fails and leaves it out.
+    """Runs all cases in turn, `repeats` times; a case that fails is reported and left out.
 
     Returns:
-        The summary of each case that gave figures. What kerasllm counts as a token's arithmetic is held against the
-        others' speed too, and all are held against one peak: the fastest product that any process of that backend
-        and precision found.
+        The summary of each case that gave figures. The MFU of every contender is computed with kerasllm's FLOPs per
+        token and one peak, that of the fastest product among the cases of the same backend and precision.
     """
     runs: list[list[dict[str, Any]]] = [[] for _ in cases]
     for repeat in range(repeats):
@@ -121,7 +120,7 @@ def measure(cases: list[Case], repeats: int, steps: int) -> list[dict[str, Any]]
             figures += [found] if found is not None else []
     done = [(case, figures) for case, figures in zip(cases, runs, strict=True) if figures]
     flops = next((found[0]["flops_per_token"] for _, found in done if "flops_per_token" in found[0]), None)
-    peaks: dict[tuple, float] = {}  # by backend and precision, which are fields 2 and 3 of a case
+    peaks: dict[tuple, float] = {}  # by backend and precision, fields 2 and 3 of a case
     for case, figures in done:
         if "peak_flops" in figures[0]:
             peak = statistics.median(run["peak_flops"] for run in figures)
@@ -155,7 +154,7 @@ def run_case(case: Case, steps: int) -> dict[str, Any] | None:
 def summary(
     case: Case, runs: list[dict[str, Any]], flops: float | None, peak: float | None
 ) -> dict[str, Any]:
-    """Returns median, lowest and greatest of the repeats, and where `flops` and `peak` are known the MFU."""
+    """Returns median, lowest and greatest speed of the repeats, and the MFU if `flops` and `peak` are known."""
     speeds = [run["tokens"] / run["step_seconds"] for run in runs]
     speed = statistics.median(speeds)
     result = {

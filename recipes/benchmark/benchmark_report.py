@@ -1,4 +1,4 @@
-"""The benchmark's table on the terminal, and its picture."""
+"""Prints the benchmark's table and draws its picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def describe(result: dict[str, Any]) -> tuple[str, str]:
 
 
 def show(measured: list[dict[str, Any]]) -> None:
-    """Prints the table, and how kerasllm compares."""
+    """Prints the table, and how many times as fast kerasllm is."""
     from rich.console import Console
     from rich.table import Table
 
@@ -50,9 +50,9 @@ def show(measured: list[dict[str, Any]]) -> None:
 
 
 def comparisons(measured: list[dict[str, Any]]) -> Iterator[str]:
-    """Yields how many times as fast as each other library kerasllm is.
+    """Yields lines that say how many times as fast as each other library kerasllm is.
 
-    Of training and generation, each library's best precision counts, on the same backend and on the best one.
+    For training and generation each library's best precision counts, on the same backend and on its best one.
     """
     best: dict[str, dict[str, dict[str, float]]] = {}
     for result in measured:
@@ -73,7 +73,7 @@ def comparisons(measured: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def draw(measured: list[dict[str, Any]], path: Path) -> None:
-    """Draws the tokens a second of all works, and the memory that a GPT's training takes."""
+    """Draws the tokens per second of all works, and the memory that a GPT's training takes."""
     panels: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
 
     def add(heading: str, result: dict[str, Any], *bar: float) -> None:

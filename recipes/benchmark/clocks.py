@@ -1,4 +1,4 @@
-"""Clocks and a memory meter for the measured processes; they load nothing that would count as a library's memory."""
+"""Clocks and a memory meter for the measured processes; they import nothing that would count as a library's memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def time_calls(call: Callable[[], Any], times: int, warm_up: int) -> dict[str, f
 
 
 class Stages:
-    """Measures the seconds of each stage of preparing data, and counts the real tokens of its batches."""
+    """A clock for the stages of preparing data, which also counts the tokens of the batches without padding."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -36,7 +36,7 @@ class Stages:
         self._began = now
 
     def count(self, masks: Iterable[Any]) -> None:
-        """Takes all batches, as the mask of the real tokens of each, and ends the stage "batches"."""
+        """Counts the tokens in the padding masks of all batches, and ends the stage "batches"."""
         for mask in masks:
             self.first = self.first or sum(self.seconds.values()) + time.perf_counter() - self._began
             self.tokens += int(mask.sum())
@@ -44,9 +44,9 @@ class Stages:
 
 
 def peak_memory() -> int:
-    """Returns the most resident memory that this process has had, in bytes.
+    """Returns the peak resident memory of this process, in bytes.
 
-    The counter of `getrusage` starts at the parent's value, so Linux' own is preferred.
+    The counter of `getrusage` starts at the parent's value, so that of Linux' /proc is preferred.
     """
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else ():

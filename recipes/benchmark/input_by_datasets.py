@@ -1,4 +1,4 @@
-"""The input as Hugging Face's examples prepare it: by `datasets`' map, `transformers`' collators, PyTorch's loader."""
+"""Prepares the input as Hugging Face's examples do: by `datasets`' map, `transformers`' collators, PyTorch's loader."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from clocks import Stages
 
-LOADING = "torch.utils.data"  # loaded by its name: `import torch` stands in `kerasllm.backend` alone
+LOADING = "torch.utils.data"  # loaded by name, since only `kerasllm.backend` imports torch
 SHORT = 0.1
-"""Share of the pairs that are shorter than a row by intent."""
+"""Share of the pairs that are made shorter than a row."""
 MASKED = 0.15
 """Share of the tokens that are masked."""
 
@@ -23,11 +23,15 @@ Rows = dict[str, list[Any]]
 def by_datasets(
     shape: dict[str, Any], text: Path, tokenizer_file: Path, cache: str
 ) -> tuple[Stages, dict[str, str]]:
-    """Text → tokens → BERT's pairs, or a GPT's blocks → batches, each step by `map`."""
+    """Makes tokens, then BERT's pairs or a GPT's blocks of a text by `map`, and then batches.
+
+    Returns:
+        The clock of the stages, and the versions of the libraries.
+    """
     datasets, transformers = importlib.import_module("datasets"), importlib.import_module("transformers")
     loading = importlib.import_module(LOADING)  # before the clock starts, as it takes a second
     datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()  # about texts longer than the model's rows
+    transformers.logging.set_verbosity_error()  # it warns of texts longer than a row
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tokenizer_file.parent)
     length, settings = shape["length"], {"batched": True, "num_proc": shape["processes"]}
     if shape["kind"] == "pairs":
@@ -85,7 +89,7 @@ def tokenize_sentences(tokenizer: Any, rows: Rows) -> Rows:
 
 
 def pair(tokenizer: Any, length: int, rows: Rows) -> Rows:
-    """Makes rows of two segments of many documents."""
+    """Makes rows of two segments from documents of token ids."""
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     made: Rows = {}
     documents = [[ids for ids in document if ids] for document in rows["sentences"]]
@@ -106,12 +110,12 @@ def pair(tokenizer: Any, length: int, rows: Rows) -> Rows:
 def document_pairs(
     documents: list[list[list[int]]], number: int, limit: int, draw: Any
 ) -> Iterator[tuple[list[int], list[int], int]]:
-    """Yields segments A and B of one document and whether B is another's, as BERT's authors cut them.
+    """Yields segments A and B, and whether B is of another document, cut as by BERT's authors.
 
     Args:
         documents: the token ids of each sentence of each document.
-        number: the document that A is of.
-        limit: the most tokens of both segments together.
+        number: the index of the document that A is of.
+        limit: maximum tokens of both segments together.
         draw: the module `random`, or a `random.Random`.
     """
 
@@ -140,8 +144,8 @@ def document_pairs(
                 second += sentence
                 if len(first) + len(second) >= target:
                     break
-            place -= len(chunk) - middle  # what was not used begins the next chunk
-        for _ in range(len(first) + len(second) - limit):  # a token off the longer one, at either end
+            place -= len(chunk) - middle  # unused sentences begin the next chunk
+        for _ in range(len(first) + len(second) - limit):  # cuts tokens off the longer one
             longer = first if len(first) > len(second) else second
             del longer[0 if draw.random() < 0.5 else -1]
         if first and second:

@@ -1,4 +1,4 @@
-"""From a text file to the last batch of an epoch, with the tokenizer trained before and nothing else cached."""
+"""Measures the way from a text file to the last batch of an epoch, with the tokenizer trained before."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ VOCABULARY = {"pairs": 8192, "windows": 16384}
 
 
 def measure(case: Case, steps: int) -> dict[str, Any]:
-    """Returns the figures of one way through a text: the seconds of each stage, and bytes a second.
+    """Returns the figures of one epoch over a text: the seconds of each stage, and bytes per second.
 
     Args:
-        case: of the peer `kerasllm` or `datasets`; of its shape, `directory` is one that `prepare` has filled, and
-            `processes` how many may work beside the main one.
-        steps: not used: an epoch is measured whole.
+        case: a case of the peer `kerasllm` or `datasets`; in its shape, `directory` is one that `prepare` has filled,
+            and `processes` the number of worker processes.
+        steps: not used, since a whole epoch is measured.
     """
     shape, directory = case.shape, Path(case.shape["directory"])
     text = Path(shape["text"] or directory / "text.txt")
@@ -41,13 +41,13 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
 
 
 def prepare(directory: Path, text: str, megabytes: float) -> None:
-    """Writes the tokenizers, and a text unless one is given, for `measure`.
+    """Writes the tokenizers for `measure`, and a text unless one is given.
 
-    The text repeats the documentation of this Python installation, its documents in another order each time.
+    The text repeats the documentation of this Python installation, with its documents in another order each time.
 
     Args:
-        directory: where they go.
-        text: a file, or "" to make one.
+        directory: the directory to write to.
+        text: the text file, or "" to make one.
         megabytes: size of the text that is made.
     """
     from kerasllm.data.sources.corpus import Corpus
@@ -74,7 +74,11 @@ def prepare(directory: Path, text: str, megabytes: float) -> None:
 def by_kerasllm(
     shape: dict[str, Any], text: Path, tokenizer_file: Path, cache: str
 ) -> tuple[Stages, dict[str, str]]:
-    """Text → token cache → batches, as the recipes do it."""
+    """Tokenizes a text and makes all batches of an epoch, as the recipes do.
+
+    Returns:
+        The clock of the stages, and the version of kerasllm.
+    """
     from kerasllm import __version__
     from kerasllm.data.batches.causal_lm import CausalBatches
     from kerasllm.data.batches.masked_lm import BertPretrainingBatches

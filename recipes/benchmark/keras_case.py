@@ -1,4 +1,4 @@
-"""Training and generation by kerasllm and by KerasHub, on random tokens."""
+"""Measures training and generation by kerasllm and by KerasHub, on random tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from importlib import metadata
 from typing import Any
 
-from kerasllm import BertConfig, BertPretraining, GPTCausalLM, GPTConfig  # tells if Keras lacks its backend
+from kerasllm import BertConfig, BertPretraining, GPTCausalLM, GPTConfig  # reports a missing backend
 
 # isort: split
 import keras
@@ -32,8 +32,8 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
     """Returns the figures of one case of training or generation.
 
     Args:
-        case: of the peer `kerasllm`, `kerasllm_all_logits` (no chunked loss), `kerasllm_padded` (one short pair a
-            row) or `keras_hub`.
+        case: a case of the peer `kerasllm`, `kerasllm_all_logits` (no chunked loss), `kerasllm_padded` (one short
+            pair per row) or `keras_hub`.
         steps: measured steps of training, or calls of `generate`.
     """
     keras.config.set_dtype_policy(case.precision)
@@ -49,11 +49,11 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
 
 
 def train(case: Case, steps: int) -> dict[str, Any]:
-    """Trains kerasllm's model with the recipes' own compilation and batches, and plain `fit`."""
+    """Trains kerasllm's model by plain `fit`, with the recipes' compilation and batches; returns the figures."""
     model: Any
     batches: Any
     sizes = sizes_of(case, case.shape["length"])
-    compiled = choose_compilation(None, FROM_STEPS)  # as in a run that is long enough to compare
+    compiled = choose_compilation(None, FROM_STEPS)  # as in a run that is long enough to be compiled
     if case.work in ("bert", "packing"):
         model = BertPretraining(BertConfig(**sizes), seed=0)
         MaskedLanguageModeling().compile(model, adamw(1e-4), jit_compile=compiled)
@@ -77,7 +77,7 @@ def real_tokens(inputs: dict[str, np.ndarray]) -> int:
 
 
 def pair_batches(case: Case, steps: int) -> BertPretrainingBatches:
-    """Returns sentence pairs of random tokens: long enough for full rows, or as short as MRPC's are."""
+    """Returns batches of pairs of random tokens, long enough for full rows or as short as MRPC's."""
     length, in_document = case.shape["length"], 200
     lengths = np.full(TOKENS // max(length // 8, 1), max(length // 8, 1))
     if case.work == "packing":
@@ -101,7 +101,7 @@ def pair_batches(case: Case, steps: int) -> BertPretrainingBatches:
 
 
 def windows(case: Case, steps: int) -> CausalBatches:
-    """Returns windows of a stream of random tokens."""
+    """Returns batches of windows of a stream of random tokens."""
     vocabulary = case.shape["vocabulary_size"]
     stream = TokenStream(random_tokens(case, TOKENS), np.zeros(1, np.int64), vocabulary, vocabulary - 1)
     length, size = case.shape["length"], case.shape["batch_size"]
@@ -109,12 +109,12 @@ def windows(case: Case, steps: int) -> CausalBatches:
 
 
 def random_tokens(case: Case, *size: int, least: int = 0) -> np.ndarray:
-    """Returns token ids from `least` to the end of the vocabulary."""
+    """Returns an array of random token ids, from `least` to the end of the vocabulary."""
     return np.random.default_rng(0).integers(least, case.shape["vocabulary_size"], size).astype("uint16")
 
 
 def train_hub(case: Case, steps: int) -> dict[str, Any]:
-    """Trains KerasHub's model with plain `fit` over arrays, compiled where that pays."""
+    """Trains KerasHub's model by plain `fit` over arrays, compiled on JAX and TensorFlow; returns the figures."""
     import keras_hub
 
     length, size = case.shape["length"], case.shape["batch_size"]
@@ -180,7 +180,7 @@ def hub_generation(case: Case) -> Any:
 def time_fit(model: Any, *data: Any, **settings: Any) -> dict[str, float]:
     """Fits one epoch; returns the seconds to the end of the first step, and of the median step after the warm-up.
 
-    Keras waits for a step's loss before it calls a callback, in a thread of its own or not.
+    Keras waits for a step's loss before it calls a callback, even in another thread.
     """
     times: list[float] = []
     note = keras.callbacks.LambdaCallback(

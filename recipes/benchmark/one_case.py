@@ -1,7 +1,7 @@
-"""One measurement of the benchmark in a process of its own: reads a case as JSON, prints its figures as JSON.
+"""Makes one measurement of the benchmark in a process of its own: reads a case as JSON, prints its figures as JSON.
 
-`python recipes/benchmark` runs it with the backend of the case in `KERAS_BACKEND`. Each contender is loaded by itself,
-so that nothing of another one counts as its memory.
+`python recipes/benchmark` runs it with the backend of the case in `KERAS_BACKEND`. Only the measured contender is
+loaded, so that no other one counts as its memory.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ MODULES = {"transformers": "torch_case", "torch_loop": "torch_case"}
 
 
 def figures_of(case: Case, steps: int) -> dict[str, Any]:
-    """Returns seconds, tokens, memory and versions of a case; of training also the peak of the machine.
+    """Returns seconds, tokens, memory and versions of a case, and for training the peak of the machine.
 
     Args:
         case: the contender and its work.
-        steps: training steps, or calls of `generate`, that are measured after the first ones.
+        steps: training steps, or calls of `generate`, that are measured after the warm-up.
     """
     module = "input_case" if case.work == "input" else MODULES.get(case.peer, "keras_case")
     figures = importlib.import_module(module).measure(case, steps)
-    if case.work != "input":  # whose workers are processes of their own
+    if case.work != "input":  # the input's workers are other processes
         figures["peak_bytes"] = peak_memory()
     if case.work not in ("generation", "input"):
         from kerasllm.training.hardware.throughput import matrix_product_peak

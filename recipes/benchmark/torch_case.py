@@ -1,4 +1,4 @@
-"""Training and generation in PyTorch alone: by transformers, or by a plain loop.
+"""Measures training and generation in PyTorch alone: by transformers, or by a plain loop.
 
 Nothing of kerasllm or Keras is loaded before the memory is read.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from clocks import time_calls
 from works import Case
 
-FRAMEWORK = "torch"  # loaded by its name: `import torch` stands in `kerasllm.backend` alone
+FRAMEWORK = "torch"  # loaded by name, since only `kerasllm.backend` imports torch
 torch: Any = importlib.import_module(FRAMEWORK)
 functional = torch.nn.functional
 WARM_UP = 3
@@ -22,7 +22,7 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
     """Returns the figures of one case of training or generation.
 
     Args:
-        case: of the peer `transformers` or `torch_loop`.
+        case: a case of the peer `transformers` or `torch_loop`.
         steps: measured steps of training, or calls of `generate`.
     """
     torch.manual_seed(0)
@@ -63,12 +63,12 @@ def training(case: Case) -> Callable[[], float]:
 
 
 def random_tokens(case: Case) -> Any:
-    """Returns token ids (batch, length) of the whole vocabulary."""
+    """Returns random token ids (batch, length) from the whole vocabulary."""
     return torch.randint(case.shape["vocabulary_size"], (case.shape["batch_size"], case.shape["length"]))
 
 
 def bert(case: Case) -> tuple[Any, Callable[[], Any]]:
-    """Returns BERT of transformers and its loss of both objectives, with as many labels as kerasllm has slots."""
+    """Returns transformers' BERT and its loss for both objectives, with as many labels as kerasllm has slots."""
     from transformers import BertConfig, BertForPreTraining
 
     shape = case.shape
@@ -99,13 +99,13 @@ def bert(case: Case) -> tuple[Any, Callable[[], Any]]:
 
 
 def gpt(case: Case) -> tuple[Any, Callable[[], Any]]:
-    """Returns GPT-2 of transformers and its loss."""
+    """Returns transformers' GPT-2 and a function that computes its loss."""
     model, tokens = gpt2(case, case.shape["length"]), random_tokens(case)
     return model, lambda: model(input_ids=tokens, labels=tokens).loss
 
 
 def gpt2(case: Case, positions: int) -> Any:
-    """Returns GPT-2 of transformers, without dropout, as all GPTs here are."""
+    """Returns transformers' GPT-2 without dropout, as for all GPTs of the benchmark."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     names = {"n_layer": "num_layers", "n_head": "num_heads", "n_embd": "hidden_dim"}
@@ -123,7 +123,7 @@ def generation(case: Case) -> Callable[[], Any]:
 
 
 class Block(torch.nn.Module):
-    """A decoder block with normalization first, in PyTorch's own layers and functions."""
+    """A decoder block with pre-normalization, in PyTorch's own layers and functions."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Block(torch.nn.Module):
 
 
 def plain_gpt(case: Case) -> tuple[Any, Callable[[], Any]]:
-    """Returns a GPT as a plain loop has it, and its loss on batches cut from a stream, as one trains on text."""
+    """Returns a GPT in plain PyTorch, and a function that computes its loss on windows drawn from a stream."""
     shape = case.shape
     width, length = shape["hidden_dim"], shape["length"]
     token = torch.nn.Embedding(shape["vocabulary_size"], width)

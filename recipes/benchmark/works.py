@@ -1,4 +1,4 @@
-"""The works of the benchmark: their shapes, and who takes part in each."""
+"""The works of the benchmark: their shapes, and the contenders of each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORKS: dict[str, list[dict[str, Any]]] = {
         {"kind": "windows", "length": 256, "batch_size": 8, **READ},
     ],
 }
-"""The shapes that each work is measured at."""
+"""The shapes that each work is measured with."""
 
 TITLES = {
     "bert": "BERT mini, pretraining",
@@ -34,7 +34,7 @@ TITLES = {
     "input": "Text file to batches",
 }
 STEPS = {"shakespeare": 25.0, "generation": 0.375}
-"""Measured steps, or calls, for each of `--steps`, where that is not one."""
+"""Measured steps, or calls, per step of `--steps`, for works where that is not 1."""
 
 PEERS = {
     "bert": ("kerasllm", "keras_hub", "transformers"),
@@ -63,7 +63,7 @@ class Case(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The work and its shape in words."""
+        """The name of the work, with its shape if there are several."""
         batch = f", batch {self.shape['batch_size']}" if self.work == "generation" else ""
         return TITLES[self.work] + batch + (f", {self.shape['kind']}" if self.work == "input" else "")
 
@@ -74,7 +74,7 @@ class Case(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The whole case in words."""
+        """The full name of the case."""
         return f"{self.title}: {self.library} on {self.backend}, {self.precision}"
 
 
@@ -85,10 +85,10 @@ def contenders(
 
     Args:
         work: a key of `WORKS`.
-        backends: Keras' backends that are installed; the input needs none and takes the first.
-        precisions: of the works that are measured in more than float32.
-        peers: whether other libraries take part, those that are installed.
-        more: added to each shape.
+        backends: installed Keras backends; the input needs none and uses the first.
+        precisions: precisions of the works that are not measured in float32 alone.
+        peers: whether other libraries that are installed take part.
+        more: entries to add to each shape.
     """
     taking_part = [
         peer

@@ -1,9 +1,9 @@
-"""From nothing to a pretrained BERT that pays: corpus, tokenizer, pretraining, fine-tuning, comparison.
+"""Pretrains a small BERT from scratch, fine-tunes it, and compares it with one that was not pretrained.
 
 KERAS_BACKEND=jax python recipes/quickstart
 
-The corpus is the documentation of the Python installation. The same fine-tuning is done from the pretrained
-checkpoint and from scratch: same data, same epochs, each arm with its own best of three learning rates.
+The corpus is the documentation of the Python installation. Both models are fine-tuned on the same data for the same
+number of epochs, each with its own best of three learning rates.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kerasllm import BertConfig, BertPretraining, cli  # tells if Keras lacks its backend
+from kerasllm import BertConfig, BertPretraining, cli  # reports a missing backend
 
 # isort: split
 from quick_comparison import compare, show
@@ -44,19 +44,19 @@ TASKS = {"belong_together": belong_together, "swapped_words": swapped_words, "mo
 
 @dataclass
 class Config:
-    """Pretrains a small BERT on Python's documentation and shows what that is worth on labelled tasks."""
+    """Pretrains a small BERT on Python's documentation and shows what that gains on labeled tasks."""
 
     output: str = "runs/quickstart"
-    """Directory of the results; it is the run directory of the pretraining, too."""
+    """Directory of the results, which is also the run directory of the pretraining."""
 
     steps: int = 1400
-    """Steps of pretraining."""
+    """Optimizer steps of pretraining."""
 
     batch_size: int = 64
-    """Examples of a pretraining step."""
+    """Examples per pretraining step."""
 
     sequence_length: int = 64
-    """Tokens of a pretraining example."""
+    """Tokens per pretraining example."""
 
     vocabulary_size: int = 4096
     """Size of the WordPiece vocabulary."""
@@ -65,13 +65,13 @@ class Config:
     """Number of blocks."""
 
     hidden_dim: int = 128
-    """Width; heads are 64 wide."""
+    """Width of the model; each attention head has a width of 64."""
 
     learning_rate: float = 3e-3
     """Peak learning rate of the pretraining."""
 
     initializer_range: float = 0.08
-    """Standard deviation of initial values, about 1 / sqrt(hidden_dim): a narrow model learns sooner than with 0.02."""
+    """Standard deviation of initial values; about 1 / sqrt(hidden_dim) trains a narrow model faster than 0.02."""
 
     masking_probability: float = 0.2
     """Share of the tokens to predict."""
@@ -80,23 +80,23 @@ class Config:
     """Tasks to fine-tune on."""
 
     train_examples: int = 1000
-    """Labelled training examples of belong_together; the single-sentence tasks have twice as many."""
+    """Labeled training examples of belong_together; the single-sentence tasks have twice as many."""
 
     epochs: int = 4
     """Epochs of fine-tuning on belong_together; half as many on the single-sentence tasks."""
 
     finetune_learning_rates: list[float] = field(default_factory=lambda: [1e-4, 3e-4, 1e-3])
-    """Each arm takes its own best of these, by validation accuracy."""
+    """Learning rates of fine-tuning; each of the two models uses its own best by validation accuracy."""
 
     seeds: int = 3
-    """Fine-tunings of each arm that are reported."""
+    """Number of fine-tunings of each of the two models, with different seeds."""
 
     resume: bool = False
-    """Go on with an interrupted pretraining."""
+    """Continue an interrupted pretraining."""
 
 
 def main(config: Config) -> int:
-    """Corpus → tokenizer → pretraining → fine-tuning, pretrained and from scratch → table and picture."""
+    """Pretrains on the corpus, fine-tunes with and without the pretraining, and shows a table and a picture."""
     started = time.monotonic()
     output = Path(config.output)
     if RunDirectory.check(output, config, resume=config.resume):
@@ -146,7 +146,7 @@ def main(config: Config) -> int:
 
 
 def say(text: str) -> None:
-    """Prints a line of the story."""
+    """Prints a line about the progress."""
     print(f"• {text}", flush=True)
 
 

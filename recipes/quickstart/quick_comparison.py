@@ -1,4 +1,4 @@
-"""The same fine-tuning from the pretrained checkpoint and from scratch, each arm with its own best learning rate."""
+"""Compares the same fine-tuning of two arms, pretrained and from scratch, each with its own best learning rate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kerasllm.training.optimization.schedules import LinearWarmupDecay
 ARMS = ("pretrained", "scratch")
 REMARKS = {
     "belong_together": "resembles next-sentence prediction, which the model was pretrained with",
-    "swapped_words": "neighbouring words changed places",
+    "swapped_words": "neighboring words changed places",
     "module": "a keyword task; all documents of these modules were kept out of the pretraining",
 }
 
@@ -36,20 +36,20 @@ def compare(
     learning_rates: Sequence[float],
     seeds: int,
 ) -> dict[str, Any]:
-    """Fine-tunes both arms: each learning rate with the first seed, the best of them with the others.
+    """Fine-tunes both arms with each learning rate and the first seed, and with the best rate and the other seeds.
 
     Args:
-        task: what to learn.
+        task: the labeled task.
         pretrained: the backbone that one arm begins with.
         tokenizer: a `tokenizers.Tokenizer`.
         epochs: passes over the training examples.
-        length: the most tokens of an example.
-        learning_rates: of which each arm takes its best, by validation accuracy.
-        seeds: fine-tunings of each arm.
+        length: maximum tokens per example.
+        learning_rates: rates of which each arm uses its best, by validation accuracy.
+        seeds: number of fine-tunings of each arm.
 
     Returns:
         For each arm its `learning_rate`, `validation_by_learning_rate`, and the accuracies `validation` and `test` of
-        each seed; and what describes the task.
+        each seed; and a description of the task.
     """
     batches: dict[str, Callable[..., ClassificationBatches]] = {}
     for name in ("train", "validation", "test"):
@@ -97,14 +97,14 @@ def compare(
 
 
 class RepeatedFineTuning:
-    """Fine-tunes a classifier from given initial weights, as often as asked, at one learning rate.
+    """A classifier that can be fine-tuned repeatedly, from given initial weights and at one learning rate.
 
-    It is compiled once: a compilation costs seconds, a small fine-tuning not many more.
+    It is compiled once, since compiling takes nearly as long as a small fine-tuning.
 
     Args:
-        model: of the shape of all arms; its weights are overwritten.
-        make_batches: from a seed to the training batches, all of the same number and shapes.
-        learning_rate: peak of a linear schedule with a tenth of warm-up.
+        model: a model of the shape of both arms, whose weights are overwritten.
+        make_batches: function from a seed to the training batches, whose number and shapes do not depend on the seed.
+        learning_rate: peak of a linear schedule with a tenth of the steps for warm-up.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class RepeatedFineTuning:
         self._optimizer_start = values_of(model.optimizer.variables)
 
     def run(self, initial: Any, seed: int) -> Any:
-        """Returns the model after training from the weights and generators of `initial` on the data of `seed`."""
+        """Returns the model trained from the weights and seed generators of `initial`, on the batches of `seed`."""
         variables = [*self.model.variables, *self.model.optimizer.variables]
         start = [*values_of(initial.variables), *self._optimizer_start]
         for variable, value in zip(variables, start, strict=True):
@@ -132,18 +132,18 @@ class RepeatedFineTuning:
 
 
 def values_of(variables: list) -> list[np.ndarray]:
-    """Returns the values of Keras' variables as NumPy arrays of their own."""
+    """Returns copies of the values of Keras variables as NumPy arrays."""
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
 def accuracy(model: Any, batches: ClassificationBatches) -> float:
-    """Returns the share of the texts whose highest-scored class is the right one."""
+    """Returns the share of the texts whose highest-scoring class is the right one."""
     predicted = predict_in_order(model, batches).argmax(axis=1)
     return float(np.mean(predicted == batches.labels))
 
 
 def show(details: dict[str, Any]) -> None:
-    """Prints the table: mean and range of the test accuracies of each arm."""
+    """Prints a table with the mean and range of each arm's test accuracies."""
     from rich.console import Console
     from rich.table import Table
 

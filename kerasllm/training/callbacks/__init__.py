@@ -1,1 +1,1 @@
-"""Keras callbacks that a run is watched with."""
+"""Keras callbacks that log, validate, guard and save a run."""

@@ -1,12 +1,11 @@
-"""Saving the full state of a run in the midst of `fit`, so that an interrupted run goes on as if nothing had
-been.
+"""Saves the full state of a run during `fit`, so that an interrupted run continues as if nothing had happened.
 
-Keras' own `BackupAndRestore` leaves out seed generators and random states, restarts the epoch on weights that
-have already seen it, and a write that is cut off destroys the last good state. What is saved, and how it is
-read again, is in `training_state`; here is when.
+Keras' own `BackupAndRestore` leaves out seed generators and random states, restarts the epoch with weights that
+have already seen it, and loses the last good state if a write is cut off. This file decides when the state is
+saved; `training_state` decides what is saved and how it is read again.
 
-Training stands still only while the state is copied within memory. Hashing, writing and syncing, which take
-tens of times as long, are done in a thread of their own while training goes on.
+Training stands still only while the state is copied in memory. Hashing, writing and syncing, which take dozens of
+times as long, run in a thread of their own while training goes on.
 """
 
 import copy
@@ -45,21 +44,21 @@ _BEST = "best"
 
 
 class Stateful(Protocol):
-    """What a callback needs for its state to be part of a checkpoint.
+    """The methods of a callback whose state is part of a checkpoint.
 
-    It may also have `get_arrays() -> dict[str, np.ndarray]`, of arrays that are not written to any more, and
-    `set_arrays(arrays)`; and `sync()`, called in another thread before the checkpoint counts.
+    It may also have `get_arrays() -> dict[str, np.ndarray]`, which returns arrays that are no longer written to, and
+    `set_arrays(arrays)`; and `sync()`, which is called in another thread before the checkpoint counts.
     """
 
     def get_state(self) -> dict[str, Any]:
-        """The state, as JSON can hold it."""
+        """Returns the state in a form that JSON can hold."""
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restores what `get_state` returned, after a way through JSON."""
+        """Restores what `get_state` returned, after it went through JSON."""
 
 
 class _Snapshot(NamedTuple):
-    """The state after a step: all that the writing thread needs."""
+    """The state after a step, with everything that the writing thread needs."""
 
     step: int
     entries: list[Entry]
@@ -68,30 +67,28 @@ class _Snapshot(NamedTuple):
 
 
 class Checkpoint(StepCallback):
-    """Saves the training state after every so many optimizer steps or minutes, and when the run is told to
-    stop.
+    """A callback that saves the training state at intervals of optimizer steps or minutes, and when told to stop.
 
-    Comes last among the callbacks: what it saves is the state after all others have seen the step. SIGTERM
-    and SIGINT let the step finish, save and stop; the recipe then reads `interrupted`. A second one exits at
-    once. They are left to whoever has them until a first step is done: before, there is nothing to save, and it
-    may take minutes to compile. If saving fails, the disk is full say, training goes on and the last good
-    checkpoint stays.
+    Place it last among the callbacks: it saves the state after all others have seen the step. On SIGTERM or SIGINT
+    it lets the step finish, saves and stops; the recipe then reads `interrupted`. A second signal exits at once. It
+    handles signals only after the first step, since before that there is nothing to save and compilation may take
+    minutes. If saving fails, for example on a full disk, training goes on and the last good checkpoint stays.
 
-    Checkpoints are written while training goes on. One that is due by the count of steps, the best and the
-    last wait until the one before is written; one that is due by the clock comes later instead. The copy that
-    is written takes as much memory as weights and optimizer.
+    Checkpoints are written while training goes on. One that is due by its step, the best one and the last one wait
+    until the previous one is written; one that is due by the clock is delayed instead. The copy that is written
+    takes as much memory as the weights and the optimizer.
 
     Args:
-        directory: `RunDirectory.checkpoints`; made when needed.
-        steps: optimizer steps between checkpoints; None for no such rule.
-        minutes: minutes between checkpoints; None for no such rule.
-        keep: how many of the newest stay, beside that marked by `mark_best`.
-        total_steps: the last step, which is always saved; so is one at which another callback stops training.
-        callbacks: those with `get_state`. Their states are saved by class name; the second of one class is
+        directory: `RunDirectory.checkpoints`; created when needed.
+        steps: optimizer steps between checkpoints; None to ignore steps.
+        minutes: minutes between checkpoints; None to ignore time.
+        keep: number of newest checkpoints to keep, beside the one marked by `mark_best`.
+        total_steps: the last step, which is always saved, as is a step at which another callback stops training.
+        callbacks: callbacks with `get_state`. Their states are saved by class name; the second of a class is
             `Name-2`.
-        gradient_accumulation: batches an optimizer step takes.
-        restored: what `restore` returned: its step, its callbacks' states and its random states are put in
-            place.
+        gradient_accumulation: batches per optimizer step.
+        restored: the result of `restore`, from which the step, the callbacks' states and the random states are
+            taken.
 
     Attributes:
         interrupted: None, or the exit code of a run that was told to stop: 130 for SIGINT, 143 for SIGTERM.
@@ -138,7 +135,7 @@ class Checkpoint(StepCallback):
 
     @property
     def interrupted(self) -> int | None:
-        """The exit code if a signal has stopped the run."""
+        """The exit code if a signal has stopped the run, or None."""
         return self._interruption.exit_code
 
     @property
@@ -147,17 +144,17 @@ class Checkpoint(StepCallback):
         return self._earlier_seconds + time.monotonic() - self._began
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
-        """The time begins."""
+        """Starts the clock."""
         self._began = self._saved_at = time.monotonic()
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Restores the random states: only now, as on torch `fit` itself has drawn from them."""
+        """Restores the random states, only now because on PyTorch `fit` itself has drawn from them."""
         if self._random_states is not None:
             set_random_states(self._random_states)
             self._random_states = None
 
     def on_step_end(self, step: int, values: dict[str, float]) -> None:
-        """Saves if it is time, or the last chance; listens for signals from the first one on."""
+        """Saves if a checkpoint is due or the run ends here; handles signals from the first step on."""
         self._interruption.listen()
         stopping = self.interrupted is not None
         due = self._best_next or (bool(self.steps) and step % self.steps == 0)  # type: ignore[operator]
@@ -174,46 +171,46 @@ class Checkpoint(StepCallback):
             self.trainer.stop_training = True
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
-        """Waits for what is being written, and gives the signals back to whoever had them."""
+        """Waits until the checkpoint is written, and restores the previous signal handlers."""
         self.close()
 
     def close(self) -> None:
-        """As at the end of training, for a recipe whose training failed; safe to call twice."""
+        """Does the same as `on_train_end`, also after training has failed; it may be called twice."""
         self.wait()
         self._interruption.restore()
 
     def wait(self) -> bool:
-        """Waits until what is being saved is on the disk, and says whether it is."""
+        """Waits until the current checkpoint is written and returns whether it is on the disk."""
         return self._writing is None or self._writing.result()
 
     def forbid(self) -> None:
-        """Nothing is saved from here on: what there is to save has gone wrong. For callbacks before this."""
+        """Stops all saving because the state has gone wrong; for callbacks placed before this one."""
         self._forbidden = True
 
     def mark_best(self) -> None:
-        """The step that is ending is saved, and kept until another is marked. For callbacks before this."""
+        """Saves the current step and keeps it until another is marked; for callbacks placed before this one."""
         self._best_next = True
 
     def mark_restored_best(self) -> None:
-        """As `mark_best`, for the step that training goes on from: its validation is made only now."""
+        """Marks the step that training resumes from as the best, if its validation is made only now."""
         write_atomically(self.directory / _BEST, checkpoint_name(self.step) + "\n")
 
     def prune(self) -> None:
-        """Removes old checkpoints that a run has left which was killed while it removed them."""
+        """Removes old checkpoints that are left because the run was killed while it removed them."""
         self._prune(self.step)
 
     def save(self, *, wait: bool = True) -> bool:
-        """Saves the state after the current step, if that is not done yet.
+        """Saves the state after the current step, unless that is done already.
 
         Args:
-            wait: until it is written; otherwise it is copied, and written in the background.
+            wait: whether to wait until it is written; otherwise it is copied, and written in the background.
 
         Returns:
-            Whether the state is on the disk, or on its way there. Where it does not arrive, a line on standard
-            error says why.
+            Whether the state is on the disk, or being written there. If writing fails, a line on standard error
+            says why.
         """
         began = time.monotonic()
-        written = self.wait()  # one at a time: the copies' memory is used again
+        written = self.wait()  # one at a time, since the memory of the copies is reused
         if self._saved_step == self.step and written:
             return True
         self._saved_step, self._saved_at = self.step, began
@@ -222,12 +219,12 @@ class Checkpoint(StepCallback):
         stalled = time.monotonic() - began
         self.stalled += stalled
         for callback in self.callbacks.values():
-            if hasattr(callback, "exclude"):  # no part of the speed of training
+            if hasattr(callback, "exclude"):  # saving does not count as training
                 callback.exclude(stalled)
         return saved
 
     def _snapshot(self) -> _Snapshot:
-        model = self.model  # on JAX this brings the state of this very step into the variables
+        model = self.model  # on JAX, reading it copies this step's state into the variables
         entries = snapshot(variable_entries(model), self._buffers)
         states = {}
         for name, callback in self.callbacks.items():
@@ -250,7 +247,7 @@ class Checkpoint(StepCallback):
         return _Snapshot(self.step, entries, state, best)
 
     def _write(self, snapshot: _Snapshot) -> bool:
-        """Whether it is on the disk; runs in the writing thread."""
+        """Writes the state, in the writing thread, and returns whether it is on the disk."""
         place = self.directory / checkpoint_name(snapshot.step)
         temporary = self.directory / f".{place.name}.tmp"
         try:
@@ -265,7 +262,7 @@ class Checkpoint(StepCallback):
             for callback in self.callbacks.values():
                 if hasattr(callback, "sync"):
                     callback.sync()
-            if place.exists():  # a broken one that `restore` has passed over
+            if place.exists():  # a damaged one that `restore` has skipped
                 shutil.rmtree(place)
             temporary.replace(place)
             sync_directory(self.directory)
@@ -286,7 +283,7 @@ class Checkpoint(StepCallback):
         marked = best.read_text(errors="replace").strip() if best.exists() else ""
         kept = 0
         for step, path in list_checkpoints(self.directory):
-            # What lies beyond this step was passed over as damaged when the run was resumed.
+            # Later checkpoints were skipped as damaged when the run was resumed.
             if step <= newest and (kept < self.keep or path.name == marked):
                 kept += 1
             else:
@@ -305,12 +302,12 @@ class Checkpoint(StepCallback):
                     callback.set_arrays(arrays)
             except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
                 raise InputError(
-                    f"{restored.path}: the state of {name} is not such as it writes ({error!r})"
+                    f"{restored.path}: the state of {name} is not in the form that it writes ({error!r})"
                 ) from error
 
 
 def _names(callbacks: Sequence[Stateful]) -> list[str]:
-    """Returns the class names of callbacks, numbered from the second of one class on."""
+    """Returns the class names of the callbacks, with a number from the second of a class on."""
     names: list[str] = []
     counts: Counter[str] = Counter()
     for callback in callbacks:

@@ -1,9 +1,9 @@
-"""Validation in the midst of training, that leaves no trace in the training.
+"""Validates during training without changing the training.
 
-`evaluate` inside `fit` is not harmless by itself: on torch it leaves the module in evaluation mode and its
-data loader draws from the global generator, and on JAX the model's variables are empty in mid-epoch until the
-state is brought back into them. All of it is put right here, so that a run with validation ends with the same
-weights, to the bit, as one without.
+`evaluate` inside `fit` has side effects: on PyTorch it leaves the module in evaluation mode and its data loader
+draws from the global generator, and on JAX the model's variables are empty during an epoch until the state is
+copied back into them. All of this is undone here, so that a run with validation ends with the same weights, to the
+bit, as one without.
 """
 
 import math
@@ -25,34 +25,34 @@ _PREFIX = "validation_"
 
 
 class Evaluation(StepCallback):
-    """Validates every `interval` optimizer steps and at the last; may stop early and go back to the best.
+    """A callback that validates every `interval` steps and at the end; it may stop early and restore the best weights.
 
-    Place it after `MetricsLog`, to which its figures go as `validation_loss` and so on, and before
-    `Checkpoint`, which is to be given it: best weights and patience are part of a checkpoint.
+    Place it after `MetricsLog`, which logs its figures as `validation_loss` and so on, and before `Checkpoint`, among
+    whose `callbacks` it must be: the best weights and the patience are part of a checkpoint.
 
-    An `evaluate` that calls `break_off_if_told` between its batches is broken off when the run is told to stop,
-    and the resumed run makes up for it (`make_up`) before it trains on.
+    If `evaluate` calls `break_off_if_told` between its batches, validation is broken off when the run is told to
+    stop, and the resumed run makes it (`make_up`) before it trains on.
 
     Args:
-        evaluate: a function from the model to the figures.
-        interval: optimizer steps between validations; None for at the end only.
+        evaluate: function from the model to the figures.
+        interval: optimizer steps between validations; None for one at the end only.
         total_steps: the last step.
-        gradient_accumulation: batches an optimizer step takes.
+        gradient_accumulation: batches per optimizer step.
         start_step: steps done before.
-        restore_best: at the end, go back to the weights with the best figure. They are kept in memory.
-        patience: stop after so many validations in a row without a better figure; None for never.
-        monitor: the figure that counts, named as `evaluate` names it.
-            Less of it is better if its name holds "loss", "perplexity" or "error", else more.
-        metrics_log: takes the figures.
-        sample: called with the model and the step after each validation, to show what it can do.
+        restore_best: whether to restore the weights with the best figure at the end. They are kept in memory.
+        patience: validations without improvement after which training stops; None for never.
+        monitor: the figure that decides which is best, named as `evaluate` names it.
+            Less of it is better if its name holds "loss", "perplexity" or "error", otherwise more.
+        metrics_log: the log that receives the figures.
+        sample: function called with the model and the step after each validation, to show what the model writes.
 
     Attributes:
-        figures: those of the last validation, without prefix.
-        best_step: the step with the best figure, 0 before any.
-        best_value: that figure.
-        on_better: called after each validation that is the best so far, `Checkpoint.mark_best` say.
-        stopped: patience has come to its end.
-        broken_off: the validation of the last step is still to be made.
+        figures: figures of the last validation, without prefix.
+        best_step: the step with the best figure; 0 before any.
+        best_value: the best figure.
+        on_better: function called after each validation that is the best so far, such as `Checkpoint.mark_best`.
+        stopped: whether patience has run out.
+        broken_off: whether the validation of the last step is still to be made.
     """
 
     def __init__(
@@ -90,23 +90,23 @@ class Evaluation(StepCallback):
         self._best_weights: list[np.ndarray] = []
 
     def on_step_end(self, step: int, values: dict[str, float]) -> None:
-        """Validates if it is time."""
+        """Validates if that is due."""
         if step == self.total_steps or (self.interval and step % self.interval == 0):
             self._validate(step)
 
     def make_up(self) -> None:
-        """Makes the validation that was broken off, if one was; after `set_model`, before training goes on."""
+        """Makes the validation that was broken off, if any; call it after `set_model`, before training goes on."""
         if self.broken_off:
             self._validate(self.step)
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
-        """Goes back to the best weights, if asked to."""
+        """Restores the best weights, if asked to."""
         if self.restore_best and self._best_weights and self.best_step != self.step:
             for variable, values in zip(self.model.weights, self._best_weights, strict=True):
                 variable.assign(values)
 
     def get_state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Returns the state for a checkpoint."""
         return {
             "best_step": self.best_step,
             "best_value": None if math.isnan(self.best_value) else self.best_value,
@@ -127,7 +127,7 @@ class Evaluation(StepCallback):
         }
 
     def get_arrays(self) -> dict[str, np.ndarray]:
-        """The best weights, for a checkpoint, by position in `model.weights`."""
+        """Returns the best weights for a checkpoint, by position in `model.weights`."""
         return {f"{index:05d}": values for index, values in enumerate(self._best_weights)}
 
     def set_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -137,7 +137,7 @@ class Evaluation(StepCallback):
     def _validate(self, step: int) -> None:
         began = time.perf_counter()
         random_states = get_random_states()
-        model = self.model  # on JAX this brings the state of this very step into the variables
+        model = self.model  # on JAX, reading it copies this step's state into the variables
         self.broken_off = True
         try:
             break_off_if_told()
@@ -159,7 +159,7 @@ class Evaluation(StepCallback):
             self.metrics_log.exclude(time.perf_counter() - began)
 
     def _judge(self, step: int, model: keras.Model) -> None:
-        if not self.figures:  # there are samples only
+        if not self.figures:  # only samples are written
             return
         if self.monitor not in self.figures:
             known = ", ".join(self.figures)
@@ -169,7 +169,7 @@ class Evaluation(StepCallback):
         if better and not math.isnan(value):
             self.best_step, self.best_value, self._waited = step, value, 0
             if self.restore_best:
-                # Copies: on the CPU these arrays may be the very memory that training goes on writing.
+                # They are copied, since on a CPU these arrays may share memory that training goes on writing to.
                 self._best_weights = [np.array(keras.ops.convert_to_numpy(w)) for w in model.weights]
             if self.on_better is not None:
                 self.on_better()

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish that training looks at between two steps, not an end amid one."""
+"""Turns SIGTERM and SIGINT into a request that training checks between two steps, instead of ending within one."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from typing import Any
 
 
 class BrokenOff(Exception):
-    """What `break_off_if_told` raises."""
+    """Raised by `break_off_if_told`."""
 
 
 class Interruption:
-    """Remembers the first signal; a second one ends the process at once.
+    """A signal handler that remembers the first signal; a second one ends the process at once.
 
     Attributes:
-        exit_code: None, or 128 + the number of the signal: 130 for SIGINT, 143 for SIGTERM.
+        exit_code: None, or 128 plus the number of the signal: 130 for SIGINT, 143 for SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -24,14 +24,14 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Installs the handlers. In any thread but the main one, where Python allows none, does nothing."""
+        """Installs the handlers; does nothing outside the main thread, where Python allows none."""
         if threading.current_thread() is threading.main_thread() and not self._before:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
             _listening.append(self)
 
     def restore(self) -> None:
-        """Puts the handlers back that were there before."""
+        """Restores the previous handlers."""
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -39,10 +39,10 @@ class Interruption:
             _listening[:] = [other for other in _listening if other is not self]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # Written straight to the descriptor: a signal may come in the middle of a print.
+        # This writes straight to the descriptor, since a signal may come in the middle of a print.
         if self.exit_code is not None:
             if sys.stderr is not None and sys.stderr.isatty():
-                os.write(2, b"\x1b[?25h")  # a progress bar hides the cursor
+                os.write(2, b"\x1b[?25h")  # shows the cursor, which a progress bar hides
             os._exit(128 + number)
         self.exit_code = 128 + number
         os.write(2, b"\nstopping after this step (once more to exit at once)\n")
@@ -52,12 +52,12 @@ _listening: list[Interruption] = []
 
 
 class Interruptible:
-    """A validation's batches, which end with `BrokenOff` when the run is told to stop between two of them.
+    """Validation batches that raise `BrokenOff` once the run is told to stop.
 
-    A long validation must not keep the run from saving in time.
+    Thus a long validation does not keep the run from saving in time.
 
     Args:
-        batches: a sequence, whose other attributes stay available.
+        batches: the sequence of batches, whose other attributes stay available.
     """
 
     def __init__(self, batches: Any) -> None:
@@ -81,10 +81,10 @@ class Interruptible:
 
 
 def break_off_if_told() -> None:
-    """Raises `BrokenOff` if the training under way was told to stop.
+    """Raises `BrokenOff` if the current training was told to stop.
 
     Raises:
-        BrokenOff: a signal has told the training under way to stop.
+        BrokenOff: a signal has told the current training to stop.
     """
     if any(interruption.exit_code is not None for interruption in _listening):
         raise BrokenOff

@@ -1,7 +1,7 @@
-"""metrics.jsonl and TensorBoard: every figure of a run, against the optimizer step.
+"""Writes every figure of a run by optimizer step, to metrics.jsonl and for TensorBoard.
 
-The file of a run that was interrupted and resumed equals, but for the timings, that of a run that was not:
-the sums since the last line are part of the checkpoint, and what was written after the checkpoint is dropped.
+The file of a run that was interrupted and resumed equals that of an uninterrupted run, except for the timings: the
+sums since the last line are part of the checkpoint, and lines written after the checkpoint are dropped.
 """
 
 import errno
@@ -25,12 +25,12 @@ from kerasllm.training.run.curves import plot_curves
 
 
 def default_log_interval(total_steps: int) -> int:
-    """Every step of a run of up to 100 steps, else every tenth."""
+    """Returns 1 for a run of up to 100 steps, otherwise 10."""
     return 1 if total_steps <= 100 else 10
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a half-written last one is left out."""
+    """Returns the lines of a metrics.jsonl, without those that are incomplete."""
     lines = []
     for text in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
@@ -43,21 +43,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog(StepCallback):
-    """Appends `{"step": 40, "loss": 6.1, "learning_rate": 1e-4, "tokens_per_second": 9120.0}` and the like.
+    """A callback that appends lines: `{"step": 40, "loss": 6.1, "learning_rate": 1e-4, "tokens_per_second": 9120.0}`.
 
-    `loss` and the model's other metrics are the mean of the steps since the line before, in float64;
-    `learning_rate` is what that step used; `tokens_per_second` leaves out time spent elsewhere (`exclude`).
+    `loss` and the model's other metrics are means over the steps since the previous line, in float64;
+    `learning_rate` is the one of the line's step; `tokens_per_second` excludes time spent elsewhere (`exclude`).
     Place it first among the callbacks, before `Evaluation`, which adds to its lines, and `Checkpoint`. While the
-    disk is full the lines wait in memory, and no checkpoint counts; an error comes of it only at the end.
+    disk is full the lines wait in memory and no checkpoint counts; an error is raised only at the end.
 
     Args:
-        path: the run directory; writes metrics.jsonl, tensorboard/ and, at the end, curves.png.
+        path: the run directory, which receives metrics.jsonl, tensorboard/ and, at the end, curves.png.
         total_steps: the last step, which always gets a line.
         log_interval: steps between lines; `default_log_interval(total_steps)` if None.
-        gradient_accumulation: batches an optimizer step takes.
-        tokens_per_step: tokens an optimizer step trains on, or a function of the step; None leaves the speed
-            out.
-        start_step: steps done before; lines beyond it are dropped when training begins.
+        gradient_accumulation: batches per optimizer step.
+        tokens_per_step: tokens that an optimizer step trains on, or a function from the step to them; None leaves
+            out the speed.
+        start_step: steps done before; lines of later steps are dropped when training begins.
     """
 
     def __init__(
@@ -77,30 +77,30 @@ class MetricsLog(StepCallback):
         self.log_interval = log_interval or default_log_interval(total_steps)
         self.tokens_per_step = tokens_per_step
         self.last: dict[str, Any] = {}
-        self.on_exclude: Callable[[float], None] | None = None  # told of the same time
+        self.on_exclude: Callable[[float], None] | None = None  # called with the same seconds
         self._events = EventWriter(self.directory / "tensorboard")
         self._window: dict[str, list[float]] = {}  # name: [sum, number of steps]
         self._tokens = 0.0
-        self._seconds = 0.0  # of the window, before this session
+        self._seconds = 0.0  # spent on the window before this session
         self._began = 0.0
         self._prepared = False
         self._offset = 0  # where the last line begins, in bytes
         self._end = 0
-        self._waiting = b""  # what belongs behind the first `_written` bytes of the file
+        self._waiting = b""  # content that follows the first `_written` bytes of the file
         self._written = 0
         self._full = self._told = False
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
-        """Drops what lies beyond the step that training goes on from."""
+        """Drops lines beyond the step that training continues from."""
         if not self._prepared:
             self._prepare()
         self._began = time.perf_counter()
 
     def on_step_end(self, step: int, values: dict[str, float]) -> None:
-        """Adds the step to the window, and writes the line if it is due."""
+        """Adds the step to the window, and writes a line if one is due."""
         for name, value in values.items():
             window = self._window.setdefault(name, [0.0, 0])
-            if math.isfinite(value):  # else the batch was left out of training, and is of the mean
+            if math.isfinite(value):  # otherwise the batch was left out of training, and so of the mean
                 window[0] += value
                 window[1] += 1
         if self.tokens_per_step is not None:
@@ -110,7 +110,7 @@ class MetricsLog(StepCallback):
             self.flush()
 
     def flush(self) -> None:
-        """Writes the line of the steps since the last one, if any: training is about to stop early."""
+        """Writes the line of the steps since the last one, if any, also when training is about to stop early."""
         step = self.step
         if not self._window:
             return
@@ -128,17 +128,17 @@ class MetricsLog(StepCallback):
         self.add(step, figures)
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
-        """Writes figures of a step: on the step's own line where it has one already, else on a new one.
+        """Writes figures of a step, on the step's own line if it has one already, otherwise on a new one.
 
         Args:
-            step: the step, not before that of the last line.
-            figures: name to value, `validation_loss` say.
+            step: the step, which must not be before that of the last line.
+            figures: values by name, such as `validation_loss`.
         """
         if not self._prepared:
             self._prepare()
         merged = step == self.last.get("step")
         line = {**self.last, **figures} if merged else {"step": step, **figures}
-        # One write of the whole line, over its own beginning if it is merged: no moment in which it is gone.
+        # One write replaces the whole line, so that a merged line is never missing from the file.
         content = (to_json(line) + "\n").encode()
         offset = self._offset if merged else self._end
         self._waiting = self._waiting[: max(offset - self._written, 0)] + content
@@ -158,28 +158,28 @@ class MetricsLog(StepCallback):
                 print(f"{self.path}: the disk is full; training goes on, its lines wait", file=sys.stderr)
 
     def exclude(self, seconds: float) -> None:
-        """Takes time spent on something else than training, a validation say, out of the speed."""
+        """Excludes time that was not spent on training, such as a validation, from the speed."""
         self._began += seconds
         if self.on_exclude is not None:
             self.on_exclude(seconds)
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
-        """Draws curves.png."""
+        """Writes the waiting lines, closes the files and draws curves.png."""
         self._write()
         self.close()
         plot_curves(read_metrics(self.path), self.directory / "curves.png", self.directory.absolute().name)
 
     def close(self) -> None:
-        """Closes TensorBoard's file, for a recipe whose training failed; safe to call twice."""
+        """Closes TensorBoard's file, also after training has failed; it may be called twice."""
         self._events.close()
 
     def get_state(self) -> dict[str, Any]:
-        """The sums in progress, for a checkpoint."""
+        """Returns the sums in progress for a checkpoint."""
         seconds = self._seconds + time.perf_counter() - self._began
         return {"window": self._window, "tokens": self._tokens, "seconds": seconds}
 
     def sync(self) -> None:
-        """Brings what is written so far to the disk: a checkpoint of these steps is about to count."""
+        """Syncs the lines to the disk before a checkpoint of these steps counts; raises `OSError` if it is full."""
         if self._full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         if self.path.exists():
@@ -200,7 +200,7 @@ class MetricsLog(StepCallback):
             self._written, self._waiting = self._written + len(self._waiting), b""
 
     def _prepare(self) -> None:
-        """Cuts the file back to the step that training goes on from."""
+        """Cuts the file back to the step that training continues from."""
         lines = [line for line in read_metrics(self.path) if line["step"] <= self.step]
         contents = [(to_json(line) + "\n").encode(errors="replace") for line in lines]
         text = b"".join(contents)
@@ -222,7 +222,7 @@ class MetricsLog(StepCallback):
         elif optimizer is not None:
             rate = (
                 self.model.optimizer.learning_rate
-            )  # read through `model`: on JAX the variable needs the sync
+            )  # through `model`, as on JAX that copies the state into the variable
         else:
             return None
         return float(keras.ops.convert_to_numpy(rate))

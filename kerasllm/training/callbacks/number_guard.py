@@ -1,8 +1,8 @@
-"""What is done when the numbers go wrong: a loss or a gradient that is not finite, or a loss that leaps.
+"""Decides what happens when numbers go wrong: a loss or gradient that is not finite, or a loss that jumps.
 
-That such a batch changes no weight is seen to within the compiled step (`LanguageModel.catch_non_finite`); here
-is what becomes of the run. The default stops it: a batch that gives no number is a fault in the data or the
-sign of a training that has diverged, and going on blindly hides either.
+The compiled step itself makes sure that a batch that is not finite changes no weight
+(`LanguageModel.catch_non_finite`). The default then stops the run: such a batch is a fault in the data or the sign
+of a training that has diverged, and going on would hide either.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ from kerasllm.training.callbacks.step import StepCallback
 WENT_WRONG = 3
 """Exit code of a run that was stopped because of its numbers."""
 
-_WINDOW = 100  # losses that a leap is measured against
+_WINDOW = 100  # losses that a jump is measured against
 _FEWEST = 20
 
 
 @dataclass(frozen=True)
 class GuardOptions:
-    """What a run does about numbers that go wrong."""
+    """Settings for what a run does about numbers that go wrong."""
 
     non_finite: Literal["stop", "skip"] = "stop"
-    """A batch whose loss or gradient is not finite never changes a weight; stop (exit code 3), or skip it."""
+    """At a loss or gradient that is not finite, stop (exit code 3) or skip the batch; it never changes a weight."""
 
     skip_limit: int = field(default=10, metadata=at_least(1))
-    """Batches that are skipped at most; one more stops the run."""
+    """Maximum number of skipped batches; one more stops the run."""
 
     loss_spike: float | None = field(default=None, metadata=above(1))
-    """Stop if a step's loss is above so many times the median of the last 100; null for never."""
+    """Stop if a step's loss is above this many times the median of the last 100; null for never."""
 
     replay: bool = False
-    """With --resume: run the batch that stopped the run once more, from the same state, and say what it gives."""
+    """With --resume: rerun only the batch that stopped the run, from the same state, and print its figures."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "--guard.")
 
 
 class NumberGuard(StepCallback):
-    """Stops training, or counts, when a batch's loss or gradient is not finite, and stops when the loss leaps.
+    """A callback that stops or skips at a loss or gradient that is not finite, and stops when the loss jumps.
 
     Place it before `Checkpoint`. A step at which it stops is not saved: the last good checkpoint stays the newest.
-    The model must be a `LanguageModel` for the bad batch to leave the weights alone; of any other, only
-    the loss is watched, after the update.
+    A bad batch leaves the weights unchanged only in a `LanguageModel`; of other models only the loss is watched,
+    after the update.
 
     Args:
         options: what to do.
-        checkpoint: told not to save what has gone wrong.
-        metrics_log: takes `skipped`, the number of batches left out so far.
-        save_batch: called with the batch's number in this call of `fit`, its step and its figures when one
-            stops the run; returns where it is saved, for the message.
-        gradient_accumulation: batches an optimizer step takes.
+        checkpoint: the callback that must not save a state that has gone wrong.
+        metrics_log: the log that receives `skipped`, the number of batches left out so far.
+        save_batch: function called when a batch stops the run, with the batch's number in this call of `fit`, its
+            step and its figures; returns where the batch is saved, for the message.
+        gradient_accumulation: batches per optimizer step.
         start_step: steps done before.
 
     Attributes:
@@ -92,22 +92,22 @@ class NumberGuard(StepCallback):
         self._losses: deque[float] = deque(maxlen=_WINDOW)
 
     def set_model(self, model: keras.Model) -> None:
-        """Called by Keras; switches on `catch_non_finite`."""
+        """Sets the model and switches on its `catch_non_finite`; called by Keras."""
         super().set_model(model)
         if getattr(model, "catch_non_finite", None) is False:
             model.catch_non_finite = True
-            model.train_function = None  # one that was compiled before knows nothing of it
+            model.train_function = None  # one compiled before lacks the check
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Looks at each batch before the next one starts."""
+        """Checks each batch before the next one starts."""
         figures = {name: float(value) for name, value in (logs or {}).items()}
-        watched = figures.get("gradient_norm", figures.get("loss", 0.0))  # a bad loss has a bad gradient
+        watched = figures.get("gradient_norm", figures.get("loss", 0.0))  # a bad loss gives a bad norm
         if not math.isfinite(watched):
             self._judge(batch, figures)
         super().on_train_batch_end(batch, logs)
 
     def on_step_end(self, step: int, values: dict[str, float]) -> None:
-        """Measures the step's loss against those before it."""
+        """Compares the step's loss with those before it."""
         loss = values.get("loss", math.nan)
         limit = self.options.loss_spike
         if limit is not None and not self.stopped and len(self._losses) >= _FEWEST:
@@ -116,12 +116,12 @@ class NumberGuard(StepCallback):
                 reason = (
                     f"the loss {loss:.4g} is above {limit:g} times the median {median:.4g} of the last steps"
                 )
-                self._stop(f"step {step}: {reason}", "without --guard.loss_spike it is let pass")
+                self._stop(f"step {step}: {reason}", "without --guard.loss_spike it trains on")
         if math.isfinite(loss):
             self._losses.append(loss)
 
     def get_state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Returns the state for a checkpoint."""
         return {"skipped": self.skipped, "losses": list(self._losses)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""How far training has come: a bar in a terminal, a plain line now and then in a log file.
+"""Shows how far training has come: with a bar in a terminal, with occasional plain lines in a log file.
 
-Both go to standard error: standard output is left to what a recipe has to say.
+Both go to standard error, since standard output is left to the recipe.
 """
 
 import math
@@ -15,16 +15,16 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress(StepCallback):
-    """Shows step, loss, tokens a second and their share of what the machine could do (MFU), elapsed and remaining time.
+    """A callback that shows step, loss, tokens per second, model FLOP/s utilization (MFU), elapsed and remaining time.
 
     Args:
         total_steps: the last step.
-        gradient_accumulation: batches an optimizer step takes.
-        tokens_per_step: tokens an optimizer step trains on, or a function of the step; None leaves the speed
-            out.
-        peak_tokens_per_second: the speed whose MFU is 100 %; None leaves the MFU out.
+        gradient_accumulation: batches per optimizer step.
+        tokens_per_step: tokens that an optimizer step trains on, or a function from the step to them; None leaves
+            out the speed.
+        peak_tokens_per_second: the speed whose MFU is 100 %; None leaves out the MFU.
         start_step: steps done before.
-        stream: where to, standard error if None. Not a terminal: a line at most every 10 s.
+        stream: the output, standard error if None; unless it is a terminal, it gets a line at most every 10 s.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Progress(StepCallback):
         self._first_step = (
             0.0,
             0,
-        )  # the time at which the first step of this session was done, and its number
+        )  # the time at which this session's first step ended, and its number
         self._shown_at = 0.0
         self._measured_from = 0.0
         self._tokens = 0.0
@@ -56,7 +56,7 @@ class Progress(StepCallback):
         self._loss = math.nan
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
-        """Shows the bar."""
+        """Shows the bar if the stream is a terminal."""
         self._began = self._shown_at = self._measured_from = time.monotonic()
         stream = self._stream or sys.stderr
         if stream.isatty() and self._bar is None:
@@ -78,7 +78,7 @@ class Progress(StepCallback):
             self._bar.start()
 
     def on_step_end(self, step: int, values: dict[str, float]) -> None:
-        """Refreshes the bar four times a second, or writes a line every ten."""
+        """Refreshes the bar at most four times a second, or writes a line at most every ten seconds."""
         now = time.monotonic()
         self._loss = values.get("loss", math.nan)
         if self.tokens_per_step is not None:
@@ -86,23 +86,23 @@ class Progress(StepCallback):
             self._tokens += tokens(step) if callable(tokens) else tokens
         if not self._first_step[1]:
             self._first_step = (now, step)
-            if self.total_steps > step:  # what it compiled would count for many steps' speed
+            if self.total_steps > step:  # its compilation does not count as training
                 self._measured_from, self._tokens = now, 0.0
         if now - self._shown_at < (0.25 if self._bar else _SECONDS_BETWEEN_LINES):
             return
         self._show(now)
 
     def exclude(self, seconds: float) -> None:
-        """Takes time spent on something else than training out of the speed; what is left to come includes it."""
+        """Excludes time that was not spent on training from the speed, but not from the estimate of remaining time."""
         self._measured_from += seconds
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
-        """Always leaves a last line."""
+        """Shows the last step and closes the bar."""
         self._show(time.monotonic(), last=True)
         self.close()
 
     def close(self) -> None:
-        """Takes the bar away, for a recipe whose training failed; safe to call twice."""
+        """Stops the bar, also after training has failed; it may be called twice."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -110,7 +110,7 @@ class Progress(StepCallback):
     def _show(self, now: float, last: bool = False) -> None:
         seconds = now - self._measured_from
         if self._tokens and seconds > 0:
-            # Smoothed over the last few times shown: a single window jumps about.
+            # The speed is smoothed over the last few windows, since that of a single one varies a lot.
             speed = self._tokens / seconds
             self._speed = speed if math.isnan(self._speed) else 0.7 * self._speed + 0.3 * speed
         self._shown_at = self._measured_from = now
@@ -129,7 +129,7 @@ class Progress(StepCallback):
             print("  ".join(parts), file=self._stream or sys.stderr, flush=True)
 
     def _left(self, now: float) -> str:
-        """From the steps after this session's first, which compiled and says nothing about the rest."""
+        """Returns the remaining time, estimated from the steps after the first, which includes compilation."""
         began, first = self._first_step
         if self.step <= first:
             return ""

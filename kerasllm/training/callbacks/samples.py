@@ -1,4 +1,4 @@
-"""Texts that a model makes as it learns: samples.jsonl."""
+"""Writes texts that a model generates during training to samples.jsonl."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from kerasllm.tokenizers.special_tokens import end_of_text_id
 
 
 class SampleLog:
-    """Appends one `{"step", "text"}` a line to a file.
+    """A log of generated texts, with one line `{"step", "text"}` each.
 
-    Call with the model and the step. The texts are drawn at temperature 0.8 from the 200 likeliest tokens, with the
-    step as seed.
+    Call it with the model and the step. The texts are drawn at temperature 0.8 from the 200 likeliest tokens, with
+    the step as seed.
 
     Args:
-        path: of the file; lines of later steps, from before an interruption, are dropped.
-        tokenizer: of the model.
-        prompt: ids of what the texts begin with.
-        max_new_tokens: of each; fewer where the model has no positions for so many.
+        path: the file; lines of later steps, written before an interruption, are dropped.
+        tokenizer: the model's tokenizer.
+        prompt: token ids that the texts begin with.
+        max_new_tokens: new tokens per text; fewer if the model has too few positions.
     """
 
     def __init__(self, path: Path, tokenizer: Any, prompt: list[int], max_new_tokens: int) -> None:
@@ -32,7 +32,7 @@ class SampleLog:
         self.max_new_tokens = max_new_tokens
 
     def __call__(self, model: Any, step: int) -> None:
-        """Adds the text of a step, whole or not at all."""
+        """Generates the text of a step and adds its line, whole or not at all."""
         room = model.config.max_sequence_length - len(self.prompt)
         settings = {"temperature": 0.8, "top_k": 200, "seed": step}
         ids = model.generate(self.prompt, max_new_tokens=min(self.max_new_tokens, room), **settings)
@@ -47,17 +47,17 @@ class SampleLog:
 
 
 def sample_prompt(tokenizer: Any, asked: str, max_new_tokens: int, positions: int) -> list[int]:
-    """Returns what samples begin with, as ids; looked at before training, not hours into it.
+    """Returns the token ids that samples begin with; recipes call it before training, so that errors come early.
 
     Args:
-        tokenizer: of the model.
-        asked: a text; where empty, a line break if the tokenizer's tokens are characters and it has one, else
-            the mark between documents.
-        max_new_tokens: of a sample; 0 for none at all.
-        positions: of the model.
+        tokenizer: the model's tokenizer.
+        asked: the text; if empty, a line break for a tokenizer of characters that has one, otherwise the token
+            between documents.
+        max_new_tokens: new tokens per sample; 0 for no samples.
+        positions: number of the model's positions.
 
     Raises:
-        InputError: a character is unknown, or not one new token fits behind the prompt.
+        InputError: a character is unknown, or no new token fits after the prompt.
     """
     if not max_new_tokens:
         return []

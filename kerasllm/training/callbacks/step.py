@@ -1,10 +1,10 @@
-"""Keras counts batches; training is spoken of in optimizer steps. Here the first becomes the second.
+"""Tells callbacks of optimizer steps, where Keras tells them of batches.
 
 None of the callbacks built on this sets `async_safe`. Keras hands the batches of "async safe" callbacks to a
 pool of several threads, where two batches may run at once and in either order, while the training thread goes
 on to the next. A checkpoint of step n must hold the figures up to step n and no further, so all of them run
-in the training thread, one batch after the other. The price: Keras reads each batch's loss from the device
-before it starts the next batch, a fraction of a millisecond a batch.
+in the training thread, one batch after the other. The price is that Keras reads each batch's loss from the device
+before it starts the next batch, which takes a fraction of a millisecond.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ import keras
 
 
 class StepCallback(keras.callbacks.Callback):
-    """A callback whose subclasses see `on_step_end(step, values)` after each optimizer step.
+    """A callback whose `on_step_end(step, values)` is called after each optimizer step.
 
     Args:
-        gradient_accumulation: batches an optimizer step takes.
+        gradient_accumulation: batches per optimizer step.
         start_step: optimizer steps done before this call of `fit`.
 
     Attributes:
         step: optimizer steps done so far, over all sessions of a run.
-        trainer: the model, without the synchronisation that reading `self.model` does on JAX.
+        trainer: the model, without the synchronization that reading `self.model` does on JAX.
     """
 
     def __init__(self, *, gradient_accumulation: int = 1, start_step: int = 0) -> None:
@@ -36,12 +36,12 @@ class StepCallback(keras.callbacks.Callback):
         self._sums: dict[str, float] = {}
 
     def set_model(self, model: keras.Model) -> None:
-        """Called by Keras."""
+        """Sets the model; called by Keras."""
         super().set_model(model)
         self.trainer = model
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Called by Keras after each batch, with the values of that batch alone."""
+        """Adds up the batches of a step; called by Keras after each batch, with the values of that batch alone."""
         for name, value in (logs or {}).items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._batches += 1
@@ -55,6 +55,6 @@ class StepCallback(keras.callbacks.Callback):
         """Called after each optimizer step.
 
         Args:
-            step: counted from 1 over all sessions of a run.
-            values: each of the logs, the mean over the step's batches.
+            step: number of the step, counted from 1 over all sessions of a run.
+            values: the logs by name, each as the mean over the step's batches.
         """

@@ -1,7 +1,7 @@
-"""TensorBoard's event files through the `tensorboard` package alone.
+"""Writes TensorBoard's event files with the `tensorboard` package alone.
 
-Its own `EventFileWriter` opens files through TensorFlow wherever that is installed: seconds and hundreds of
-megabytes for an append. What is below needs only its record format and its messages.
+The package's own `EventFileWriter` opens files through TensorFlow wherever that is installed, which costs seconds
+and hundreds of megabytes. Only the package's record format and messages are used here.
 """
 
 import os
@@ -13,10 +13,10 @@ from typing import Any
 
 
 class EventWriter:
-    """Scalars of a run, appended to one event file a session; the file appears with the first scalar.
+    """A writer of a run's scalars to one event file per session; the file appears with the first scalar.
 
     Args:
-        directory: created when needed.
+        directory: directory of the event files, created when needed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -52,7 +52,7 @@ class EventWriter:
         self._writer.flush()
 
     def close(self) -> None:
-        """Closes the file; a later `add` begins another."""
+        """Closes the file; a later `add` starts another one."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()

@@ -1,1 +1,1 @@
-"""Choices that depend on the machine: precision and compilation, and how well it is used."""
+"""The choices that depend on the machine, precision and compilation, and a measure of how well it is used."""

@@ -1,4 +1,4 @@
-"""Whether a run's training step is compiled, where that is a question of how long the run is."""
+"""Decides whether a run's training step is compiled, which on PyTorch depends on the length of the run."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from kerasllm.errors import InputError
 
 FROM_STEPS = 500
 FROM_FLOPS = 1e13
-"""Steps, or arithmetic, from which on PyTorch's compilation, which takes 10 to 20 s, pays."""
+"""Optimizer steps, or FLOPs, from which PyTorch's compilation is worth the 10 to 20 s that it takes."""
 
 
 def choose_compilation(asked: bool | None, steps: int, flops: float = 0.0, shapes: int = 1) -> bool | str:
-    """The `jit_compile` of a run.
+    """Returns the `jit_compile` argument for a run.
 
-    It depends on the run alone, never on how fast the machine is just now, or no run could be repeated.
+    It depends on the run alone, not on the current speed of the machine, so that a run can be repeated.
 
     Args:
-        asked: what the user says; None: on PyTorch from `FROM_STEPS` steps or `FROM_FLOPS` on, for each shape, where
-            there is a C++ compiler, and always on JAX and TensorFlow.
-        steps: of the whole run.
-        flops: of the whole run's training, see `LanguageModel.training_flops`.
-        shapes: of the batches; each is a compilation.
+        asked: the user's choice; None compiles always on JAX and TensorFlow, and on PyTorch if there is a C++ compiler
+            and the run has `FROM_STEPS` steps or `FROM_FLOPS` for each shape.
+        steps: optimizer steps of the whole run.
+        flops: floating-point operations of the whole run's training, see `LanguageModel.training_flops`.
+        shapes: number of shapes that batches have; each is compiled by itself.
 
     Raises:
-        InputError: it is asked for, and there is no compiler.
+        InputError: compilation is asked for, and there is no compiler.
     """
     if asked is False:
         return False

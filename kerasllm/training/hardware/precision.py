@@ -1,4 +1,4 @@
-"""Which precision to train in: float32, or bfloat16 where the machine has fast products of it."""
+"""Chooses the precision of training: float32, or bfloat16 if the machine is faster with it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 def choose_precision(
     asked: str, make_model: Callable[[], keras.Model], batch: tuple[Any, ...], steps: int = 4
 ) -> str:
-    """Sets Keras' dtype policy to the precision asked for; "auto" measures both and takes the faster.
+    """Sets Keras' dtype policy to the precision asked for; "auto" measures both and chooses the faster one.
 
     Args:
         asked: "float32", "mixed_bfloat16" or "auto".
-        make_model: gives a compiled model under the policy that is set at the time; used for "auto" alone.
+        make_model: function that returns a compiled model under the current policy; called for "auto" only.
         batch: inputs, labels and weights for `train_on_batch`.
         steps: measured steps in each precision, after one that compiles; the fastest counts.
 
     Returns:
-        The precision that is set now.
+        The precision that was set.
     """
     if asked != "auto":
         keras.config.set_dtype_policy(asked)

@@ -1,7 +1,7 @@
-"""How much of the machine a training uses: the model's arithmetic beside the fastest matrix product.
+"""Compares the arithmetic of training with the fastest matrix product of the machine.
 
-The share of the two is the model FLOP/s utilization, MFU. It counts the arithmetic that the model asks for, not what
-was done: padding, and scores of positions that nobody predicts, earn nothing.
+Their ratio is the model FLOP/s utilization, MFU. It counts the arithmetic that the model needs, not what is computed:
+padding, and scores at positions that are not predicted, do not count.
 
 Reference: Chowdhery et al. 2022, "PaLM", https://arxiv.org/abs/2204.02311, appendix B.
 """
@@ -18,20 +18,20 @@ import numpy as np
 
 from kerasllm import backend
 
-_SECONDS = 0.4  # of measured products, the warm one left out
-_LONG_ENOUGH = 0.01  # seconds: a product that takes so long keeps the machine busy
+_SECONDS = 0.4  # time for measured products, warm-up excluded
+_LONG_ENOUGH = 0.01  # seconds; a product that takes so long keeps the machine busy
 _SIZES = (512, 1024, 2048, 4096, 8192)
 
 
 @lru_cache
 def matrix_product_peak(precision: str) -> float:
-    """FLOP/s of the fastest square matrix product found in half a second of them, as a training step's are made.
+    """Returns the FLOP/s of the fastest square matrix product that is found in half a second.
 
-    Sizes double from 512 to 2,048, and on until a product takes 10 ms, so that a GPU gets large ones. Measured
-    once in a process.
+    The products are computed as in a training step. Sizes double from 512 to 2,048, and further until a product takes
+    10 ms, so that a GPU gets large ones. The result is measured once per process.
 
     Args:
-        precision: a Keras dtype policy, "float32" or "mixed_bfloat16" say.
+        precision: a Keras dtype policy, such as "float32" or "mixed_bfloat16".
     """
     dtype = keras.dtype_policies.get(precision).compute_dtype
     numbers = np.random.default_rng(0).standard_normal((2, _SIZES[0], _SIZES[0]), dtype=np.float32)
@@ -39,7 +39,7 @@ def matrix_product_peak(precision: str) -> float:
     for size in _SIZES:
         times = size // _SIZES[0]
         left, right = (keras.ops.cast(np.tile(part, (times, times)), dtype) for part in numbers)
-        _multiply(left, right)  # JAX compiles for each size, others warm their threads
+        _multiply(left, right)  # warm-up: JAX compiles for each size, others start threads
         for _ in range(3):
             seconds = _multiply(left, right)
             spent += seconds
@@ -47,36 +47,36 @@ def matrix_product_peak(precision: str) -> float:
             if spent > _SECONDS:
                 return best
         busy = seconds > _LONG_ENOUGH and size >= 2048
-        if busy or spent + 16 * seconds > 2 * _SECONDS:  # two of the next size
+        if busy or spent + 16 * seconds > 2 * _SECONDS:  # too slow for two of the next size
             break
     return best
 
 
 def _multiply(left: Any, right: Any) -> float:
-    """Seconds of one product."""
+    """Returns the seconds that one product takes."""
     began = time.perf_counter()
     product = backend.matrix_product(left, right)
-    # Waits for a device that works in the background.
+    # Reading a value waits for a device that works asynchronously.
     keras.ops.convert_to_numpy(keras.ops.cast(product[0, 0], "float32"))
     return time.perf_counter() - began
 
 
 def flops_per_token(model: Any, inputs: Mapping[str, Any]) -> float:
-    """Returns the arithmetic of a training step for each token, see `LanguageModel.training_flops`.
+    """Returns the FLOPs of a training step per token, see `LanguageModel.training_flops`.
 
     Args:
-        model: what is to be trained.
-        inputs: of a batch, which tell the length and, by `masked_positions`, what is predicted.
+        model: the model to train.
+        inputs: the inputs of a batch, which give the length and, by `masked_positions`, the number of predictions.
     """
     slots = inputs["masked_positions"].shape[-1] if "masked_positions" in inputs else None
     return model.training_flops(inputs["token_ids"].shape[-1], slots)
 
 
 def peak_tokens_per_second(model: Any, inputs: Mapping[str, Any]) -> float:
-    """Returns the tokens a second if the whole peak of the machine went into the model: the speed whose MFU is 1.
+    """Returns the speed at an MFU of 1, in tokens per second.
 
     Args:
-        model: what is to be trained.
-        inputs: of a batch.
+        model: the model to train.
+        inputs: the inputs of a batch.
     """
     return matrix_product_peak(model.dtype_policy.name) / flops_per_token(model, inputs)

@@ -1,4 +1,4 @@
-"""The optimizer of the recipes: plain Keras AdamW, set up as language models are trained."""
+"""The recipes' optimizer: Keras' AdamW with the settings that are usual for language models."""
 
 import keras
 
@@ -13,15 +13,15 @@ def adamw(
     clip_norm: float | None = 1.0,
     gradient_accumulation: int = 1,
 ) -> keras.optimizers.AdamW:
-    """AdamW without decay on biases and layer normalisation, with clipping by the global norm.
+    """Returns AdamW without weight decay on biases and normalization, with clipping by the global norm.
 
     Args:
         learning_rate: a number or a schedule.
-        weight_decay: decoupled, times the learning rate.
+        weight_decay: decoupled weight decay, which is multiplied by the learning rate.
         beta_1: decay of the first moment.
         beta_2: decay of the second moment.
-        epsilon: added to the root of the second moment; BERT's 1e-6.
-        clip_norm: the gradient of all weights together is scaled down to this norm; None for never.
+        epsilon: added to the root of the second moment; BERT uses 1e-6.
+        clip_norm: largest norm of the gradient of all weights together; None for no clipping.
         gradient_accumulation: batches whose gradients are averaged for one update.
 
     Reference: Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101.

@@ -1,4 +1,4 @@
-"""Learning rates as functions of the optimizer's step, also under gradient accumulation."""
+"""Learning-rate schedules over optimizer steps, with or without gradient accumulation."""
 
 import math
 
@@ -9,10 +9,10 @@ from kerasllm.errors import InputError
 
 
 def warmup_steps(warmup: float, steps: int) -> int:
-    """`warmup` as a number of steps: below 1 it is a share of all `steps`.
+    """Returns `warmup` as a number of steps; below 1 it is a share of all `steps`.
 
     Raises:
-        InputError: it is negative or leaves no step after it.
+        InputError: `warmup` is negative, no whole number from 1 on, or leaves no step after it.
     """
     count = round(warmup * steps) if warmup < 1 else int(warmup)
     if warmup < 0 or (warmup >= 1 and count != warmup):
@@ -24,13 +24,13 @@ def warmup_steps(warmup: float, steps: int) -> int:
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to the peak, then falls linearly to zero, one step after the last.
+    """A learning rate that rises linearly to the peak, then falls linearly to zero, one step after the last.
 
     Args:
         peak: the learning rate after warm-up.
-        steps: all optimizer steps.
+        steps: number of all optimizer steps.
         warmup: steps of the rise; the first has peak / warmup, not zero.
-        gradient_accumulation: batches an optimizer step. Keras hands a schedule the number of *batches*.
+        gradient_accumulation: batches per optimizer step; Keras passes the number of *batches* to a schedule.
 
     Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, appendix A.2.
     """
@@ -42,7 +42,7 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.gradient_accumulation = gradient_accumulation
 
     def __call__(self, step):
-        """The learning rate of the optimizer step to which batch number `step` (from 0) belongs."""
+        """Returns the learning rate of the optimizer step to which batch number `step` (from 0) belongs."""
         step = ops.cast(ops.floor_divide(step, self.gradient_accumulation), "float32")
         rise = (step + 1) / max(self.warmup, 1)
         fall = (self.steps - step) / max(self.steps - self.warmup, 1)
@@ -50,7 +50,7 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         return ops.cast(self.peak, "float32") * factor
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return {
             "peak": self.peak,
             "steps": self.steps,
@@ -61,14 +61,14 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class CosineWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to the peak, then falls along half a cosine to the minimum, one step after the last.
+    """A learning rate that rises linearly to the peak, then falls by a cosine to the minimum, one step after the last.
 
     Args:
         peak: the learning rate after warm-up.
         minimum: the learning rate at the end.
-        steps: all optimizer steps.
+        steps: number of all optimizer steps.
         warmup: steps of the rise; the first has peak / warmup, not zero.
-        gradient_accumulation: batches an optimizer step. Keras hands a schedule the number of *batches*.
+        gradient_accumulation: batches per optimizer step; Keras passes the number of *batches* to a schedule.
 
     Reference: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983; Brown et al. 2020,
     https://arxiv.org/abs/2005.14165, appendix B.
@@ -90,7 +90,7 @@ class CosineWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.gradient_accumulation = gradient_accumulation
 
     def __call__(self, step):
-        """The learning rate of the optimizer step to which batch number `step` (from 0) belongs."""
+        """Returns the learning rate of the optimizer step to which batch number `step` (from 0) belongs."""
         step = ops.cast(ops.floor_divide(step, self.gradient_accumulation), "float32")
         rise = (step + 1) / max(self.warmup, 1)
         done = ops.clip((step - self.warmup) / max(self.steps - self.warmup, 1), 0.0, 1.0)
@@ -98,7 +98,7 @@ class CosineWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         return ops.where(step < self.warmup, self.peak * rise, fall)
 
     def get_config(self):
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return {
             "peak": self.peak,
             "minimum": self.minimum,

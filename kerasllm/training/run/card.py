@@ -1,4 +1,4 @@
-"""The model card of a run: data, settings and results, from what the run has recorded."""
+"""Writes the model card of a run, with the data, settings and results that the run has recorded."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +17,11 @@ _OF_THIS_MACHINE = {"output", "resume", "keep", "processes", "checkpoint_steps",
 def write_run_card(run: Path, results: Mapping[str, Any]) -> None:
     """Writes model/README.md of a run.
 
-    Files are named without their directories: what a hub shows to all is not how a disk is laid out.
+    Files are named without their directories, since a card on a hub should not show how a disk is laid out.
 
     Args:
         run: the run directory, with config.yaml and model/config.json.
-        results: as in results.json.
+        results: the figures, as in results.json.
     """
     content = read_config(run)
     left_out = {*RECORDED_KEYS, *_OF_THIS_MACHINE}
@@ -43,7 +43,7 @@ def write_run_card(run: Path, results: Mapping[str, Any]) -> None:
 
 
 def _names(value: Any) -> str:
-    """`hub:` names whole, and paths by their last part."""
+    """Returns the names in a setting: `hub:` names whole, and paths by their last part."""
     values = value if isinstance(value, list) else [value]
     return ", ".join(str(each) if str(each).startswith("hub:") else Path(str(each)).name for each in values)
 

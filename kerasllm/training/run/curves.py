@@ -1,4 +1,4 @@
-"""The picture of a run: loss against step above, everything else that was measured below."""
+"""Draws pictures of results: the curves of a run, a comparison of accuracies, and grouped bars."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ _PREFIX = "validation_"
 
 
 def plot_curves(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Draws training and validation loss in nats against the step, other metrics in a panel below.
+    """Draws training and validation loss in nats against the step, and other metrics in panels below.
 
     Args:
-        lines: what `read_metrics` returns. Nothing is drawn from none.
-        path: the PNG, replaced whole.
-        title: the run's name.
+        lines: the result of `read_metrics`; nothing is drawn if it is empty.
+        path: the PNG file, which is written whole or not at all.
+        title: name of the run.
     """
     names = list(dict.fromkeys(name for line in lines for name in line))
     figures = [
@@ -28,7 +28,7 @@ def plot_curves(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None
     ]
     if not figures:
         return
-    # The object interface: no global state, no window system, whatever the user's own matplotlib settings.
+    # The object interface needs no global state and no window system, whatever the user's matplotlib settings.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -72,7 +72,7 @@ def plot_comparison(tasks: Mapping[str, Mapping[str, Sequence[float]]], path: Pa
 
     Args:
         tasks: accuracies by task and arm.
-        path: the PNG, replaced whole.
+        path: the PNG file, which is written whole or not at all.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -110,13 +110,13 @@ Bar = tuple[float, float, float]
 
 
 def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], path: Path, title: str) -> None:
-    """Draws panels of grouped bars, each with its range.
+    """Draws panels of grouped bars, each bar with its range.
 
     Args:
-        panels: by title and name of the group, each bar's median, lowest and greatest value by series. A series
-            called as another with "bfloat16" at the end has that one's colour, hatched.
-        path: the PNG, replaced whole.
-        title: of the picture.
+        panels: median, lowest and greatest value of each bar, by title of the panel, name of the group and series.
+            A series named like another one with " bfloat16" at the end has the same color, hatched.
+        path: the PNG file, which is written whole or not at all.
+        title: title of the picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -183,12 +183,12 @@ def plot_bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], path: Path,
 
 def _save(figure: Any, path: Path) -> None:
     with replacing(path, sync=False) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # Chinese names, a Latin font
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # such as a Chinese title
         figure.savefig(temporary, format="png")
 
 
 def _other_panels(names: list[str]) -> list[tuple[list[str], str]]:
-    """Further losses share an axis, and so do fractions; a perplexity needs one of its own."""
+    """Returns the panels of other figures; losses share one, as do fractions, and perplexities have their own."""
     losses = [name for name in names if name.endswith("loss")]
     perplexities = [name for name in names if name.endswith("perplexity")]
     rest = [name for name in names if name not in losses and name not in perplexities]

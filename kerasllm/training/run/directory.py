@@ -1,9 +1,9 @@
-"""The directory a training run writes, and the rules about who may write it when.
+"""Manages the directory that a training run writes, and who may write it when.
 
-One run, one directory, one process: a finished run is never overwritten, an interrupted one only continued,
-and only with the settings it was started with, and two processes cannot share one (a lock that the kernel
-drops when its holder dies). Nothing is created until a recipe has read all its inputs, and what was created
-goes again if the recipe fails before the first step: a mistake leaves no litter.
+A run has one directory and one process. A finished run is never overwritten; an interrupted one can only be
+continued, with the settings that it was started with; and a lock, which the kernel releases when its holder dies,
+keeps two processes from sharing one. Nothing is created until a recipe has read all its inputs, and what was
+created is removed if the recipe fails before the first step.
 """
 
 import contextlib
@@ -36,14 +36,13 @@ from kerasllm.training.run.settings import (
 class RunDirectory:
     """A directory with config.yaml, metrics.jsonl, curves.png, checkpoints/, model/ and results.json.
 
-    Made by `RunDirectory.create`; a context manager that gives the lock back and, if the body failed before
-    anything was learnt, removes what `create` made. A full disk leaves it as an `InputError`.
+    Create one by `RunDirectory.create`. It is a context manager that releases the lock and, if its body failed before
+    anything was learned, removes what `create` made. A full disk raises an `InputError`.
 
     Attributes:
         path: the directory.
-        finished: it holds results.json: `create(…, resume=True)` of such a run, for which there is nothing to
-            do.
-        settings: the settings as recorded, plain values.
+        finished: whether it already held results.json, so that there is nothing to do; only with `resume=True`.
+        settings: the recorded settings, as plain values.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], finished: bool) -> None:
@@ -58,27 +57,27 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the training state is saved; may not exist yet."""
+        """The directory of the training state, which may not exist yet."""
         return self.path / "checkpoints"
 
     @property
     def bad_batch(self) -> Path:
-        """Where a batch is saved that stopped the run; may not exist."""
+        """The directory of a batch that stopped the run, which may not exist."""
         return self.path / "bad_batch"
 
     @property
     def model(self) -> Path:
-        """Where the trained model goes; may not exist yet."""
+        """The directory of the trained model, which may not exist yet."""
         return self.path / "model"
 
     @property
     def metrics(self) -> Path:
-        """The metrics.jsonl file; may not exist yet."""
+        """The metrics.jsonl file, which may not exist yet."""
         return self.path / "metrics.jsonl"
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """What `record` has been given, in this session or before."""
+        """The values that `record` was given, in this session or before."""
         return dict(self._resolved)
 
     @property
@@ -95,12 +94,12 @@ class RunDirectory:
         resume: bool = False,
         may_grow: Iterable[str] = MAY_GROW,
     ) -> bool:
-        """Whether `create` would succeed, creating nothing: for the top of a recipe, before the slow parts.
+        """Checks that `create` would succeed, creating nothing; recipes call it first, before the slow parts.
 
         Args: as in `create`.
 
         Returns:
-            True if the directory holds a finished run (and `resume` is set): there is nothing to do.
+            True if the directory holds a finished run and `resume` is set, so that there is nothing to do.
 
         Raises:
             InputError: see `create`.
@@ -131,7 +130,7 @@ class RunDirectory:
                 )
             if not finished and _has_checkpoint(path):
                 compare(path, recorded(path), config, set(may_grow))
-            if finished:  # killed as it ended, it may have left its lock: nothing is left to lock
+            if finished:  # a run that was killed as it ended may have left its lock
                 with contextlib.suppress(OSError):
                     (path / ".lock").unlink(missing_ok=True)
             return finished
@@ -145,19 +144,18 @@ class RunDirectory:
         resume: bool = False,
         may_grow: Iterable[str] = MAY_GROW,
     ) -> Self:
-        """Creates or opens the directory, locks it and writes config.yaml. Called when all inputs are read.
+        """Creates or opens the directory, locks it and writes config.yaml; called when all inputs are read.
 
         Args:
-            output: the directory; parents are made too.
+            output: the directory; parents are created too.
             config: all settings, a dataclass or a mapping.
-            resume: continue the interrupted run that is there. Of a finished run the result says so
-                (`finished`, nothing is written); before any checkpoint, or if nothing is there, it starts
-                afresh.
+            resume: whether to continue the interrupted run in the directory. For a finished run nothing is written
+                and `finished` is set; without a checkpoint, or in an empty directory, the run starts from scratch.
             may_grow: settings that may be greater than the run's own.
 
         Raises:
-            InputError: the directory holds a finished run, an interrupted one without `resume`, or other
-                files; the settings differ, each named; another process is writing it; it cannot be written.
+            InputError: the directory holds a finished run, other files, or an interrupted run without `resume`; the
+                settings differ (the message names each); another process is writing it; or it cannot be written.
         """
         path = Path(output)
         finished = cls.check(path, config, resume=resume, may_grow=may_grow)
@@ -176,9 +174,9 @@ class RunDirectory:
                 cls.check(path, config, resume=resume, may_grow=may_grow)
                 best = run.checkpoints.glob(".best.*.tmp")
                 for leftover in (*path.glob(".*.tmp"), *run.model.glob(".*.tmp"), *best):
-                    leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
+                    leftover.unlink(missing_ok=True)  # left by a process that was killed while writing
                 run._wrote_config = not (path / "config.yaml").exists()
-                if _has_checkpoint(path):  # what was found out then holds for the rest of the run
+                if _has_checkpoint(path):  # its recorded values hold for the rest of the run
                     run._resolved = dict(read_config(path).get("resolved") or {})
                 run._write_config()
             except BaseException:
@@ -187,10 +185,10 @@ class RunDirectory:
         return run
 
     def record(self, **resolved: Any) -> None:
-        """Adds to config.yaml what was found out rather than set: the precision that `auto` came to, say.
+        """Adds values to config.yaml that were found out rather than set, such as the precision that `auto` chose.
 
         Raises:
-            InputError: the run goes on, with other data than before: what is named `…_sha256` has changed.
+            InputError: the resumed run has other data than before: a value named `…_sha256` has changed.
         """
         found = plain(resolved)
         for name, value in found.items():
@@ -204,11 +202,11 @@ class RunDirectory:
         self._write_config()
 
     def write_results(self, results: Mapping[str, Any], seconds: float | None = None) -> None:
-        """Writes the model's card and results.json, which makes the run a finished one. NaN becomes null.
+        """Writes the model card and results.json, which marks the run as finished; NaN becomes null.
 
         Args:
-            results: `{"validation": {"loss": …}, "test": {…}, …}`.
-            seconds: training time of all sessions together; since `create` if None.
+            results: the figures, such as `{"validation": {"loss": …}, "test": {…}, …}`.
+            seconds: training time of all sessions together; the time since `create` if None.
         """
         import keras
 
@@ -220,10 +218,10 @@ class RunDirectory:
             write_atomically(self.path / "results.json", to_json(figures, indent=2) + "\n")
 
     def discard_if_empty(self, *, keep_log: bool = True) -> None:
-        """Removes what `create` made if nothing has been learnt since, and gives the lock back.
+        """Removes what `create` made if nothing has been learned since, and releases the lock.
 
         Args:
-            keep_log: whether a log of steps counts even where no checkpoint lets the run go on.
+            keep_log: whether a log of steps is kept even if there is no checkpoint to continue from.
         """
         results = self.path / "results.json"
         if not keep_log and self._wrote_config and not results.exists() and not _has_checkpoint(self.path):
@@ -245,7 +243,7 @@ class RunDirectory:
                 directory.rmdir()
 
     def close(self) -> None:
-        """Gives the lock back; safe to call twice."""
+        """Releases the lock; it may be called twice."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -260,7 +258,7 @@ class RunDirectory:
             self.close()
             return
         full = isinstance(error, OSError) and error.errno in DISK_FULL
-        # The log of a run that failed is worth keeping; after a mistake of the user's nothing stays behind.
+        # The log of a failed run is worth keeping; after a user's mistake nothing stays behind.
         self.discard_if_empty(keep_log=not full and not isinstance(error, InputError))
         if full:
             later = " and --resume" if _has_checkpoint(self.path) else ""
@@ -273,7 +271,7 @@ class RunDirectory:
             self._lock = FileLock(self.path / ".lock", wait=False)
         except BlockingIOError as error:
             raise InputError(f"--output {self.path} is being written by another process") from error
-        if self._lock.error is not None:  # a network file system without locks
+        if self._lock.error is not None:  # such as a network file system without locks
             reason = self._lock.error.strerror
             print(f"{self.path} cannot be locked ({reason}): run one process only", file=sys.stderr)
 
@@ -295,7 +293,7 @@ def _has_content(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _in_words(path: Path) -> Iterator[None]:
-    """What the file system refuses, as one line that names the option."""
+    """Turns an `OSError` into an `InputError` of one line that names the option."""
     try:
         yield
     except InputError:

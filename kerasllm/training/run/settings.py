@@ -1,4 +1,4 @@
-"""config.yaml, the settings of a run: what is added to them, and what a resumed run may change."""
+"""Reads and compares the settings of a run in config.yaml, and defines which of them a resumed run may change."""
 
 import contextlib
 import dataclasses
@@ -23,9 +23,9 @@ MAY_CHANGE = frozenset(
         *("guard.non_finite", "guard.skip_limit", "guard.loss_spike", "guard.replay"),
     }
 )
-"""Settings that a resumed run may be given anew: they change nothing about what is learnt."""
+"""Settings that a resumed run may change, since they do not affect what is learned."""
 
-_SHORT = reprlib.Repr()  # what stands in a YAML file may be endless
+_SHORT = reprlib.Repr()  # a value in a YAML file may be very long
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 2, 20, 200, 200
 
 MAY_GROW = frozenset({"steps", "epochs"})
@@ -33,14 +33,14 @@ MAY_GROW = frozenset({"steps", "epochs"})
 
 
 def lasting(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings without the wish to see a bad batch again, which is no part of the run."""
+    """Returns the settings without the request to replay a bad batch, which is not part of the run."""
     if not isinstance(settings.get("guard"), dict):
         return settings
     return {**settings, "guard": {**settings["guard"], "replay": False}}
 
 
 def versions() -> dict[str, str]:
-    """What a run depends on beside its settings."""
+    """Returns the versions of everything that a run depends on beside its settings."""
     import keras
 
     from kerasllm import backend
@@ -56,24 +56,24 @@ def versions() -> dict[str, str]:
 
 
 def recorded(path: Path) -> dict[str, Any]:
-    """The settings that a run directory was started with."""
+    """Returns the settings that a run was started with."""
     return {key: value for key, value in read_config(path).items() if key not in RECORDED_KEYS}
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """All of a run directory's config.yaml.
+    """Returns the whole content of a run's config.yaml.
 
     Raises:
-        InputError: it is no YAML, or holds no settings.
+        InputError: the file is not YAML, or holds no settings.
     """
     file = path / "config.yaml"
     try:
         text = file.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
-        # A run writes none, and with them a short file may be without end.
+        # A run writes no aliases, and a short file with aliases may expand without end.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ValueError("it refers to parts of itself")
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, 2001-99-99, depth
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as bad UTF-8, 2001-99-99
         raise InputError(f"{file} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} holds no settings")
@@ -81,9 +81,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def nothing_to_resume(output: str | Path, config: Any) -> str:
-    """The line for `--resume` of a finished run; where more training is asked for, the way to get it.
+    """Returns the message for `--resume` of a finished run; if more steps are asked for, it says how to train on.
 
-    The schedule has come to its end: going on would be another run than one of that length from the start.
+    The schedule has ended, so a continued run would not equal one of the greater length from the start.
 
     Args:
         output: the directory of the finished run.
@@ -102,17 +102,16 @@ def nothing_to_resume(output: str | Path, config: Any) -> str:
 def compare(path: Path, before: Mapping[str, Any], config: Any, may_grow: set[str]) -> None:
     """Refuses settings that differ from the run's own.
 
-    A setting that the run does not know, since it was started before there was such a setting, counts as having had
-    its default.
+    A setting that did not exist yet when the run was started counts as having had its default.
 
     Args:
         path: the run directory.
-        before: its settings.
-        config: those given, a dataclass or a mapping.
+        before: the run's own settings.
+        config: the settings given now, a dataclass or a mapping.
         may_grow: names of settings that may be greater.
 
     Raises:
-        InputError: names each difference.
+        InputError: the settings differ; the message names each difference.
     """
     old, new = dict(_flat(before)), dict(_flat(plain(config)))
     if dataclasses.is_dataclass(config):

@@ -1,7 +1,7 @@
-"""The batch that stopped a run, saved with the state it met, and run again from there.
+"""Saves the batch that stopped a run together with the state before it, and runs it again from there.
 
 bad_batch/step-00000057/state.safetensors   every variable as it was before the batch
-bad_batch/step-00000057/state.json          step, figures, SHA-256 of the others; as in a checkpoint
+bad_batch/step-00000057/state.json          step, figures, SHA-256 of the other files; as in a checkpoint
 bad_batch/step-00000057/batch.safetensors   inputs, labels and weights: 0/token_ids, 1, 2, …
 """
 
@@ -27,17 +27,17 @@ from kerasllm.training.state.training_state import checkpoint_name, checksum, re
 def save_bad_batch(
     directory: Path, model: keras.Model, batch: Any, step: int, figures: Mapping[str, float]
 ) -> Path:
-    """Saves a batch that was not learnt, and the state that it met.
+    """Saves a batch that went wrong, and the state before it.
 
     Args:
-        directory: of the run's bad batches; only the newest one stays.
-        model: which the batch has left as it was.
+        directory: the run's directory of bad batches, which keeps only the newest one.
+        model: the model, which the batch has left unchanged.
         batch: a tuple of arrays and dictionaries of arrays.
-        step: the optimizer step that it belongs to.
-        figures: what it gave.
+        step: the optimizer step that the batch belongs to.
+        figures: the loss and other figures of the batch.
 
     Returns:
-        The directory.
+        The directory of the saved batch.
     """
     place = directory / checkpoint_name(step)
     shutil.rmtree(directory, ignore_errors=True)
@@ -59,7 +59,7 @@ def save_bad_batch(
 
 
 def batch_hash(batch: Any) -> str:
-    """SHA-256 of a batch, in hexadecimal: names, shapes, dtypes and values."""
+    """Returns the SHA-256 of a batch's names, shapes, dtypes and values, in hexadecimal."""
     digest = hashlib.sha256()
     names = dict(_flat(batch))
     for name, values in names.items():
@@ -75,14 +75,14 @@ def replay_bad_batch(directory: Path, model: keras.Model) -> str:
     """Runs the saved batch once, from the saved state.
 
     Args:
-        directory: of the run's bad batches.
-        model: compiled as the run's was.
+        directory: the run's directory of bad batches.
+        model: the model, compiled as in the run.
 
     Returns:
-        What it gives and what it gave, for people.
+        A text with the figures that the batch gives now, and those that it gave then.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: there is no saved batch, or it is damaged.
     """
     restored = restore(model, directory)
     if restored is None:

@@ -1,7 +1,7 @@
-"""The global random generators: Python's, NumPy's and the backend's.
+"""Saves and restores the states of the global random generators: Python's, NumPy's and the backend's.
 
-kerasllm draws what matters from seed and step, but a user's own data set or an unseeded Dropout on torch may
-not. What Keras layers draw from seed generators of their own is state of the model and no concern here.
+kerasllm draws what matters from seed and step, but a user's own data set or an unseeded Dropout on PyTorch may not.
+The seed generators of Keras layers are part of the model's state and are not handled here.
 """
 
 import base64
@@ -16,7 +16,7 @@ from kerasllm import backend
 
 
 def get_random_states() -> dict[str, Any]:
-    """The states of all global generators, as JSON can hold them."""
+    """Returns the states of all global generators in a form that JSON can hold."""
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state = backend.get_random_state()
@@ -28,7 +28,7 @@ def get_random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:
-    """Restores what `get_random_states` returned; the state of another backend's generator is passed over."""
+    """Restores what `get_random_states` returned; the state of another backend's generator is ignored."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = states["numpy"]
@@ -39,10 +39,10 @@ def set_random_states(states: Mapping[str, Any]) -> None:
 
 
 def check_random_states(states: Mapping[str, Any]) -> None:
-    """Whether `set_random_states` would take these states; nothing is changed.
+    """Checks that `set_random_states` accepts these states, and changes nothing.
 
     Raises:
-        ValueError, TypeError, KeyError, RuntimeError: by whichever generator refuses.
+        ValueError, TypeError, KeyError, RuntimeError: a generator refuses its state.
     """
     before = get_random_states()
     try:

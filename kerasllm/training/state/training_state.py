@@ -1,19 +1,18 @@
-"""What the training state is, by name, and the way back from a checkpoint into a model.
+"""Names the variables of the training state, and restores a checkpoint into a model.
 
-A checkpoint is a directory that appears by a rename when all of it is on the disk:
+A checkpoint is a directory that is renamed into place once all of it is on the disk:
 
     checkpoints/step-00000040/state.safetensors   every variable
-    checkpoints/step-00000040/state.json          step, callbacks, random states, versions, SHA-256 of the
-    other
+    checkpoints/step-00000040/state.json          step, callbacks, random states, versions, SHA-256 of the other file
 
-There is no pointer to the newest one that could be wrong: `restore` takes the newest whose hash is right.
+`restore` takes the newest checkpoint whose hashes are right, so no pointer to the newest one can be wrong.
 
 Names in state.safetensors are `model/00007/kernel` and `optimizer/00003/momentum`: the position among the
 model's variables (`model.variables`, seed generators included) or the optimizer's, and the last word of the
 name. Keras numbers its automatic names by how many layers the process has made, so whole paths would differ
-from one process to the next; positions do not, nor between backends, and so a run may be resumed on another
-backend. The masks of kerasllm's dropout go on as they would have, being hashes; a `keras.layers.Dropout` of a
-user's own draws other numbers there.
+from one process to the next. Positions do not, nor do they differ between backends, so a run may be resumed on
+another backend. There, kerasllm's dropout masks continue as they would have, since they are hashes; a user's own
+`keras.layers.Dropout` draws other numbers.
 """
 
 import hashlib
@@ -33,22 +32,22 @@ from kerasllm.errors import InputError
 from kerasllm.files.safetensors import Entry, file_hash, read_safetensors
 from kerasllm.training.state.random_states import check_random_states
 
-# What reading raises whose files are not what was written; a checksum can be put right by whoever wants to.
+# Reading damaged files raises one of these; a file may have been altered together with its checksum.
 _DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
 _STEP_DIRECTORY = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
 class RestoredState:
-    """What `restore` found, beside what it has already put into the model and its optimizer.
+    """The part of a checkpoint that `restore` does not put into the model and its optimizer.
 
     Args:
         step: optimizer steps done.
         seconds: training time so far.
-        path: the checkpoint.
-        callbacks: states by name.
-        arrays: arrays of the callbacks, by `name/key`.
-        random_states: see `get_random_states`; `Checkpoint` restores them when training begins.
+        path: directory of the checkpoint.
+        callbacks: the callbacks' states by name.
+        arrays: the callbacks' arrays by `callback/name/key`.
+        random_states: result of `get_random_states`, which `Checkpoint` restores when training begins.
     """
 
     step: int
@@ -60,18 +59,17 @@ class RestoredState:
 
 
 def restore(model: keras.Model, directory: str | Path) -> RestoredState | None:
-    """Puts the newest whole checkpoint into a model and its optimizer; broken ones are passed over with a
-    word.
+    """Loads the newest intact checkpoint into a model and its optimizer; damaged ones are skipped with a message.
 
     Args:
-        model: built and compiled, of the same configuration as that of the checkpoint.
+        model: a built and compiled model with the configuration of the checkpoint's.
         directory: `RunDirectory.checkpoints`.
 
     Returns:
-        The rest of the state, for `Checkpoint(restored=…)`; None if there is no whole checkpoint.
+        The rest of the state, for `Checkpoint(restored=…)`; None if there is no intact checkpoint.
 
     Raises:
-        InputError: the checkpoint's variables are not the model's, the first difference named.
+        InputError: the checkpoint's variables are not the model's; the message names the first difference.
     """
     for _, path in list_checkpoints(Path(directory)):
         try:
@@ -97,9 +95,9 @@ def restore(model: keras.Model, directory: str | Path) -> RestoredState | None:
                 state["random_states"],
             )
         except _DAMAGED as error:
-            # What the file held may stand in it, half characters too, at any length.
+            # The message may quote the file, with invalid characters and at any length.
             reason = str(error).encode(errors="backslashreplace").decode()[:200]
-            print(f"{path} is damaged ({reason}): passed over", file=sys.stderr)
+            print(f"{path} is damaged ({reason}): skipped", file=sys.stderr)
             continue
         _assign(model, arrays, path)
         return restored
@@ -130,7 +128,7 @@ def _assign(model: keras.Model, arrays: Mapping[str, np.ndarray], path: Path) ->
         if name not in variables and not name.startswith("callback/"):
             raise InputError(f"{path} holds {name}, which this model has not; the settings differ")
     for name, variable in variables.items():
-        # A copy: the backend may keep the array, and the file must be free to go.
+        # The array is copied, since the backend may keep it and the file may be removed.
         variable.assign(np.array(arrays[name]).astype(variable.dtype))
 
 
@@ -138,17 +136,17 @@ def _named_variables(model: keras.Model) -> Iterator[tuple[str, Any]]:
     seen = set()
     position = 0
     for variable in model.variables:
-        if id(variable) not in seen:  # a shared seed generator comes once for each layer
+        if id(variable) not in seen:  # a shared seed generator is listed once for each layer
             seen.add(id(variable))
             yield f"model/{position:05d}/{variable.name}", variable
             position += 1
     for position, variable in enumerate(model.optimizer.variables if model.optimizer else ()):
-        # Keras names these after the model's variable, automatic numbers included, and then their own role.
+        # Keras names these after the model's variable, automatic numbers included, followed by their own role.
         yield f"optimizer/{position:05d}/{variable.name.rsplit('_', 1)[-1]}", variable
 
 
 def variable_entries(model: keras.Model) -> list[Entry]:
-    """All variables of a model and its optimizer, for `write_safetensors`."""
+    """Returns all variables of a model and its optimizer, for `write_safetensors`."""
     return [
         Entry(
             name,
@@ -161,18 +159,18 @@ def variable_entries(model: keras.Model) -> list[Entry]:
 
 
 def checksum(state: Mapping[str, Any]) -> str:
-    """SHA-256 of a state.json's content but for the entry "checksum", in hexadecimal."""
+    """Returns the SHA-256 of a state.json's content without the entry "checksum", in hexadecimal."""
     content = {name: value for name, value in state.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def checkpoint_name(step: int) -> str:
-    """The directory's name, with the step in it."""
+    """Returns the name of a step's checkpoint directory."""
     return f"step-{step:08d}"
 
 
 def list_checkpoints(directory: Path) -> list[tuple[int, Path]]:
-    """Step and path of what is there, newest first, whole or not."""
+    """Returns step and path of all checkpoints, intact or not, newest first."""
     found = []
     for path in directory.iterdir() if directory.is_dir() else ():
         match = _STEP_DIRECTORY.fullmatch(path.name)
