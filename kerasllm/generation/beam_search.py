@@ -19,9 +19,7 @@ from kerasllm import backend
 from kerasllm.generation.decoding import Decoder, State
 from kerasllm.generation.sampling import Rule, penalize
 
-_NONE = (
-    -1e9
-)  # the score of a missing beam; finite, as the difference of two infinities is undefined
+_NONE = -1e9  # the score of a missing beam; finite, as the difference of two infinities is undefined
 
 
 def beam_search(
@@ -70,9 +68,7 @@ def beam_search(
         inputs = {name: value for name, value in inputs.items() if name != "prompts"}
         proceed = decoder.program(("more beams", num_beams, rule), step, repeated)
         state = proceed(weights, inputs, state, max(counts) - 1)
-    tokens = ops.convert_to_numpy(state["done_tokens"])[
-        :, 0
-    ]  # the finished texts are sorted, the best first
+    tokens = ops.convert_to_numpy(state["done_tokens"])[:, 0]  # the finished texts are sorted, the best first
     ends = ops.convert_to_numpy(state["done_ends"])[:, 0]
     return [row[width:end].tolist() for row, end in zip(tokens, ends, strict=True)]
 
