@@ -52,7 +52,7 @@ class Entry:
         return turned[0] if len(turned) == 1 else np.concatenate(turned, axis=-1)
 
     def shape_of(self, index: int) -> tuple[int, ...] | None:
-        """The shape of the tensor `theirs[index]`."""
+        """Returns the shape of the tensor `theirs[index]`, or None if it depends on the task."""
         if self.shape is None:
             return None
         width = self.shape[-1] // len(self.theirs) if self.widths is None else self.widths[index]

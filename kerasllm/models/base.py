@@ -59,7 +59,7 @@ class LanguageModel(keras.Model):
         """Does nothing, because the constructor creates all weights."""
 
     def build(self, input_shape: Any = None) -> None:
-        """Only marks the model as built, because the constructor creates all weights."""
+        """Marks the model as built; the constructor has already created all weights."""
         self.built = True
 
     def named_variables(self) -> dict[str, keras.Variable]:

@@ -1,6 +1,6 @@
 """Batches of conversations, several of which are packed into a row without attending to one another.
 
-Conversations are packed once, the longest first; each epoch shuffles the rows anew.
+Conversations are packed once, the longest first; each epoch shuffles the rows.
 """
 
 from __future__ import annotations

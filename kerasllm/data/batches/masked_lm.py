@@ -35,8 +35,8 @@ class BertPretrainingBatches(MicroBatches):
     Masks, too, are drawn for a whole step. The weights of each objective are normalized separately.
 
     An epoch has as many steps as the examples of epoch 0 fill, without an incomplete last one. Later epochs have
-    about as many examples; an epoch that has fewer repeats those at its start. The corpus is cut, paired, shuffled
-    and masked anew in each epoch.
+    about as many examples; an epoch that has fewer repeats those at its start. Each epoch cuts, pairs,
+    shuffles and masks the corpus differently.
 
     With `packing`, a row holds as many examples as fit, each with its own [CLS] and next-sentence label, and without
     attention between them; `batch_size` and the numbers of examples then count rows. This saves the padding that

@@ -166,7 +166,7 @@ def _replace(
 def _choose_tokens(
     maskable: np.ndarray, budget: np.ndarray, num_slots: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Chooses `budget` of each row's maskable tokens, without replacement: boolean (batch, length)."""
+    """Returns a random choice of `budget` maskable tokens in each row, boolean (batch, length)."""
     keys = rng.random(maskable.shape, dtype=np.float32)
     keys[~maskable] = 2
     kept = min(num_slots, maskable.shape[1])
@@ -180,12 +180,12 @@ def _choose_tokens(
 
 @dataclass(frozen=True)
 class _Words:
-    """The words of each row: a piece and the continuations behind it, of maskable tokens only."""
+    """The words of each row, a piece and its continuations, with maskable tokens only."""
 
     maskable: np.ndarray  # (batch, length)
     index: np.ndarray  # (batch, length), number of the token's word in its row; 0 or above
-    lengths: np.ndarray  # (batch, words), in tokens; 0 behind the row's last word
-    apart: np.ndarray  # (batch, words), True where the word does not follow directly on the word before
+    lengths: np.ndarray  # (batch, words), in tokens; 0 after the row's last word
+    apart: np.ndarray  # (batch, words), True if the word does not directly follow the previous one
 
     @classmethod
     def of(cls, token_ids: np.ndarray, maskable: np.ndarray, continuation: np.ndarray) -> _Words:

@@ -83,11 +83,11 @@ class ClassificationBatches(LabelledBatches):
         return self._order_of_epoch(0).reshape(-1, self.batch_size)
 
     def on_epoch_begin(self) -> None:
-        """Called by Keras; see `_columns_to_show`."""
+        """Records that an epoch runs; see `_columns_to_show`."""
         self._in_epoch = True
 
     def on_epoch_end(self) -> None:
-        """Called by Keras; see `_columns_to_show`."""
+        """Records that no epoch runs; see `_columns_to_show`."""
         self._in_epoch = False
 
     def _columns_to_show(self, index: int) -> int:

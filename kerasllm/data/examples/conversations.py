@@ -102,7 +102,7 @@ class _Encoder:
         if not self.has_warned:
             name = f"{self.template_name}: " if self.template_name else ""
             warnings.warn(
-                f"{name}the chat template puts no end mark after an assistant's turn; {self.end} is learnt after the "
+                f"{name}the chat template puts no end mark after an assistant's turn; {self.end} is learned after the "
                 "last one, so that answers end: write {{ eos_token }} there to learn it after each",
                 InputWarning,
                 stacklevel=4,

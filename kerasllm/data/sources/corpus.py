@@ -115,7 +115,7 @@ class Corpus:
         A text file is one document. A document of white space alone is left out.
 
         Raises:
-            InputError: as `pieces`.
+            InputError: a source cannot be read, or none of them holds any text.
         """
         begins = True
         for piece in self._pieces(VERBATIM):
@@ -127,7 +127,7 @@ class Corpus:
         """Yields the documents of `raw_pieces`, each as one text in memory.
 
         Raises:
-            InputError: as `pieces`.
+            InputError: a source cannot be read, or none of them holds any text.
         """
         parts: list[str] = []
         for piece in self.raw_pieces():
@@ -140,7 +140,7 @@ class Corpus:
         """Yields the sentences of each document; empty documents are left out.
 
         Raises:
-            InputError: as `pieces`.
+            InputError: a source cannot be read, or none of them holds any text.
         """
         sentences: list[str] = []
         for piece in self.pieces():

@@ -33,9 +33,9 @@ def task_of(
     """Returns "regression" if every label is a number and at least one is not whole, else "classification".
 
     Args:
-        table: for the places in messages.
-        lines: the line of each label.
-        values: the labels.
+        table: the table, for messages.
+        lines: the line number of each label.
+        values: the labels as text.
 
     Raises:
         InputError: all but a few labels are fractions, or numbers are missing (`nan`) among numbers.
@@ -61,9 +61,9 @@ def regression_labels(table: Table, lines: Sequence[int], values: Sequence[str])
     """Returns the labels as float32 (rows,).
 
     Args:
-        table: for the places in messages.
-        lines: the line of each label.
-        values: the labels.
+        table: the table, for messages.
+        lines: the line number of each label.
+        values: the labels as text.
 
     Raises:
         InputError: a label is no finite number, or too large for float32.
@@ -90,9 +90,9 @@ def classification_labels(
     """Returns the labels as int32 (rows,) and the names of the classes.
 
     Args:
-        table: for the places in messages.
-        lines: the line of each label.
-        values: the labels.
+        table: the table, for messages.
+        lines: the line number of each label.
+        values: the labels as text.
         known: the names of the classes in order; None uses the labels that occur, sorted by value if all are whole
             numbers, else alphabetically.
         must_vary: whether to refuse a single class, as in training.

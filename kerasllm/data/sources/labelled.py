@@ -33,9 +33,9 @@ class UnlabelledTexts:
     """Texts without labels, for prediction.
 
     Args:
-        texts: each a tuple of one text, or of two that make a pair.
-        lines: int64, the number of each one's line (of its row in Parquet and on the hub).
-        source: where they are from.
+        texts: tuples of one text, or of the two texts of a pair.
+        lines: int64, the line number of each text (the row number in Parquet and on the hub).
+        source: the file or data set that the texts come from.
     """
 
     texts: Texts
@@ -52,9 +52,9 @@ class LabelledTexts(UnlabelledTexts):
     """Texts with labels.
 
     Args:
-        texts: each a tuple of one text, or of two that make a pair.
-        lines: int64, the number of each one's line (of its row in Parquet and on the hub).
-        source: where they are from.
+        texts: tuples of one text, or of the two texts of a pair.
+        lines: int64, the line number of each text (the row number in Parquet and on the hub).
+        source: the file or data set that the texts come from.
         labels: int32 indexes into `label_names`, or float32 numbers for regression.
         label_names: the names of the classes; None for regression.
         task: the task that the labels belong to.

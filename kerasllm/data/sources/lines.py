@@ -23,7 +23,7 @@ def require_file(source: str) -> Path:
     """Returns the path of an existing file.
 
     Raises:
-        InputError: there is none, or it is a directory or a pipe.
+        InputError: there is no such file, or it is a directory or a pipe.
     """
     path = Path(source).expanduser()
     if path.is_file():

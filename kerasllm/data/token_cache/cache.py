@@ -113,7 +113,7 @@ def _build_lock(cache: Path, key: str, *, wait: bool = True) -> FileLock:
 
 
 def _remove_stale_builds(cache: Path, own_key: str) -> None:
-    """Removes builds that killed processes left incomplete: those of entries that no process has locked, and of the own."""
+    """Removes incomplete builds of killed processes: those of `own_key`, and of other entries that are not locked."""
     for directory in cache.glob(".*.building"):
         key = directory.name.split(".")[1]
         if key == own_key:

@@ -190,7 +190,7 @@ def _tied(name: str, config: GPTConfig) -> bool:
 
 
 def _gpt2_entries(config: GPTConfig) -> list[Entry]:
-    """Of a GPT-2, without the prefix `transformer.`."""
+    """Returns the name table of a GPT-2, without the prefix `transformer.`."""
     width, wide = config.hidden_dim, _intermediate(config)
     found = [
         Entry("embeddings/token", ("wte.weight",), (config.vocabulary_size, width)),
