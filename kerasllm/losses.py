@@ -1,10 +1,10 @@
-"""Losses from logits, in float32, without a one-hot of the vocabulary, divided by the sum of the weights.
+"""Losses from logits, computed in float32 without one-hot labels and divided by the sum of the weights.
 
-Keras' default reduction divides by the number of *slots*: 19 masked tokens in 96 slots would shrink loss and
-gradient five times. A sum of the weights is right for one batch; where one update is made from several
-batches (gradient accumulation, data parallelism), a mean of their means is not the mean of the whole. There,
-build the loss with `reduction="sum"` and let the data carry the weights: `w * K / W`, W the sum of all K
-batches' weights, as `kerasllm.data`'s batches do. The average of the K gradients is then that of the big batch.
+Keras' default reduction divides by the number of *slots*: with 19 masked tokens in 96 slots, loss and gradient would
+be five times too small. Dividing by the sum of the weights is right for a single batch. If one update is made from
+several batches (gradient accumulation, data parallelism), the mean of their means is not the mean over all of them.
+For that case, build the loss with `reduction="sum"` and give weights `w * K / W`, where W is the sum of the weights of
+all K batches, as the batches of `kerasllm.data` do. The mean of the K gradients is then that of one large batch.
 """
 
 import math
@@ -18,23 +18,23 @@ from kerasllm import backend
 def token_cross_entropy(labels, logits):
     """Returns the cross-entropy of each label in nats, float32 (...), for labels int (...) and logits (..., classes).
 
-    The largest logit is subtracted first, and `logsumexp - logit[label]` needs no one-hot.
+    It is `logsumexp - logit[label]` after subtraction of the largest logit, without one-hot labels.
     """
     return backend.cross_entropy(ops.cast(labels, "int32"), ops.convert_to_tensor(logits))
 
 
 class _WeightedLoss(keras.losses.Loss):
-    """Keras' reductions of one value a label, for the classes below."""
+    """The base class of the losses, which reduces one value per label as Keras does."""
 
     def __init__(self, reduction: str = "mean_with_sample_weight", name: str | None = None) -> None:
         super().__init__(name=name, reduction=reduction)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """Returns a scalar, or the unreduced losses with `reduction=None`."""
-        # Keras' own would first make a float32 copy of the logits under mixed precision.
+        # Keras' own method would first make a float32 copy of the logits under mixed precision.
         losses = self.call(y_true, y_pred)
         weights = ops.ones_like(losses) if sample_weight is None else ops.cast(sample_weight, "float32")
-        # A padded slot may hold anything, a NaN too: it is left out, not multiplied by zero.
+        # A padded slot may hold NaN, which multiplication by zero would keep.
         losses = ops.where(weights == 0, 0.0, losses * weights)
         if self.reduction in (None, "none"):
             return losses
@@ -51,7 +51,7 @@ class _WeightedLoss(keras.losses.Loss):
 
 
 class _CrossEntropy(_WeightedLoss):
-    """Weighted cross-entropy from logits, for the classes below."""
+    """The base class of the losses that are weighted cross-entropies from logits."""
 
     def __init__(
         self,
@@ -82,16 +82,16 @@ class _CrossEntropy(_WeightedLoss):
 class MaskedLanguageModelLoss(_CrossEntropy):
     """Mean cross-entropy over the masked tokens of a batch.
 
-    Divides by the sum of the weights, so empty prediction slots dilute nothing.
+    It is divided by the sum of the weights, so that empty prediction slots do not change it.
 
     Args:
         label_smoothing: probability mass spread over the vocabulary, in [0, 1).
-        reduction: "mean_with_sample_weight", or "sum" where the weights are normalized already (see the
-            module's text on gradient accumulation and data parallelism).
-        name: of the loss.
+        reduction: "mean_with_sample_weight", or "sum" if the weights are already normalized (see the docstring of
+            this module).
+        name: the loss's name.
 
-    Call with `labels` int (batch, slots), `logits` float (batch, slots, vocabulary) and `sample_weight`
-    (batch, slots), 1 for a real slot, 0 for padding. Returns a scalar in nats; 0 where all weights are 0.
+    Call it with `labels` int (batch, slots), `logits` float (batch, slots, vocabulary) and `sample_weight`
+    (batch, slots), 1 for a real slot, 0 for padding. It returns a scalar in nats, 0 if all weights are 0.
 
     Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1.
     """
@@ -103,11 +103,11 @@ class NextSentenceLoss(_CrossEntropy):
 
     Args:
         label_smoothing: probability mass spread over both classes, in [0, 1).
-        reduction: "mean_with_sample_weight", or "sum" where the weights are normalized already.
-        name: of the loss.
+        reduction: "mean_with_sample_weight", or "sum" if the weights are already normalized.
+        name: the loss's name.
 
-    Call with `labels` int (batch,), `logits` float (batch, 2) and, optionally, `sample_weight` (batch,); in packed
-    rows each has a second axis, of slots. Returns a scalar in nats.
+    Call it with `labels` int (batch,), `logits` float (batch, 2) and, optionally, `sample_weight` (batch,); for packed
+    rows each has a second axis of slots. It returns a scalar in nats.
 
     Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3.1.
     """
@@ -115,27 +115,28 @@ class NextSentenceLoss(_CrossEntropy):
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class SquaredErrorLoss(_WeightedLoss):
-    """Mean squared error of one number each; those with a weight of 0 do not count.
+    """Mean squared error of one number per example; numbers with a weight of 0 do not count.
 
-    Keras' own takes the mean over the last axis, which is that of the texts here, before it looks at the weights.
+    Keras' own loss takes the mean over the last axis, here the batch, before it applies the weights.
 
     Args:
-        reduction: "mean_with_sample_weight", or "sum" where the weights are normalized already.
-        name: of the loss.
+        reduction: "mean_with_sample_weight", or "sum" if the weights are already normalized.
+        name: the loss's name.
 
-    Call with `labels` and predictions, float of one shape, and, optionally, `sample_weight` of the same.
-    Returns a scalar.
+    Call it with float `labels`, predictions and, optionally, `sample_weight`, all of the same shape. It returns a
+    scalar.
     """
 
     def call(self, y_true, y_pred):
-        """Returns the squared difference of each."""
+        """Returns the squared error of each number."""
         return ops.square(ops.cast(y_pred, "float32") - ops.cast(y_true, "float32"))
 
 
 LOGITS_AT_A_TIME = {4: 1 << 26, 2: 1 << 27}
-"""Bytes of a chunk's logits in `CausalLanguageModelLoss`, by the bytes of one logit: 64 MiB in float32, else 128 MiB.
+"""Size of a chunk's logits in `CausalLanguageModelLoss`, in bytes, by the bytes of one logit.
 
-Each chunk adds to the gradient of the whole table; beside products in half precision that counts for 4 to 8 %.
+Each chunk adds to the gradient of the whole table. In half precision that takes 4 to 8 % of the time, hence larger
+chunks there.
 """
 
 
@@ -143,21 +144,21 @@ Each chunk adds to the gradient of the whole table; beside products in half prec
 class CausalLanguageModelLoss(_CrossEntropy):
     """Mean cross-entropy of the next tokens of a batch.
 
-    `GPTCausalLM`, compiled with this loss and without metrics on the logits, never makes all logits at once:
-    the projection to the vocabulary and the cross-entropy run over a chunk of tokens at a time, and so do their
-    gradients, so that memory does not grow with batch x length x vocabulary.
+    A `GPTCausalLM` that is compiled with this loss and without metrics never computes all logits at once: the
+    projection to the vocabulary, the cross-entropy and their gradients are computed for a chunk of tokens at a time,
+    so that memory does not grow with batch x length x vocabulary.
 
     Args:
-        label_smoothing: probability mass spread over the vocabulary, in [0, 1); above 0 all logits are made.
-        chunk_size: tokens at a time; as many as give `LOGITS_AT_A_TIME` bytes where None, all logits at once
-            where 0.
-        reduction: "mean_with_sample_weight", or "sum" where the weights are normalized already (see the
-            module's text on gradient accumulation and data parallelism).
-        name: of the loss.
+        label_smoothing: probability mass spread over the vocabulary, in [0, 1); above 0 there are no chunks.
+        chunk_size: the number of tokens in a chunk; None means as many as give `LOGITS_AT_A_TIME` bytes of logits,
+            and 0 means no chunks.
+        reduction: "mean_with_sample_weight", or "sum" if the weights are already normalized (see the docstring of
+            this module).
+        name: the loss's name.
 
-    Call with `labels` int (batch, length), the tokens that follow the inputs, `logits` float
-    (batch, length, vocabulary) and, optionally, `sample_weight` (batch, length), 0 for padding. Returns a
-    scalar in nats; 0 where all weights are 0.
+    Call it with `labels` int (batch, length), the tokens that follow the inputs, `logits` float
+    (batch, length, vocabulary) and, optionally, `sample_weight` (batch, length), 0 for padding. It returns a scalar in
+    nats, 0 if all weights are 0.
 
     Reference: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 3.1.
     """
@@ -176,7 +177,7 @@ class CausalLanguageModelLoss(_CrossEntropy):
 
     @property
     def projects(self) -> bool:
-        """Returns whether `project` may take the place of the call."""
+        """Whether `project` may be used instead of calling the loss with logits."""
         reductions = ("sum", "mean_with_sample_weight")
         return self.label_smoothing == 0 and self.chunk_size != 0 and self.reduction in reductions
 
@@ -186,9 +187,9 @@ class CausalLanguageModelLoss(_CrossEntropy):
         Args:
             labels: int (batch, length).
             hidden: float (batch, length, hidden_dim).
-            table: (vocabulary, hidden_dim).
-            sample_weight: (batch, length), or (batch,).
-            differentiable: whether gradients may be asked for.
+            table: float (vocabulary, hidden_dim).
+            sample_weight: float (batch, length) or (batch,).
+            differentiable: whether gradients are needed.
         """
         shape = ops.shape(labels)
         weights = ops.ones(shape, "float32") if sample_weight is None else ops.cast(sample_weight, "float32")
@@ -198,14 +199,14 @@ class CausalLanguageModelLoss(_CrossEntropy):
         width = 4 if keras.backend.standardize_dtype(hidden.dtype) == "float32" else 2
         at_a_time = self.chunk_size or max(LOGITS_AT_A_TIME[width] // (vocabulary * width), 1)
         chunks = -(-tokens // at_a_time)
-        if isinstance(tokens, int):  # chunks of one size need no padding and one program
+        if isinstance(tokens, int):  # equal chunks need no padding and only one program
             chunks = next((n for n in range(chunks, 2 * chunks) if tokens % n == 0), chunks)
         total = backend.linear_cross_entropy(
             ops.reshape(hidden, (tokens, hidden.shape[-1])),
             ops.convert_to_tensor(table),
             ops.reshape(ops.cast(labels, "int32"), (tokens,)),
             ops.reshape(weights, (tokens,)),
-            -(-tokens // chunks),  # chunks of the same size, so that the last is not mostly padding
+            -(-tokens // chunks),  # about equal chunks, so that the last is not mostly padding
             differentiable,
         )
         if self.reduction == "sum":

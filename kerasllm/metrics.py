@@ -1,4 +1,4 @@
-"""Accuracy and perplexity from logits, without a softmax of their own."""
+"""Accuracy and perplexity from logits, computed without a softmax."""
 
 import keras
 from keras import ops
@@ -8,7 +8,7 @@ from kerasllm.losses import token_cross_entropy
 
 
 class _WeightedMean(keras.metrics.Metric):
-    """A sum of values over a sum of weights, for the classes below."""
+    """The base class of the metrics: a weighted sum of values divided by the sum of the weights."""
 
     def __init__(self, name: str | None = None, **kwargs) -> None:
         super().__init__(name=name, **kwargs)
@@ -36,16 +36,16 @@ class _WeightedMean(keras.metrics.Metric):
 
 
 def _hits(labels, logits):
-    """Returns 1 where the label's logit is the highest of all, 1/n where n share that, else 0."""
+    """Returns 1 for each label whose logit is the highest, 1/n if n logits are the highest, and 0 otherwise."""
     return backend.hits(ops.cast(labels, "int32"), ops.convert_to_tensor(logits))
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class MaskedLanguageModelAccuracy(_WeightedMean):
-    """Share of the masked tokens whose highest-scored token is the right one.
+    """Share of the masked tokens that are predicted correctly.
 
     Args:
-        name: of the metric.
+        name: the metric's name.
 
     Call `update_state` with labels int (batch, slots), logits (batch, slots, vocabulary) and `sample_weight`
     (batch, slots).
@@ -61,10 +61,10 @@ class MaskedLanguageModelAccuracy(_WeightedMean):
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class NextSentenceAccuracy(_WeightedMean):
-    """Share of the pairs whose class is predicted rightly.
+    """Share of the pairs whose class is predicted correctly.
 
     Args:
-        name: of the metric.
+        name: the metric's name.
 
     Call `update_state` with labels int (batch,), logits (batch, 2) and, optionally, `sample_weight` (batch,).
     """
@@ -79,10 +79,10 @@ class NextSentenceAccuracy(_WeightedMean):
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class Perplexity(_WeightedMean):
-    """exp of the mean cross-entropy of the tokens.
+    """The exponential of the mean cross-entropy of the tokens.
 
     Args:
-        name: of the metric.
+        name: the metric's name.
 
     Call `update_state` with labels int (...), logits (..., vocabulary) and, optionally, `sample_weight`.
     """
@@ -95,5 +95,5 @@ class Perplexity(_WeightedMean):
         return token_cross_entropy(y_true, y_pred)
 
     def result(self):
-        """Returns exp of the mean so far."""
+        """Returns the exponential of the weighted mean so far."""
         return ops.exp(super().result())

@@ -1,6 +1,6 @@
-"""Checkpoints in Hugging Face's format, and backbones of KerasHub's.
+"""Reading and writing of checkpoints in Hugging Face's format, and conversion of KerasHub's backbones.
 
-Nothing here knows a family of models: a family hands its formats, name tables and classes in
+This package knows no family of models: each family passes in its formats, name tables and classes
 (`kerasllm.models.registry`).
 """
 

@@ -1,4 +1,4 @@
-"""Fields of config.json: read by name, checked, and refused by name where the models here cannot represent them."""
+"""Reading, checking and writing of the fields of config.json."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def read_fields(
     act: str,
     defaults: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Fields of our config from config.json's, the activation translated.
+    """Returns the fields of our config, with the activation by our name, from those of config.json.
 
     Args:
-        theirs: config.json.
-        path: its name, for messages.
-        names: our field, theirs.
-        required: their names that must be there.
-        act: their name of the activation.
-        defaults: what a field means that is left out, by their names, where ours means something else.
+        theirs: the content of config.json.
+        path: the path of config.json, for messages.
+        names: their field name for each of our field names.
+        required: their names of the required fields.
+        act: their name of the activation field.
+        defaults: values of fields that are left out, by their names, where our default differs.
 
     Raises:
-        InputError: a field is missing, or the activation unknown.
+        InputError: a required field is missing, or the activation is unknown.
     """
     missing = [name for name in required if theirs.get(name) is None]
     if missing:
@@ -44,10 +44,10 @@ def read_fields(
 
 
 def build_config(cls: type, fields: dict[str, Any], path: str, names: Mapping[str, str]) -> Any:
-    """Our config; what it finds wrong is told by their name of the field."""
+    """Returns a `cls` with these fields; errors name a field as config.json does."""
     try:
         return cls(**fields)
-    except (ValueError, TypeError) as error:  # begins with our name of the setting, the file has theirs
+    except (ValueError, TypeError) as error:  # the message begins with our name of the field
         ours, _, fault = str(error).partition(" ")
         raise InputError(f"{path}: {names.get(ours, ours)} {fault}") from error
 
@@ -56,7 +56,7 @@ _NEVER: dict[str, Any] = {"quantization_config": None, "pruned_heads": {}, "is_e
 
 
 def refuse_others(theirs: Mapping[str, Any], path: str, only: Mapping[str, Any]) -> None:
-    """Refuses, by name, settings that the model here cannot represent; None counts as left out."""
+    """Raises `InputError` for a setting that is neither None nor the only value in `only` that is supported."""
     for name, value in (_NEVER | dict(only)).items():
         found = theirs.get(name)
         if found is not None and found != value:
@@ -65,14 +65,14 @@ def refuse_others(theirs: Mapping[str, Any], path: str, only: Mapping[str, Any])
 
 
 def written_activation(config: Any) -> str:
-    """Their name of a config's activation."""
+    """Returns the name that Hugging Face's format has for a config's activation."""
     if config.activation not in ACTIVATIONS:
         raise InputError(f"activation {config.activation!r} has no name in Hugging Face's format")
     return ACTIVATIONS[config.activation][0]
 
 
 def special_tokens(theirs: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Beginning, padding, and the one end token or the several that some chat models have, by our names."""
+    """Returns the begin, pad and end tokens of config.json by our names; some chat models have several end tokens."""
     theirs = {**defaults, **theirs}
     ends = theirs.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
@@ -85,7 +85,7 @@ def special_tokens(theirs: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
 
 
 def written_tokens(config: Any) -> dict[str, Any]:
-    """The other way round."""
+    """Returns the begin, pad and end tokens of a config by the names of config.json."""
     ends = [config.end_token_id, *config.more_end_token_ids]
     found = {"bos_token_id": config.begin_token_id, "eos_token_id": ends if len(ends) > 1 else ends[0]}
     return found | ({} if config.pad_token_id is None else {"pad_token_id": config.pad_token_id})

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a directory, a run, or the hub, from which it is fetched and to which it is sent."""
+"""Finding a checkpoint in a directory, a run or the hub, and uploading one to the hub."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 from kerasllm.errors import InputError
 
 _FILES = ["*.json", "model*.safetensors", "vocab.txt", "merges.txt", "*.jinja"]
-"""What of a repository is fetched: never a pickle, and no program."""
+"""The files that are downloaded from a repository, none of which is a pickle or a program."""
 
 
 def resolve_directory(source: str | Path, revision: str | None = None) -> Path:
-    """A model directory, a run directory's `model/`, or a hub id, fetched into huggingface-hub's cache.
+    """Returns the directory of a model: itself, the `model/` of a run, or a download in huggingface-hub's cache.
 
     Args:
-        source: the directory, or OWNER/NAME, or OWNER/NAME@REVISION. With `HF_HUB_OFFLINE=1` only the cache
-            is asked.
-        revision: of a hub id: branch, tag or commit.
+        source: a directory, or a hub id OWNER/NAME or OWNER/NAME@REVISION. With `HF_HUB_OFFLINE=1` only the cache
+            is searched.
+        revision: the branch, tag or commit of a hub id.
 
     Raises:
-        InputError: neither is there, or the hub does not answer.
+        InputError: there is no such directory or hub model, or the hub does not answer.
     """
     path = Path(source)
     if revision is not None and path.exists():
@@ -49,7 +49,7 @@ def resolve_directory(source: str | Path, revision: str | None = None) -> Path:
                 name, revision=after or revision, allow_patterns=_FILES, ignore_patterns=["*/*"]
             )
         )
-    except Exception as error:  # the hub's client raises many kinds, none of them ours to mend
+    except Exception as error:  # the hub's client raises exceptions of many types
         raise InputError(
             f"{source}: no such directory, and the hub gave no such model ({_reason(error)})"
         ) from error
@@ -58,20 +58,20 @@ def resolve_directory(source: str | Path, revision: str | None = None) -> Path:
 def upload_directory(
     directory: Path, repo_id: str, *, private: bool | None = None, revision: str | None = None, message: str
 ) -> str:
-    """Sends the files of a model directory to the hub, whose repository is made if it is missing.
+    """Uploads the files of a model directory to a hub repository, which is created if it is missing.
 
     Args:
-        directory: all its files are sent but hidden ones.
-        repo_id: OWNER/NAME.
-        private: of a new repository; the owner's default where None.
-        revision: branch; the main one where None.
-        message: of the commit.
+        directory: the directory; hidden files are left out.
+        repo_id: the repository, OWNER/NAME.
+        private: whether a new repository is private; None means the owner's default.
+        revision: the branch; None means the main branch.
+        message: the commit message.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        InputError: no name of a repository, no permission, or the hub does not answer.
+        InputError: the repository's name is invalid, the upload is not permitted, or the hub does not answer.
     """
     from huggingface_hub import HfApi
 

@@ -1,8 +1,8 @@
-"""Backbones from KerasHub (formerly KerasNLP) and back: the same weights, the same outputs.
+"""Conversion of backbones from and to KerasHub (formerly KerasNLP), with the same weights and outputs.
 
-A family hands its table in. The heads are left out, as they differ: KerasHub's `BertMaskedLM` normalizes with another
-epsilon than BERT's published head, its `BertTextClassifier` starts from the same pooled output as `BertClassifier`, and
-its `GPT2CausalLM` has no weights beside the backbone's.
+Each family passes in its table. Heads are not converted: KerasHub's `BertMaskedLM` normalizes with another epsilon than
+BERT's published head, its `BertTextClassifier` starts from the same pooled output as `BertClassifier`, and its
+`GPT2CausalLM` has no weights besides those of its backbone.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _ACTIVATIONS = ("gelu_tanh", "gelu", "relu", "silu")
 
 @dataclass(frozen=True)
 class KerasHubTable:
-    """How KerasHub has a family's backbone.
+    """KerasHub's counterpart of a family's backbone.
 
     Args:
-        backbone: the name of its class in `keras_hub.models`.
-        entries: returns the name table of a config: our variables and the paths of theirs.
-        check: raises an `InputError` for a backbone of ours that theirs cannot represent.
-        more_sizes: settings that both have under one name, beside those that all families have.
+        backbone: the name of the class in `keras_hub.models`.
+        entries: a function that returns the name table of a config: our variables and the paths of theirs.
+        check: a function that raises an `InputError` if their class cannot represent our backbone.
+        more_sizes: settings with the same name in both, in addition to those that all families share.
     """
 
     backbone: str
@@ -47,26 +47,26 @@ class KerasHubTable:
 
     @property
     def sizes(self) -> tuple[str, ...]:
-        """The settings that both have under one name."""
+        """The settings that have the same name in both."""
         return (*_SIZES, *self.more_sizes)
 
 
 def backbone_from_keras_hub(
     theirs: Any, table: KerasHubTable, backbone_class: type, config_class: type
 ) -> Any:
-    """Returns our backbone with the weights of theirs.
+    """Returns a kerasllm backbone with the weights of a KerasHub backbone.
 
-    The activation and the epsilon are those that its layers have: KerasHub's BERT uses the tanh approximation of
-    GELU where the published one, and ours by default, uses the exact function.
+    The activation and the epsilon are taken from the layers: KerasHub's BERT uses the tanh approximation of GELU,
+    while the published one, and ours by default, uses the exact function.
 
     Args:
-        theirs: an instance of `table.backbone`.
-        table: the family's.
-        backbone_class: ours, called with a config.
-        config_class: ours.
+        theirs: an instance of KerasHub's class `table.backbone`.
+        table: the family's table.
+        backbone_class: our backbone class, which is called with a config.
+        config_class: our config class.
 
     Raises:
-        InputError: its activation is none that ours has.
+        InputError: the activation is not supported here.
     """
     shape = {name: getattr(theirs, name) for name in table.sizes} | {"dropout": theirs.dropout}
     shape |= {
@@ -85,18 +85,17 @@ def backbone_from_keras_hub(
 
 
 def backbone_to_keras_hub(backbone: Any, table: KerasHubTable) -> Any:
-    """Returns KerasHub's backbone with the weights of ours.
+    """Returns a KerasHub backbone with the weights of a kerasllm backbone.
 
-    KerasHub's configuration knows only the tanh approximation of GELU and one epsilon a family. A model with
-    the exact GELU, or another epsilon, computes with them in the object that is returned; saved and loaded by
-    KerasHub it is one with KerasHub's own again.
+    KerasHub's configuration has only the tanh approximation of GELU and one epsilon per family. The returned object
+    uses the activation and epsilon of our model, but they are lost when KerasHub saves and loads it.
 
     Args:
-        backbone: ours.
-        table: the family's.
+        backbone: our backbone.
+        table: the family's table.
 
     Raises:
-        InputError: the shape is none that KerasHub's class has.
+        InputError: KerasHub's class cannot represent the backbone.
     """
     hub = import_keras_hub()
     config = backbone.config
@@ -121,7 +120,7 @@ def backbone_to_keras_hub(backbone: Any, table: KerasHubTable) -> Any:
 
 
 def import_keras_hub() -> Any:
-    """Returns the package, which brings TensorFlow along.
+    """Returns the `keras_hub` package, which is imported only here, as it imports TensorFlow.
 
     Raises:
         InputError: it is not installed.
@@ -134,12 +133,12 @@ def import_keras_hub() -> Any:
 
 
 def _inner(backbone: Any, name: str) -> Iterator[Any]:
-    """The layers of a name within its blocks."""
+    """Returns an iterator over all nested layers with this name."""
     return (layer for layer in backbone._flatten_layers() if layer.name == name)
 
 
 def _function(activation: str) -> Any:
-    """The activation of that name as a function of tensors."""
+    """Returns the activation function with this name."""
     if activation in ("gelu", "gelu_tanh"):
         return keras.activations.gelu if activation == "gelu" else _gelu_tanh
     return keras.activations.get(activation)
@@ -150,7 +149,7 @@ def _gelu_tanh(inputs):
 
 
 def _activation(layer: Any) -> str:
-    """Our name of a layer's activation, by what it makes of some numbers: functions have no reliable names."""
+    """Returns our name of a layer's activation, found by its values, as functions have no reliable names."""
     numbers = keras.ops.convert_to_tensor(np.linspace(-4, 4, 33, dtype=np.float32))
     made = _numpy(layer.activation(numbers))
     for name in _ACTIVATIONS:
@@ -164,7 +163,7 @@ def _numpy(value: Any) -> np.ndarray:
 
 
 def dense(ours: str, shape: tuple[int, int], *theirs: str) -> list[Entry]:
-    """Returns the entries of a dense layer, or of several that are one here, by the paths of theirs."""
+    """Returns the entries of a dense layer, which may stand for several of KerasHub's layers, given by their paths."""
     return [
         Entry(f"{ours}kernel", tuple(f"{path}/kernel" for path in theirs), shape),
         Entry(f"{ours}bias", tuple(f"{path}/bias" for path in theirs), shape[1:]),

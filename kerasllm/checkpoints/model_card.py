@@ -1,4 +1,4 @@
-"""README.md of a model directory, which hubs show as the model's page."""
+"""The README.md of a model directory, which the hub shows as the model's page."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from kerasllm.files.json import read_json
 
 
 def write_model_card(directory: Path, stored: Format, sections: Mapping[str, str] | None = None) -> None:
-    """Writes README.md: what the model is, how it is loaded, and what else is to be told.
+    """Writes a README.md that says what the model is and how to load it, followed by further sections.
 
     Args:
-        directory: holds config.json.
+        directory: the directory that holds config.json.
         stored: the format of the model.
-        sections: texts by their headings, in Markdown.
+        sections: further sections, Markdown texts by heading.
 
     Raises:
         InputError: there is no config.json, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""What a name table is made of: one entry a variable, used for reading and for writing alike."""
+"""Name tables, which map our variables to the tensors of a checkpoint for reading and writing."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Entry:
-    """One variable of ours and the tensors it is made of.
+    """One of our variables and the tensors that it is made of.
 
     Args:
-        ours: `layer/weight`, as in `LanguageModel.named_variables`.
-        theirs: names of tensors, side by side along our last axis.
-        shape: of ours, known before the model is made; None where the task decides it.
-        transpose: whether theirs are stored as (outputs, inputs), ours as (inputs, outputs).
-        widths: of theirs along our last axis; equal shares where None.
-        alias: a second name of the one tensor, read where the first is missing.
-        alias_first: whether the second name is rather read than the first.
-        twice: whether it is written under both names.
+        ours: the name of our variable, `layer/weight` as in `LanguageModel.named_variables`.
+        theirs: the names of the tensors, which are concatenated along the last axis of our variable.
+        shape: the shape of our variable; None if it depends on the task, as the number of classes does.
+        transpose: whether the tensors are stored as (outputs, inputs), and our variable as (inputs, outputs).
+        widths: the tensors' sizes along the last axis of our variable; None for equal sizes.
+        alias: a second name of a single tensor, which is read if the first name is missing.
+        alias_first: whether the second name is preferred to the first when both are there.
+        twice: whether the tensor is written under both names.
     """
 
     ours: str
@@ -35,11 +35,11 @@ class Entry:
 
     @property
     def is_copy(self) -> bool:
-        """Whether ours is the one tensor of theirs as it stands."""
+        """Whether our variable equals a single tensor, without transposition."""
         return len(self.theirs) == 1 and not self.transpose
 
     def split(self, value: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Our variable → names and values of theirs."""
+        """Yields the names and values of the tensors for the value of our variable."""
         shares: Any = len(self.theirs) if self.widths is None else np.cumsum(self.widths)[:-1]
         for name, part in zip(self.theirs, np.split(value, shares, axis=-1), strict=True):
             yield name, part.T if self.transpose else part
@@ -47,12 +47,12 @@ class Entry:
             yield self.alias, value
 
     def join(self, parts: list[np.ndarray]) -> np.ndarray:
-        """The values of theirs → our variable."""
+        """Returns the value of our variable for the values of the tensors."""
         turned = [part.T if self.transpose else part for part in parts]
         return turned[0] if len(turned) == 1 else np.concatenate(turned, axis=-1)
 
     def shape_of(self, index: int) -> tuple[int, ...] | None:
-        """The shape of the tensor `theirs[index]`."""
+        """Returns the shape of the tensor `theirs[index]`, or None if it depends on the task."""
         if self.shape is None:
             return None
         width = self.shape[-1] // len(self.theirs) if self.widths is None else self.widths[index]
@@ -62,14 +62,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One model class of ours and the name that config.json has for it.
+    """One of our model classes and its name in config.json.
 
     Args:
-        name: as in config.json's `architectures`.
-        model_class: our class.
-        auto_class: the class of `transformers` that loads it; None where none does.
-        hub_task: the hub's name of the task; None where it has none.
-        problem_type: config.json's `problem_type` of this class, where several classes share the name.
+        name: the name in config.json's `architectures`.
+        model_class: our model class.
+        auto_class: the `transformers` class that loads it, or None.
+        hub_task: the hub's name of the task, or None.
+        problem_type: the `problem_type` in config.json that selects this class, if several classes share the name.
     """
 
     name: str
@@ -91,29 +91,30 @@ def _as_asked(
 
 @dataclass(frozen=True)
 class Format:
-    """How one kind of model is stored.
+    """A checkpoint format: the layout of config.json and the names of the tensors for one `model_type`.
 
-    A config has `tie_embeddings` where the format has `tied`. Of `num_layers`, where it has them, no more are read than
-    the files hold tensors.
+    A config must have `tie_embeddings` if the format has `tied`. If a config has `num_layers`, it is refused when it
+    exceeds the number of tensors in the files.
 
     Args:
-        model_type: as config.json has it.
-        architectures: the classes that are stored in this format. The first row of a class is the name under which
-            it is written.
-        entries: returns the name table of a config, backbone and heads, without the prefix.
-        read_config: returns our config from config.json's content and its path.
-        write_config: returns config.json's content for a model.
-        prefix: what the task models put before the backbone's names; a file may have it or not.
-        headed: beginnings of the names of heads, which never have the prefix.
-        heads: our layers that a checkpoint may lack, and which have initial values then.
-        class_settings: returns all settings of a task, from its class, config.json's content and path, the shapes of
-            the tensors by name, and the settings asked for.
-        redundant: whether a tensor, by its name, repeats another one of a model of our config or is no weight.
-        tied: the projection to the vocabulary, and the embedding that it is where both are tied.
-        modern: returns the name in use for an outdated name of a tensor.
-        represents: whether a model of that config can be written in this format.
-        write_generation: returns the settings of generation_config.json for a model; None for a model that does not
-            generate.
+        model_type: the `model_type` in config.json.
+        architectures: the model classes that are stored in this format. A class that occurs several times is written
+            under its first name.
+        entries: a function that returns the name table of a config, with backbone and heads, without the prefix.
+        read_config: a function that returns our config from the content and path of config.json.
+        write_config: a function that returns the content of config.json for a model.
+        prefix: the prefix of the backbone's names in task models; files are read with and without it.
+        headed: the beginnings of the heads' names, which never have the prefix.
+        heads: our layers that a checkpoint may lack, which are then newly initialized.
+        class_settings: a function that returns the constructor arguments of a task model, from its class, the content
+            and path of config.json, the shapes of the tensors by name, and the arguments that the caller gave.
+        redundant: a function of a tensor's name and our config that returns whether the tensor repeats another one or
+            is no weight.
+        tied: the names of the vocabulary projection and of the embedding that it may be tied to.
+        modern: a function that returns the current name of a tensor for an outdated one.
+        represents: a function that returns whether a model with a config can be written in this format.
+        write_generation: a function that returns the content of generation_config.json for a model, or None for a
+            model that does not generate text.
     """
 
     model_type: str
@@ -134,7 +135,7 @@ class Format:
     write_generation: Callable[[Any], dict[str, Any] | None] = lambda model: None
 
     def qualified(self, name: str, is_backbone: bool) -> str:
-        """Returns the name of a tensor as this format writes it."""
+        """Returns the name of a tensor as this format writes it, with the prefix if it needs one."""
         return name if not name or is_backbone or name.startswith(self.headed) else self.prefix + name
 
     def architecture_of(self, model_class: type) -> str:
@@ -142,7 +143,7 @@ class Format:
         return next(row.name for row in self.architectures if row.model_class is model_class)
 
     def architecture(self, theirs: Mapping[str, Any]) -> Architecture:
-        """Returns the row that config.json's content names; the first one where it names none."""
+        """Returns the architecture that config.json's content names, or the first one if it names none."""
         name, problem = (theirs.get("architectures") or [None])[0], theirs.get("problem_type")
         named = [row for row in self.architectures if row.name == name] or list(self.architectures)
         return next((row for row in named if problem and row.problem_type == problem), named[0])
@@ -154,10 +155,10 @@ ACTIVATIONS = {
     "relu": ("relu",),
     "silu": ("silu", "swish"),
 }
-"""Our activation, theirs; the first of theirs is written."""
+"""Hugging Face's names for each of our activations; the first one is written."""
 
 
 def norm(ours: str, theirs: str, width: int, *, bias: bool = True) -> list[Entry]:
-    """The entries of a layer norm, or of one without bias."""
+    """Returns the entries of a layer norm, with or without bias."""
     scale = Entry(f"{ours}scale", (f"{theirs}.weight",), (width,))
     return [scale, Entry(f"{ours}bias", (f"{theirs}.bias",), (width,))] if bias else [scale]

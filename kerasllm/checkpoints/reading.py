@@ -1,4 +1,4 @@
-"""Reads models in Hugging Face's format: config.json and model.safetensors, no pickle, no code from a file."""
+"""Reading of models in Hugging Face's format: config.json and model.safetensors, never a pickle or a program."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ _APART = f"the two do not belong together; {_AGAIN}"
 
 
 def read_config(directory: Path, formats: Sequence[Format]) -> tuple[Any, dict[str, Any], Format]:
-    """Returns our config, the whole of config.json, and the format that it names.
+    """Returns our config, the content of config.json, and the format that it names.
 
     Args:
-        directory: holds config.json.
-        formats: those that are wanted.
+        directory: the directory that holds config.json.
+        formats: the accepted formats.
 
     Raises:
-        InputError: a setting is missing, the format is none of those wanted, or config.json says what the model here
-            cannot do.
+        InputError: a setting is missing, the format is not accepted, or a setting is not supported here.
     """
     path = directory / "config.json"
     theirs = read_json(path)
@@ -42,12 +41,12 @@ def find_format(theirs: dict[str, Any], path: Path, formats: Sequence[Format]) -
     """Returns the format that config.json's content names.
 
     Args:
-        theirs: the content.
-        path: of config.json, for the message.
-        formats: those that are wanted.
+        theirs: the content of config.json.
+        path: the path of config.json, for the message.
+        formats: the accepted formats.
 
     Raises:
-        InputError: the content names none of them.
+        InputError: the content names none of these formats.
     """
     wanted = {each.model_type: each for each in formats}
     found = theirs.get("model_type")
@@ -58,17 +57,18 @@ def find_format(theirs: dict[str, Any], path: Path, formats: Sequence[Format]) -
 
 
 class CheckpointFiles:
-    """The files of a checkpoint, compared with the table of what they are to hold.
+    """The weight files of a checkpoint, checked against the name table of its config.
 
-    Only the headers are read for that, before a model is made: absurd sizes never become memory.
+    Only the headers are read for the check, before a model is built, so that absurd sizes allocate no memory.
 
     Args:
-        directory: holds the weights.
+        directory: the directory that holds the weight files.
         stored: the format that config.json names.
-        config: what config.json says. The attribute `config` unties the embeddings where the files do.
+        config: the config that was read from config.json. The attribute `config` equals it, but with
+            `tie_embeddings=False` if the files hold a separate projection.
 
     Raises:
-        InputError: a weight of the body is missing, has another shape than config.json says, or is no float.
+        InputError: a weight of the backbone is missing, or any weight differs in shape from config.json or is no float.
     """
 
     def __init__(self, directory: Path, stored: Format, config: Any) -> None:
@@ -110,9 +110,9 @@ class CheckpointFiles:
             )
 
     def _head_differs(self) -> bool:
-        """Whether the projection is stored too and is not the embedding, for all that config.json calls them tied.
+        """Returns whether the files hold a projection that differs from the embedding, though the config ties them.
 
-        It is then what `transformers` computes with.
+        `transformers` computes with the stored projection in that case.
         """
         if self.stored.tied is None:
             return False
@@ -129,11 +129,11 @@ class CheckpointFiles:
         return any(not np.array_equal(*pair) for pair in pairs)
 
     def _is_body(self, entry: Entry) -> bool:
-        """Whether the variable belongs to no head: a checkpoint without it is damaged."""
+        """Returns whether a variable belongs to no head, so that a checkpoint without it is damaged."""
         return entry.ours.split("/")[0] not in self.stored.heads
 
     def _stored(self, name: str) -> str | None:
-        """Returns the name that the files have, with the format's prefix or without; None if they have neither."""
+        """Returns a tensor's name in the files, with or without the format's prefix, or None if it is not there."""
         prefix = self.stored.prefix
         for candidate in (name, name.removeprefix(prefix), prefix + name):
             if candidate in self.shapes:
@@ -141,22 +141,22 @@ class CheckpointFiles:
         return None
 
     def find(self, entry: Entry) -> list[str | None]:
-        """Returns the modern names of the tensors that an entry is made of; None for one that is not there."""
+        """Returns the current names of the tensors that an entry is made of, with None for each missing one."""
         found = [self._stored(name) for name in entry.theirs]
         if entry.alias_first and self._stored(entry.alias):
             found = [None]
         return [self._stored(entry.alias)] if found == [None] and entry.alias else found
 
     def read(self, name: str) -> np.ndarray:
-        """Returns a tensor by its modern name."""
+        """Returns a tensor by its current name, as float32."""
         return self.files.read(self._names[name])
 
     def parts(self, name: str) -> Iterator[np.ndarray]:
-        """Yields a tensor by its modern name, some rows at a time."""
+        """Yields a tensor by its current name, as float32, some rows at a time."""
         return self.files.parts(self._names[name])
 
     def unused(self, used: set[str]) -> list[str]:
-        """Returns the layers of the files that were not used, without repetitions and buffers."""
+        """Returns the names of the layers in the files that were not used, without redundant tensors."""
         aliases = {self._stored(entry.alias) for entry in self.entries if entry.alias}
         aliases |= {
             self._stored(entry.theirs[0])
@@ -176,14 +176,14 @@ def read_model(
     revision: str | None = None,
     **settings: Any,
 ) -> Any:
-    """Returns a model of `model_class`; its `from_pretrained` calls this and describes the arguments.
+    """Returns a model with the weights of a checkpoint; `LanguageModel.from_pretrained` calls this.
 
     Args:
-        model_class: called with a config and settings; its models have `named_variables`.
-        formats: those of its family.
-        source: as in `resolve_directory`.
-        revision: as in `resolve_directory`.
-        settings: of the task, and `dropout`.
+        model_class: the model class, which is called with a config and settings and has `named_variables`.
+        formats: the formats of its family.
+        source: a directory or hub id, as `resolve_directory` takes it.
+        revision: the branch, tag or commit of a hub id.
+        settings: constructor arguments of the model class, and `dropout`, which overrides the checkpoint's.
     """
     directory = resolve_directory(source, revision)
     config, theirs, stored = read_config(directory, formats)
@@ -208,7 +208,7 @@ def read_model(
         shape = tuple(variable.shape)[::-1] if entry.transpose else tuple(variable.shape)
         if entry.shape is None and checkpoint.shapes[found[0]] != shape:
             if "num_classes" in asked or "num_classes" not in settings:
-                continue  # a head for another number of classes than the checkpoint's
+                continue  # the new head has another number of classes than the checkpoint
             raise InputError(
                 f"{directory}: {found[0]} has shape {checkpoint.shapes[found[0]]}, config.json says {shape}: {_APART}, "
                 "or give num_classes for a new head"
@@ -228,7 +228,7 @@ def read_model(
 
 
 def _report(directory: Path, heads: list[str], unused: list[str]) -> None:
-    """Warns of heads with initial values, and of weights that were left out."""
+    """Warns of newly initialized heads, and of weights that were not used."""
     parts = [f"new, with initial values: {', '.join(heads)}"] if heads else []
     if unused:
         parts.append(f"not used of the checkpoint: {_first(unused)}")

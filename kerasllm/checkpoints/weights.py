@@ -1,4 +1,4 @@
-"""Named tensors in and out of safetensors files, one at a time, so that no second model lies in memory."""
+"""Reading and writing of named tensors in safetensors files; reading needs no second copy of the model in memory."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 class WeightFiles:
     """The tensors of a checkpoint directory: one model.safetensors, or shards with an index.
 
-    Only the headers are read. A tensor is read from the file by itself: mapped into memory, as the
-    `safetensors` package does, the whole file would count as memory of the process.
+    The constructor reads only the headers. Each tensor is read from the file separately: if the file were mapped into
+    memory, as the `safetensors` package does, all of it would count as memory of the process.
 
     Args:
-        directory: holds model.safetensors or model.safetensors.index.json.
+        directory: the directory that holds model.safetensors or model.safetensors.index.json.
 
     Raises:
         InputError: there are no such files, or they are damaged.
@@ -58,10 +58,10 @@ class WeightFiles:
         return {name: stored.shape for name, (_, stored) in self._tensors.items()}
 
     def check_number(self, name: str) -> None:
-        """Refuses a tensor that holds no floating-point numbers, a quantized one above all.
+        """Checks that a tensor holds floating-point numbers, which quantized ones do not.
 
         Raises:
-            InputError: names the file, the tensor and its kind.
+            InputError: it does not; the message names the file, the tensor and its type.
         """
         path, stored = self._tensors[name]
         if stored.dtype not in _FLOATS:
@@ -71,15 +71,18 @@ class WeightFiles:
             )
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor as float32."""
+        """Returns a tensor as float32."""
         return np.concatenate(list(self.parts(name, None)))
 
     def parts(self, name: str, largest: int | None = 2_000_000) -> Iterator[np.ndarray]:
-        """A tensor as float32, a part of its rows at a time.
+        """Yields a tensor as float32, some rows at a time.
 
         Args:
-            name: of a tensor with at least one axis.
-            largest: bytes of a part; None for all at once.
+            name: the name of a tensor with at least one axis.
+            largest: the largest size of a part in bytes; None for all rows at once.
+
+        Raises:
+            InputError: the file cannot be read, or holds numbers that are not finite.
         """
         path, stored = self._tensors[name]
         number = DTYPES[stored.dtype]
@@ -106,7 +109,7 @@ class WeightFiles:
 
 
 def _tensors_of(path: Path) -> dict[str, tuple[Path, StoredArray]]:
-    """Reads the header of a file, once the `safetensors` package has checked it against the file's size."""
+    """Returns the tensors of a file, after the `safetensors` package has checked its header and size."""
     from safetensors import SafetensorError, safe_open
 
     if not os.path.isfile(path):  # Path.is_file() raises where the name is too long
@@ -121,7 +124,7 @@ def _tensors_of(path: Path) -> dict[str, tuple[Path, StoredArray]]:
 
 
 def _read_index(directory: Path, index: Path) -> dict[str, str]:
-    """Returns the names of tensors and of the files, beside the index, that hold them."""
+    """Returns, for each tensor's name, the name of the file beside the index that holds it."""
     if not index.is_file():
         pickles = [
             path.name
@@ -144,7 +147,7 @@ def _read_index(directory: Path, index: Path) -> dict[str, str]:
 
 @contextmanager
 def _in_words(path: Path) -> Iterator[None]:
-    """Creates the directory of a file, and says what the file system refuses in one line."""
+    """Creates the directory of a file, and turns errors of the file system into an `InputError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -165,7 +168,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes a text, whole or not at all.
+    """Writes a text file, whole or not at all.
 
     Raises:
         InputError: the file cannot be written.
@@ -175,10 +178,10 @@ def write_text(path: Path, content: str) -> None:
 
 
 def number_of_bytes(size: int | str) -> int:
-    """300, "300", "5GB", "100 MB" → bytes; a GB is 10^9 of them.
+    """Returns a size in bytes, given as 300, "300", "5GB" or "100 MB"; 1 GB is 10^9 bytes.
 
     Raises:
-        InputError: no such size, or none at all.
+        InputError: the size is 0 or has another form.
     """
     found = re.fullmatch(r"(\d+) ?(|KB|MB|GB|TB)", str(size).strip().upper())
     if not found or int(found[1]) == 0:
@@ -189,12 +192,12 @@ def number_of_bytes(size: int | str) -> int:
 def write_weights(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], largest: int) -> None:
     """Writes model.safetensors, or shards and an index where that file would be larger than `largest` bytes.
 
-    Each file is whole or not there, and those of an earlier, differently divided checkpoint go last.
+    Each file is written whole or not at all. Files of an earlier checkpoint with other shards are removed last.
 
     Args:
-        directory: made if it is missing.
-        tensors: names and float32 values.
-        largest: size of a shard in bytes; a tensor that is larger has a shard to itself.
+        directory: the directory, which is created if it is missing.
+        tensors: the names and float32 values.
+        largest: the largest size of a shard in bytes; a larger tensor has a shard to itself.
     """
     shards: list[dict[str, np.ndarray]] = [{}]
     size = total = 0
@@ -222,7 +225,7 @@ def write_weights(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], la
 
 
 def _write_shard(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes the very bytes of the `safetensors` package; the metadata says `pt`, which transformers asks for."""
+    """Writes the same bytes as the `safetensors` package; transformers needs `pt` in the metadata."""
     entries = [array_entry(name, tensors[name]) for name in sorted(tensors)]
     with _in_words(path), replacing(path) as temporary:
         write_safetensors(temporary, entries, {"format": "pt"})

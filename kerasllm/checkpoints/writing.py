@@ -1,4 +1,4 @@
-"""Writes models in Hugging Face's format, and sends them to the hub."""
+"""Writing of models in Hugging Face's format, and uploading them to the hub."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ def write_model(
     tokenizer: Any = None,
     max_shard_size: int | str = "5GB",
 ) -> None:
-    """Writes a model's directory; `model.save_pretrained` calls this and describes the arguments.
+    """Writes a model directory; `LanguageModel.save_pretrained` calls this.
 
     Args:
-        model: has `config`, `named_variables`, `merged` and `hugging_face_format`; a task model has a `backbone` too.
-        directory: made if it is missing.
-        tokenizer: of the `tokenizers` library; its files are written too.
-        max_shard_size: larger weights are divided into files of that many bytes, and an index.
+        model: a model with `config`, `named_variables`, `merged` and `hugging_face_format`, and as a task model also
+            with a `backbone`.
+        directory: the directory, which is created if it is missing.
+        tokenizer: a tokenizer of the `tokenizers` library, whose files are written too.
+        max_shard_size: the largest size of a weights file, in bytes or as in "100MB"; a larger model is divided into
+            several files with an index.
     """
     directory = Path(directory)
     stored = model.hugging_face_format
@@ -40,7 +42,7 @@ def write_model(
     generation = stored.write_generation(model)
     if generation is not None:
         write_json(directory / "generation_config.json", {"_from_model_config": True, **generation})
-    else:  # of another model that was here
+    else:  # one may be left from another model
         (directory / "generation_config.json").unlink(missing_ok=True)
     if tokenizer is not None:
         from kerasllm.tokenizers.saving import save_tokenizer
@@ -51,7 +53,7 @@ def write_model(
 
 
 def _tensors(model: Any, stored: Format) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the weights under their names; the task models put a prefix before the backbone's."""
+    """Yields the names and values of the tensors; in task models the backbone's names have a prefix."""
     is_backbone = not hasattr(model, "backbone")
     variables = model.named_variables()
     for entry in stored.entries(model.config):
@@ -70,21 +72,21 @@ def push_model(
     revision: str | None = None,
     message: str = "Upload a model of kerasllm",
 ) -> str:
-    """Sends a model, or the model of a finished run, to the hub; `model.push_to_hub` calls this.
+    """Uploads a model, or the model of a finished run, to the hub; `LanguageModel.push_to_hub` calls this.
 
     Args:
-        source: a model; or a model directory or run, which is sent as it is, card and tokenizer included.
-        repo_id: OWNER/NAME; made if it is missing.
-        tokenizer: sent along with a model.
-        private: of a new repository; the owner's default where None.
-        revision: branch; the main one where None.
-        message: of the commit.
+        source: a model; or a model directory or run, whose files are uploaded unchanged, with model card and tokenizer.
+        repo_id: the repository, OWNER/NAME, which is created if it is missing.
+        tokenizer: a tokenizer that is uploaded with a model; unused for a directory.
+        private: whether a new repository is private; None means the owner's default.
+        revision: the branch; None means the main branch.
+        message: the commit message.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        InputError: there is no such model, no permission, or the hub does not answer.
+        InputError: there is no such model, the upload is not permitted, or the hub does not answer.
     """
     if isinstance(source, str | Path):
         if not Path(source).is_dir():

@@ -1,10 +1,10 @@
-"""Random numbers that depend on a seed, a purpose and a number, and on nothing drawn before."""
+"""Random numbers that depend only on a seed, a purpose and an index, not on earlier draws."""
 
 import numpy as np
 
 from kerasllm.errors import InputError
 
-# Purposes of random numbers: each has its own streams, so that none repeats the draws of another.
+# The purposes of random numbers, each of which has its own streams.
 PLANNING = 1
 MASKING = 2
 WINDOWS = 3
@@ -13,15 +13,15 @@ SHUFFLING = 17
 
 
 def random_stream(seed: int, purpose: int, index: int) -> np.random.Generator:
-    """Makes an independent stream of random numbers for each (seed, purpose, index).
+    """Returns a generator that is independent for each (seed, purpose, index).
 
     A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") needs no
-    state to be saved: the key alone says which numbers come.
+    state to be saved, as the key determines all numbers.
 
     Args:
-        seed: 0 to 2**64 - 1.
+        seed: the seed, 0 to 2**64 - 1.
         purpose: one of the constants above, below 256.
-        index: number of the epoch or of the step, below 2**56.
+        index: the number of the epoch or the step, below 2**56.
 
     Raises:
         InputError: the seed is negative or too large.

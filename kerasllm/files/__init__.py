@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, locked, and read and written as JSON and safetensors."""
+"""Files: atomic writing, locks, and reading and writing of JSON and safetensors."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, synced to the disk, then renamed.
+"""Atomic writing of files: each is written under a temporary name, synced to the disk, and then renamed.
 
 A rename within a directory is atomic, and the sync before it means that a power cut leaves the old file or
 the new one, never half of one.
@@ -19,7 +19,7 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
     Args:
         path: the file; its directory must exist.
-        sync: whether the file is to survive a power cut; a picture that is drawn again need not.
+        sync: whether the file must survive a power cut; a plot that is redrawn later need not.
 
     Raises:
         OSError: the file cannot be written; what was there stays.
@@ -90,19 +90,19 @@ def write_output(path: Path, content: str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Checks that `write_output` could write a file, before the work whose result it is to hold.
+    """Checks that `write_output` can write a file, before the work whose result the file will hold.
 
     Raises:
         InputError: its directory is missing or takes no files, or the path is a directory or a device.
     """
     if path.is_dir():
         raise InputError(f"{path} is a directory; give a file")
-    if path.exists() and not path.is_file():  # a file would take the place of /dev/null
+    if path.exists() and not path.is_file():  # writing would replace /dev/null by a file
         raise InputError(f"{path} is not an ordinary file; give another path")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no directory {path.parent}; make it, or give another path")
     trial = _beside(Path(os.path.realpath(path)))
-    try:  # permissions do not tell: root may write anywhere, and yet /proc takes no files
+    try:  # permissions do not tell: root may write anywhere, but /proc takes no files
         trial.touch(exist_ok=False)
         trial.unlink()
     except OSError as error:
@@ -110,7 +110,7 @@ def check_writable(path: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Makes the names in a directory, and so a rename, survive a power cut, where the system can do that."""
+    """Syncs a directory to the disk, so that a rename in it survives a power cut, if the system supports that."""
     with suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -120,7 +120,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """Returns a new hidden name in the directory of a file."""
+    """Returns the path of a new hidden file in the directory of a file."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 

@@ -1,4 +1,4 @@
-"""JSON files, and values as JSON can hold them."""
+"""Reading and writing of JSON, and conversion of values to what JSON can hold."""
 
 import dataclasses
 import json
@@ -13,12 +13,12 @@ from kerasllm.files.atomic import replace_file
 
 
 def to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
-    """Returns JSON that every reader takes: NumPy scalars are numbers, NaN and infinities are null."""
+    """Returns strict JSON: NumPy values become numbers and lists, NaN and infinities become null."""
     return json.dumps(_finite(plain(value)), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def plain(value: Any) -> Any:
-    """Returns dataclasses, paths, tuples and NumPy scalars as what YAML and JSON can hold."""
+    """Returns a value with dataclasses, paths, tuples and NumPy values converted to what YAML and JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -62,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuses an object with a repeated key, of which the last value would win without a word."""
+    """Returns an object's pairs as a dict, and refuses a repeated key, whose last value would win silently."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
@@ -76,7 +76,7 @@ def write_json(path: Path, content: Mapping[str, Any], *, ensure_ascii: bool = F
     Args:
         path: the file; its directory must exist.
         content: values that JSON can hold.
-        ensure_ascii: whether other characters are escaped, which keeps halves of surrogate pairs, too.
+        ensure_ascii: whether characters beyond ASCII are escaped, so that lone surrogates can be written too.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,7 +1,7 @@
-"""A lock on a file, by which one process at a time has the right to something.
+"""A lock on a file, which one process at a time can hold.
 
-The lock is the operating system's, which releases it when its process dies, however it dies: no process number
-and no time stamp has to be believed.
+The operating system releases the lock when the process dies, however it dies, so that no process number or time
+stamp has to be trusted.
 """
 
 import os
@@ -11,15 +11,15 @@ from types import TracebackType
 
 try:
     import fcntl
-except ImportError:  # Windows has other locks
+except ImportError:  # Windows has no fcntl
     fcntl = None  # type: ignore[assignment]
 
 
 class FileLock:
-    """Holds the lock on a file, which is created for it and removed when the lock is released.
+    """A lock that is held on a file, which is created for it and removed when the lock is released.
 
-    Some network file systems, and Windows, have no such locks. The file is then there without one, and
-    `is_held` says so.
+    Some network file systems, and Windows, have no such locks. The file is then created but not locked, and `is_held`
+    is False.
 
     Args:
         path: the file; its directory must exist.
@@ -27,7 +27,7 @@ class FileLock:
 
     Attributes:
         is_held: whether the file is locked.
-        error: what the file system said if it cannot lock files; None on a system without locks.
+        error: the error of a file system that cannot lock files; otherwise None, also on a system without locks.
 
     Raises:
         BlockingIOError: another process holds the lock, and `wait` is False.
@@ -48,7 +48,7 @@ class FileLock:
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.stat(), os.fstat(self._descriptor)):
                     return
-            os.close(self._descriptor)  # the holder before removed the file that was opened here
+            os.close(self._descriptor)  # the previous holder has removed the file that was opened here
 
     def _lock(self, descriptor: int, wait: bool) -> None:
         if fcntl is None:
@@ -62,7 +62,7 @@ class FileLock:
             self.error = error
 
     def release(self) -> None:
-        """Removes the file and gives the lock back; a second call does nothing."""
+        """Removes the file and releases the lock; a second call does nothing."""
         if self._descriptor is not None:
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""Arrays in a safetensors file, written and read one at a time.
+"""Writing and reading of safetensors files, one array at a time.
 
-The `safetensors` package writes a dictionary of arrays at once, which for a checkpoint is a second copy of
-weights and optimizer in memory. It has no bfloat16 for NumPy, and reports a full disk as an error of its own.
-The format is a JSON header and the raw bytes behind it (https://github.com/huggingface/safetensors), so it is
-written here, and hashed on the way. Any safetensors reader reads the result.
+The `safetensors` package writes a dictionary of arrays at once, which for a checkpoint needs a second copy of weights
+and optimizer state in memory. It has no bfloat16 for NumPy, and reports a full disk as an error of its own type. The
+format is simple, a JSON header followed by raw bytes (https://github.com/huggingface/safetensors), so this module
+writes it itself and computes the hash at the same time. Any safetensors reader reads the result.
 """
 
 import hashlib
@@ -50,8 +50,8 @@ def snapshot(entries: Iterable[Entry], buffers: dict[str, np.ndarray]) -> list[E
     """Copies arrays that are about to change, so that another thread may write them.
 
     Args:
-        entries: the arrays; each is fetched now, in turn.
-        buffers: the memory of the copies by name; it is empty the first time and is filled anew after that.
+        entries: the arrays, which are fetched now, one after another.
+        buffers: the memory of the copies by name; pass an empty dict the first time, and the same dict to reuse it.
 
     Returns:
         The entries of the copies.
@@ -67,7 +67,7 @@ def snapshot(entries: Iterable[Entry], buffers: dict[str, np.ndarray]) -> list[E
 
 
 def array_entry(name: str, array: np.ndarray) -> Entry:
-    """Returns the entry of an array that is there and stays as it is."""
+    """Returns the entry of an array that does not change until it is written."""
     return Entry(name, array.shape, array.dtype.name, lambda: array)
 
 
@@ -77,13 +77,13 @@ def write_safetensors(path: Path, entries: Iterable[Entry], metadata: Mapping[st
     Args:
         path: a file that does not exist yet.
         entries: the arrays, in the order in which they are fetched and written.
-        metadata: texts for the header.
+        metadata: the metadata in the header, texts by key.
 
     Returns:
         The SHA-256 of the file, in hexadecimal.
 
     Raises:
-        OSError: the file cannot be written; what is there is then incomplete.
+        OSError: the file cannot be written; it may be left incomplete.
     """
     entries = list(entries)
     header: dict[str, dict] = {} if metadata is None else {"__metadata__": dict(metadata)}
@@ -98,7 +98,7 @@ def write_safetensors(path: Path, entries: Iterable[Entry], metadata: Mapping[st
         }
         offset += size
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the format wants the values aligned
+    encoded += b" " * (-len(encoded) % 8)  # the format aligns the values to 8 bytes
     digest = hashlib.sha256()
     with path.open("xb") as file:
 
@@ -125,13 +125,13 @@ def file_hash(path: Path) -> str:
 
 
 class StoredArray(NamedTuple):
-    """Where an array lies in a file.
+    """The place and type of an array in a file.
 
     Args:
-        dtype: the format's code, "F32" for example.
-        shape: of the array.
-        begin: its first byte, counted from the beginning of the file.
-        end: the byte behind its last one.
+        dtype: the format's code of the dtype, "F32" for example.
+        shape: the array's shape.
+        begin: the offset of its first byte from the beginning of the file.
+        end: the offset of the byte after its last one.
     """
 
     dtype: str
@@ -141,7 +141,7 @@ class StoredArray(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, StoredArray]:
-    """Reads where each array of a file lies, in the order of the header; what it tells is not checked.
+    """Returns the place and type of each array in a file, in the order of the header, without checking them.
 
     Raises:
         ValueError: this is not a safetensors file.
@@ -162,7 +162,7 @@ def read_header(path: Path) -> dict[str, StoredArray]:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Maps all arrays of a file read-only, by name in its order; bytes are read when they are used.
+    """Returns all arrays of a file by name, mapped into memory read-only, so that bytes are read when they are used.
 
     Args:
         path: a safetensors file whose hash has been checked, or that is otherwise known to be whole.

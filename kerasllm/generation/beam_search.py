@@ -1,9 +1,9 @@
 """Beam search with a length penalty, in the decoder's compiled programs.
 
-Of each prompt `num_beams` beginnings run side by side. At each step the likeliest continuations of all of them
-are found; those that end go to the finished texts, of which the best `num_beams` stay, and the likeliest of the
-others run on. A finished text scores its log probability divided by (new tokens) ** length_penalty. A prompt is
-done once its best beginning scores no higher than the worst of `num_beams` finished texts.
+For each prompt, `num_beams` unfinished texts (beams) are kept. At each step the most likely continuations of all
+beams are found. Those that end join the finished texts, of which the best `num_beams` are kept, and the most likely
+others become the new beams. The score of a finished text is its log probability / (new tokens) ** length_penalty. A
+prompt is done when its best beam scores no higher than the worst of `num_beams` finished texts.
 
 Reference: Graves 2012, https://arxiv.org/abs/1211.3711; the penalty is that of `transformers`.
 """
@@ -19,9 +19,7 @@ from kerasllm import backend
 from kerasllm.generation.decoding import Decoder, State
 from kerasllm.generation.sampling import Rule, penalize
 
-_NONE = (
-    -1e9
-)  # the score of a beam that is not there; finite, as the difference of two infinities is undefined
+_NONE = -1e9  # the score of a missing beam; finite, as the difference of two infinities is undefined
 
 
 def beam_search(
@@ -34,19 +32,19 @@ def beam_search(
     capacity: int,
     counts: list[int],
 ) -> list[list[int]]:
-    """The best continuation of each prompt.
+    """Returns the best continuation of each prompt.
 
     Args:
-        decoder: of the model.
-        rule: of which only the penalty on repetitions counts.
-        inputs: as `Decoder.begin` takes them, and the float scalar `length_penalty`.
-        weights: `decoder.weights()`.
-        num_beams: beginnings side by side, at least 2.
-        capacity: columns of the caches and tokens.
-        counts: new tokens of each prompt at most.
+        decoder: the model's decoder.
+        rule: the rule, of which only the repetition penalty is used.
+        inputs: the inputs of `Decoder.begin`, and the float scalar `length_penalty`.
+        weights: the result of `decoder.weights()`.
+        num_beams: number of beams per prompt, at least 2.
+        capacity: number of columns of the caches and tokens.
+        counts: the most new tokens of each prompt.
 
     Returns:
-        New tokens of each row; where a stop token ended it, that is the last.
+        The new tokens of each row, including the stop token if one ended the row.
     """
     width = inputs["prompts"].shape[1]
     ends = [[width + count] for count in counts]
@@ -70,9 +68,7 @@ def beam_search(
         inputs = {name: value for name, value in inputs.items() if name != "prompts"}
         proceed = decoder.program(("more beams", num_beams, rule), step, repeated)
         state = proceed(weights, inputs, state, max(counts) - 1)
-    tokens = ops.convert_to_numpy(state["done_tokens"])[
-        :, 0
-    ]  # the finished texts are in order, the best first
+    tokens = ops.convert_to_numpy(state["done_tokens"])[:, 0]  # the finished texts are sorted, the best first
     ends = ops.convert_to_numpy(state["done_ends"])[:, 0]
     return [row[width:end].tolist() for row, end in zip(tokens, ends, strict=True)]
 
@@ -83,7 +79,7 @@ def _log_probabilities(logits):
 
 
 def _start(model, inputs, seen, rule, num_beams, capacity):
-    """Returns the state after the first new token: the prompts ran once, their caches are handed to every beam."""
+    """Returns the state after the first new token; each prompt runs once, and its beams get copies of its caches."""
     logits, caches = model.prefill(inputs["prompts"], inputs["starts"], capacity)
     rows, width = inputs["prompts"].shape
 
@@ -91,12 +87,12 @@ def _start(model, inputs, seen, rule, num_beams, capacity):
         return ops.repeat(tensor, num_beams, axis=0)
 
     tokens = ops.pad(inputs["prompts"], ((0, 0), (0, capacity - width)))
-    only_first = ops.where(ops.arange(num_beams) == 0, 0.0, _NONE)  # or all beams would begin alike
+    only_first = ops.where(ops.arange(num_beams) == 0, 0.0, _NONE)  # otherwise all beams would be the same
     state = {
         "tokens": for_each_beam(tokens),
         "scores": ops.broadcast_to(only_first[None], (rows, num_beams)),
         "column": inputs["width"],
-        "closed": inputs["starts"] >= width,  # no row begins behind its end
+        "closed": inputs["starts"] >= width,  # all False, as no prompt is empty
         "caches": model.reorder(caches, for_each_beam(ops.arange(rows, dtype="int32"))),
         "done_tokens": ops.zeros((rows, num_beams, capacity), "int32"),
         "done_scores": ops.full((rows, num_beams), _NONE),
@@ -107,7 +103,7 @@ def _start(model, inputs, seen, rule, num_beams, capacity):
 
 
 def _advance(model, rule, inputs, state, log_probabilities):
-    """The state with one more token in each beam, from (rows * beams, vocabulary)."""
+    """Returns the state with one more token in each beam, from log probabilities (rows * beams, vocabulary)."""
     if rule.penalize:
         log_probabilities = penalize(log_probabilities, state["seen"], inputs["repetition_penalty"])
     rows, beams = state["scores"].shape
@@ -117,7 +113,7 @@ def _advance(model, rule, inputs, state, log_probabilities):
     flat = ops.reshape(scores, (rows, beams * vocabulary))
     is_stop = ops.any(ops.arange(vocabulary, dtype="int32")[:, None] == inputs["stops"][None], axis=-1)
 
-    # What ends now: a stop token among the best, or whatever is best in a row's last column.
+    # Texts that end now: those of the best that end in a stop token, or all of the best in a row's last column.
     best, places = ops.top_k(flat, beams)
     parents, chosen = _parents_and_tokens(places, vocabulary)
     last_column = column + 1 >= inputs["ends"]
@@ -133,7 +129,7 @@ def _advance(model, rule, inputs, state, log_probabilities):
     done_ends = ops.where(ops.arange(2 * beams) < beams, done_ends, column + 1)
     done_scores, order = ops.top_k(done_scores, beams)
 
-    # What runs on: the best that does not end.
+    # Beams that continue: the best that do not end in a stop token.
     going = ops.where(ops.tile(is_stop, (beams,))[None], _NONE, flat)
     running, places = ops.top_k(going, beams)
     parents, chosen = _parents_and_tokens(places, vocabulary)
@@ -161,17 +157,17 @@ def _advance(model, rule, inputs, state, log_probabilities):
 
 
 def _parents_and_tokens(places, vocabulary: int):
-    """Which beam a place in (beams * vocabulary) belongs to, and which token it is; both int32."""
+    """Returns the beams and the tokens of places in an axis of beams * vocabulary, both int32."""
     places = ops.cast(places, "int32")
     return places // vocabulary, places % vocabulary
 
 
 def _rows_at(tokens, places):
-    """(rows, n, capacity) and (rows, m) → (rows, m, capacity)."""
+    """Returns the entries (rows, m, capacity) of `tokens` (rows, n, capacity) at `places` (rows, m)."""
     return ops.take_along_axis(tokens, ops.cast(places, "int32")[:, :, None], axis=1)
 
 
 def _written(tokens, column, chosen):
-    """(rows, beams, capacity) with `chosen` (rows, beams) in a column."""
+    """Returns `tokens` (rows, beams, capacity) with `chosen` (rows, beams) written into a column."""
     columns = ops.arange(tokens.shape[-1], dtype="int32")
     return ops.where(columns == column, chosen[:, :, None], tokens)

@@ -1,4 +1,4 @@
-"""A conversation with a model: what was said, as tokens, and what is kept of it when the window is full."""
+"""A conversation with a model, of which the oldest turns are dropped when the context window is full."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from kerasllm.tokenizers.special_tokens import end_of_text_id, marks
 
 
 class NotTaken(InputError):
-    """A message that the model cannot take; the next one may do."""
+    """The error for a message that the model cannot take; the conversation can go on."""
 
 
 class Chat:
-    """A conversation: what was said, as the model is to see it.
+    """The messages of a conversation, as the model sees them.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
         template: a chat template in Hugging Face's form.
-        room: tokens that what was said may take; the oldest turns go beyond it.
-        place: where the template is from, for messages.
+        room: the most tokens that the messages may take; the oldest turns are dropped beyond it.
+        place: where the template comes from, for messages.
     """
 
     def __init__(self, tokenizer: Any, template: str, room: int, place: str) -> None:
@@ -32,11 +32,11 @@ class Chat:
         self.messages: list[dict[str, str]] = []
 
     def ask(self, line: str) -> list[int]:
-        """Returns the conversation up to the answer that is due, as tokens.
+        """Adds a user's message, and returns the tokens of the conversation up to the answer that follows.
 
         Raises:
-            NotTaken: a character is unknown, or the message alone takes too much room.
-            InputError: the template is broken, or the tokenizer does not know the template's own words.
+            NotTaken: a character is unknown, or the message alone is too long.
+            InputError: the template is broken, or the tokenizer does not know a character of it.
         """
         try:
             encode(self.tokenizer, line, "your message", special_tokens=True)
@@ -58,7 +58,7 @@ class Chat:
         return ids
 
     def answer(self, text: str) -> None:
-        """Remembers an answer; where there is none, the question is forgotten too, as turns alternate."""
+        """Adds the model's answer; if it is empty, the question is removed too, as turns must alternate."""
         if text.strip():
             self.messages.append({"role": "assistant", "content": text.strip()})
         else:
@@ -82,11 +82,11 @@ def talk(model: Any, tokenizer: Any, template: str, settings: dict[str, Any], *,
     """Reads lines from standard input and answers each, until an empty line or the end.
 
     Args:
-        model: has `generate`.
-        tokenizer: of the model.
+        model: a model with `generate`.
+        tokenizer: the model's tokenizer.
         template: a chat template in Hugging Face's form.
-        settings: of `generate`.
-        place: where the template is from, for messages.
+        settings: the settings of `generate`; `max_new_tokens` is filled in if it is None.
+        place: where the template comes from, for messages.
 
     Raises:
         InputError: `max_new_tokens` leaves no room for a message, or the template is broken.
@@ -105,7 +105,7 @@ def talk(model: Any, tokenizer: Any, template: str, settings: dict[str, Any], *,
         try:
             ids = conversation.ask(line)
         except NotTaken as error:
-            print(f"error: {error}", file=sys.stderr)  # a slip of the fingers does not end the conversation
+            print(f"error: {error}", file=sys.stderr)  # a typing error must not end the conversation
             continue
         writer = TerminalWriter(tokenizer, ids, settings["stop"])
         model.generate(ids, tokenizer=tokenizer, on_tokens=writer, stop_token_ids=stops, **settings)
@@ -113,7 +113,7 @@ def talk(model: Any, tokenizer: Any, template: str, settings: dict[str, Any], *,
 
 
 def _next_message() -> str | None:
-    """Returns a line from standard input; None at the end, or where it is empty."""
+    """Returns a line from standard input, or None at the end of the input or if the line is empty."""
     try:
         line = input("> " if sys.stdin.isatty() else "")
     except EOFError:

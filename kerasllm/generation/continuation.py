@@ -1,4 +1,4 @@
-"""Prompts in, continuations out: the settings of `model.generate`, and what the host does between compiled steps."""
+"""`model.generate`: its settings, and the work on the host between compiled steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kerasllm.generation.sampling import Rule
 from kerasllm.generation.texts import cut_at, prompt_and_addition
 
 _NEW_TOKENS = 128
-_TOKENS_AT_A_TIME = 32  # between looks at stop strings
+_TOKENS_AT_A_TIME = 32  # between checks for stop texts
 _LEAST_TEMPERATURE = 1e-20
 _WHOLE_NUMBERS = {
     "max_new_tokens": 1,
@@ -26,8 +26,8 @@ _WHOLE_NUMBERS = {
     "num_beams": 1,
     "seed": 0,
     "first_row": 0,
-}  # the least of each
-_STOPS = 8  # stop tokens are filled up to a multiple, so that their number needs no new program
+}  # the least value of each
+_STOPS = 8  # stop tokens are padded to a multiple of this, so that their number rarely needs a new program
 
 
 def _is_whole(value: Any) -> bool:
@@ -46,29 +46,28 @@ def _stop_tokens(given: Any) -> list[int]:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a continuation is chosen; greedily unless a setting of sampling is given.
+    """The settings of generation; it is greedy unless a setting of sampling is given.
 
     Args:
-        max_new_tokens: at most so many; 128, or as many as the model has positions for after the prompt, each
-            prompt for itself, where None.
-        temperature: the scores are divided by it; 0 is greedy, and so is all below 1e-20. Sampling is on
-            where this or one of the next three is given.
-        top_k: draw from the k likeliest.
-        top_p: draw from the likeliest that together have probability p, in (0, 1].
-        min_p: draw from those with at least min_p times the probability of the likeliest, in (0, 1].
-        repetition_penalty: above 1, tokens that occurred score lower.
-        num_beams: above 1, the best of so many beginnings side by side is kept (see `beam_search`), not the
-            likeliest token each time; not together with sampling.
-        length_penalty: a finished text scores its log probability / (new tokens) ** length_penalty; above 0
-            longer ones gain by it, 0 is plain probability.
-        stop_token_ids: a row ends with one of these; the model's end token where None.
-        stop: texts at which a continuation is cut off, themselves left out; needs a tokenizer.
-        seed: of the draws; the same on every backend.
-        first_row: number of the first prompt among all that are drawn for: prompts taken in several calls give
-            what one call with all of them gives, where each says how many came before.
+        max_new_tokens: the most new tokens; by default 128, or fewer if the model has fewer positions left after
+            the prompt.
+        temperature: number that the logits are divided by; 0, and any value below 1e-20, is greedy. Sampling is on
+            if this or one of the next three is given.
+        top_k: sample from the k most likely tokens.
+        top_p: sample from the most likely tokens that together have probability p, in (0, 1].
+        min_p: sample from tokens with at least min_p times the highest probability, in (0, 1].
+        repetition_penalty: a number above 1 lowers the scores of tokens that have occurred.
+        num_beams: number of beams; above 1, beam search is used (see `beam_search`), which excludes sampling.
+        length_penalty: in beam search the score of a text is its log probability / (new tokens) ** length_penalty;
+            above 0 it favors longer texts, and 0 compares plain probabilities.
+        stop_token_ids: tokens that end a row; the default is the model's end tokens.
+        stop: texts at which a continuation is cut off; they are left out of it. They need a tokenizer.
+        seed: seed of the sampling; it gives the same draws on every backend.
+        first_row: number of the first prompt. If prompts are split over several calls, give the number of prompts in
+            earlier calls to get the draws of a single call.
 
     Raises:
-        InputError: a setting is out of its range; names it.
+        InputError: a setting is out of its range; the message names it.
     """
 
     max_new_tokens: int | None = None
@@ -116,9 +115,9 @@ class Settings:
 
     @property
     def rule(self) -> Rule:
-        """What is done to the scores."""
+        """The rule by which tokens are chosen."""
         given = any(value is not None for value in (self.temperature, self.top_k, self.top_p, self.min_p))
-        # Scores divided by less would overflow; the likeliest token is certain long before.
+        # A smaller divisor would overflow, and makes the most likely token certain anyway.
         sample = given and (self.temperature is None or self.temperature >= _LEAST_TEMPERATURE)
         return Rule(
             penalize=self.repetition_penalty != 1,
@@ -129,7 +128,7 @@ class Settings:
         )
 
     def strengths(self) -> dict[str, Any]:
-        """The numbers that the rule takes."""
+        """Returns the numbers that `Rule.choose` takes, and `length_penalty`."""
         return {
             "temperature": np.float32(1.0 if self.temperature is None else self.temperature),
             "top_k": np.float32(self.top_k or 0),
@@ -155,16 +154,16 @@ def generate(
     Args:
         model: the model.
         prompts: int (batch, length) or (length,), or lists of ids of different lengths; with a tokenizer also
-            a text or a list of texts. An empty text begins with the end mark, as a document does.
-        tokenizer: of the `tokenizers` library; for texts and stop strings.
-        on_tokens: called with a row's number and its new tokens as they come, one at a time; with beams all
-            at once, as none is sure before the end.
-        pad_token_id: fills rows that ended early, in an array; the token that ended them where None.
-        settings: of `Settings`.
+            a text or a list of texts. For an empty text the prompt is the end token, which precedes a document.
+        tokenizer: a tokenizer of the `tokenizers` library, which text prompts and stop texts need.
+        on_tokens: a function that is called with a row's number and its new tokens, token by token; in beam search it
+            is called once per row at the end.
+        pad_token_id: the token that fills rows of an array that ended early; the default is each row's last token.
+        settings: the arguments of `Settings`.
 
     Returns:
-        Prompt and continuation, in the form of the prompts: an int32 array, lists, or texts. A row that met a
-        stop token ends with it.
+        The prompts with their continuations, in the form of the prompts: an int32 array, lists, or texts. A row that
+        met a stop token ends with it.
 
     Raises:
         InputError: a prompt is empty or holds an unknown token or character, the prompt and `max_new_tokens`
@@ -202,7 +201,7 @@ def generate(
 
 
 def _rooms(rows: list[list[int]], positions: int, settings: Settings) -> list[int]:
-    """How many new tokens each row may have: as asked, or what it has room for itself, whoever stands beside it."""
+    """Returns the most new tokens of each row, which do not depend on the other rows."""
     rooms = []
     for row in rows:
         new = settings.max_new_tokens or max(min(_NEW_TOKENS, positions - len(row)), 1)
@@ -223,7 +222,7 @@ def _stream(
     tokenizer: Any,
     at_a_time: int | None,
 ) -> Iterator[tuple[int, list[int]]]:
-    """New tokens as (row, tokens), in order within a row; its last is a stop token or the last it has room for."""
+    """Yields new tokens as (row, tokens), in order within a row, up to a stop token or the row's last new token."""
     decoder, rule = decoder_of(model), settings.rule
     width = min(rounded_up(max(map(len, rows))), model.config.max_sequence_length)
     count = max(rooms)
@@ -266,7 +265,7 @@ def _stream(
 def _inputs(
     model: GenerativeModel, rows: list[list[int]], settings: Settings, width: int, stops: Sequence[int]
 ) -> dict[str, Any]:
-    """What the compiled programs take, as tensors."""
+    """Returns the inputs of the compiled programs as tensors."""
     prompts, starts = left_padded(rows, width)
     inputs: dict[str, Any] = {
         "prompts": prompts,

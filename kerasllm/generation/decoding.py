@@ -1,8 +1,8 @@
-"""Decoding: prompts in one go, then a token at a time, in programs that are compiled once a shape.
+"""Decoding: whole prompts first, then a token at a time, in programs that are compiled once per shape.
 
-Prompts stand left-padded in columns 0 … width - 1, so that all rows write their next token to the same column,
-and caches have a fixed number of columns. Widths and capacities are rounded up, so that prompts of a few lengths
-share a program. The weights are arguments of the programs: what training changes afterwards counts.
+Prompts are left-padded in columns 0 … width - 1, so that all rows write their next token to the same column, and
+caches have a fixed number of columns. Widths and capacities are rounded up, so that prompts of similar lengths share a
+program. The weights are arguments of the programs, so that later training takes effect without a new compilation.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _STEP = 32
 
 
 def rounded_up(length: int) -> int:
-    """The least multiple of 32 that holds `length`; above 256, of an eighth of the next power of two."""
+    """Returns `length` rounded up to a multiple of 32, or above 256 of an eighth of the next power of two."""
     step = max(_STEP, 2 ** (length - 1).bit_length() // 8)
     return -(-length // step) * step
 
 
 class Decoder:
-    """The compiled programs of one model; holds no reference to it that would keep it alive.
+    """The compiled programs of a model, to which it has only a weak reference.
 
-    `traces` counts how often a program was made.
+    `traces` counts how often a program was traced.
     """
 
     def __init__(self, model: GenerativeModel) -> None:
@@ -42,9 +42,9 @@ class Decoder:
         self.traces = 0
 
     def weights(self) -> list[Any]:
-        """The values of the model's weights in the type it computes in, so that a step casts nothing.
+        """Returns the values of the model's weights in its compute dtype, so that a step need not cast them.
 
-        Kernels are turned as the backend multiplies a few rows best.
+        With a compute dtype other than float32, kernels are laid out as suits the backend's products of few rows.
         """
         model = self._live()
         values = [ops.convert_to_tensor(variable) for variable in model.weights]
@@ -67,16 +67,16 @@ class Decoder:
         """Runs the prompts and chooses the first new token of each row.
 
         Args:
-            rule: of choosing.
-            inputs: `prompts` int (rows, width), left-padded; `starts` int (rows,), the column of each one's first
-                token; `rows` int (rows,), their numbers; `stops` int (stop tokens,); `pad` int, written after
-                a stop token; `width`; and the strengths of `Rule.choose`.
-            weights: see there.
-            capacity: columns of the caches and tokens.
+            rule: the rule by which tokens are chosen.
+            inputs: `prompts` int (rows, width), left-padded; `starts` int (rows,), the column of each prompt's first
+                token; `rows` int (rows,), the row numbers; `stops` int (stop tokens,); `pad` int, the token that is
+                written after a stop token; `width`; and the strengths of `Rule.choose`.
+            weights: the result of `weights`.
+            capacity: number of columns of the caches and tokens.
 
         Returns:
-            The state of `proceed`: `tokens` int (rows, capacity); `column`, the next to be written; `finished`
-            boolean (rows,); `caches`; and `seen`, where the rule has a penalty.
+            The state for `proceed`: `tokens` int (rows, capacity); `last` int (rows,), the newest tokens; `column`, the
+            next column; `finished` boolean (rows,); `caches`; and `seen`, if the rule has a penalty.
         """
 
         def run(model, inputs, seen):
@@ -86,7 +86,7 @@ class Decoder:
             state = {
                 "tokens": tokens,
                 "column": inputs["width"],
-                "finished": inputs["starts"] >= width,  # no row begins behind its end
+                "finished": inputs["starts"] >= width,  # all False, as no prompt is empty
                 "caches": caches,
                 **seen,
             }
@@ -97,7 +97,7 @@ class Decoder:
         return program(weights, {key: value for key, value in inputs.items() if key != "seen"}, seen)
 
     def proceed(self, rule: Rule, inputs: State, weights: list[Any], state: State, count: int) -> State:
-        """Chooses `count` more tokens, fewer if all rows are finished; the state given is used up."""
+        """Returns the state after `count` more tokens, or fewer if all rows finish; `state` is consumed."""
 
         def step(model, inputs, state):
             logits, caches = model.step(state["last"], state["column"] - 1, inputs["starts"], state["caches"])
@@ -116,13 +116,13 @@ class Decoder:
     def program(
         self, key: Any, run: Callable[..., Any], compiled: Callable[..., Callable[..., Any]]
     ) -> Callable[..., Any]:
-        """The compiled `run`, which takes the model where its program takes the weights."""
+        """Returns the program of `run`, compiled on first use; it takes the weights where `run` takes the model."""
         if key not in self._programs:
 
             def function(weights, *arguments):
                 self.traces += 1
                 model = self._live()
-                # Not through the constructor, which would cast the values back to the variables' own type.
+                # The constructor of the scope would cast the values back to the variables' own dtypes.
                 with keras.StatelessScope() as scope:
                     for variable, value in zip(model.weights, weights, strict=True):
                         value = backend.decoding.turned(value) if _is_kernel(variable) else value
@@ -134,7 +134,7 @@ class Decoder:
 
     def _live(self) -> GenerativeModel:
         model = self._model()
-        assert model is not None  # whoever generates holds it
+        assert model is not None  # the caller of `generate` holds it
         return model
 
     @staticmethod
@@ -165,14 +165,14 @@ _decoders: weakref.WeakKeyDictionary[GenerativeModel, Decoder] = weakref.WeakKey
 
 
 def decoder_of(model: GenerativeModel) -> Decoder:
-    """The model's decoder; the same at each call, as long as the model lives."""
+    """Returns the decoder of a model, which is created on first use and kept as long as the model lives."""
     if model not in _decoders:
         _decoders[model] = Decoder(model)
     return _decoders[model]
 
 
 def left_padded(prompts: list[list[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts at the right end of `width` columns, int32 (rows, width), and the column each begins in."""
+    """Returns prompts left-padded to `width` columns, int32 (rows, width), and the first column of each."""
     starts = np.array([width - len(prompt) for prompt in prompts], "int32")
     tokens = np.zeros((len(prompts), width), "int32")
     for row, prompt in zip(tokens, prompts, strict=True):

@@ -1,4 +1,4 @@
-"""What a model is to continue: texts or numbers of any form in, checked lists of token ids out."""
+"""Conversion of prompts, texts or token ids in several forms, to checked lists of token ids."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from kerasllm.tokenizers.known_characters import unknown_character
 
 
 def read_prompts(prompts: Any, tokenizer: Any, end_token_id: int | None) -> tuple[str, list[list[int]]]:
-    """Returns the form that the result is to have ("text", "texts", "row", "array" or "lists"), and lists of ids.
+    """Returns the form of the result ("text", "texts", "row", "array" or "lists"), and the prompts as lists of ids.
 
     Args:
-        prompts: as `generate` takes them.
-        tokenizer: for texts.
-        end_token_id: the end mark, with which an empty text begins; None where the model has none.
+        prompts: the prompts, as `generate` takes them.
+        tokenizer: the tokenizer for texts, or None.
+        end_token_id: the end token, which replaces an empty text; None if the model has none.
 
     Raises:
-        InputError: texts without a tokenizer, a character that it does not know, or what is no whole number.
+        InputError: there are texts without a tokenizer, unknown characters, or ids that are no whole numbers.
     """
     listed = isinstance(prompts, list | tuple)
     if isinstance(prompts, str) or (listed and any(isinstance(prompt, str) for prompt in prompts)):
@@ -38,7 +38,7 @@ def read_prompts(prompts: Any, tokenizer: Any, end_token_id: int | None) -> tupl
         return ("array" if len({len(row) for row in lists}) == 1 else "lists"), lists
     try:
         array = np.asarray(prompts if listed else ops.convert_to_numpy(prompts))
-    except Exception as error:  # each backend has its own
+    except Exception as error:  # each backend raises its own errors
         raise InputError(
             f"prompts of type {type(prompts).__name__}: give texts, or whole numbers, (batch, length)"
         ) from error
@@ -50,15 +50,15 @@ def read_prompts(prompts: Any, tokenizer: Any, end_token_id: int | None) -> tupl
 
 
 def check_tokens(rows: list[list[int]], stop_token_ids: Iterable[int], vocabulary: int) -> None:
-    """Refuses prompts and stop tokens that the model does not have.
+    """Checks that the model has all tokens of the prompts and all stop tokens.
 
     Args:
-        rows: the prompts.
-        stop_token_ids: of the settings.
-        vocabulary: the model's tokens.
+        rows: the prompts as lists of ids.
+        stop_token_ids: the stop tokens.
+        vocabulary: the size of the model's vocabulary.
 
     Raises:
-        InputError: there is no prompt, or one is empty, or a token is unknown.
+        InputError: there is no prompt, a prompt is empty, or a token is unknown.
     """
     if not rows:
         raise InputError("there is no prompt")
@@ -78,16 +78,16 @@ def check_tokens(rows: list[list[int]], stop_token_ids: Iterable[int], vocabular
 def check_room(
     prompts: Iterable[tuple[str, str]], tokenizer: Any, new_tokens: int | None, positions: int
 ) -> None:
-    """Refuses a prompt that leaves no room for its continuation, before any work is done on others.
+    """Checks that every prompt leaves room for its continuation, before any of them is continued.
 
     Args:
-        prompts: the place of each, for the message, and its text.
-        tokenizer: of the model.
-        new_tokens: that are asked for; at least one where None.
-        positions: of the model.
+        prompts: the place, for messages, and the text of each prompt.
+        tokenizer: the model's tokenizer.
+        new_tokens: the number of new tokens; None checks for at least one.
+        positions: the number of positions that the model has.
 
     Raises:
-        InputError: one does not fit, or holds an unknown character.
+        InputError: a prompt is too long, or holds an unknown character.
     """
     for place, text in prompts:
         tokens = max(len(encode(tokenizer, text, place, special_tokens=True)), 1)
@@ -101,27 +101,27 @@ def check_room(
 
 def _whole_numbers(row: Any, place: str) -> list[int]:
     try:
-        return [operator.index(token) for token in row]  # `int` would cut 1.7, and read "3"
+        return [operator.index(token) for token in row]  # `int` would accept 1.7 and "3"
     except TypeError as error:
         raise InputError(f"{place} is {row!r}: give a list of whole numbers") from error
 
 
 def _encode(tokenizer: Any, text: Any, place: str) -> list[int]:
-    """Returns the ids of a text, in which the names of special tokens stand for the tokens, as in `transformers`.
+    """Returns the ids of a text, in which special tokens are recognized by name, as in `transformers`.
 
-    A prompt is short: each of its characters is tried, where `encode` trusts tokenizers of unusual kinds.
+    As a prompt is short, each of its characters is checked, which `encode` does only for common kinds of tokenizers.
     """
     if not isinstance(text, str):
         raise InputError(f"{place} is {text!r} among texts: give texts alone, or lists of whole numbers")
     try:
         ids = encode(tokenizer, text, place, special_tokens=True)
     except InputError as error:
-        # Without a cause it is `encode` itself that has found the fault, and named it.
+        # An error without a cause is from `encode` itself, and names the character already.
         unknown = None if error.__cause__ is None else _first_unknown(tokenizer, text)
         if unknown is None:
             raise
         raise unknown_character(unknown, place) from error
-    if tokenizer.normalizer is None:  # one may take characters away on purpose
+    if tokenizer.normalizer is None:  # a normalizer may remove characters on purpose
         unknown = _first_unknown(tokenizer, text)
         if unknown is not None:
             raise unknown_character(unknown, place)
@@ -129,8 +129,8 @@ def _encode(tokenizer: Any, text: Any, place: str) -> list[int]:
 
 
 def _first_unknown(tokenizer: Any, text: str) -> str | None:
-    """Returns the first character of which a tokenizer makes nothing; white space may well vanish."""
-    # Names of special tokens need not be known letter by letter.
+    """Returns the first character other than white space for which a tokenizer gives no token, or None."""
+    # The letters in the names of special tokens may be unknown.
     for token in tokenizer.get_added_tokens_decoder().values():
         text = text.replace(token.content, "")
     for character in dict.fromkeys(text):

@@ -1,10 +1,10 @@
-"""Which token comes next: penalties, cuts and draws, the same on every backend.
+"""The choice of the next token: repetition penalty, top-k, top-p, min-p and sampling, the same on every backend.
 
-Cuts (top-k, top-p) keep what lies above a threshold that is found by halving an interval: no sorting of the
-vocabulary, which costs XLA on a CPU as much as the whole model, and no `k` in the compiled program.
+Top-k and top-p keep the logits above a threshold that is found by bisection. This needs no sorting of the vocabulary,
+which under XLA on a CPU takes as long as the whole model, and `k` is not part of the compiled program.
 
-A draw is the argmax of scores plus Gumbel noise (Gumbel 1954; "Gumbel-max"), and the noise of a token is a hash
-of (seed, row, step, token). So one seed gives one text on all backends, however prompts are batched or padded.
+A sampled token is the argmax of logits plus Gumbel noise (Gumbel 1954; "Gumbel-max"). The noise of a token is a hash
+of (seed, row, step, token), so a seed gives the same text on all backends, however prompts are batched or padded.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from keras import ops
 from kerasllm import backend
 from kerasllm.backend.hashing import GOLDEN, mix, shift_right
 
-_LOWEST = -3e38  # what a removed token scores; finite, as the difference of two infinities is undefined
+_LOWEST = -3e38  # the logit of a removed token; finite, as the difference of two infinities is undefined
 _HALVINGS = 32
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is done to the scores, in this order; the strengths come separately, as they need no new program.
+    """The operations that choose a token, in this order; their strengths are separate, as they need no new program.
 
     Args:
-        penalize: tokens that occurred score lower (Keskar et al. 2019, https://arxiv.org/abs/1909.05858).
-        sample: the token is drawn, not the likeliest one taken.
-        top_k: only the k likeliest are drawn from (Fan et al. 2018, https://arxiv.org/abs/1805.04833).
-        top_p: only the likeliest that together have probability p (Holtzman et al. 2019,
+        penalize: whether tokens that occurred score lower (Keskar et al. 2019, https://arxiv.org/abs/1909.05858).
+        sample: whether the token is sampled; otherwise the most likely one is taken.
+        top_k: whether to sample from the k most likely tokens (Fan et al. 2018, https://arxiv.org/abs/1805.04833).
+        top_p: whether to sample from the most likely tokens that together have probability p (Holtzman et al. 2019,
             https://arxiv.org/abs/1904.09751).
-        min_p: only those that have at least min_p times the probability of the likeliest (Nguyen et al. 2024,
+        min_p: whether to sample from tokens with at least min_p times the highest probability (Nguyen et al. 2024,
             https://arxiv.org/abs/2407.01082).
     """
 
@@ -42,13 +42,13 @@ class Rule:
     min_p: bool = False
 
     def choose(self, logits, strengths: dict[str, Any], seen, rows, step):
-        """The next token of each row, int32 (rows,).
+        """Returns the next token of each row, int32 (rows,).
 
         Args:
             logits: (rows, vocabulary).
             strengths: scalars `repetition_penalty`, `temperature`, `top_k`, `top_p`, `min_p` and int `seed`.
-            seen: boolean (rows, vocabulary), which tokens occurred; used with `penalize`.
-            rows: int (rows,), the numbers of the rows.
+            seen: boolean (rows, vocabulary), True for tokens that occurred; used with `penalize`.
+            rows: int (rows,), the row numbers.
             step: int scalar, 0 for the first new token.
         """
         logits = ops.cast(logits, "float32")
@@ -67,27 +67,27 @@ class Rule:
 
 
 def penalize(logits, seen, penalty):
-    """Divides the positive scores of tokens that occurred by `penalty`, and multiplies the negative ones."""
+    """Returns logits in which `penalty` divides the positive and multiplies the negative ones of seen tokens."""
     return ops.where(seen, ops.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def keep_top_k(logits, top_k):
-    """Removes all but the `top_k` highest of each row; those equal to the last of them stay."""
+    """Removes all but the `top_k` highest logits of each row; logits equal to the lowest of them are kept."""
     return ops.where(logits > _threshold(logits, ops.ones_like(logits), top_k), logits, _LOWEST)
 
 
 def keep_top_p(logits, top_p):
-    """Removes a token if those above it have probability `top_p` already; equal ones stay or go together."""
+    """Removes a token if more likely ones have probability `top_p` together; equal ones are treated alike."""
     return ops.where(logits > _threshold(logits, ops.softmax(logits, axis=-1), top_p), logits, _LOWEST)
 
 
 def keep_min_p(logits, min_p):
-    """Removes the tokens that have less than `min_p` times the probability of the likeliest."""
+    """Removes the tokens that have less than `min_p` times the highest probability."""
     return ops.where(logits < ops.max(logits, axis=-1, keepdims=True) + ops.log(min_p), _LOWEST, logits)
 
 
 def _threshold(logits, weights, limit):
-    """The greatest value above which weights of at least `limit` lie, (rows, 1)."""
+    """Returns the greatest value such that the weights of all logits above it sum to at least `limit`, (rows, 1)."""
     high = ops.max(logits, axis=-1, keepdims=True)
     low = ops.min(ops.where(logits > _LOWEST / 2, logits, high), axis=-1, keepdims=True) - 1.0
 
@@ -101,13 +101,13 @@ def _threshold(logits, weights, limit):
 
 
 def gumbel_noise(seed, rows, step, vocabulary_size: int):
-    """Standard Gumbel noise (rows, vocabulary), float32, a pure function of the four numbers of each element.
+    """Returns Gumbel noise float32 (rows, vocabulary), a pure function of seed, row, step and token.
 
     Args:
         seed: int scalar.
         rows: int (rows,).
         step: int scalar.
-        vocabulary_size: the tokens are numbered from 0.
+        vocabulary_size: number of tokens in the vocabulary.
     """
     seed, rows, step = (ops.cast(number, "int32") for number in (seed, rows, step))
     key = mix(mix(mix(seed) + rows * GOLDEN) + step * GOLDEN)[:, None]

@@ -1,4 +1,4 @@
-"""A continuation on the terminal, while it is made."""
+"""Printing of a continuation on the terminal while it is generated."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from kerasllm.tokenizers.encoding import encode
 
 
 class TerminalWriter:
-    """Prints a continuation as it comes; what may yet change, or turn out to be a stop text, waits.
+    """A printer of a continuation, which holds back text that may still change or become a stop text.
 
     Args:
-        tokenizer: of the model.
-        prompt: the ids that are continued.
+        tokenizer: the model's tokenizer.
+        prompt: the ids of the prompt.
         stop: texts at which the continuation is cut off.
-        before: printed with the first token, so that a prompt that is refused is not.
+        before: a text that is printed before the first token, but not if the prompt is refused.
     """
 
     def __init__(
@@ -27,20 +27,20 @@ class TerminalWriter:
         self.shown = 0
 
     def __call__(self, row: int, tokens: list[int]) -> None:
-        """Takes new tokens."""
+        """Adds new tokens, and prints the text that can no longer change."""
         self.tokens += tokens
         text, is_cut = self._text()
         self._show(text if is_cut else settled(text, self.stop))
 
     def end(self) -> str:
-        """Prints what still waits, and a line break; returns the continuation."""
+        """Prints the rest and a line break, and returns the continuation."""
         text, _ = self._text()
         self._show(text)
         print(flush=True)
         return text
 
     def _text(self) -> tuple[str, bool]:
-        """The continuation so far, and whether a stop text has cut it off."""
+        """Returns the continuation so far, and whether a stop text has cut it off."""
         _, added = prompt_and_addition(self.tokenizer, self.prompt, self.tokens)
         cut = cut_at(added, self.stop)
         return (added, False) if cut is None else (cut, True)
@@ -52,13 +52,13 @@ class TerminalWriter:
 
 
 def continue_visibly(model: Any, tokenizer: Any, prompt: str, settings: Mapping[str, Any]) -> str:
-    """Continues a text on standard output, as its tokens come; returns what was added.
+    """Continues a text, prints it while it is generated, and returns the continuation.
 
     Args:
-        model: has `generate`.
-        tokenizer: of the model.
-        prompt: the text, which is shown before its continuation.
-        settings: of `generate`, `stop` among them.
+        model: a model with `generate`.
+        tokenizer: the model's tokenizer.
+        prompt: the text, which is printed before its continuation.
+        settings: the settings of `generate`, including `stop`.
     """
     ids = encode(tokenizer, prompt, special_tokens=True)
     writer = TerminalWriter(tokenizer, ids, settings["stop"], before=prompt)

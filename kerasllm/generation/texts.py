@@ -1,7 +1,7 @@
-"""Tokens as text while they come: what they add to a prompt, and where a stop text cuts it off.
+"""Decoding of a continuation to text while it is generated, and cutting it off at stop texts.
 
-A tokenizer may write a token differently at the beginning of a text (Llama's takes the first space away), and
-a character's bytes may be spread over tokens. So prompt and continuation are decoded together, always.
+A tokenizer may decode a token differently at the beginning of a text (Llama's removes the first space), and a
+character's bytes may be spread over several tokens. So prompt and continuation are always decoded together.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-_INCOMPLETE = "\ufffd"  # what decoders write for bytes that are no character yet
+_INCOMPLETE = "\ufffd"  # decoders write this for bytes of an incomplete character
 
 
 def prompt_and_addition(tokenizer: Any, prompt: Sequence[int], new: Sequence[int]) -> tuple[str, str]:
-    """The text of a prompt, and what new tokens add to it.
+    """Returns the text of a prompt, and the text that new tokens add to it.
 
     Args:
-        tokenizer: of the `tokenizers` library.
-        prompt: ids.
-        new: ids that follow.
+        tokenizer: a tokenizer of the `tokenizers` library.
+        prompt: the ids of the prompt.
+        new: the ids that follow it.
     """
     before = tokenizer.decode(list(prompt))
     whole = tokenizer.decode([*prompt, *new])
@@ -26,26 +26,26 @@ def prompt_and_addition(tokenizer: Any, prompt: Sequence[int], new: Sequence[int
         before = before.rstrip(_INCOMPLETE)  # new tokens have completed a character
     if whole.startswith(before):
         return before, whole[len(before) :]
-    return before, tokenizer.decode(list(new))  # a decoder that changes what stood before
+    return before, tokenizer.decode(list(new))  # the decoder changes the text before new tokens
 
 
 def cut_at(text: str, stop: Sequence[str]) -> str | None:
-    """The text up to the first stop text; None if there is none in it.
+    """Returns the text up to the first stop text, or None if it contains none.
 
     Args:
-        text: of new tokens.
-        stop: at which it is cut off.
+        text: the text of the new tokens.
+        stop: the stop texts.
     """
     places = [place for place in map(text.find, stop) if place >= 0]
     return text[: min(places)] if places else None
 
 
 def settled(text: str, stop: Sequence[str]) -> str:
-    """As much of a text as no further token can change or cut off.
+    """Returns the part of a text that no further token can change or cut off.
 
     Args:
-        text: of new tokens; without a stop text.
-        stop: texts, of which the end of `text` may be the beginning.
+        text: the text of the new tokens, which contains no stop text.
+        stop: the stop texts; the end of `text` may be the beginning of one.
     """
     text = text.rstrip(_INCOMPLETE)
     longest = min(max(map(len, stop), default=1) - 1, len(text))

@@ -1,4 +1,4 @@
-"""Model families, one folder each: config, backbone, task models, named sizes. Importing this registers them all."""
+"""Model families, one folder each: config, backbone, task models and named sizes. Importing this registers them."""
 
 from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BERT_SIZES, BertConfig

@@ -1,4 +1,4 @@
-"""What all models share: a frozen config, weights that exist from construction, fixed names, checkpoints."""
+"""The base class of all models: a frozen config, weights built in the constructor, fixed names, checkpoints."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class LanguageModel(keras.Model):
     """Base class of every backbone and task model.
 
     Args:
-        config: the family's frozen dataclass.
-        seed: of the initial values and of dropout; drawn from Python's generator, which
-            `keras.utils.set_random_seed` sets, where left out.
+        config: an instance of the family's frozen config dataclass.
+        seed: seed of the initial values and of dropout. By default it is drawn from Python's random generator,
+            which `keras.utils.set_random_seed` seeds.
 
-    The attribute `per_step_metrics`, set before `fit`, makes the logs of each batch that batch's own values
-    instead of Keras' running means over the epoch. `catch_non_finite`, set before `fit`, leaves out the update of
-    a batch whose loss or gradient is not finite, and adds `gradient_norm` to the logs, which then is not finite.
+    If the attribute `per_step_metrics` is set before `fit`, the logs hold each batch's own values instead of Keras'
+    running means over the epoch. If `catch_non_finite` is set before `fit`, a batch whose loss or gradient is not
+    finite does not update the weights; `gradient_norm` is added to the logs and is not finite for such a batch.
     """
 
     config_class: ClassVar[type]
@@ -42,12 +42,12 @@ class LanguageModel(keras.Model):
         self.catch_non_finite = False
 
     def get_config(self) -> dict[str, Any]:
-        """The fields of the config; the task models add their own settings."""
+        """Returns the fields of the config; the task models add their own settings."""
         return asdict(self.config)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LanguageModel:
-        """The inverse of `get_config`; the weights are initial ones."""
+        """Returns a model from the result of `get_config`, with newly initialized weights."""
         names = {field.name for field in fields(cls.config_class)}
         own = {key: value for key, value in config.items() if key in names}
         settings = {
@@ -56,14 +56,14 @@ class LanguageModel(keras.Model):
         return cls(cls.config_class(**own), **settings)
 
     def build_from_config(self, config: dict[str, Any]) -> None:
-        """Nothing is left to build: a model has its weights from construction."""
+        """Does nothing, because the constructor creates all weights."""
 
     def build(self, input_shape: Any = None) -> None:
-        """Nothing is left to build: a model has its weights from construction."""
+        """Marks the model as built; the constructor has already created all weights."""
         self.built = True
 
     def named_variables(self) -> dict[str, keras.Variable]:
-        """Every weight by a name that is the same on all backends: `layer/weight`, without the dropouts' counters."""
+        """Returns all weights, without dropout counters, by a name `layer/weight` that is the same on every backend."""
         found: dict[str, keras.Variable] = {}
         for layer in self.layers:
             inner = layer.named_variables() if isinstance(layer, LanguageModel) else None
@@ -73,7 +73,7 @@ class LanguageModel(keras.Model):
         return found
 
     def merged(self, name: str) -> np.ndarray:
-        """A variable of `named_variables` as NumPy; of a kernel with a low-rank adapter, their sum."""
+        """Returns a variable of `named_variables` as a NumPy array; a kernel has its low-rank adapter added."""
         layer_name, _, weight = name.rpartition("/")
         if weight.endswith("_kernel"):
             for layer in self._flatten_layers(include_self=False):
@@ -82,12 +82,12 @@ class LanguageModel(keras.Model):
         return keras.ops.convert_to_numpy(self.named_variables()[name])
 
     def make_train_function(self, force: bool = False) -> None:
-        """Keras' own; on TensorFlow what `jit_compile` compiles may be less than the whole step."""
+        """Calls Keras' own method; on TensorFlow, `jit_compile` may compile only a part of the step."""
         kept_memory.keep()
         backend.make_train_function(self, partial(super().make_train_function, force))
 
     def train_step(self, *args: Any) -> Any:
-        """Keras' own step, compiled as is best, with what `per_step_metrics` and `catch_non_finite` add."""
+        """Runs Keras' step, compiled as suits the backend, with `per_step_metrics` and `catch_non_finite` applied."""
         step = partial(backend.compiled_step, self, super().train_step)
         if self.per_step_metrics:
             step = partial(backend.per_step_metrics, self, step)
@@ -96,11 +96,11 @@ class LanguageModel(keras.Model):
         return step(*args)
 
     def test_step(self, *args: Any) -> Any:
-        """Keras' own step, with the matrix products of a training step."""
+        """Runs Keras' own step, with the same matrix products as a training step."""
         return backend.evaluation_step(self, super().test_step, *args)
 
     def _should_torch_compile(self) -> bool:
-        """No: Keras would hand the whole step to `torch.compile`, which stops at every layer; see `train_step`."""
+        """Returns False: `torch.compile` would break the graph of a whole step at every layer; see `train_step`."""
         return False
 
     @classmethod
@@ -109,27 +109,27 @@ class LanguageModel(keras.Model):
     ) -> LanguageModel:
         """Reads a model in Hugging Face's format; no tokenizer files are needed.
 
-        Heads that the checkpoint lacks get initial values; a warning names them, and what of the checkpoint
-        was not used. The weights are read one by one, straight into the model.
+        Heads that the checkpoint lacks are newly initialized; a warning names them, and the weights of the
+        checkpoint that were not used. The weights are read one by one, straight into the model.
 
         Args:
-            source: a directory, a run directory (its `model/` is taken), or a hub id, OWNER/NAME or
-                OWNER/NAME@REVISION, which is fetched into huggingface-hub's cache.
-            revision: of a hub id: branch, tag or commit.
-            settings: of the task, where the checkpoint has none (e.g. `num_classes`), and `seed` for the
-                heads that the checkpoint lacks; `dropout` overrides the checkpoint's.
+            source: a model directory, a run directory (whose `model/` is read), or a hub id, OWNER/NAME or
+                OWNER/NAME@REVISION, which is downloaded into huggingface-hub's cache.
+            revision: the branch, tag or commit of a hub id.
+            settings: constructor arguments that the checkpoint does not record (e.g. `num_classes`), `seed` for
+                newly initialized heads, and `dropout`, which overrides the checkpoint's.
 
         Raises:
-            kerasllm.errors.InputError: what is missing, damaged or cannot be represented.
+            kerasllm.errors.InputError: a file is missing or damaged, or the model cannot be represented here.
         """
         return read_model(cls, family_of(cls).formats, source, revision=revision, **settings)
 
     @property
     def hugging_face_format(self) -> Format:
-        """The format in which this model is written.
+        """The Hugging Face format in which this model is written.
 
         Raises:
-            kerasllm.errors.InputError: the class is none of its family's own.
+            kerasllm.errors.InputError: the class is not one that its family registers, a subclass for example.
         """
         cls = type(self)
         if cls not in family_of(cls).classes:
@@ -141,12 +141,13 @@ class LanguageModel(keras.Model):
     ) -> None:
         """Writes config.json and model.safetensors in Hugging Face's format, which `transformers` loads.
 
-        A README.md that is there already stays; a model that generates gets a generation_config.json too.
+        An existing README.md is kept; a model that generates text gets a generation_config.json too.
 
         Args:
-            directory: made if it is missing.
-            tokenizer: of the `tokenizers` library; its files are written too.
-            max_shard_size: larger weights are divided into files of that many bytes, and an index; "100MB" will do.
+            directory: the directory, which is created if it is missing.
+            tokenizer: a tokenizer of the `tokenizers` library, whose files are written too.
+            max_shard_size: the largest size of a weights file, in bytes or as in "100MB"; a larger model is divided
+                into several files with an index.
 
         Raises:
             kerasllm.errors.InputError: the directory cannot be written.
@@ -162,34 +163,32 @@ class LanguageModel(keras.Model):
         revision: str | None = None,
         message: str = "Upload a model of kerasllm",
     ) -> str:
-        """Sends what `save_pretrained` writes to the Hugging Face hub, by huggingface-hub and its token.
+        """Uploads what `save_pretrained` writes to the Hugging Face hub, with huggingface-hub and its token.
 
         Args:
-            repo_id: OWNER/NAME; made if it is missing.
-            tokenizer: of the `tokenizers` library, sent along.
-            private: of a new repository; the owner's default where None.
-            revision: branch; the main one where None.
-            message: of the commit.
+            repo_id: the repository, OWNER/NAME, which is created if it is missing.
+            tokenizer: a tokenizer of the `tokenizers` library, which is uploaded too.
+            private: whether a new repository is private; None means the owner's default.
+            revision: the branch; None means the main branch.
+            message: the commit message.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
 
         Raises:
-            kerasllm.errors.InputError: no permission, or the hub does not answer.
+            kerasllm.errors.InputError: the upload is not permitted, or the hub does not answer.
         """
         settings: dict[str, Any] = {"private": private, "revision": revision, "message": message}
         return push_model(self, repo_id, tokenizer=tokenizer, **settings)
 
     def training_flops(self, length: int, predicted: int | None = None) -> float:
-        """Returns the arithmetic of one training step for each token: forward and backward pass, not the optimizer.
+        """Returns the FLOPs per token of one training step: forward and backward pass, without the optimizer.
 
-        Padding, and scores of positions that nobody predicts, do not count; see `kerasllm.models.flops`.
+        Padding and the logits of positions without a label are not counted; see `kerasllm.models.flops`.
 
         Args:
-            length: tokens of a sequence.
-            predicted: positions of a sequence whose next, or masked, token is predicted; all where None.
-
-        Returns:
-            FLOPs a token.
+            length: the number of tokens in a sequence.
+            predicted: the number of positions in a sequence whose next, or masked, token is predicted; None means
+                all positions.
         """
         return family_of(type(self)).training_flops(self, length, length if predicted is None else predicted)

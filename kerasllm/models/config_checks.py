@@ -11,20 +11,20 @@ _LARGEST = 1e30
 
 
 def check_token(name: str, value: Any, least: int = 0) -> None:
-    """Refuses what is no token's number.
+    """Checks that a setting is a token id of at least `least`.
 
     Raises:
-        ValueError: begins with the setting's name.
+        ValueError: it is not; the message begins with the setting's name.
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) < 2**31:
         raise ValueError(f"{name} is {short(value)}, it must be a token's number")
 
 
 def check_numbers(config: Any) -> None:
-    """Refuses a layer-norm epsilon, initial deviation or choice of tying that is none.
+    """Checks `layer_norm_epsilon`, `initializer_range` and `tie_embeddings` of a config.
 
     Raises:
-        ValueError: begins with the setting's name.
+        ValueError: one of them is invalid; the message begins with the setting's name.
     """
     for name in ("layer_norm_epsilon", "initializer_range"):
         value = getattr(config, name)

@@ -1,9 +1,9 @@
-"""The arithmetic of one weight in training, which the families add up.
+"""The FLOPs of each weight in training, which the families add up.
 
-PaLM's formula is 6 FLOPs a weight and token, and 12 * layers * hidden_dim * length for the attention over a sequence of
-that length, causal or not. Here "weight" means one in a matrix product: embeddings are looked up, which is free. The
-projection to the vocabulary counts only at the positions that are predicted. A weight that is not trained (LoRA) takes
-4 FLOPs: there is no gradient of it.
+PaLM's formula counts 6 FLOPs per weight and token, and 12 * layers * hidden_dim * length per token for the attention
+over a sequence of that length, causal or not. Only weights in matrix products count here, as embedding lookups are
+free. The projection to the vocabulary counts only at the positions that are predicted. A frozen weight (LoRA) counts 4
+FLOPs, as it has no gradient.
 
 Reference: Chowdhery et al. 2022, "PaLM", https://arxiv.org/abs/2204.02311, appendix B.
 """
@@ -16,12 +16,12 @@ from typing import Any
 
 
 def matrix_flops(variable: Any) -> int:
-    """Returns the FLOPs of all weights of a matrix, for one token, forward and backward."""
+    """Returns the FLOPs of a weight matrix for one token, forward and backward."""
     return (6 if variable.trainable else 4) * math.prod(variable.shape)
 
 
 def matrices(model: Any) -> Iterator[tuple[str, str, int]]:
-    """Yields the layer, the weight's name and the FLOPs of each matrix in a product, without the embeddings."""
+    """Yields the layer name, the weight name and the FLOPs of each weight matrix, without the embeddings."""
     for name, variable in model.named_variables().items():
         layer, _, weight = name.partition("/")
         if len(variable.shape) > 1 and layer != "embeddings":

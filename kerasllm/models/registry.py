@@ -1,4 +1,4 @@
-"""The table of model families: what a family is made of, and how one is found by a class or by a checkpoint.
+"""The registry of model families, and the functions that find a family by a class, a checkpoint or a KerasHub model.
 
 A family is a folder beside this file. Its `__init__` registers it, and `kerasllm.models` imports it.
 """
@@ -26,18 +26,18 @@ from kerasllm.errors import InputError
 
 @dataclass(frozen=True)
 class Family:
-    """One family of models.
+    """A family of models.
 
     Args:
-        name: as people call it, "BERT".
-        config_class: the frozen dataclass of its shape; no other family has the same.
-        sizes: the named sizes, as changes of the config's defaults.
-        backbone: the class without a task.
-        tasks: the classes with one, each of which has a `backbone`.
-        formats: Hugging Face's formats that it is read from. A model is written in the first that represents it.
-        training_flops: returns the arithmetic of a training step for each token, of a model, the length of its
-            sequences and the positions whose token is predicted; see `LanguageModel.training_flops`.
-        keras_hub: KerasHub's names of the backbone's weights; None where KerasHub has no such backbone.
+        name: the family's name in messages, "BERT" for example.
+        config_class: the frozen config dataclass, which identifies the family.
+        sizes: the named sizes, each as the config fields that differ from the defaults.
+        backbone: the model class without a task.
+        tasks: the task model classes, each of which has a `backbone`.
+        formats: the Hugging Face formats that can be read. A model is written in the first that can represent it.
+        training_flops: a function of a model, the sequence length and the number of predicted positions that returns
+            the FLOPs per token of a training step; see `LanguageModel.training_flops`.
+        keras_hub: the table of KerasHub's weight names; None if KerasHub has no such backbone.
     """
 
     name: str
@@ -51,20 +51,20 @@ class Family:
 
     @property
     def classes(self) -> tuple[type, ...]:
-        """All classes of models."""
+        """The backbone class and the task model classes."""
         return (self.backbone, *self.tasks)
 
     def format_of(self, config: Any) -> Format:
-        """Returns the format in which a model of that config is written."""
+        """Returns the format in which a model with this config is written."""
         return next(each for each in self.formats if each.represents(config))
 
 
 FAMILIES: dict[str, Family] = {}
-"""All families by name, in the order in which messages name them."""
+"""All families by name, in the order in which messages list them."""
 
 
 def register(family: Family) -> Family:
-    """Adds a family to the table, and returns it."""
+    """Adds a family to the registry, and returns it."""
     FAMILIES[family.name] = family
     return family
 
@@ -73,7 +73,7 @@ def family_of(model_class: Any) -> Family:
     """Returns the family of a model class, or of a subclass of one.
 
     Raises:
-        InputError: the class has the config of no family.
+        InputError: no registered family has the class's config.
     """
     config_class = getattr(model_class, "config_class", None)
     for family in FAMILIES.values():
@@ -88,31 +88,31 @@ def _formats(config_class: type | None = None) -> Sequence[Format]:
 
 
 def read_settings(directory: Path, config_class: type | None = None) -> tuple[Any, dict[str, Any]]:
-    """Returns our config and the whole of config.json.
+    """Returns a model's config and the content of its config.json.
 
     Args:
-        directory: holds config.json.
-        config_class: of the family that is wanted; any family where None.
+        directory: the directory that holds config.json.
+        config_class: the config class of the expected family; None accepts any family.
 
     Raises:
-        InputError: a setting is missing, config.json is of another family, or says what the model here cannot do.
+        InputError: a setting is missing, config.json is of another family, or a setting is not supported here.
     """
     config, theirs, _ = read_config(directory, _formats(config_class))
     return config, theirs
 
 
 def check_checkpoint(source: str | Path, config_class: type | None = None) -> Any:
-    """Checks a checkpoint without reading weights: its settings, and what its files declare.
+    """Checks a checkpoint's config.json and the headers of its weight files, without reading the weights.
 
     Args:
-        source: as in `resolve_directory`.
-        config_class: of the family that is wanted; any family where None.
+        source: a directory or hub id, as `resolve_directory` takes it.
+        config_class: the config class of the expected family; None accepts any family.
 
     Returns:
-        Our config.
+        The model's config.
 
     Raises:
-        InputError: there is none, or it is damaged or of another family.
+        InputError: there is no checkpoint, or it is damaged or of another family.
     """
     directory = resolve_directory(source)
     config, _, stored = read_config(directory, _formats(config_class))
@@ -120,11 +120,11 @@ def check_checkpoint(source: str | Path, config_class: type | None = None) -> An
 
 
 def write_model_card(directory: Path, sections: Mapping[str, str]) -> None:
-    """Writes README.md of a model directory, by its config.json.
+    """Writes the README.md of a model directory, as its config.json describes the model.
 
     Args:
-        directory: holds config.json.
-        sections: texts by their headings, in Markdown.
+        directory: the directory that holds config.json.
+        sections: further sections, Markdown texts by heading.
 
     Raises:
         InputError: there is no config.json of a known family, or the file cannot be written.
@@ -134,14 +134,14 @@ def write_model_card(directory: Path, sections: Mapping[str, str]) -> None:
 
 
 def from_keras_hub(backbone: Any) -> Any:
-    """Returns our backbone with the weights of KerasHub's.
+    """Returns a kerasllm backbone with the weights of a KerasHub backbone.
 
     Args:
-        backbone: a `keras_hub.models.BertBackbone` or `GPT2Backbone`, or a task model upon one. To go on with a
-            task of ours: `GPTCausalLM(found.config, backbone=found)`.
+        backbone: a `keras_hub.models.BertBackbone` or `GPT2Backbone`, or a task model that contains one. To put a
+            kerasllm task model on the result: `GPTCausalLM(result.config, backbone=result)`.
 
     Raises:
-        InputError: another kind of model, or an activation that ours does not have.
+        InputError: the model is of another class, or has an activation that is not supported here.
     """
     hub = import_keras_hub()
     backbone = getattr(backbone, "backbone", backbone)
@@ -157,17 +157,17 @@ def from_keras_hub(backbone: Any) -> Any:
 
 
 def to_keras_hub(model: Any) -> Any:
-    """Returns KerasHub's backbone with the weights of ours; see `backbone_to_keras_hub` for what it keeps.
+    """Returns a KerasHub backbone with the weights of a kerasllm model; see `backbone_to_keras_hub` for the limits.
 
     Args:
-        model: a `BertBackbone` with a pooler or a `GPTBackbone` of GPT-2's shape, or a task model upon one, whose
-            backbone is taken.
+        model: a `BertBackbone` with a pooler, a `GPTBackbone` with GPT-2's architecture, or a task model that
+            contains one; the head of a task model is left out.
 
     Returns:
         A `keras_hub.models.BertBackbone` or `GPT2Backbone`.
 
     Raises:
-        InputError: the shape is none that KerasHub's classes have.
+        InputError: KerasHub's classes cannot represent the model.
     """
     backbone = getattr(model, "backbone", model)
     names = []

@@ -1,4 +1,4 @@
-"""Tasks: for each its loss, its metrics, its figures on a data set and its predictions.
+"""Tasks, each with its loss, its metrics, its evaluation on a data set and its predictions.
 
 A new task is a file here and a line in `TASKS`.
 """
@@ -20,14 +20,14 @@ TASKS: tuple[type[Task], ...] = (MaskedLanguageModeling, CausalLanguageModeling,
 
 
 def task_of(settings: Mapping[str, Any], directory: Path) -> type[Task]:
-    """Returns the task that a model is for.
+    """Returns the task of a saved model.
 
     Args:
         settings: the content of its config.json.
-        directory: of the model, for messages.
+        directory: the model's directory, for messages.
 
     Raises:
-        InputError: `architectures` is no list of names, or no task here is served by the model.
+        InputError: `architectures` is no list of names, or the model belongs to no task in `TASKS`.
     """
     architectures = settings.get("architectures")
     if architectures and not (isinstance(architectures, list) and isinstance(architectures[0], str)):

@@ -1,4 +1,4 @@
-"""What every task offers: how a model is compiled for it, what a model's figures are, and what it predicts."""
+"""The base class of tasks: how a model is compiled, evaluated and used for predictions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from kerasllm.tasks.saved_model import SavedModel
 
 @dataclass(frozen=True)
 class PredictionSettings:
-    """How texts are predicted for.
+    """Settings of predictions for texts.
 
     Args:
-        sequence_length: tokens of a text at most, special tokens included; longer texts are cut.
-        batch_size: texts at a time.
-        top_k: candidates where a task offers several.
+        sequence_length: the most tokens of a text, with special tokens; longer texts are truncated.
+        batch_size: number of texts in a batch.
+        top_k: number of candidates, for a task that gives several.
     """
 
     sequence_length: int
@@ -33,11 +33,11 @@ class PredictionSettings:
 
 
 class Task(abc.ABC):
-    """A task that models are trained for, evaluated at and used for.
+    """A task for which models are trained, evaluated and used.
 
     Attributes:
-        name: as results and options call it.
-        monitors: the figures of `evaluate` that a run may go by when it chooses its best weights.
+        name: the name of the task in results and options.
+        monitors: the figures of `evaluate` by which a run may choose its best weights.
     """
 
     name: ClassVar[str]
@@ -51,14 +51,14 @@ class Task(abc.ABC):
         normalized_weights: bool = False,
         jit_compile: bool | str | None = None,
     ) -> None:
-        """Compiles a model with the task's losses and metrics, whose logs are then each batch's own.
+        """Compiles a model with the task's losses and metrics, and sets `per_step_metrics`.
 
         Args:
-            model: of a class that the task is for.
-            optimizer: any; None where the model is only to be evaluated.
-            normalized_weights: whether the data's weights are divided by their sum already, as batches with
-                gradient accumulation have them; the losses then sum instead of taking the mean.
-            jit_compile: as `model.compile` takes it; the backend's own choice where None.
+            model: a model of a class that suits the task.
+            optimizer: the optimizer; None if the model is only evaluated.
+            normalized_weights: whether the sample weights are already divided by their sum, as they are in batches
+                for gradient accumulation; the losses then sum instead of taking the mean.
+            jit_compile: as in `model.compile`; None means the default of the backend.
         """
         reduction = "sum" if normalized_weights else "mean_with_sample_weight"
         model.compile(
@@ -70,54 +70,54 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def losses_and_metrics(self, model: keras.Model, reduction: str) -> dict[str, Any]:
-        """Returns the arguments `loss` and, where there are metrics, `weighted_metrics` of `model.compile`.
+        """Returns the arguments `loss` and, if there are metrics, `weighted_metrics` of `model.compile`.
 
         Args:
-            model: of a class that the task is for.
-            reduction: of the losses.
+            model: a model of a class that suits the task.
+            reduction: the reduction of the losses.
         """
 
     @abc.abstractmethod
     def evaluate(self, model: keras.Model, batches: Any) -> dict[str, Any]:
-        """Returns the figures of a model on a whole data set, `loss` among them.
+        """Returns the figures of a model on a whole data set, including `loss`.
 
         Args:
-            model: compiled by `compile`.
-            batches: a sequence of inputs, labels and plain weights, 1 or 0, in a fixed order.
+            model: a model that `compile` has compiled.
+            batches: a sequence of (inputs, labels, weights) in a fixed order, with weights of 1 or 0.
         """
 
     @classmethod
     @abc.abstractmethod
     def serves(cls, settings: Mapping[str, Any]) -> bool:
-        """Returns whether the content of a config.json is that of a model for this task."""
+        """Returns whether the content of a config.json describes a model for this task."""
 
     @classmethod
     def predict(
         cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
     ) -> list[dict[str, Any]]:
-        """Returns a prediction for each text, as JSON can hold it.
+        """Returns a prediction for each text, as a dict that JSON can hold.
 
         Args:
-            saved: the model, whose weights are read here.
-            texts: tuples of one text, or of a pair.
-            options: how.
+            saved: the saved model, whose weights are read here.
+            texts: tuples of one text or of two.
+            options: the settings of the predictions.
 
         Raises:
-            InputError: the model, or a text, does not suit the task.
+            InputError: the model or a text does not suit the task.
         """
         raise InputError(f"{saved.directory}: there are no predictions for {cls.name}")
 
     @classmethod
     def show(cls, prediction: Mapping[str, Any]) -> list[str]:
-        """Returns the lines that show one of `predict`'s rows to a person."""
+        """Returns the lines of text that show one of the results of `predict`."""
         return [str(dict(prediction))]
 
 
 def numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the figures that are single numbers, undefined ones as NaN, for the log of a run.
+    """Returns the figures that are single numbers, with NaN for undefined ones, for the log of a run.
 
     Args:
-        figures: of `Task.evaluate`; counts of examples and nested tables are left out.
+        figures: the result of `Task.evaluate`; `examples` and nested tables are left out.
     """
     return {
         name: math.nan if value is None else float(value)
@@ -127,15 +127,15 @@ def numbers(figures: Mapping[str, Any]) -> dict[str, float]:
 
 
 def load_whole(model_class: Any, directory: Path, heads: set[str]) -> Any:
-    """Returns a model all of whose `heads` are in its checkpoint: predictions of a new head would be noise.
+    """Returns a model whose checkpoint has all of its `heads`, as predictions of a new head would be random.
 
     Args:
-        model_class: has `from_pretrained`.
-        directory: holds the model.
-        heads: names of layers.
+        model_class: the model class, which has `from_pretrained`.
+        directory: the model directory.
+        heads: the names of the head layers that predictions need.
 
     Raises:
-        InputError: the checkpoint lacks one of them.
+        InputError: the checkpoint lacks one of these heads.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

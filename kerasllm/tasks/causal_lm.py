@@ -1,4 +1,4 @@
-"""Causal language modeling: the next token at each position."""
+"""Causal language modeling: the prediction of the next token at each position."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kerasllm.tasks.base import Task
 
 
 class CausalLanguageModeling(Task):
-    """The next token, without metrics on the logits, so that the loss projects to the vocabulary in chunks."""
+    """Causal language modeling, without metrics, so that the loss can project to the vocabulary in chunks."""
 
     name: ClassVar[str] = "causal_lm"
 
@@ -20,11 +20,11 @@ class CausalLanguageModeling(Task):
         return {"loss": CausalLanguageModelLoss(reduction=reduction)}
 
     def evaluate(self, model: Any, batches: Any) -> dict[str, Any]:
-        """Returns `loss` in nats a token, `perplexity` and `tokens`, each token weighing the same.
+        """Returns `loss` in nats per token, `perplexity` and `tokens`; all tokens have the same weight.
 
         Args:
-            model: compiled by `compile`.
-            batches: inputs, labels and plain weights, 1 or 0.
+            model: a model that `compile` has compiled.
+            batches: a sequence of (inputs, labels, weights), with weights of 1 or 0.
         """
         loss = tokens = 0.0
         summed = model.loss.reduction == "sum"

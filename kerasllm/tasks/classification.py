@@ -1,8 +1,8 @@
-"""Classes of texts or pairs of texts.
+"""Classification of texts or pairs of texts.
 
-F1 and Matthews' correlation are no means over batches: Keras' running metrics cannot give them, so the predictions
-are collected, in the order of the texts, and judged together by scikit-learn. What is undefined is None, which is
-`null` in JSON; NaN is not JSON.
+F1 and Matthews' correlation are not means over batches, so Keras' running metrics cannot compute them. Instead, the
+predictions are collected in the order of the texts and evaluated together by scikit-learn. An undefined figure is None,
+which is `null` in JSON, as JSON has no NaN.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from kerasllm.tasks.saved_model import SavedModel
 
 
 class Classification(Task):
-    """One of several classes for each text, or, in predictions, several labels.
+    """Classification of each text into one of several classes; `predict` also takes multi-label models.
 
     Args:
-        label_names: of all classes, in the order of their ids.
+        label_names: the names of all classes, in the order of their ids.
     """
 
     name: ClassVar[str] = "classification"
@@ -43,11 +43,11 @@ class Classification(Task):
         }
 
     def evaluate(self, model: Any, batches: Any) -> dict[str, Any]:
-        """Returns all of `classification_figures`, and `loss`, the mean cross-entropy in nats.
+        """Returns `loss`, the mean cross-entropy in nats, and the figures of `classification_figures`.
 
         Args:
-            model: gives logits (batch, classes).
-            batches: see `predict_in_order`.
+            model: a model that returns logits (batch, classes).
+            batches: padded batches with labels, as `predict_in_order` takes them.
         """
         logits = predict_in_order(model, batches).astype(np.float64)
         shifted = logits - logits.max(axis=1, keepdims=True)
@@ -57,16 +57,16 @@ class Classification(Task):
 
     @classmethod
     def serves(cls, settings: Mapping[str, Any]) -> bool:
-        """Returns whether config.json names a classifier of texts that is no regressor."""
+        """Returns whether config.json describes a classifier of texts that is no regressor."""
         return is_classifier(settings) and not is_regressor(settings)
 
     @classmethod
     def predict(
         cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
     ) -> list[dict[str, Any]]:
-        """Returns label and probabilities of each text, or the labels of a model with several a text.
+        """Returns the label and probabilities of each text, or the labels and probabilities for a multi-label model.
 
-        See the base class.
+        See `Task.predict`.
         """
         encoded = encode_texts(saved.tokenizer, texts, options.sequence_length)
         batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
@@ -97,7 +97,7 @@ class Classification(Task):
 
     @classmethod
     def show(cls, prediction: Mapping[str, Any]) -> list[str]:
-        """Returns one line: label, probability, text."""
+        """Returns one line with the label, its probability and the text."""
         if "labels" in prediction:
             found = [f"{name} {prediction['probabilities'][name]:.4f}" for name in prediction["labels"]]
             return [f"{', '.join(found) or 'none'}\t{prediction['text']}"]
@@ -105,12 +105,12 @@ class Classification(Task):
 
 
 def is_classifier(settings: Mapping[str, Any]) -> bool:
-    """Returns whether config.json names a model with a head of scores over a whole text."""
+    """Returns whether config.json describes a model with a head for whole texts: a classifier or a regressor."""
     return (settings.get("architectures") or [""])[0] == "BertForSequenceClassification"
 
 
 def is_regressor(settings: Mapping[str, Any]) -> bool:
-    """Returns whether config.json says that the one score is a number, not a class."""
+    """Returns whether config.json says that the model predicts a number, not a class."""
     kind, names = settings.get("problem_type"), settings.get("id2label")
     count = len(names) if isinstance(names, dict) else settings.get("num_labels")
     return kind == "regression" or (kind is None and count == 1)
@@ -128,8 +128,8 @@ def classification_figures(
 
     Args:
         labels: class ids (examples,).
-        predictions: class ids (examples,), or scores (examples, classes), whose highest counts.
-        label_names: of all classes.
+        predictions: class ids (examples,), or scores (examples, classes), of which the highest gives the class.
+        label_names: the names of all classes.
 
     Returns:
         `examples`; `accuracy`; `f1` of class 1, the positive one, if there are two classes (as GLUE has it);
@@ -158,7 +158,7 @@ def classification_figures(
     ids = np.arange(len(names))
     f1 = f1_score(labels, predictions, labels=ids, average=None, zero_division=np.nan)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a single class: no correlation
+        warnings.simplefilter("ignore")  # there is no correlation with a single class
         matthews = matthews_corrcoef(labels, predictions)
     counts = confusion_matrix(labels, predictions, labels=ids)
     figures: dict[str, Any] = {

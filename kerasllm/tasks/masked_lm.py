@@ -1,4 +1,4 @@
-"""BERT's pretraining: masked-LM with or without next-sentence prediction, and the filling in of masks."""
+"""BERT's pretraining: masked-LM, next-sentence prediction, and the prediction of masked tokens in texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ARCHITECTURES = ("BertForPreTraining", "BertForMaskedLM", "BertForNextSentenceP
 
 
 class MaskedLanguageModeling(Task):
-    """Masked-LM and next-sentence prediction, or one of them, as the model's `objectives` say."""
+    """Masked-LM and next-sentence prediction, or one of them, according to the model's `objectives`."""
 
     name: ClassVar[str] = "masked_lm"
 
@@ -39,15 +39,15 @@ class MaskedLanguageModeling(Task):
         }
 
     def evaluate(self, model: Any, batches: Any) -> dict[str, Any]:
-        """Returns losses and accuracies over all batches, each token (or pair) weighing the same.
+        """Returns losses and accuracies over all batches; all tokens, and all pairs, have the same weight.
 
-        They are `loss` (the sum of the objectives' losses), for masked-LM `masked_lm_loss` in nats a token,
-        `masked_lm_accuracy` and `perplexity`, and for next-sentence prediction `next_sentence_loss` in nats a
-        pair and `next_sentence_accuracy`.
+        They are `loss`, the sum of the objectives' losses; for masked-LM, `masked_lm_loss` in nats per token,
+        `masked_lm_accuracy` and `perplexity`; and for next-sentence prediction, `next_sentence_loss` in nats per pair
+        and `next_sentence_accuracy`.
 
         Args:
-            model: compiled by `compile`.
-            batches: inputs, labels and plain weights, 1 or 0.
+            model: a model that `compile` has compiled.
+            batches: a sequence of (inputs, labels, weights), with weights of 1 or 0.
         """
         objectives = model.objectives
         sums: dict[str, float] = {}
@@ -57,7 +57,7 @@ class MaskedLanguageModeling(Task):
             inputs, labels, weights = batches[index]
             model.reset_metrics()
             logs = model.test_on_batch(inputs, labels, weights, return_dict=True)
-            if len(objectives) == 1:  # Keras then names neither loss nor metric after the output
+            if len(objectives) == 1:  # Keras does not prefix the names of a single output
                 only = objectives[0]
                 accuracy = next(value for name, value in logs.items() if name.endswith("accuracy"))
                 logs = {f"{only}_loss": logs["loss"], f"{only}_accuracy": accuracy}
@@ -80,7 +80,7 @@ class MaskedLanguageModeling(Task):
 
     @classmethod
     def serves(cls, settings: Mapping[str, Any]) -> bool:
-        """Returns whether config.json names one of BERT's pretraining classes, or no class of a task at all."""
+        """Returns whether config.json describes a BERT with pretraining heads, or one without heads."""
         architecture = (settings.get("architectures") or ["BertForMaskedLM"])[0]
         return settings.get("model_type") == "bert" and architecture in (*_ARCHITECTURES, "BertModel")
 
@@ -88,9 +88,9 @@ class MaskedLanguageModeling(Task):
     def predict(
         cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
     ) -> list[dict[str, Any]]:
-        """Returns for each text the likeliest tokens in the place of each [MASK]: `{"text", "masks"}`.
+        """Returns the most likely tokens for each [MASK] of each text, as `{"text", "masks"}`.
 
-        See the base class.
+        See `Task.predict`.
         """
         mask = special_token_ids(saved.tokenizer).mask
         length = options.sequence_length
@@ -119,7 +119,7 @@ class MaskedLanguageModeling(Task):
 
     @classmethod
     def show(cls, prediction: Mapping[str, Any]) -> list[str]:
-        """Returns a line for each [MASK]."""
+        """Returns a line for each [MASK], with the text and the candidates."""
         return [
             f"{prediction['text']}\t" + "  ".join(f"{c['token']} {c['probability']:.3f}" for c in place)
             for place in prediction["masks"]
@@ -127,7 +127,7 @@ class MaskedLanguageModeling(Task):
 
 
 def _candidates(tokenizer: Any, scores: np.ndarray, top_k: int) -> list[dict[str, Any]]:
-    """Returns the best tokens of one place with their probabilities."""
+    """Returns the most likely tokens at one position with their probabilities."""
     probabilities = np.exp(scores - scores.max())
     probabilities /= probabilities.sum()
     best = np.argsort(-probabilities, kind="stable")[:top_k]
@@ -138,5 +138,5 @@ def _candidates(tokenizer: Any, scores: np.ndarray, top_k: int) -> list[dict[str
 
 
 def _joined(text: tuple[str, ...]) -> str:
-    """Returns a pair as it was given, separated by a tab."""
+    """Returns a text, or the two texts of a pair separated by a tab."""
     return "\t".join(text)

@@ -1,4 +1,4 @@
-"""A model's outputs for a whole data set, in the order of its texts."""
+"""The outputs of a model for a whole data set, in the order of the texts."""
 
 import math
 from typing import Any
@@ -10,8 +10,11 @@ def predict_in_order(model: Any, batches: Any) -> np.ndarray:
     """Returns a model's outputs for all texts, float32 (texts, ...), in the order of the texts.
 
     Args:
-        model: a classifier, which gives (batch, classes), or a regressor, which gives (batch,).
-        batches: padded batches of labelled texts, one epoch from step 0; best with `shuffle=False`.
+        model: a classifier, which returns (batch, classes), or a regressor, which returns (batch,).
+        batches: padded batches that start at step 0, of which one epoch is used; best with `shuffle=False`.
+
+    Raises:
+        ValueError: the batches start at a later step.
     """
     if batches.start_step:
         raise ValueError(f"the batches start at step {batches.start_step}: some texts would be left out")
@@ -31,5 +34,5 @@ def predict_in_order(model: Any, batches: Any) -> np.ndarray:
 
 
 def finite(value: Any) -> float | None:
-    """Returns a number as JSON can hold it: None where it is NaN or infinite."""
+    """Returns a number as a float, or None if it is NaN or infinite, which JSON cannot hold."""
     return float(value) if math.isfinite(value) else None

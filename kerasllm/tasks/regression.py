@@ -1,6 +1,6 @@
-"""A number for each text or pair of texts.
+"""Regression: the prediction of a number for each text or pair of texts.
 
-Correlations are no means over batches, so the predictions are collected and judged together by SciPy.
+Correlations are not means over batches, so the predictions are collected and evaluated together by SciPy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kerasllm.tasks.saved_model import SavedModel
 
 
 class Regression(Task):
-    """A number for each text."""
+    """The prediction of a number for each text."""
 
     name: ClassVar[str] = "regression"
     monitors: ClassVar[tuple[str, ...]] = ("loss", "pearson", "spearman")
@@ -32,25 +32,25 @@ class Regression(Task):
         return {"loss": SquaredErrorLoss(reduction=reduction), "weighted_metrics": []}
 
     def evaluate(self, model: Any, batches: Any) -> dict[str, Any]:
-        """Returns all of `regression_figures`, and `loss`, the mean squared error.
+        """Returns `loss`, the mean squared error, and the figures of `regression_figures`.
 
         Args:
-            model: gives numbers (batch,).
-            batches: see `predict_in_order`.
+            model: a model that returns numbers (batch,).
+            batches: padded batches with labels, as `predict_in_order` takes them.
         """
         figures = regression_figures(batches.labels, predict_in_order(model, batches))
         return {"loss": figures["mse"], **figures}
 
     @classmethod
     def serves(cls, settings: Mapping[str, Any]) -> bool:
-        """Returns whether config.json names a model with one score a text that is a number."""
+        """Returns whether config.json describes a model that predicts a number for a text."""
         return is_classifier(settings) and is_regressor(settings)
 
     @classmethod
     def predict(
         cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
     ) -> list[dict[str, Any]]:
-        """Returns the number of each text: `{"text", "value"}`. See the base class."""
+        """Returns the predicted number of each text, as `{"text", "value"}`; see `Task.predict`."""
         encoded = encode_texts(saved.tokenizer, texts, options.sequence_length)
         batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
         values = predict_in_order(load_whole(BertRegressor, saved.directory, {"classifier"}), batches)
@@ -61,7 +61,7 @@ class Regression(Task):
 
     @classmethod
     def show(cls, prediction: Mapping[str, Any]) -> list[str]:
-        """Returns one line: number, text."""
+        """Returns one line with the number and the text."""
         return [f"{prediction['value']:.4f}\t{prediction['text']}"]
 
 
@@ -73,8 +73,8 @@ def regression_figures(labels: np.ndarray, predictions: np.ndarray) -> dict[str,
         predictions: numbers (examples,).
 
     Returns:
-        `examples`; `pearson` and `spearman`, in [-1, 1], None where either side is constant; `mse`, None
-        where a prediction is not finite.
+        `examples`; `pearson` and `spearman`, in [-1, 1], or None if labels or predictions are constant; and `mse`. All
+        but `examples` are None if a prediction is not finite.
     """
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import mean_squared_error
@@ -87,7 +87,7 @@ def regression_figures(labels: np.ndarray, predictions: np.ndarray) -> dict[str,
         mse = finite(mean_squared_error(labels, predictions))
         if np.ptp(labels) > 0 and np.ptp(predictions) > 0:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # nearly constant
+                warnings.simplefilter("ignore")  # SciPy warns if the input is nearly constant
                 pearson = finite(pearsonr(labels, predictions).statistic)
                 spearman = finite(spearmanr(labels, predictions).statistic)
     return {"examples": len(labels), "pearson": pearson, "spearman": spearman, "mse": mse}

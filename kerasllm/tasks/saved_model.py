@@ -1,4 +1,4 @@
-"""A model on the disk, looked over before its weights are read."""
+"""A model on the disk, whose settings and tokenizer are checked before its weights are read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from kerasllm.tokenizers.loading import load_tokenizer
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What is known of a model before its weights are read.
+    """A model on the disk, without its weights.
 
     Args:
-        directory: where it lies, fetched if it was a hub id.
-        config: of its family.
+        directory: the model's directory; for a hub id, the directory in the cache.
+        config: the config, an instance of its family's config class.
         settings: the content of its config.json.
-        tokenizer: of the `tokenizers` library.
+        tokenizer: the tokenizer, of the `tokenizers` library.
     """
 
     directory: Path
@@ -31,12 +31,12 @@ class SavedModel:
 
 
 def open_model(source: str, config_class: type, load: Callable[[Path], Any] = load_tokenizer) -> SavedModel:
-    """Returns a model's settings and its tokenizer, which are checked to belong together.
+    """Returns a saved model, after checking that its tokenizer fits its vocabulary size.
 
     Args:
-        source: a run, a model directory or a hub id.
-        config_class: of the family that is wanted.
-        load: returns the tokenizer in a directory.
+        source: a run directory, a model directory or a hub id.
+        config_class: the config class of the expected family.
+        load: a function that loads the tokenizer in a directory.
 
     Raises:
         InputError: there is no such model, it is of another family, or the tokenizer does not fit it.

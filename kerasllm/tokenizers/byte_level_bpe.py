@@ -1,4 +1,4 @@
-"""Byte-level BPE as GPT-2 has it: any text can be spelt, as the 256 bytes are tokens too.
+"""Byte-level BPE as in GPT-2, which can encode any text, as the 256 bytes are tokens too.
 
 Reference: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
 """
@@ -23,11 +23,11 @@ def train_byte_level_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenize
     Ids 0 to 255 are the bytes, then come the merges in order of frequency; `<|endoftext|>` is the last.
 
     Args:
-        texts: read once, and not kept in memory.
-        vocabulary_size: upper bound; a small corpus gives a smaller vocabulary, never a larger one.
+        texts: the training texts, which are read once and not kept in memory.
+        vocabulary_size: the largest size of the vocabulary; a small corpus gives a smaller one.
 
     Raises:
-        InputError: the vocabulary cannot hold the bytes and the mark, or the texts are empty.
+        InputError: `vocabulary_size` is below 257, the bytes and the end mark, or the texts are empty.
     """
     if vocabulary_size <= _BYTES:
         raise InputError(
@@ -44,7 +44,7 @@ def train_byte_level_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenize
     characters = 0
 
     def parts() -> Iterable[str]:
-        """Yields small parts, as the trainer holds 256 at a time."""
+        """Yields small parts, as the trainer keeps 256 of them in memory."""
         nonlocal characters
         for text in texts:
             for part in cut_between_words([plain_text(text)]):
@@ -67,12 +67,15 @@ def train_byte_level_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenize
 def byte_level_tokenizer(
     vocabulary: dict[str, int], merges: list[tuple[str, str]], settings: dict[str, Any] | None = None
 ) -> Tokenizer:
-    """Makes GPT-2's pipeline around a vocabulary.
+    """Returns a tokenizer with GPT-2's pipeline for a vocabulary.
 
     Args:
-        vocabulary: ids of the tokens, whose bytes are written as GPT-2 writes them.
-        merges: pairs of tokens, the first to be merged first.
-        settings: of a `tokenizer_config.json`: `add_prefix_space`, and the names of special tokens.
+        vocabulary: the ids of the tokens, whose bytes are written as GPT-2 writes them.
+        merges: the merges, pairs of tokens in order of priority.
+        settings: the content of a `tokenizer_config.json`: `add_prefix_space`, and the special tokens.
+
+    Raises:
+        InputError: the settings have `add_bos_token` or `add_eos_token`, which are not supported.
     """
     settings = settings or {}
     for name in ("add_bos_token", "add_eos_token"):
@@ -93,9 +96,9 @@ def read_byte_level_bpe(vocabulary_path: Path, merges_path: Path, settings: dict
     """Reads the tokenizer of a `vocab.json` and a `merges.txt`.
 
     Args:
-        vocabulary_path: a JSON object of tokens and ids.
-        merges_path: two tokens a line, after an optional line `#version: …`.
-        settings: as `byte_level_tokenizer`.
+        vocabulary_path: the file with a JSON object of tokens and ids.
+        merges_path: the file with two tokens per line, after an optional line `#version: …`.
+        settings: the settings, as `byte_level_tokenizer` takes them.
 
     Raises:
         InputError: either file is damaged, or they do not belong together.
@@ -107,13 +110,13 @@ def read_byte_level_bpe(vocabulary_path: Path, merges_path: Path, settings: dict
 
 
 def missing_bytes(description: dict[str, Any]) -> list[int]:
-    """Returns the bytes that a tokenizer would leave out of a text without a word.
+    """Returns the bytes that a tokenizer would silently drop from a text; usually there are none.
 
     Args:
         description: the tokenizer's JSON, parsed.
 
     Returns:
-        Bytes without a token, if it is a byte-level BPE that has no token for the unknown; none is usual.
+        The bytes without a token, if the tokenizer is a byte-level BPE without an unknown token.
     """
     model = description["model"]
     before = description.get("pre_tokenizer") or {}
@@ -126,7 +129,7 @@ def missing_bytes(description: dict[str, Any]) -> list[int]:
 
 
 def _byte_letters() -> list[str]:
-    """Returns GPT-2's letter for each byte: printable Latin-1 as itself, the others from U+0100 on, in order."""
+    """Returns GPT-2's letter for each byte: itself if it is printable Latin-1, else the next one from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(_BYTES)]

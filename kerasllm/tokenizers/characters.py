@@ -1,6 +1,6 @@
-"""Every character is a token: no merges, no normalization, and the text comes back exactly.
+"""Tokenizers whose tokens are characters, without merges and normalization, so that decoding is exact.
 
-As a pipeline of the `tokenizers` library it is saved, and loaded by others, like any tokenizer.
+They are pipelines of the `tokenizers` library, and are saved and loaded like any tokenizer.
 """
 
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ _ANY_CHARACTER = r"[\s\S]"
 
 
 def train_characters(texts: Iterable[str]) -> Tokenizer:
-    """Makes a tokenizer whose tokens are the characters of some texts.
+    """Returns a tokenizer whose tokens are the characters of some texts.
 
     Their ids are 0, 1, 2 … by code point; `<|endoftext|>` has the last one.
 
     Args:
-        texts: read once; only the set of their characters is kept.
+        texts: the training texts, which are read once; only the set of their characters is kept.
 
     Raises:
         InputError: there are no characters.
@@ -39,7 +39,7 @@ def train_characters(texts: Iterable[str]) -> Tokenizer:
 
 
 def character_ids(description: dict[str, Any]) -> dict[str, int] | None:
-    """Returns the characters that a tokenizer knows, if it takes a text character by character; else None.
+    """Returns the ids by character of a character tokenizer, or None for other kinds of tokenizers.
 
     Args:
         description: the tokenizer's JSON, parsed.

@@ -1,4 +1,4 @@
-"""Chat templates in Hugging Face's form: Jinja, which ships with a tokenizer and turns messages into one text."""
+"""Chat templates in Hugging Face's form: Jinja templates that turn messages into a text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-"""`User: …` and `Assistant: …` with the end mark, a line each: plain words, so that any tokenizer has tokens for it."""
+"""A template of lines `User: …` and `Assistant: …`, plain words that any tokenizer can encode."""
 
 
 def render(
@@ -32,16 +32,16 @@ def render(
     """Returns the text of a conversation.
 
     The template runs in Jinja's immutable sandbox: it can neither reach Python's internals nor change what it
-    is given. As in `transformers` it may `break` and `continue`, mark what is learnt by `generation` (which is
-    rendered like the rest), and ask for the date by `strftime_now`.
+    is given. As in `transformers` it may use `break` and `continue`, the tag `generation` (whose content is
+    rendered like the rest), and `strftime_now` for the date.
 
     Args:
-        messages: `role` and `content` of each.
-        template: in Hugging Face's form.
+        messages: the messages, each with `role` and `content`.
+        template: the chat template in Hugging Face's form.
         end: the mark that ends a turn, the template's `eos_token`.
-        beginning: its `bos_token`; `end` where left out.
-        add_generation_prompt: whether the beginning of an assistant's turn follows.
-        place: where messages and template are from, for errors.
+        beginning: the template's `bos_token`; the default is `end`.
+        add_generation_prompt: whether the beginning of an assistant's turn follows the messages.
+        place: where messages and template come from, for error messages.
 
     Raises:
         InputError: the template is broken, or refuses the messages (`raise_exception`).
@@ -53,7 +53,7 @@ def render(
             bos_token=beginning or end,
             eos_token=end,
         )
-    except Exception as error:  # a template is a program: it may divide by zero
+    except Exception as error:  # a template may raise any error, a division by zero for example
         before = f"{place}: " if place else ""
         words = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{before}the chat template cannot be used: {words}") from error
@@ -72,7 +72,7 @@ def _compiled(template: str) -> Any:
 
 
 def _generation_tag() -> Any:
-    """Makes the tag `{% generation %}…{% endgeneration %}`, which renders what is within."""
+    """Returns a Jinja extension for `{% generation %}…{% endgeneration %}`, which renders the content."""
     from jinja2 import nodes
     from jinja2.ext import Extension
 

@@ -1,23 +1,22 @@
-"""Long texts in parts that a byte-level BPE can take one by one.
+"""Cutting of long texts into parts that give the same tokens as the whole text with a byte-level BPE.
 
-A part ends where such a tokenizer ends a word whatever follows: before white space that follows something else, so
-that the parts, tokenized one by one, give the tokens of the whole. GPT-2's expression lets no word end in white
-space that began with something else, and looks ahead from white space only; the same holds for the expressions of
-Llama 3 and GPT-4 between two words.
+A part ends where such a tokenizer ends a word whatever follows: before white space that comes after something else.
+GPT-2's expression matches no word that begins with something else and ends in white space, and looks ahead only from
+white space. The same holds for the expressions of Llama 3 and GPT-4 between two words.
 """
 
 import re
 from collections.abc import Iterable, Iterator
 
-PART_SIZE = 1 << 16  # characters: a tokenizer takes some hundred times as much memory
-_LONGEST = 16 * PART_SIZE  # of a part without a place to cut
+PART_SIZE = 1 << 16  # characters; a tokenizer needs some hundred times as much memory
+_LONGEST = 16 * PART_SIZE  # characters of a part without a place to cut
 _SEARCHED = 1 << 12  # characters before the end in which a place between two words is sought
 _BETWEEN_WORDS = re.compile(r"[^\W\d_](?= [^\W\d_])")
 _BEFORE_WHITE_SPACE = re.compile(r"\S(?=[\n \t])")
 
 
 def cut_between_words(texts: Iterable[str]) -> Iterator[str]:
-    """Yields one text in parts of `PART_SIZE` characters, or more where there is no place to cut; none is empty.
+    """Yields a text in parts of at most `PART_SIZE` characters, or longer ones where there is no place to cut.
 
     Args:
         texts: the text, in parts of any size.
@@ -43,7 +42,7 @@ def without_surrogates(text: str) -> str:
 
 
 def _place_to_cut(text: str, start: int) -> int:
-    """Returns the end of the part that begins at `start`; 0 where more text is needed to find one."""
+    """Returns the end of the part that begins at `start`, or 0 if more text is needed to find it."""
     limit = start + PART_SIZE
     for pattern, floor in (
         (_BETWEEN_WORDS, max(start, limit - _SEARCHED)),

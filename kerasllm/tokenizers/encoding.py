@@ -1,4 +1,4 @@
-"""Texts as token ids, with a word about what a tokenizer cannot take."""
+"""Encoding of texts to token ids, with clear errors for texts that a tokenizer cannot encode."""
 
 import json
 import re
@@ -16,20 +16,20 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
-    """Returns one more than the greatest id, the size of a model's table: ids may have gaps."""
+    """Returns one more than the greatest id, the size that a model's embedding needs, as ids may have gaps."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def check_vocabulary(tokenizer: Tokenizer, model_size: int, place: Any) -> None:
-    """Refuses a tokenizer whose greatest id the model has no embedding for.
+    """Checks that the model has an embedding for the tokenizer's greatest id.
 
     Args:
-        tokenizer: of any kind.
-        model_size: tokens of the model.
+        tokenizer: a tokenizer of any kind.
+        model_size: the model's vocabulary size.
         place: the model's directory, for the message.
 
     Raises:
-        InputError: they do not belong together.
+        InputError: the tokenizer has more tokens than the model.
     """
     size = vocabulary_size(tokenizer)
     if size > model_size:
@@ -43,10 +43,10 @@ def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: 
     """Returns the ids of a text, without any that the tokenizer would add.
 
     Args:
-        tokenizer: is not changed.
+        tokenizer: the tokenizer, whose settings are the same afterwards.
         text: any text.
-        place: where the text is from, for messages: "prompts.txt:3".
-        special_tokens: whether "<|endoftext|>" and the like in the text are tokens, not plain text.
+        place: where the text comes from, for messages: "prompts.txt:3".
+        special_tokens: whether names such as "<|endoftext|>" in the text are encoded as special tokens.
 
     Raises:
         InputError: the tokenizer does not know a character, or is damaged.
@@ -64,7 +64,7 @@ def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: 
         raise unknown_character(text[unknown], place)
     before = tokenizer.encode_special_tokens
     tokenizer.encode_special_tokens = not special_tokens
-    try:  # it raises where there is no [UNK]
+    try:  # some tokenizers without [UNK] raise an error
         with refusing(f"{place or 'text'}: cannot be tokenized"):
             return tokenizer.encode(text, add_special_tokens=False).ids
     finally:
@@ -73,16 +73,16 @@ def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: 
 
 @lru_cache(maxsize=4)
 def _known_characters(tokenizer: Tokenizer, size: int) -> KnownCharacters:
-    """Keeps what it makes, which takes half a second for GPT-2; a tokenizer is known by its identity and size."""
+    """Returns the known characters, cached by identity and size of the tokenizer: GPT-2's take half a second."""
     return KnownCharacters(json.loads(tokenizer.to_str()))
 
 
 @contextmanager
 def refusing(words: str) -> Iterator[None]:
-    """Raises `InputError` for what the library raises: bare Exceptions, and Rust's panics, which are not even those.
+    """Turns errors of the `tokenizers` library into `InputError`, also Rust's panics, which are no Exceptions.
 
     Args:
-        words: what the message begins with.
+        words: the beginning of the message.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a tokenizer cannot spell, told before it raises something obscure or leaves it out in silence."""
+"""Finding of characters that a tokenizer does not know, which it would silently drop or raise an obscure error for."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class KnownCharacters:
 
     def __init__(self, description: dict[str, Any]) -> None:
         known = character_ids(description)
-        self._known: np.ndarray | None = None  # by code point; the last place is for all beyond
+        self._known: np.ndarray | None = None  # by code point; the last element stands for all greater ones
         if known is not None:
             self._known = np.zeros(max(map(ord, known), default=0) + 2, dtype=bool)
             self._known[list(map(ord, known))] = True
@@ -29,11 +29,11 @@ class KnownCharacters:
         self._special = re.compile("|".join(map(re.escape, reversed(special)))) if special else None
 
     def first_unknown(self, text: str, *, skip_special: bool = False) -> int | None:
-        """Returns the position of the first character that the tokenizer does not know; None where it knows all.
+        """Returns the position of the first character that the tokenizer does not know, or None if it knows all.
 
         Args:
-            text: any.
-            skip_special: whether the special tokens' names in the text stand for the tokens.
+            text: any text.
+            skip_special: whether names of special tokens in the text are skipped, as they stand for the tokens.
         """
         if self._known is None and not len(self._missing_bytes):
             return None
@@ -65,8 +65,8 @@ def unknown_character(character: str, place: str) -> InputError:
     """Returns the error for a character that the tokenizer does not know.
 
     Args:
-        character: a single one.
-        place: where it stands, "text.txt:12"; may be empty.
+        character: a single character.
+        place: where it is, "text.txt:12" for example; may be empty.
     """
     before = f"{place}: " if place else ""
     return InputError(

@@ -1,4 +1,4 @@
-"""Tokenizers of any kind, and their chat templates, read from files."""
+"""Loading of tokenizers of any kind, and of their chat templates, from files."""
 
 import json
 import os
@@ -26,11 +26,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Args:
         path: a `tokenizer.json`; a `vocab.txt` (WordPiece, one piece a line); a `vocab.json` or `merges.txt`
             (byte-level BPE) beside the other one; or a directory that holds one of these, or whose `model/`
-            does (a run). A `tokenizer_config.json` beside it names the special tokens, and sets the options of
-            all but the first.
+            does (a run). A `tokenizer_config.json` beside the file names the special tokens, and for all but
+            `tokenizer.json` also sets the options.
 
     Raises:
-        InputError: there is nothing, or no tokenizer.
+        InputError: there is no tokenizer, or it cannot be read.
     """
     return _load(_find(Path(path)))
 
@@ -39,10 +39,10 @@ def load_wordpiece(path: str | os.PathLike[str]) -> Tokenizer:
     """Loads a tokenizer that has BERT's special tokens.
 
     Args:
-        path: as for `load_tokenizer`.
+        path: a file or directory, as `load_tokenizer` takes it.
 
     Raises:
-        InputError: as for `load_tokenizer`, or a special token is missing.
+        InputError: the tokenizer cannot be loaded, or lacks a special token.
     """
     found = _find(Path(path))
     tokenizer = _load(found)
@@ -54,10 +54,11 @@ def load_wordpiece(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def read_chat_template(path: str | os.PathLike[str]) -> str | None:
-    """Reads the chat template beside a tokenizer; None where there is none.
+    """Returns the chat template beside a tokenizer, or None if there is none.
 
     Args:
-        path: as for `load_tokenizer`; the template is in `chat_template.jinja` or `tokenizer_config.json`.
+        path: the tokenizer, as for `load_tokenizer`; beside it the template is in `chat_template.jinja` or
+            `tokenizer_config.json`.
 
     Raises:
         InputError: there is no tokenizer, or the settings are damaged.
@@ -72,7 +73,7 @@ def read_chat_template(path: str | os.PathLike[str]) -> str | None:
                 f"{file}: not UTF-8 at byte {error.start}; convert it with iconv -t UTF-8"
             ) from error
     template = _read_settings(directory / SETTINGS_FILE).get("chat_template")
-    if isinstance(template, list):  # several, each with its name
+    if isinstance(template, list):  # several templates, each with a name
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")
     if template is not None and not isinstance(template, str):
@@ -83,11 +84,11 @@ def read_chat_template(path: str | os.PathLike[str]) -> str | None:
 
 
 def find_chat_template(file: str | None, directory: Path) -> tuple[str, str]:
-    """Returns a chat template and, for messages, where it is from: the file's, else the model's, else a plain one.
+    """Returns a chat template and, for messages, its place: the given file, else the model, else the default.
 
     Args:
-        file: what `--chat_template` names, if anything.
-        directory: of the model.
+        file: the file that `--chat_template` names, or None.
+        directory: the model's directory.
 
     Raises:
         InputError: the file cannot be read, or the model's settings are damaged.
@@ -102,7 +103,7 @@ def find_chat_template(file: str | None, directory: Path) -> tuple[str, str]:
 
 
 def _find(path: Path) -> Path:
-    """Returns the file that a path stands for."""
+    """Returns the tokenizer's file for a path, which may be a directory."""
     if path.is_dir():
         found = next((file for place in (path, path / "model") if (file := _file_in(place))), None)
         if found is None:
@@ -128,7 +129,7 @@ def _file_in(directory: Path) -> Path | None:
 
 
 def _partner(path: Path) -> Path:
-    """Returns the vocab.json of a merges.txt, or the other way round; both names may have the same beginning."""
+    """Returns the vocab.json of a merges.txt, or vice versa; both names may have a common prefix."""
     mine, other = (_MERGES, _VOCABULARY) if path.name.endswith(_MERGES) else (_VOCABULARY, _MERGES)
     return path.with_name(path.name.removesuffix(mine) + other)
 
@@ -137,7 +138,7 @@ def _load(path: Path) -> Tokenizer:
     tokenizer = _read(path)
     remember_roles(tokenizer, _read_settings(path.with_name(SETTINGS_FILE)))
     greatest = vocabulary_size(tokenizer) - 1
-    if greatest >= _LARGEST_VOCABULARY:  # the library writes a vocabulary out from 0 to there, gaps and all
+    if greatest >= _LARGEST_VOCABULARY:  # the library allocates all ids up to the greatest, also unused ones
         raise InputError(f"{path}: the greatest id is {greatest}: no vocabulary is as large as that")
     return tokenizer
 
@@ -159,9 +160,9 @@ def _read(path: Path) -> Tokenizer:
 
 
 def _check_merges(path: Path, text: str) -> None:
-    """Refuses merges from which the library would cut a prefix that is not there, in the middle of a letter.
+    """Refuses merges that lack the continuing-subword prefix, which the library removes without looking.
 
-    It would end the whole process then, without an exception.
+    If that cut a character in two, the library would end the process without an exception.
     """
     model = json.loads(text)["model"]
     prefix = model.get("continuing_subword_prefix")

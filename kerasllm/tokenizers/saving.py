@@ -1,4 +1,4 @@
-"""Tokenizers written so that `transformers` reads them."""
+"""Saving of tokenizers in the form that `transformers` loads."""
 
 import json
 import os
@@ -25,11 +25,11 @@ def save_tokenizer(
     """Writes `tokenizer.json` and `tokenizer_config.json`, from which `transformers.AutoTokenizer` loads.
 
     Args:
-        tokenizer: of any kind. Special tokens are named by their roles: BERT's, or the mark at the end of a
-            text, which also pads.
-        directory: it is created if it is missing.
-        max_length: tokens that the model takes, special tokens included.
-        chat_template: Jinja that writes a conversation out, in Hugging Face's form.
+        tokenizer: a tokenizer of any kind. Its special tokens are saved with their roles; if it has no
+            padding token, its end mark is saved as one.
+        directory: the directory, which is created if it is missing.
+        max_length: the most tokens that the model takes, with special tokens.
+        chat_template: a chat template in Hugging Face's form (Jinja), or None.
 
     Raises:
         InputError: a file cannot be written.
@@ -63,7 +63,7 @@ def save_tokenizer(
 
 
 def _roles(tokenizer: Tokenizer) -> dict[str, str]:
-    """Returns the special tokens by the names of their roles, as far as the tokenizer has them."""
+    """Returns the special tokens that the tokenizer has, by the names of their roles."""
     roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     named = dict(zip(roles, SPECIAL_TOKENS, strict=True))
     known = {role: token for role, token in named.items() if tokenizer.token_to_id(token) is not None}

@@ -1,4 +1,4 @@
-"""The mark between documents, under the names that different families of models give it."""
+"""Special tokens by their roles, above all the end mark that separates documents."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,8 @@ from kerasllm.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
 
-# A tokenizer's JSON does not say which of its tokens is the mark: where nothing beside it does either, end and
-# beginning are the first of these that it has.
+# A tokenizer's JSON does not say which token is the end mark. If tokenizer_config.json does not say it either, end
+# and beginning are the first pair in this list whose end token the tokenizer has.
 _MARKS = (
     (END_OF_TEXT, END_OF_TEXT),
     ("<|end_of_text|>", "<|begin_of_text|>"),
@@ -25,11 +25,12 @@ _roles: WeakKeyDictionary[Tokenizer, dict[str, str]] = WeakKeyDictionary()
 
 
 def remember_roles(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
-    """Notes which of a tokenizer's tokens is which, and at which side is padded, as `tokenizer_config.json` says.
+    """Remembers the roles of special tokens and the padding and truncation sides in `tokenizer_config.json`.
 
     Args:
-        tokenizer: whose vocabulary has the tokens; others are passed over.
-        settings: `eos_token` and so on, each a token or, in older files, an object with its `content`.
+        tokenizer: the tokenizer; tokens that are not in its vocabulary are ignored.
+        settings: the content of the file, with `eos_token` and so on, each a token or, in older files, an object
+            with its `content`.
     """
     named = {role: settings.get(role) for role in ROLES}
     tokens = {role: name.get("content") if isinstance(name, dict) else name for role, name in named.items()}
@@ -41,12 +42,12 @@ def remember_roles(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
 
 
 def known_roles(tokenizer: Tokenizer) -> dict[str, str]:
-    """Returns what `remember_roles` was told."""
+    """Returns the roles and sides that `remember_roles` stored for a tokenizer."""
     return _roles.get(tokenizer, {})
 
 
 def marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
-    """Returns the tokens at the end and at the beginning of a document, which may be the same; None without any."""
+    """Returns the tokens at the end and the beginning of a document, which may be the same, or None."""
     roles = known_roles(tokenizer)
     if "eos_token" in roles:
         return roles["eos_token"], roles.get("bos_token", roles["eos_token"])

@@ -1,9 +1,9 @@
-"""WordPiece as BERT has it, trained so that the same text always gives the same vocabulary.
+"""WordPiece as in BERT, trained so that the same text always gives the same vocabulary.
 
 The trainer of the `tokenizers` library numbers the pieces of one character in the order of a hash map, which
-changes from run to run, and breaks ties between merges by these numbers: two runs on one text differ in order
-and even in content. Here the alphabet is collected first and handed to the trainer in a fixed order, and the
-tokenizer is then built anew from the vocabulary alone.
+changes from run to run, and breaks ties between merges by these numbers. So two runs on the same text give
+vocabularies that differ in order and even in content. Here the alphabet is collected first and passed to the trainer
+in a fixed order, and the tokenizer is then built from the vocabulary alone.
 """
 
 import tempfile
@@ -21,19 +21,19 @@ from kerasllm.errors import InputError
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _CONTINUATION = "##"
 _ALPHABET_LIMIT = 1000
-_TEXT_LIMIT = 100_000  # characters handed to the normalizer at a time
+_TEXT_LIMIT = 100_000  # characters that the normalizer gets at a time
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the five special tokens.
+    """The ids of BERT's five special tokens.
 
     Args:
-        pad: fills a sequence up to the batch's length.
-        unknown: stands for a word that the vocabulary cannot spell.
-        cls: opens a sequence; its output is the sequence's representation.
-        sep: closes each segment.
-        mask: stands for a masked token.
+        pad: [PAD], which fills a sequence up to the length of the batch.
+        unknown: [UNK], which stands for a word that the vocabulary cannot spell.
+        cls: [CLS], which begins a sequence, and whose output represents it.
+        sep: [SEP], which ends each segment.
+        mask: [MASK], which replaces a masked token.
     """
 
     pad: int
@@ -52,9 +52,9 @@ def train_wordpiece(texts: Iterable[str], vocabulary_size: int, *, lowercase: bo
     order of frequency.
 
     Args:
-        texts: read once; kept in a temporary file, not in memory.
-        vocabulary_size: upper bound; a small corpus gives a smaller vocabulary, never a larger one.
-        lowercase: whether case and accents are dropped.
+        texts: the training texts, which are read once and kept in a temporary file.
+        vocabulary_size: the largest size of the vocabulary; a small corpus gives a smaller one.
+        lowercase: whether to lower-case texts and to strip accents.
 
     Returns:
         The tokenizer, which adds `[CLS] a [SEP] b [SEP]` with segment ids 0 and 1.
@@ -122,7 +122,7 @@ def special_token_ids(tokenizer: Tokenizer) -> SpecialTokens:
 
 
 def continuation_mask(tokenizer: Tokenizer) -> np.ndarray:
-    """Returns which pieces continue a word, for masking whole words.
+    """Returns a mask of the pieces that continue a word, for whole-word masking.
 
     Returns:
         Boolean (vocabulary,): True where the piece begins with `##`.
@@ -134,11 +134,14 @@ def continuation_mask(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def bert_tokenizer(vocabulary: dict[str, int], settings: dict[str, Any]) -> Tokenizer:
-    """Makes BERT's pipeline around a vocabulary.
+    """Returns a tokenizer with BERT's pipeline for a vocabulary.
 
     Args:
-        vocabulary: ids of the pieces.
-        settings: `do_lower_case`, `strip_accents`, `tokenize_chinese_chars` of a `tokenizer_config.json`.
+        vocabulary: the ids of the pieces.
+        settings: `do_lower_case`, `strip_accents` and `tokenize_chinese_chars` of a `tokenizer_config.json`.
+
+    Raises:
+        InputError: one of these is neither a boolean nor null.
     """
     for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
         if not isinstance(settings.get(name), bool | None):
@@ -164,7 +167,7 @@ def bert_tokenizer(vocabulary: dict[str, int], settings: dict[str, Any]) -> Toke
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Reads the pieces of a `vocab.txt`, one a line; their ids are the lines' numbers, counted from 0.
+    """Returns the ids of the pieces in a `vocab.txt`, one per line; they are the line numbers, counted from 0.
 
     Raises:
         InputError: a line is empty or occurs twice, or the file is not UTF-8.
@@ -190,7 +193,7 @@ def _is_continuation(piece: str) -> bool:
 
 
 def _alphabet(counts: Counter[str]) -> tuple[list[str], dict[int, str]]:
-    """Returns the characters to keep, sorted, and a translation that blanks the others."""
+    """Returns the characters to keep, sorted, and a translation table that replaces the others by spaces."""
     counts.pop(" ", None)
     by_frequency = sorted(counts, key=lambda letter: (-counts[letter], letter))
     rare = dict.fromkeys(map(ord, by_frequency[_ALPHABET_LIMIT:]), " ")
@@ -198,7 +201,7 @@ def _alphabet(counts: Counter[str]) -> tuple[list[str], dict[int, str]]:
 
 
 def _continues(letter: str) -> bool:
-    """Returns whether a character may stand within a word: punctuation and Chinese are words by themselves."""
+    """Returns whether a character may continue a word; punctuation and Chinese characters are single words."""
     words = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(
         normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=False).normalize_str(
             f"a{letter}"

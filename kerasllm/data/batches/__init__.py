@@ -1,1 +1,1 @@
-"""Batches for `fit`, pure functions of (seed, step)."""
+"""Batches for `fit`, each a pure function of (seed, step)."""

@@ -1,4 +1,4 @@
-"""What all batches share: steps, micro-batches, the weights of a step, and what is kept of an epoch."""
+"""The base class of all batches: optimizer steps, micro-batches, weight normalization, and caching per epoch."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ Item = TypeVar("Item")
 
 
 class MicroBatches(keras.utils.PyDataset, abc.ABC):
-    """Optimizer steps, each drawn as one batch and handed out in `gradient_accumulation` micro-batches.
+    """A Keras data set of optimizer steps, each made as one batch and returned in micro-batches.
 
-    So accumulating sees the examples of the larger batch. A batch is a pure function of the seed and the step:
-    nothing is stored between steps, and an interrupted run goes on with exactly the batches it would have had.
-    Give `fit` these batches with `shuffle=False`, or it will mix the micro-batches of different steps.
+    So accumulation sees the same examples as the larger batch. A batch is a pure function of the seed and the step:
+    nothing is stored between steps, and a resumed run continues with the same batches. Pass these batches to `fit`
+    with `shuffle=False`, as it would otherwise mix the micro-batches of different steps.
 
-    Keras' accumulation averages the *means* of the micro-batches, which is not the mean over the step where some
-    hold less than others. With `normalize_weights` (the default with accumulation) the weights are w * K / W
-    instead of w, where K is `gradient_accumulation` and W the sum of the weights over the step's K micro-batches.
-    Build the loss with `reduction="sum"` then: the K sums, averaged, are the mean over the whole step.
+    Keras' accumulation averages the *means* of the micro-batches, which is not the mean over the step if their sums of
+    weights differ. With `normalize_weights` (the default with accumulation) the weights are w * K / W instead of w,
+    where K is `gradient_accumulation` and W the sum of the weights over the step's K micro-batches. Build the loss
+    with `reduction="sum"` for them: the mean of the K sums is then the mean over the whole step.
 
     A subclass calls `set_steps` at the end of its `__init__`. An item is a nested structure of arrays whose first
     axis is the rows.
 
     Args:
-        batch_size: examples of a micro-batch.
-        gradient_accumulation: micro-batches of a step.
-        normalize_weights: see above; None: when `gradient_accumulation` is above 1.
+        batch_size: number of examples in a micro-batch.
+        gradient_accumulation: number of micro-batches in a step.
+        normalize_weights: see above; None means only if `gradient_accumulation` is above 1.
 
     Attributes:
-        rows_per_batch: rows of a micro-batch; `batch_size` unless a subclass packs its examples.
+        rows_per_batch: number of rows in a micro-batch; `batch_size` unless a subclass packs its examples.
         examples_per_step: `batch_size * gradient_accumulation`.
-        steps: optimizer steps of the whole run.
-        start_step: the first step that is handed out, counted from 0.
-        shapes: how many different shapes the batches have, each of which is compiled.
+        steps: number of optimizer steps of the whole run.
+        start_step: the first step that is returned, counted from 0.
+        shapes: number of different shapes of the batches, each of which is compiled.
     """
 
     shapes = 1
@@ -59,12 +59,12 @@ class MicroBatches(keras.utils.PyDataset, abc.ABC):
         self.normalize_weights = gradient_accumulation > 1 if normalize_weights is None else normalize_weights
 
     def set_steps(self, steps: int, *, start_step: int = 0, prefetch: int = 0) -> None:
-        """Sets which steps are handed out.
+        """Sets the steps that are returned.
 
         Args:
-            steps: of the whole run.
-            start_step: the first step to be handed out; those before it are done already.
-            prefetch: steps made ahead, 0 for none.
+            steps: number of steps of the whole run.
+            start_step: the first step to return, counted from 0, for a resumed run.
+            prefetch: number of steps that are made ahead; 0 for none.
 
         Raises:
             InputError: `start_step` is out of range.
@@ -87,7 +87,7 @@ class MicroBatches(keras.utils.PyDataset, abc.ABC):
         return keras.tree.map_structure(lambda array: array[rows], self.whole(self.start_step + step, index))
 
     def whole(self, step: int, index: int) -> Any:
-        """Returns all micro-batches of a step, of which that of `index` is asked for."""
+        """Returns all micro-batches of a step, which item `index` belongs to."""
         return self._ahead.get(step)
 
     @abc.abstractmethod
@@ -95,7 +95,7 @@ class MicroBatches(keras.utils.PyDataset, abc.ABC):
         """Makes all micro-batches of optimizer step `step`, counted from 0."""
 
     def normalized(self, weights: np.ndarray) -> np.ndarray:
-        """Returns the weights of a whole step as the loss is to have them, see the class."""
+        """Returns the weights of a whole step, normalized if `normalize_weights` is set; see the class."""
         if not self.normalize_weights:
             return weights
         total = weights.sum(dtype=np.float64)
@@ -103,13 +103,13 @@ class MicroBatches(keras.utils.PyDataset, abc.ABC):
 
 
 class PerEpoch(Generic[Item]):
-    """What belongs to an epoch, by its number, made on first use.
+    """A cache of items by the number of their epoch, each made on first use.
 
-    That of the epochs beside the last one asked for is kept: while one epoch is still being used, a thread may
-    make batches of the next.
+    The items of the epochs before and after the latest one are kept, as a thread may make batches of the next epoch
+    while one is still in use.
 
     Args:
-        make: a pure function of the epoch's number.
+        make: a pure function that returns the item of an epoch by its number.
     """
 
     def __init__(self, make: Callable[[int], Item]) -> None:
@@ -118,7 +118,7 @@ class PerEpoch(Generic[Item]):
         self._lock = threading.Lock()
 
     def __getitem__(self, epoch: int) -> Item:
-        """Returns what belongs to epoch `epoch`."""
+        """Returns the item of an epoch."""
         with self._lock:
             if epoch not in self._known:
                 self._known = {other: item for other, item in self._known.items() if abs(other - epoch) == 1}
@@ -130,7 +130,7 @@ def check_positive(**settings: int) -> None:
     """Checks that each setting is at least 1.
 
     Raises:
-        InputError: names the first that is not.
+        InputError: one is not; the message names the first.
     """
     for name, value in settings.items():
         if value < 1:

@@ -1,4 +1,4 @@
-"""Windows of a token stream for `fit` and `evaluate`: inputs, and the tokens that follow them."""
+"""Batches for causal language modeling: windows of a token stream, and the tokens that follow them."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
 
 class CausalBatches(MicroBatches):
-    """Batches of `steps` optimizer steps for causal language modelling.
+    """Batches of `steps` optimizer steps for causal language modeling.
 
-    A window is `context_length` tokens of the stream. They come without replacement: each pass over the stream
-    lays windows side by side from a place drawn anew, and takes them in an order drawn anew, so that no token is
-    predicted twice before nearly all were predicted once, and no two passes cut the text alike. (Windows drawn
-    with replacement leave out more than a third of the text in what makes one pass.)
+    A window is `context_length` tokens of the stream. Windows are drawn without replacement: each pass over the stream
+    divides it into adjacent windows from a random start, and takes them in random order. So no token is predicted
+    twice before nearly all are predicted once, and every pass cuts the text differently. (Drawing with replacement
+    would leave out more than a third of the text in one pass.)
 
     Args:
         stream: the tokenized corpus.
-        context_length: tokens of a window.
-        batch_size: windows of a micro-batch.
-        steps: optimizer steps of the whole run.
-        seed: of the places of the windows.
-        start_step: the first step to be handed out, counted from 0; those before it are done already.
-        gradient_accumulation: micro-batches of a step.
-        within_documents: whether inputs tell the documents apart; no window then asks for the first token of
-            a document after another's end.
-        normalize_weights: see `MicroBatches`; None: when `gradient_accumulation` is above 1.
-        prefetch: steps made ahead, 0 for none.
+        context_length: number of tokens in a window.
+        batch_size: number of windows in a micro-batch.
+        steps: number of optimizer steps of the whole run.
+        seed: seed of the windows' places and order.
+        start_step: the first step to return, counted from 0, for a resumed run.
+        gradient_accumulation: number of micro-batches in a step.
+        within_documents: whether attention stays within documents; the first token of a document is then not
+            predicted from the end mark of the one before.
+        normalize_weights: as for `MicroBatches`.
+        prefetch: number of steps that are made ahead; 0 for none.
 
     An item is (inputs, labels, weights): inputs a dict of `token_ids` int32 (batch, length) and, within
     documents, `sequence_ids` (the number of the document within the window) and `position_ids` (restarting at
@@ -73,10 +73,10 @@ class CausalBatches(MicroBatches):
         self._windows = np.lib.stride_tricks.sliding_window_view(
             np.asarray(stream.tokens), context_length + 1
         )
-        # One window fewer than fit, so that where a pass begins can move by a window's length and more.
+        # One window fewer than fit, so that the start of a pass can vary by at least a window's length.
         self._windows_of_pass = max((len(stream.tokens) - 1) // context_length - 1, 1)
         self._passes = PerEpoch(self._make_pass)
-        random_stream(seed, WINDOWS, 0)  # tells a wrong seed now, not in a thread in the middle of fit
+        random_stream(seed, WINDOWS, 0)  # an invalid seed raises here, not in a thread during fit
         self.set_steps(steps, start_step=start_step, prefetch=prefetch)
 
     def batch(self, step: int) -> Batch:
@@ -96,7 +96,7 @@ class CausalBatches(MicroBatches):
         return np.concatenate(found)
 
     def _make_pass(self, number: int) -> np.ndarray:
-        """Returns where the windows of a pass begin, in its order."""
+        """Returns the starts of the windows of a pass, in the order of use."""
         random = random_stream(self.seed, WINDOWS, number)
         room = len(self._windows) - 1 - (self._windows_of_pass - 1) * self.context_length
         order = random.permutation(self._windows_of_pass)
@@ -104,19 +104,18 @@ class CausalBatches(MicroBatches):
 
 
 class CausalEvaluationBatches(MicroBatches):
-    """The whole stream, in windows side by side, each once.
+    """Batches of adjacent windows that cover the whole stream once, for evaluation.
 
     The last batch is filled up with windows of weight 0. Each token but the first is predicted once, except
-    for those that no full window holds.
+    for those at the end that do not fill a window.
 
     Args:
         stream: the tokenized corpus.
-        context_length: tokens of a window.
-        batch_size: windows of a batch.
-        limit: batches at most, from the beginning of the stream; None for all.
+        context_length: number of tokens in a window.
+        batch_size: number of windows in a batch.
+        limit: the most batches, from the beginning of the stream; None for all.
         within_documents: as for `CausalBatches`.
-        keep_partial: whether the last window, which the stream does not fill, is kept, with weight 0 beyond
-            the end.
+        keep_partial: whether to keep the last window if the stream does not fill it, with weight 0 beyond the end.
 
     Items are those of `CausalBatches`; the weights are 1 or 0.
 
@@ -149,7 +148,7 @@ class CausalEvaluationBatches(MicroBatches):
         """Makes batch number `step`, counted from 0."""
         numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         real = numbers < self._num_windows
-        # A window that only fills up repeats a real one: rows of nothing would be odd inputs.
+        # Windows that only fill up the batch repeat real ones.
         starts = (numbers % self._num_windows) * self.context_length
         places = starts[:, None] + np.arange(self.context_length + 1)  # (batch, length + 1)
         exists = places < len(self._tokens)
@@ -164,7 +163,7 @@ def make_batch(rows: np.ndarray, end_id: int, within_documents: bool) -> Batch:
 
     Args:
         rows: int32 (batch, length + 1), each window and the token after it.
-        end_id: the mark that follows a document.
+        end_id: the end mark, which follows each document.
         within_documents: as for `CausalBatches`.
     """
     token_ids, labels = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
@@ -172,7 +171,7 @@ def make_batch(rows: np.ndarray, end_id: int, within_documents: bool) -> Batch:
     if not within_documents:
         return inputs, labels, np.ones(labels.shape, np.float32)
     ends = token_ids == end_id
-    begins = np.zeros_like(ends)  # at the token after a mark
+    begins = np.zeros_like(ends)  # True at the token after an end mark
     begins[:, 1:] = ends[:, :-1]
     columns = np.arange(token_ids.shape[1], dtype=np.int32)
     inputs["sequence_ids"] = np.cumsum(begins, axis=1, dtype=np.int32)

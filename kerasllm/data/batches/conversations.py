@@ -1,6 +1,6 @@
-"""Conversations packed into windows, several to a row, none of which sees another.
+"""Batches of conversations, several of which are packed into a row without attending to one another.
 
-Rows are filled once, the longest conversations first; each epoch shuffles the rows anew.
+Conversations are packed once, the longest first; each epoch shuffles the rows.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ class ConversationBatches(MicroBatches):
     """Batches of packed conversations for a `GPTCausalLM`.
 
     Args:
-        conversations: what is longer than a row is cut at its end.
-        context_length: tokens of a row.
-        batch_size: rows of a micro-batch.
-        epochs: passes over all rows; the last step of each is filled up with rows of weight 0.
-        seed: of the order.
-        start_step: the first step to be handed out, counted from 0; those before it are done already.
-        gradient_accumulation: micro-batches of a step.
-        normalize_weights: see `MicroBatches`; None: when `gradient_accumulation` is above 1.
-        shuffle: whether the rows come in a new order in each epoch.
-        pad_id: token of unused places.
-        prefetch: steps made ahead, 0 for none.
+        conversations: the conversations; those that are longer than a row lose their end.
+        context_length: number of tokens in a row.
+        batch_size: number of rows in a micro-batch.
+        epochs: number of passes over all rows; the last step of each is filled up with rows of weight 0.
+        seed: seed of the order.
+        start_step: the first step to return, counted from 0, for a resumed run.
+        gradient_accumulation: number of micro-batches in a step.
+        normalize_weights: as for `MicroBatches`.
+        shuffle: whether each epoch has a new order of the rows.
+        pad_id: the padding token.
+        prefetch: number of steps that are made ahead; 0 for none.
 
     An item is (inputs, labels, weights): inputs `token_ids`, `sequence_ids` (the number of the conversation
     within its row; padding has -1) and `position_ids` (from 0 in each conversation), labels, all int32, and
     weights float32, all (batch, context_length); a weight is 1 where the label is an assistant's token.
 
     Attributes:
-        num_rows: rows of an epoch.
-        num_cut: conversations that were cut.
-        num_dropped: conversations of which nothing to learn was left.
-        fill: share of the places that hold tokens.
-        learnt_tokens: tokens that count, of an epoch.
-        steps_per_epoch: optimizer steps of an epoch.
+        num_rows: number of rows in an epoch.
+        num_cut: number of conversations that were cut.
+        num_dropped: number of conversations without a learned token within a row's length.
+        fill: share of the rows' places that hold tokens.
+        learnt_tokens: number of tokens with weight 1 in an epoch.
+        steps_per_epoch: number of optimizer steps in an epoch.
 
     Raises:
         InputError: a setting is out of range, or nothing to learn is left of any conversation.
@@ -73,7 +73,7 @@ class ConversationBatches(MicroBatches):
         )
         check_positive(context_length=context_length, epochs=epochs)
         self.context_length, self.seed, self.shuffle, self.pad_id = context_length, seed, shuffle, pad_id
-        # A row of n inputs takes n + 1 tokens: the last is only a label.
+        # n inputs need n + 1 tokens, of which the last is only a label.
         kept = [talk.cut(context_length + 1) for talk in conversations]
         self.num_cut = sum(len(talk.token_ids) > context_length + 1 for talk in conversations)
         self._conversations = [talk for talk in kept if talk.learnt[1:].any()]
@@ -94,7 +94,7 @@ class ConversationBatches(MicroBatches):
 
     @property
     def summary(self) -> str:
-        """What is in an epoch, in one line for people."""
+        """A line of text that describes an epoch."""
         count = len(self._conversations) + self.num_dropped
         cut = f", {self.num_cut} cut at {self.context_length} tokens" if self.num_cut else ""
         left = f", {self.num_dropped} left out: nothing to learn within the cut" if self.num_dropped else ""

@@ -1,4 +1,4 @@
-"""What batches of labelled texts share, padded or packed: steps of so many texts, each text once an epoch."""
+"""The base class of batches of labeled texts, padded or packed."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from kerasllm.errors import InputError
 Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
 GRANULE = 16
-"""Rows have a multiple of it as their length, which matrix units like."""
+"""Row lengths are multiples of this, which suits matrix units."""
 
 
 class LabelledBatches(MicroBatches):
-    """Batches of texts with a class or a number each, every text exactly once an epoch.
+    """Batches of texts, each with a class or a number; an epoch has every text exactly once.
 
-    The number of rows of a micro-batch never changes: what an epoch lacks is filled up with weight 0.
+    All micro-batches have the same number of rows: the last one of an epoch is filled up with rows of weight 0.
 
     Args:
         encoded: the texts.
-        labels: integers or floats (texts,); None for prediction, all 0 then.
-        batch_size: texts of a micro-batch.
-        seed: of the order.
-        epochs: passes over all texts.
-        gradient_accumulation: micro-batches of a step.
-        start_step: the first step to be handed out, counted from 0; those before it are done already.
-        normalize_weights: see `MicroBatches`; None: when `gradient_accumulation` is above 1.
+        labels: integers or floats (texts,); None for prediction, which gives labels of 0.
+        batch_size: number of texts in a micro-batch.
+        seed: seed of the order.
+        epochs: number of passes over all texts.
+        gradient_accumulation: number of micro-batches in a step.
+        start_step: the first step to return, counted from 0, for a resumed run.
+        normalize_weights: as for `MicroBatches`.
 
     Raises:
         InputError: a setting is out of range, or there are no texts.
     """
 
-    shapes: int  # how many of them batches have
+    shapes: int  # number of different shapes of the batches
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class LabelledBatches(MicroBatches):
         self._last: tuple[tuple[int, int], Batch] | None = None
 
     def whole(self, step: int, index: int) -> Batch:
-        """Returns all micro-batches of a step, and keeps them for the calls that ask for the next ones."""
+        """Returns all micro-batches of a step, and keeps them for the next calls."""
         wanted = step, self._columns_to_show(index)
         known = self._last
         if known is None or known[0] != wanted:
@@ -82,17 +82,17 @@ class LabelledBatches(MicroBatches):
         """Makes all `batch_size * gradient_accumulation` texts of optimizer step `step`, counted from 0.
 
         Args:
-            step: below `steps`.
-            extra_columns: padding beyond the batch's length.
+            step: the step, below `steps`.
+            extra_columns: number of padding columns beyond the batch's length.
         """
 
     def real_tokens(self, step: int) -> int:
-        """Returns how many tokens the texts of a step have, padding not counted."""
+        """Returns the number of tokens in the texts of a step, without padding."""
         chosen = self._texts_of(step)
         return int(self.lengths[chosen[chosen >= 0]].sum())
 
     def _columns_to_show(self, index: int) -> int:
-        """Returns the columns of padding beyond the batch's length in item `index`."""
+        """Returns the number of padding columns beyond the batch's length in item `index`."""
         return 0
 
     def _texts_of(self, step: int) -> np.ndarray:
@@ -100,9 +100,9 @@ class LabelledBatches(MicroBatches):
         return self._order_of_epoch(epoch)[position]
 
     def _order_of_epoch(self, epoch: int) -> np.ndarray:
-        """Returns the texts of each step, int64 (steps, texts); -1 where there is none."""
+        """Returns the indices of the texts of each step, int64 (steps, texts), with -1 for empty rows."""
         return self._orders[epoch]
 
     @abc.abstractmethod
     def _make_order(self, epoch: int) -> np.ndarray:
-        """Draws the texts of each step of an epoch, as `_order_of_epoch` returns them."""
+        """Returns a new draw of the texts of each step of an epoch, as `_order_of_epoch` returns them."""

@@ -1,7 +1,7 @@
-"""Masked and paired batches for pretraining a BERT.
+"""Batches for pretraining a BERT, with masked tokens and sentence pairs.
 
-The same step is always the same batch, on every backend, whether its micro-batches are asked for in order or not,
-and whether a batch was made ahead of time or on demand.
+A step always has the same batch, on every backend, whatever the order in which micro-batches are read, and whether
+the batch was made ahead of time or on demand.
 """
 
 from __future__ import annotations
@@ -30,44 +30,43 @@ _PAIRS: dict[str, NextSentence] = {"next_sentence": "nsp", "sentence_order": "so
 
 
 class BertPretrainingBatches(MicroBatches):
-    """Batches of `steps` optimizer steps for masked language modelling and next-sentence prediction.
+    """Batches of `steps` optimizer steps for masked-language modeling and next-sentence prediction.
 
-    Accumulating sees the masks of the larger batch, too. The weights of each objective are normalized by
-    themselves.
+    Masks, too, are drawn for a whole step. The weights of each objective are normalized separately.
 
-    An epoch has as many steps as the examples of epoch 0 fill, the rest of them is dropped; later epochs have
-    about as many examples, and one that has fewer begins again at its start. The corpus is cut, paired,
-    shuffled and masked anew in each.
+    An epoch has as many steps as the examples of epoch 0 fill, without an incomplete last one. Later epochs have
+    about as many examples; an epoch that has fewer repeats those at its start. Each epoch cuts, pairs,
+    shuffles and masks the corpus differently.
 
-    With `packing` a row holds as many examples as fit, none of which sees another, each with its own [CLS] and
-    next-sentence label; `batch_size` and what is said of examples then count rows. Short documents, which leave
-    the rest of a row empty otherwise, then cost what they are long.
+    With `packing`, a row holds as many examples as fit, each with its own [CLS] and next-sentence label, and without
+    attention between them; `batch_size` and the numbers of examples then count rows. This saves the padding that
+    short documents would otherwise need.
 
-    While a step is used, one thread makes the next ones. It ends by itself when they are made, so none is
-    left after `fit`, however `fit` ended.
+    While a step is used, one thread makes the next ones. It ends when they are made, so that no thread is left after
+    `fit`, however `fit` ended.
 
     Args:
         store: the tokenized corpus.
         special: ids of the special tokens.
-        sequence_length: tokens of a row, special tokens included.
-        batch_size: examples, or packed rows, of a micro-batch.
-        steps: optimizer steps of the whole run; None for one epoch.
-        seed: of all random numbers.
-        start_step: the first step to be handed out, counted from 0; those before it are done already.
-        gradient_accumulation: micro-batches of a step.
-        objectives: any of "masked_lm" and, at most one, "next_sentence" or "sentence_order" (ALBERT's).
-            Without one of the two, a row is a single segment. Labels of either are called "next_sentence",
-            like the model's output.
-        masking: "token", "whole_word" or "span".
-        masking_probability: share of the tokens to be predicted.
-        num_slots: predictions of a row at most; by default as many as the longest row has, 19 for 128 tokens.
-        continuation: boolean (vocabulary,), True where a piece continues a word; for "whole_word" and "span".
-        short_sequence_probability: of an example that is shorter than the row by intent.
+        sequence_length: number of tokens in a row, with special tokens.
+        batch_size: number of examples, or of packed rows, in a micro-batch.
+        steps: number of optimizer steps of the whole run; None for one epoch.
+        seed: seed of all random numbers.
+        start_step: the first step to return, counted from 0, for a resumed run.
+        gradient_accumulation: number of micro-batches in a step.
+        objectives: "masked_lm", or one of "next_sentence" and "sentence_order" (ALBERT's), or both kinds. Without
+            one of these two, a row is a single segment. Labels of either are called "next_sentence", like the
+            model's output.
+        masking: "token", "whole_word" or "span"; see `mask_tokens`.
+        masking_probability: share of the tokens that are predicted.
+        num_slots: the most predictions in a row; the default is the number for the longest row, 19 for 128 tokens.
+        continuation: boolean (vocabulary,), True for pieces that continue a word; for "whole_word" and "span".
+        short_sequence_probability: probability that an example is deliberately shorter than the row.
         packing: whether several examples share a row.
-        pad_last: for evaluation: `steps` are cut to one epoch, and its last batch is kept, filled up with
-            repeated examples of weight 0. Serves corpora smaller than a batch, too.
-        normalize_weights: see `MicroBatches`; None: when `gradient_accumulation` is above 1.
-        prefetch: steps made ahead, 0 for none.
+        pad_last: whether, for evaluation, to cut `steps` to one epoch and to fill up its last batch with repeated
+            examples of weight 0. This also allows a corpus that is smaller than a batch.
+        normalize_weights: as for `MicroBatches`.
+        prefetch: number of steps that are made ahead; 0 for none.
 
     An item is (inputs, labels, weights), dicts of arrays of static shapes: inputs `token_ids`, `segment_ids`
     (0 for [CLS] A [SEP] and padding, 1 for B [SEP]), `padding_mask` (1 for real tokens), all int32 (batch,
@@ -121,7 +120,7 @@ class BertPretrainingBatches(MicroBatches):
         self.packing = packing
         self._most: int | None = None
         pairs, rows = self._plans[0]
-        self._most = rows.most  # the later epochs keep to it, so that shapes never change
+        self._most = rows.most  # later epochs keep to it, so that shapes never change
         self.examples_per_epoch = len(pairs)
         self.mean_fill = float(pairs.sequence_lengths.sum() / (len(rows) * sequence_length))
         self.steps_per_epoch = self._count_steps(len(rows))
@@ -129,7 +128,7 @@ class BertPretrainingBatches(MicroBatches):
         if pad_last:
             steps = min(steps, self.steps_per_epoch)
         self.set_steps(steps, start_step=start_step, prefetch=prefetch)
-        self.batch(0)  # so that a wrong masking setting is told now, not by a thread in the middle of fit
+        self.batch(0)  # an invalid masking setting raises here, not in a thread during fit
 
     def batch(self, step: int) -> Batch:
         """Makes all `batch_size * gradient_accumulation` examples of optimizer step `step`, counted from 0."""
@@ -186,7 +185,7 @@ class BertPretrainingBatches(MicroBatches):
         return pairs, self._rows(pairs, epoch)
 
     def _rows(self, pairs: PairPlan, epoch: int) -> Rows:
-        """Returns which examples share a row, the rows in random order."""
+        """Returns the examples of each row, with the rows in random order."""
         if not self.packing:
             return Rows.alone(len(pairs))
         rows = pack(pairs.sequence_lengths, self.sequence_length, self._most)
@@ -211,13 +210,13 @@ class BertPretrainingBatches(MicroBatches):
 def assemble_rows(
     tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, sequence_length: int, special: SpecialTokens
 ) -> tuple[np.ndarray, Arrays]:
-    """Returns rows of `[CLS] A [SEP] B [SEP]` and padding, or `[CLS] A [SEP]` where B is 0 long.
+    """Returns padded rows of `[CLS] A [SEP] B [SEP]`, or `[CLS] A [SEP]` if the length of B is 0.
 
     Args:
-        tokens: the flat token array.
-        starts: int64 (rows, 2), where A and B begin in it.
-        lengths: integers (rows, 2), whose sum leaves room for the special tokens.
-        sequence_length: of the rows.
+        tokens: the flat token array of the store.
+        starts: int64 (rows, 2), the positions in it where A and B begin.
+        lengths: integers (rows, 2), the lengths of A and B, whose sum leaves room for the special tokens.
+        sequence_length: number of tokens in a row.
         special: ids of the special tokens.
 
     Returns:
@@ -232,7 +231,7 @@ def assemble_rows(
     in_second = in_row & (column > end_a)
     words = in_row & (column != end_a) & (column != end)
     words[:, 0] = False
-    # Counting from the row's first column, A begins one further on, B behind its [SEP].
+    # A begins at the second column, and B after the first [SEP].
     offset = np.where(in_second, starts[:, 1:] - end_a - 1, starts[:, :1] - 1)
     token_ids = np.where(in_row, np.int32(special.sep), np.int32(special.pad))
     token_ids[:, 0] = special.cls
@@ -245,7 +244,7 @@ def assemble_rows(
 
 
 def read_objectives(objectives: Sequence[str]) -> tuple[bool, NextSentence]:
-    """Returns whether tokens are predicted, and what kind of pairs there are.
+    """Returns whether masked tokens are predicted, and the kind of sentence pairs.
 
     Raises:
         InputError: an objective is unknown or occurs twice, or they cannot go together.

@@ -1,8 +1,9 @@
-"""Masking happens when a batch is made, so a sentence is masked anew each time it comes (RoBERTa's "dynamic
-masking"); BERT's authors had stored ten masked copies of their corpus.
+"""Masking of tokens for masked-language modeling.
 
-The number of masked tokens of a row is fixed by its length, never drawn: the prediction slots are then few
-and of a static shape. What is drawn is which tokens, words or spans, and what becomes of each.
+Masks are drawn when a batch is made, so that a sentence is masked differently each time (RoBERTa's "dynamic
+masking"), while BERT's authors stored ten masked copies of their corpus. The number of masked tokens in a row is
+determined by its length, so that the prediction slots are few and have a static shape. Which tokens, words or spans
+are masked is random, and so are their replacements.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ SPAN_PARAMETER = 0.2
 class MaskedTokens(NamedTuple):
     """A masked batch.
 
-    token_ids (batch, length), of the type of the input; masked_positions int32 (batch, slots), ascending, 0
-    in the empty slots behind; labels int32 (batch, slots), the original tokens; weights float32 (batch,
-    slots), 1 for a masked position and 0 for an empty slot.
+    token_ids (batch, length) have the dtype of the input; masked_positions int32 (batch, slots) are ascending, with 0
+    in the empty slots at the end; labels int32 (batch, slots) are the original tokens; weights float32 (batch, slots)
+    are 1 for a masked position and 0 for an empty slot.
     """
 
     token_ids: np.ndarray
@@ -38,7 +39,7 @@ class MaskedTokens(NamedTuple):
 
 
 def default_num_slots(num_tokens: int, probability: float) -> int:
-    """Returns the prediction slots that a row of `num_tokens` word pieces can fill."""
+    """Returns the number of prediction slots that a row of `num_tokens` word pieces fills."""
     return max(1, int(np.floor(probability * num_tokens + 0.5)))
 
 
@@ -55,31 +56,31 @@ def mask_tokens(
     mode: MaskingMode = "token",
     continuation: np.ndarray | None = None,
 ) -> MaskedTokens:
-    """Choose tokens to be predicted and replace them: 80 % by [MASK], 10 % by a random token, 10 % kept.
+    """Chooses tokens to predict, and replaces 80 % of them by [MASK] and 10 % by a random token; 10 % are kept.
 
-    The paper masks "15 % of all WordPiece tokens in each sequence": here the count is of the tokens that may
-    be masked. (The program published with it counts [CLS] and [SEP] too; in rows of 128 both give 19
-    tokens.) A row with any such token gets one masked token at least.
+    The paper masks "15 % of all WordPiece tokens in each sequence". Here the share is of the tokens that may be
+    masked. (The program published with the paper also counts [CLS] and [SEP]; in rows of 128, both give 19 tokens.)
+    A row with any maskable token gets at least one masked token.
 
     Args:
         token_ids: integers (batch, length).
-        maskable: boolean (batch, length), True for real tokens. Special tokens are left alone in any case.
-        rng: the random numbers.
-        mask_id: id of [MASK].
+        maskable: boolean (batch, length), True for real tokens. Special tokens are never masked.
+        rng: the random generator.
+        mask_id: the id of [MASK].
         vocabulary_size: random tokens are drawn uniformly from [0, vocabulary_size) without the special ones.
         special_ids: ids that are neither masked nor drawn.
-        num_slots: the most predictions of a row; further ones are not masked.
-        probability: share of the tokens to be predicted, in (0, 1).
-        mode: "token"; "whole_word": a word's pieces are masked together or not at all, words are taken in
-            random order while they fit, and each piece draws its own replacement; "span": runs of whole
-            words, 1 to 10 of them by a geometric distribution with p = 0.2 (cut off at 10, so 3.8 on
-            average), and one draw of the replacement for the span. A span ends early at a special token, at
-            a span before it, and where the row's number of masked tokens is reached. Where no word fits any
-            more, fewer tokens are masked.
+        num_slots: the most masked tokens in a row.
+        probability: share of the tokens that are predicted, in (0, 1).
+        mode: "token", "whole_word" or "span". In "whole_word", all pieces of a word are masked or none, words are
+            taken in random order while they fit, and each piece draws its own kind of replacement. In "span", runs
+            of 1 to 10 whole words are masked, with lengths from a geometric distribution with p = 0.2 (cut off at
+            10, so 3.8 on average), and one kind of replacement is drawn per span. A span ends early at a special
+            token, at an earlier span, and when the row's number of masked tokens is reached. If no more word fits,
+            fewer tokens are masked.
         continuation: boolean (vocabulary,), True for a piece that continues a word; not needed by "token".
 
     Returns:
-        The masked batch; the input is left as it is.
+        The masked batch; the inputs are not changed.
 
     Raises:
         InputError: an argument is out of range.
@@ -136,7 +137,7 @@ def _check(
 
 
 def _slots(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns row, column and number within the row of each True, row by row and ascending."""
+    """Returns the row, the column and the number within the row of each True, in ascending order."""
     flat = np.flatnonzero(chosen)
     rows, columns = np.divmod(flat, chosen.shape[1])
     before = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))])
@@ -151,7 +152,7 @@ def _replace(
     special: list[int],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Returns the tokens that stand in for the original ones, by `fate` in [0, 1)."""
+    """Returns the replacements of the original tokens, chosen by `fate`, random numbers in [0, 1)."""
     replacement = original.copy()
     replacement[fate < MASKED_SHARE] = mask_id
     at_random = np.flatnonzero((fate >= MASKED_SHARE) & (fate < MASKED_SHARE + RANDOM_SHARE))
@@ -165,7 +166,7 @@ def _replace(
 def _choose_tokens(
     maskable: np.ndarray, budget: np.ndarray, num_slots: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Chooses `budget` of each row's maskable tokens, without replacement: boolean (batch, length)."""
+    """Returns a random choice of `budget` maskable tokens in each row, boolean (batch, length)."""
     keys = rng.random(maskable.shape, dtype=np.float32)
     keys[~maskable] = 2
     kept = min(num_slots, maskable.shape[1])
@@ -179,12 +180,12 @@ def _choose_tokens(
 
 @dataclass(frozen=True)
 class _Words:
-    """The words of each row: a piece and the continuations behind it, of maskable tokens only."""
+    """The words of each row, a piece and its continuations, with maskable tokens only."""
 
     maskable: np.ndarray  # (batch, length)
     index: np.ndarray  # (batch, length), number of the token's word in its row; 0 or above
-    lengths: np.ndarray  # (batch, words), in tokens; 0 behind the row's last word
-    apart: np.ndarray  # (batch, words), True where the word does not follow directly on the word before
+    lengths: np.ndarray  # (batch, words), in tokens; 0 after the row's last word
+    apart: np.ndarray  # (batch, words), True if the word does not directly follow the previous one
 
     @classmethod
     def of(cls, token_ids: np.ndarray, maskable: np.ndarray, continuation: np.ndarray) -> _Words:
@@ -202,23 +203,23 @@ class _Words:
         return cls(maskable, index, lengths, apart)
 
     def expand(self, word_chosen: np.ndarray) -> np.ndarray:
-        """Returns the tokens (batch, length) of words (batch, words), boolean both."""
+        """Returns a mask of tokens (batch, length) for a mask of words (batch, words)."""
         return np.take_along_axis(word_chosen, self.index, axis=1) & self.maskable
 
     def random_order(self, rng: np.random.Generator) -> np.ndarray:
-        """Returns a permutation of each row's words, those of length 0 last: (batch, words)."""
+        """Returns a random permutation of each row's words (batch, words), with those of length 0 last."""
         keys = rng.random(self.lengths.shape, dtype=np.float32)
         keys[self.lengths == 0] = 2
         return np.argsort(keys, axis=1)
 
 
 def _choose_words(words: _Words, budget: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Takes words in random order, each if it still fits: boolean (batch, words)."""
+    """Returns a random choice of words that fit the budget, boolean (batch, words)."""
     order = words.random_order(rng)
     lengths = np.ascontiguousarray(np.take_along_axis(words.lengths, order, axis=1).T)  # (words, batch)
     taken = np.zeros(lengths.shape, bool)
     left = budget.copy()
-    for rank, length in enumerate(lengths):  # few turns: it ends when all rows are full
+    for rank, length in enumerate(lengths):  # the loop ends early, when all rows are full
         taken[rank] = (length > 0) & (length <= left)
         left -= length * taken[rank]
         if not left.any():
@@ -229,13 +230,13 @@ def _choose_words(words: _Words, budget: np.ndarray, rng: np.random.Generator) -
 
 
 def _choose_spans(words: _Words, budget: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Takes spans from words in random order: float32 (batch, words), a span's draw in [0, 1), or -1."""
+    """Returns for each word the random number in [0, 1) of its span, or -1 if it is in none, float32 (batch, words)."""
     order = words.random_order(rng)
     probabilities = (1 - SPAN_PARAMETER) ** np.arange(LONGEST_SPAN)
     steps = np.cumsum(probabilities / probabilities.sum())[:-1]
     num_words = np.searchsorted(steps, rng.random(order.shape), side="right") + 1  # (batch, words)
     draws = rng.random(order.shape, dtype=np.float32)
-    # Room for spans that reach over the last word; they find words of length 0 there and end.
+    # Padding with words of length 0, at which spans that reach beyond the last word end.
     lengths = np.pad(words.lengths, [(0, 0), (0, LONGEST_SPAN)])
     apart = np.pad(words.apart, [(0, 0), (0, LONGEST_SPAN)])
     fate = np.full(lengths.shape, -1, np.float32)

@@ -1,4 +1,4 @@
-"""Batches for fine-tuning on texts, several texts to a row, each batch a pure function of (seed, step)."""
+"""Batches for fine-tuning on texts, several of which are packed into a row."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from kerasllm.data.batches.packing import PackedRows, pack
 from kerasllm.data.examples.labelled import EncodedTexts
 from kerasllm.data.random_streams import SHUFFLING, random_stream
 
-_SAMPLE = 64  # micro-batches by which the length of the rows is chosen
+_SAMPLE = 64  # number of micro-batches from which the row length is chosen
 
 
 class PackedClassificationBatches(LabelledBatches):
-    """Batches of texts with a class or a number each, several to a row; every text exactly once an epoch.
+    """Packed batches of texts, each with a class or a number; an epoch has every text exactly once.
 
-    All batches have one shape, so there is one compilation. So that they need equally many rows, batches are
-    dealt like cards: the texts of an epoch, in random order, are stably sorted by length and cut into
-    `batch_size` layers, of each of which a batch gets one text at random. (`ClassificationBatches` puts texts of
-    like lengths together instead.) A batch of up to `batch_size` texts is packed by itself: it has the same
-    loss, and the same update, as if each of its texts were alone in a row.
+    All batches have one shape, so there is one compilation. Batches need about equally many rows, because texts are
+    dealt to them like cards: the texts of an epoch, in random order, are stably sorted by length and cut into
+    `batch_size` layers, and each batch gets a random text of every layer. (`ClassificationBatches` puts texts of
+    similar lengths together instead.) Each micro-batch is packed separately, with the same loss and the same update
+    as if each of its texts were alone in a row.
 
     Args:
         encoded: the texts.
         labels: as for `LabelledBatches`.
-        settings: the others of `LabelledBatches`.
+        settings: the other arguments of `LabelledBatches`.
 
     Attributes:
-        row_length: columns, a multiple of 16 or `encoded.sequence_length`: the best for these texts.
-        rows_per_batch: rows of a micro-batch, as many as the fullest of the run needs.
-        slots: texts of a row at most.
-        fill: share of the places of an epoch that hold tokens.
+        row_length: number of columns, a multiple of 16 or `encoded.sequence_length`, chosen for these texts.
+        rows_per_batch: number of rows in a micro-batch, as many as the largest of the run needs.
+        slots: the most texts in a row.
+        fill: share of an epoch's places that hold tokens.
 
     An item is (inputs, labels, weights): `token_ids`, `segment_ids`, `sequence_ids` and `position_ids`, int32
     (rows, row_length), and `first_positions` int32 (rows, slots), see `kerasllm.data.batches.packing`; labels int32 or
@@ -48,7 +48,7 @@ class PackedClassificationBatches(LabelledBatches):
         lengths.append(max(encoded.sequence_length, longest))
 
         def cost(length: int) -> float:
-            """Returns the cost of rows of a length; what a token costs grows with the row, as attention does."""
+            """Returns the cost of rows with a length; the cost of a token grows with the row, because of attention."""
             return max(len(rows) for rows in self._packed(some, length)) * length * (1 + length / 1024)
 
         self.row_length = min(lengths, key=cost)
@@ -62,7 +62,7 @@ class PackedClassificationBatches(LabelledBatches):
         self.fill = float(self.lengths.sum() / places)
 
     def batch(self, step: int, extra_columns: int = 0) -> Batch:
-        """Makes all texts of optimizer step `step`, packed; see the base class."""
+        """Makes all texts of optimizer step `step`, packed; see `LabelledBatches.batch`."""
         encoded, texts = self.encoded, self._texts_of(step).reshape(-1, self.batch_size)
         chosen: list[int] = []
         counts: list[int] = []
@@ -80,7 +80,7 @@ class PackedClassificationBatches(LabelledBatches):
         return inputs, packed.by_slot(self.labels[chosen]), weights
 
     def _packed(self, parts: np.ndarray, row_length: int) -> Iterator[list[list[int]]]:
-        """Yields the rows of each micro-batch, as places in it."""
+        """Yields the rows of each micro-batch, as lists of indices into its texts."""
         for part in parts:
             yield pack(self.lengths[part[part >= 0]], row_length)
 
@@ -88,7 +88,7 @@ class PackedClassificationBatches(LabelledBatches):
         rng = random_stream(self.seed, SHUFFLING, epoch)
         order = rng.permutation(len(self.encoded))
         order = order[np.argsort(self.lengths[order], kind="stable")]
-        number = self.steps_per_epoch * self.gradient_accumulation  # of micro-batches
+        number = self.steps_per_epoch * self.gradient_accumulation  # number of micro-batches
         dealt = np.full((number, self.batch_size), -1, np.int64)
         for layer, start in enumerate(range(0, len(order), number)):
             texts = order[start : start + number]

@@ -1,8 +1,8 @@
-"""Several sequences in a row, none of which sees another: padding is what is left over at the end of rows.
+"""Packing of several sequences into a row, without attention between them, so that little padding is needed.
 
-A row's sequences lie side by side. The inputs tell them apart: `sequence_ids` (which of the row's sequences a
-token belongs to; -1 for padding), `position_ids` (from 0 in each) and `first_positions` (the column of each
-one's first token, [CLS]), so that a packed sequence is computed as it would be alone.
+A row's sequences are concatenated. The inputs tell them apart: `sequence_ids` (the number of the sequence within its
+row; -1 for padding), `position_ids` (from 0 in each sequence) and `first_positions` (the column of each sequence's
+first token, [CLS]). So a packed sequence gives the same outputs as it would alone.
 
 Reference: Krell et al. 2021, https://arxiv.org/abs/2107.02027.
 """
@@ -16,22 +16,22 @@ import numpy as np
 
 
 def pack(lengths: Sequence[int] | np.ndarray, capacity: int, most: int | None = None) -> list[list[int]]:
-    """Chooses which items share a row: the longest first, each into the fullest row that has room (deterministic).
+    """Packs items into rows, the longest first, each into the fullest row that has room for it.
 
     Args:
-        lengths: of the items, none above the capacity.
-        capacity: of a row.
-        most: items of a row at most.
+        lengths: the lengths of the items, none above `capacity`.
+        capacity: the length of a row.
+        most: the most items in a row; None for no limit.
 
     Returns:
-        The items' numbers, row by row; no row's lengths sum to more than the capacity.
+        The indices of the items in each row.
 
     Reference: Johnson et al. 1974, https://doi.org/10.1137/0203025 (best fit, decreasing).
     """
     lengths = np.asarray(lengths)
     rows: list[list[int]] = []
-    by_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows with exactly so much room left
-    some = 0  # bit n: there are rows with room n
+    by_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by the room that is left in them
+    some = 0  # bit n is set if there are rows with room n
     sizes = lengths.tolist()
     for item in np.argsort(-lengths, kind="stable").tolist():
         length = sizes[item]
@@ -53,11 +53,11 @@ def pack(lengths: Sequence[int] | np.ndarray, capacity: int, most: int | None = 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Which items lie in which row.
+    """The items of each row.
 
     Args:
-        items: int64 (items,), row by row.
-        offsets: int64 (rows + 1,), where each row begins in them.
+        items: int64 (items,), the indices of the items, row by row.
+        offsets: int64 (rows + 1,), the positions in `items` where rows begin, and the end of the last one.
     """
 
     items: np.ndarray
@@ -65,7 +65,7 @@ class Rows:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> Rows:
-        """Returns the rows that lists of items make, one list a row."""
+        """Returns rows made from one list of items per row."""
         return cls(np.concatenate([np.array(row, np.int64) for row in rows]), _bounds([len(r) for r in rows]))
 
     @classmethod
@@ -79,11 +79,11 @@ class Rows:
 
     @property
     def most(self) -> int:
-        """Items of the row that has most."""
+        """The largest number of items in a row."""
         return int(np.diff(self.offsets).max())
 
     def take(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the items of some rows, one row after another, and how many each has."""
+        """Returns the items of some rows, one row after another, and the number of items in each."""
         counts = self.offsets[numbers + 1] - self.offsets[numbers]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return self.items[np.repeat(self.offsets[numbers], counts) + within], counts
@@ -91,13 +91,13 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class PackedRows:
-    """Where the sequences of some rows lie.
+    """The layout of sequences in rows.
 
     Args:
-        lengths: int64 (sequences,), row by row.
-        counts: int64 (rows,), sequences of each row; 0 for a row of padding alone.
-        row_length: columns.
-        slots: sequences that a row may have.
+        lengths: int64 (sequences,), the lengths of the sequences, row by row.
+        counts: int64 (rows,), the number of sequences in each row; 0 for a row of padding alone.
+        row_length: number of columns.
+        slots: the most sequences in a row.
     """
 
     lengths: np.ndarray
@@ -106,22 +106,22 @@ class PackedRows:
     slots: int
 
     def inputs(self, tokens: Mapping[str, np.ndarray], padding: Mapping[str, int]) -> dict[str, np.ndarray]:
-        """Returns rows of tokens, and what tells the sequences apart.
+        """Returns rows of tokens, and the inputs that tell the sequences apart.
 
         Args:
             tokens: arrays (tokens,) of the sequences, one after another.
-            padding: what fills each of them up, 0 where left out.
+            padding: the padding value of each array, 0 by default.
 
         Returns:
             Each of `tokens`, `sequence_ids` and `position_ids`, int32 (rows, row_length), and
             `first_positions` int32 (rows, slots), 0 in empty slots.
         """
-        starts = _bounds(self.lengths)  # of the sequences, within the tokens
+        starts = _bounds(self.lengths)  # positions of the sequences in the tokens
         own = {
             "sequence_ids": np.repeat(self._number, self.lengths),
             "position_ids": np.arange(starts[-1]) - np.repeat(starts[:-1], self.lengths),
         }
-        rows_start = starts[_bounds(self.counts)]  # of the rows, within the tokens
+        rows_start = starts[_bounds(self.counts)]  # positions of the rows in the tokens
         fill = np.diff(rows_start)
         taken = np.arange(self.row_length) < fill[:, None]  # (rows, row_length), in the order of the tokens
         rows: dict[str, np.ndarray] = {}
@@ -146,5 +146,5 @@ class PackedRows:
 
 
 def _bounds(sizes: np.ndarray | Sequence[int]) -> np.ndarray:
-    """Returns where each of some things begins that lie one after another, and where the last one ends."""
+    """Returns the start of each of several consecutive ranges, given their sizes, and the end of the last one."""
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])

@@ -1,9 +1,9 @@
-"""Batches for fine-tuning on texts, padded to one of a few lengths, each a pure function of (seed, step).
+"""Batches for fine-tuning on texts, padded to one of a few lengths.
 
-Most texts are far shorter than the longest: padding all to one length multiplies the work. But each length
-is a compilation of its own on JAX and TensorFlow. So there are a handful of lengths, chosen for the data; an
-epoch is a random permutation of the examples, stably sorted by which of these lengths they need and cut into
-batches, which are then shuffled. Within a length, what meets in a batch is left to chance.
+Most texts are far shorter than the longest, so padding all to one length multiplies the work. But each length needs
+a compilation on JAX and TensorFlow. So there are a few lengths (buckets), chosen for the data. An epoch is a random
+permutation of the examples, stably sorted by the bucket that they need and cut into batches, which are then shuffled.
+Within a bucket, the examples of a batch are random.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from kerasllm.data.random_streams import SHUFFLING, random_stream
 from kerasllm.errors import InputError
 
 _MOST_LENGTHS = 4
-_WORTHWHILE = 0.95  # one more length must save a twentieth of the work, for it costs a compilation
+_WORTHWHILE = 0.95  # another length must save a twentieth of the work to be worth a compilation
 
 
 class ClassificationBatches(LabelledBatches):
-    """Batches of texts with a class or a number each, one a row, padded to one of a few lengths.
+    """Padded batches of texts, one text per row, each with a class or a number.
 
     Args:
         encoded: the texts.
         labels: as for `LabelledBatches`.
-        shuffle: False for evaluation: texts are sorted by needed length only, `order` tells which is where.
-        buckets: lengths to pad to; "auto" chooses up to four for these texts; None for always
+        shuffle: whether to shuffle the texts; otherwise they are only sorted by bucket, and `order` gives their rows.
+        buckets: the lengths to pad to; "auto" chooses up to four for these texts, and None pads all texts to
             `encoded.sequence_length`.
-        settings: the others of `LabelledBatches`.
+        settings: the other arguments of `LabelledBatches`.
 
     An item is (inputs, labels, weights): a dict of `token_ids`, `segment_ids` and `padding_mask` (1 for real
     tokens), int32 (batch, length), with one of the lengths in `buckets`; int32 or float32 (batch,); float32
@@ -61,13 +61,13 @@ class ClassificationBatches(LabelledBatches):
         self.shapes = len(self.buckets)
         self._bucket_of = np.searchsorted(self.buckets, self.lengths)
         self._in_epoch = False
-        self._order_of_epoch(0)  # so that a wrong seed is told now
+        self._order_of_epoch(0)  # an invalid seed raises here
 
     def batch(self, step: int, extra_columns: int = 0) -> Batch:
-        """Makes all texts of optimizer step `step`, padded; see the base class."""
-        encoded, chosen = self.encoded, self._texts_of(step)  # (rows,), -1 for a row to be filled
+        """Makes all texts of optimizer step `step`, padded; see `LabelledBatches.batch`."""
+        encoded, chosen = self.encoded, self._texts_of(step)  # (rows,), -1 for an empty row
         real = chosen >= 0
-        chosen = np.where(real, chosen, chosen[0])  # padding only would leave no token to attend to
+        chosen = np.where(real, chosen, chosen[0])  # a row of padding would have no token to attend to
         places = encoded.offsets[chosen, None] + np.arange(self._length(chosen) + extra_columns)
         mask = places < encoded.offsets[chosen + 1, None]  # (rows, length)
         places = places[mask]
@@ -79,22 +79,22 @@ class ClassificationBatches(LabelledBatches):
 
     @property
     def order(self) -> np.ndarray:
-        """Which text is in which row of the first epoch, int64 (micro-batches, batch_size), -1 for none."""
+        """The index of the text in each row of the first epoch, int64 (micro-batches, batch_size), -1 for none."""
         return self._order_of_epoch(0).reshape(-1, self.batch_size)
 
     def on_epoch_begin(self) -> None:
-        """Called by Keras; see `_columns_to_show`."""
+        """Records that an epoch runs; see `_columns_to_show`."""
         self._in_epoch = True
 
     def on_epoch_end(self) -> None:
-        """Called by Keras; see `_columns_to_show`."""
+        """Records that no epoch runs; see `_columns_to_show`."""
         self._in_epoch = False
 
     def _columns_to_show(self, index: int) -> int:
-        """Returns 1 for item 1, outside of an epoch, on TensorFlow: a column of padding more.
+        """Returns 1 for item 1 outside of an epoch on TensorFlow, if items 0 and 1 have the same length, else 0.
 
-        Before an epoch Keras compares the shapes of items 0 and 1 there, and takes what is the same in both
-        for fixed: a later item of another length would be an error.
+        Before an epoch, Keras compares the shapes of items 0 and 1 there, and treats an axis with equal sizes as
+        fixed, so that a later item with another length would be an error.
         """
         if index != 1 or self._in_epoch or len(self.buckets) == 1 or keras.backend.backend() != "tensorflow":
             return 0
@@ -115,7 +115,7 @@ class ClassificationBatches(LabelledBatches):
         rng = random_stream(self.seed, SHUFFLING, epoch)
         if self.shuffle:
             order = rng.permutation(count)
-            sizes = rng.permutation(sizes)  # or it would be the longest texts that are in the small batch
+            sizes = rng.permutation(sizes)  # otherwise the small batch would always have the longest texts
         order = order[np.argsort(self._bucket_of[order], kind="stable")]
         rows = np.full((self.steps_per_epoch, size), -1, np.int64)
         rows[np.arange(size) < sizes[:, None]] = order
@@ -123,19 +123,19 @@ class ClassificationBatches(LabelledBatches):
 
 
 def choose_buckets(lengths: np.ndarray, sequence_length: int) -> tuple[int, ...]:
-    """Returns the lengths, as few as reasonable, for which the texts need the least padding.
+    """Returns a few lengths to pad texts to, chosen so that little padding is needed.
 
     Args:
-        lengths: tokens of each text.
-        sequence_length: no bucket is longer.
+        lengths: the number of tokens in each text.
+        sequence_length: the largest length.
 
     Returns:
-        At most four, ascending; multiples of 16, but for `sequence_length` itself.
+        At most four lengths, ascending, which are multiples of 16 except for `sequence_length` itself.
     """
     longest = int(lengths.max())
     limits = np.minimum(np.arange(GRANULE, longest + GRANULE, GRANULE), max(sequence_length, longest))
     below = np.searchsorted(np.sort(lengths), limits, side="right")  # texts that fit each limit
-    # costs[i], plans[i]: columns needed by all texts that fit limits[i], with that limit as the last bucket.
+    # costs[i]: number of places for all texts that fit limits[i], with plans[i] as buckets, the last of which is i.
     costs = below * limits
     plans: list[tuple[int, ...]] = [(i,) for i in range(len(limits))]
     best, best_cost = plans[-1], costs[-1]

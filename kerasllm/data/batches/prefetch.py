@@ -1,8 +1,8 @@
-"""Batches made ahead of time by a thread that ends when it has caught up.
+"""Making of batches ahead of time, in a thread that ends when it has caught up.
 
-A thread that waited for work would have to be told when `fit` is over, and an interrupted `fit` tells nobody. As
-whoever starts a thread waits until it runs, which takes up to a millisecond, it is started once for several batches,
-and not at all for such as are made sooner.
+A thread that waited for work would have to be told when `fit` ends, which does not happen if `fit` is interrupted.
+Starting a thread takes up to a millisecond, so it is started once for several batches, and not at all for batches
+that are made faster than that.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-_WORTH_A_THREAD = 1e-4  # seconds; what takes less is made where it is asked for
+_WORTH_A_THREAD = 1e-4  # seconds; faster items are made when they are requested
 
 
 class Prefetcher(Generic[Item]):
-    """Items by number, the next ones made in the background while one is used.
+    """Items by number, of which the next ones are made in the background while one is used.
 
-    What was made ahead changes the waiting only, as `make` is a pure function. Items may be asked for in any
-    order and from several threads. If `make` fails, `get` raises what it raised, and the next `get` tries
-    again.
+    As `make` is a pure function, prefetching changes only the waiting time. Items may be requested in any order and
+    from several threads. If `make` fails, `get` raises its error, and the next `get` tries again.
 
     Args:
-        make: number → item; may be called by two threads at a time.
-        depth: how many items to make ahead, 0 for none.
-        stop: no item of this number or above is made ahead.
+        make: a function that returns the item of a number; two threads may call it at a time.
+        depth: number of items to make ahead; 0 for none.
+        stop: items from this number on are not made ahead.
     """
 
     def __init__(self, make: Callable[[int], Item], *, depth: int, stop: int) -> None:
@@ -38,17 +37,17 @@ class Prefetcher(Generic[Item]):
         self._known: dict[int, Future[Item]] = {}
         self._waiting: deque[int] = deque()
         self._working = False
-        self._seconds = _WORTH_A_THREAD  # that the last item took
+        self._seconds = _WORTH_A_THREAD  # the time that the last item took
 
     def get(self, number: int) -> Item:
-        """Returns item `number`, and starts on the `depth` ones after it."""
+        """Returns item `number`, and starts making the next `depth` items."""
         with self._lock:
             future = self._known.get(number)
             mine = future is None
             if future is None:
                 future = Future()
             depth = self._depth if self._seconds >= _WORTH_A_THREAD else 0
-            # The item before stays too: a TensorFlow pipeline looks at the first two, then begins again.
+            # The previous item is kept too, as a TensorFlow pipeline reads the first two items and then starts again.
             self._known = {
                 key: value for key, value in self._known.items() if -1 <= key - number <= self._depth
             }
@@ -72,7 +71,7 @@ class Prefetcher(Generic[Item]):
             item = self._make(number)
             self._seconds = time.perf_counter() - began
             future.set_result(item)
-        except BaseException as error:  # an interruption too: whoever waits for this item must hear of it
+        except BaseException as error:  # also for an interruption, as other threads may wait for this item
             with self._lock:
                 if self._known.get(number) is future:
                     del self._known[number]

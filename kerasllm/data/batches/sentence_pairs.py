@@ -1,8 +1,8 @@
-"""An epoch of pre-training examples, planned as arrays before any token is read.
+"""Planning of an epoch of BERT's pretraining examples, as arrays of token ranges.
 
-The sentences of a document lie side by side in the token store, so a segment is a range: a start and a length
-are all a plan holds of it. Planning walks all documents in step, chunk by chunk, in vectors; giant documents
-are cut into pieces first (for planning only), or one long book would make the walk as long as the book.
+The sentences of a document are contiguous in the token store, so the plan stores a segment as a start and a length.
+Planning processes all documents in parallel, chunk by chunk, with vector operations. Very long documents are first
+cut into pieces (for planning only), as the number of iterations grows with the longest document.
 
 The plan is a pure function of the store, the seed and the epoch.
 """
@@ -28,13 +28,13 @@ SHORTEST_SEQUENCE = 8
 
 @dataclass(frozen=True)
 class PairPlan:
-    """The examples of one epoch, in the order in which they are to be used.
+    """The examples of one epoch, in the order of use.
 
     Args:
-        starts: int64 (examples, 2), where segments A and B begin in the store's flat token array.
-        lengths: int32 (examples, 2), their lengths in tokens; B is 0 long in examples of a single segment.
-        labels: int8 (examples,), 0: B follows A; 1: B is from another document ("nsp"), or the two are
-            swapped ("sop"). All 0 for single segments.
+        starts: int64 (examples, 2), the positions in the store's flat token array where segments A and B begin.
+        lengths: int32 (examples, 2), their lengths in tokens; that of B is 0 in examples of a single segment.
+        labels: int8 (examples,), 0 if B follows A, 1 if B is from another document ("nsp") or the two are swapped
+            ("sop"); 0 for single segments.
     """
 
     starts: np.ndarray
@@ -47,13 +47,13 @@ class PairPlan:
 
     @property
     def sequence_lengths(self) -> np.ndarray:
-        """Tokens of each example, [CLS] and [SEP] counted in."""
+        """The number of tokens in each example, with [CLS] and [SEP]."""
         return self.lengths.sum(axis=1) + np.where(self.lengths[:, 1] > 0, 3, 2)
 
 
 @dataclass(frozen=True)
 class _Sentences:
-    """The store's sentences without empty ones, and its documents without empty ones."""
+    """The sentences and documents of the store, without empty ones."""
 
     starts: np.ndarray  # (sentences,) in tokens of the flat array
     cumulative: np.ndarray  # (sentences + 1,) tokens before each sentence, in the order of the store
@@ -70,7 +70,7 @@ class _Sentences:
         return cls(starts, np.concatenate([[0], np.cumsum(lengths)]), np.unique(offsets))
 
     def split_longer_than(self, limit: int) -> _Sentences:
-        """Cuts sentences of more than `limit` tokens into parts of `limit` tokens and a rest."""
+        """Returns the sentences, with longer ones cut into parts of `limit` tokens and a rest."""
         lengths = np.diff(self.cumulative)
         parts = -(-lengths // limit)
         before = np.concatenate([[0], np.cumsum(parts)])
@@ -80,12 +80,12 @@ class _Sentences:
         return _Sentences(np.repeat(self.starts, parts) + part * limit, cumulative, before[self.offsets])
 
     def pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns first sentence, sentence behind the last, and document of each piece of about `PIECE_TOKENS`."""
+        """Returns first sentence, end sentence (exclusive) and document of pieces of about `PIECE_TOKENS`."""
         document = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
         inside = self.cumulative[:-1] - self.cumulative[self.offsets[document]]
         new_document = np.diff(document, prepend=-1) != 0
         bounds = np.flatnonzero((np.diff(inside // PIECE_TOKENS, prepend=-1) != 0) | new_document)
-        # A cut inside a document must leave two sentences on both sides, or a pair would be lost to it.
+        # A cut inside a document must leave two sentences on both sides, so that no pair is lost.
         sizes = np.diff(bounds, append=len(document))
         fine = (sizes >= 2) & (np.concatenate([[2], sizes[:-1]]) >= 2)
         bounds = bounds[fine | new_document[bounds]]
@@ -101,40 +101,38 @@ def plan_pairs(
     short_sequence_probability: float = 0.1,
     next_sentence: NextSentence = "nsp",
 ) -> PairPlan:
-    """Plan the examples of one epoch as BERT's authors made theirs.
+    """Plans the examples of one epoch as BERT's authors did.
 
-    A document is taken chunk by chunk. A chunk is as many sentences as reach `sequence_length - 3` tokens,
-    or, with probability `short_sequence_probability`, a length drawn from 2 to that; it has two sentences at
-    least (the last sentence of a document is joined by the one before it). Segment A is the first few of its
-    sentences, how many is drawn at random. What B is depends on the objective:
+    Each document is divided into chunks. A chunk is as many sentences as reach `sequence_length - 3` tokens, or, with
+    probability `short_sequence_probability`, a random length from 2 to that. It has at least two sentences (the last
+    sentence of a document is joined by the one before it). Segment A is a random number of sentences at the beginning
+    of the chunk. Segment B depends on the objective:
 
-    - "nsp", next-sentence prediction: with probability 0.5 the rest of the chunk, label 0. Otherwise
-      sentences of another document (drawn uniformly, from a sentence drawn uniformly) up to the length
-      wanted or to that document's end, label 1; the sentences of the chunk that were not used begin the next
-      chunk. The authors' program calls a chunk of one sentence "random" always; here it is 50 % on any
-      corpus.
-    - "sop", sentence-order prediction: the rest of the chunk; with probability 0.5 A and B are swapped,
+    - "nsp", next-sentence prediction: with probability 0.5, B is the rest of the chunk, with label 0. Otherwise B is
+      from another document: from a random sentence of a random document up to the wanted length or the end of that
+      document, with label 1. The unused sentences of the chunk then begin the next chunk. The authors' program always
+      makes a random B for a chunk of one sentence; here the share is 50 % on any corpus.
+    - "sop", sentence-order prediction: B is the rest of the chunk; with probability 0.5, A and B are swapped, with
       label 1.
-    - None: there is no B. A row holds as many whole sentences as fit into `sequence_length - 2` tokens, never
-      of two documents, and no short rows are drawn (DOC-SENTENCES of RoBERTa); only a sentence that is longer
-      than a row is cut into several.
+    - None: there is no B. A row holds as many whole sentences of one document as fit into `sequence_length - 2`
+      tokens, and no short rows are drawn (DOC-SENTENCES of RoBERTa). Only a sentence that is longer than a row is cut.
 
-    Pairs that are too long lose tokens from the longer segment, each at the front or the back with equal
-    probability. Documents of one sentence serve as random B only. The examples come shuffled.
+    Pairs that are too long lose tokens of the longer segment, each at the front or the back with equal probability.
+    Documents of one sentence are used only as random B. The examples are shuffled.
 
     Args:
         store: the tokenized corpus.
-        sequence_length: tokens of a row, [CLS] and [SEP] included, at least 8.
-        seed: of the random numbers.
-        epoch: from 0; each has its own cuts, pairs and order.
-        short_sequence_probability: of a chunk shorter than the row, in [0, 1]. Not used without pairs.
+        sequence_length: number of tokens in a row, with [CLS] and [SEP], at least 8.
+        seed: seed of the random numbers.
+        epoch: the epoch, from 0; each has different cuts, pairs and order.
+        short_sequence_probability: probability of a chunk that is shorter than the row, in [0, 1]; unused for None.
         next_sentence: "nsp", "sop" or None.
 
     Returns:
-        The plan, of at least one example.
+        The plan, with at least one example.
 
     Raises:
-        InputError: `sequence_length` is too small, or the corpus has no such pairs.
+        InputError: a setting is out of range, or the corpus allows no such examples.
 
     Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, appendix A.2; Lan et al. 2020 (sop),
     https://arxiv.org/abs/1909.11942, section 3.1; Liu et al. 2019, https://arxiv.org/abs/1907.11692, section
@@ -177,7 +175,7 @@ def _check(sentences: _Sentences, next_sentence: NextSentence) -> None:
 
 
 def _pack(sentences: _Sentences, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows of whole sentences: starts and lengths, (rows, 2) each, the second column empty."""
+    """Returns starts and lengths of rows of whole sentences, (rows, 2) each, with lengths of 0 for segment B."""
     cumulative = sentences.cumulative
     position, stop, _ = sentences.pieces()
     firsts, ends = [], []
@@ -200,14 +198,14 @@ def _pair(
     next_sentence: Literal["nsp", "sop"],
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Starts (pairs, 2), lengths (pairs, 2) and labels (pairs,)."""
+    """Returns starts (pairs, 2), lengths (pairs, 2) and labels (pairs,)."""
     cumulative = sentences.cumulative
     position, stop, document = sentences.pieces()
     with_pairs = stop - position >= 2
     position, stop, document = position[with_pairs], stop[with_pairs], document[with_pairs]
     chunks = []
     while len(position):
-        lone = stop - position == 1  # stepping back is possible: a piece here has two sentences at least
+        lone = stop - position == 1  # stepping back is possible, as each piece has at least two sentences
         position = position - lone
         target = np.full(len(position), limit)
         short = np.flatnonzero(rng.random(len(position)) < short_sequence_probability)
@@ -217,12 +215,12 @@ def _pair(
         middle = position + rng.integers(1, end - position)
         label = rng.random(len(position)) < 0.5
         chunks.append(np.stack([position, middle, end, target, document, label]))
-        # Sentences that a random B left unused come again, but not for ever: a lone one ends its document.
+        # Sentences that a random B left unused are used again; a single one at the end ends its document.
         position = np.where(label & ~lone, middle, end) if next_sentence == "nsp" else end
         going_on = position < stop
         position, stop, document = position[going_on], stop[going_on], document[going_on]
     first, middle, end, target, document, labels = np.concatenate(chunks, axis=1)
-    bounds_a = np.stack([first, middle])  # first sentence, sentence behind the last
+    bounds_a = np.stack([first, middle])  # first sentence, end sentence (exclusive)
     bounds_b = np.stack([middle, end])
     other = np.flatnonzero(labels)
     if next_sentence == "nsp":
@@ -240,7 +238,7 @@ def _pair(
 def _from_other_documents(
     sentences: _Sentences, document: np.ndarray, wanted: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws for each document sentences of another one, `wanted` tokens or more where it has them: first, end."""
+    """Returns first and end sentence of a random other document, with `wanted` tokens or more if it has them."""
     offsets, cumulative = sentences.offsets, sentences.cumulative
     other = rng.integers(0, len(offsets) - 2, size=len(document))
     other += other >= document
@@ -252,16 +250,16 @@ def _from_other_documents(
 def truncate_pairs(
     starts: np.ndarray, lengths: np.ndarray, limit: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut pairs down to `limit` tokens, as if token by token from whichever segment is the longer.
+    """Returns pairs cut down to `limit` tokens, as if the longer segment lost one token at a time.
 
-    That comes to: the longer falls to the length of the shorter, then both fall evenly, B first. Each token
-    goes at the front or the back with equal probability, so the number cut at the front is binomial.
+    So the longer segment is cut to the length of the shorter one, then both are cut evenly, B first. Each token is
+    removed at the front or the back with equal probability, so the number cut at the front is binomial.
 
     Args:
-        starts: int64 (pairs, 2), in tokens.
-        lengths: int64 (pairs, 2), each at least 1.
+        starts: int64 (pairs, 2), positions of tokens.
+        lengths: int64 (pairs, 2), numbers of tokens, each at least 1.
         limit: the most tokens of A and B together, at least 2.
-        rng: the random numbers.
+        rng: the random generator.
 
     Returns:
         The new starts and lengths; no length is 0.

@@ -1,4 +1,4 @@
-"""A text judged token by token, each with as much before it as the window and the stride allow."""
+"""Overlapping windows for evaluation, which give each token as much context as window and stride allow."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
 
 class SlidingBatches(MicroBatches):
-    """Windows that overlap; in each only the last `stride` labels count, in the first all.
+    """Batches of overlapping windows, in which only the last `stride` labels count; in the first window all count.
 
-    Every token of the text is judged once, the first one after an end mark. The marks between documents are
-    context, but are not judged: they belong to no text, and some tokenizers' texts would have more of them.
+    Every token of the text is predicted once, the first one from an end mark. The end marks between documents are
+    context, but are not predicted, as they are not part of the text.
 
     Args:
-        stream: the text.
-        context_length: tokens of a window.
-        stride: tokens that a window moves on, at most `context_length`; less of it, more context, more work.
-        batch_size: windows of a batch.
-        limit: batches at most.
+        stream: the tokenized text.
+        context_length: number of tokens in a window.
+        stride: number of tokens from one window to the next, at most `context_length`; a smaller stride gives more
+            context and more work.
+        batch_size: number of windows in a batch.
+        limit: the most batches; None for all.
 
     An item is (inputs, labels, weights): inputs a dict of `token_ids` int32, labels int32, weights float32, all
     (batch, context_length).
@@ -63,7 +64,7 @@ class SlidingBatches(MicroBatches):
         inputs = self._tokens[np.clip(places - 1, 0, total - 1)].astype(np.int32)
         inputs[places == 0] = self.end_id
         judged = places < total
-        # What an earlier window has judged already.
+        # Labels that counted in an earlier window.
         seen_before = np.where(numbers == 0, 0, self.context_length - self.stride)[:, None]
         judged &= np.arange(self.context_length) >= seen_before
         judged &= (numbers < self.num_windows)[:, None]

@@ -1,1 +1,1 @@
-"""From records to token ids with their alignment."""
+"""Encoding of records to token ids with labels, segments or learned positions."""

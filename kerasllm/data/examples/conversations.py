@@ -1,8 +1,7 @@
-"""Conversations as tokens, for supervised fine-tuning, and what is learnt of them.
+"""Encoding of conversations for supervised fine-tuning, in which only the assistant's tokens are learned.
 
-A conversation is rendered turn by turn with the tokenizer's chat template, and each turn is tokenized by itself:
-what the assistant says begins where generation will begin, after the very tokens of the prompt, so that no token
-spans the seam. Only the assistant's tokens are learnt.
+A conversation is rendered turn by turn with the tokenizer's chat template, and each turn is tokenized separately, so
+that no token spans two turns. An answer then follows the same prompt tokens as in generation.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from kerasllm.tokenizers.special_tokens import end_of_text_id, marks
 
 @dataclass(frozen=True)
 class EncodedConversation:
-    """One conversation, or prompt and completion, as tokens.
+    """A conversation, or a prompt with its completion, as tokens.
 
     Args:
         token_ids: int32 (tokens,).
-        learnt: boolean (tokens,), True for the assistant's.
+        learnt: boolean (tokens,), True for the tokens that are learned, those of the assistant.
     """
 
     token_ids: np.ndarray
@@ -46,19 +45,19 @@ def encode_conversations(
     template_name: str = "",
     end_token_id: int | None = None,
 ) -> list[EncodedConversation]:
-    """Tokenizes conversations, and marks what is learnt of them.
+    """Returns conversations as tokens, with a mask of those that are learned.
 
     Args:
-        conversations: what `read_conversations` yields.
-        tokenizer: its end mark ends a completion.
-        template: a chat template in Hugging Face's form (Jinja). Where it ends an assistant's turn by no end
-            mark, one is learnt after the last turn, with an `InputWarning`: or answers would never end.
+        conversations: the conversations, as `read_conversations` yields them.
+        tokenizer: the tokenizer, whose end mark ends a completion.
+        template: a chat template in Hugging Face's form (Jinja). If it puts no end mark after an assistant's turn,
+            one is added after the last turn, with an `InputWarning`, as answers would otherwise never end.
         template_name: the template's file, for messages.
-        end_token_id: a token that ends a turn too, the model's own.
+        end_token_id: the model's end token, which also ends a turn.
 
     Raises:
-        InputError: as `read_conversations`; or a text holds a special token or an unknown character, or the template
-            cannot be used.
+        InputError: a record is invalid, a text holds a special token or an unknown character, or the template cannot
+            be used.
     """
     encoder = _Encoder(tokenizer, template, template_name, end_token_id)
     found = []
@@ -72,13 +71,13 @@ def encode_conversations(
 
 
 class _Encoder:
-    """Cuts conversations into pieces that are learnt or not, and makes tokens of them.
+    """An encoder that splits conversations into pieces, learned and not learned, and tokenizes them.
 
     Args:
-        tokenizer: with an end mark.
+        tokenizer: a tokenizer with an end mark.
         template: a chat template in Hugging Face's form.
-        template_name: the template's file.
-        end_token_id: a token that ends a turn beside the end mark.
+        template_name: the template's file, for messages.
+        end_token_id: a token that ends a turn in addition to the end mark.
     """
 
     def __init__(
@@ -93,17 +92,17 @@ class _Encoder:
         self.special = [token.content for token in added if token.special]
 
     def check_text(self, text: str, place: str) -> None:
-        """Refuses a text that would end its turn, or begin another, by itself."""
+        """Refuses a text with a special token, which could end its turn or begin another."""
         for token in self.special:
             if token in text:
                 raise InputError(f"{place} contains {token}, which is no text to this tokenizer; take it out")
 
     def warn_of_no_end(self) -> None:
-        """Tells once that the template ends no turn."""
+        """Warns once that the template puts no end mark after a turn."""
         if not self.has_warned:
             name = f"{self.template_name}: " if self.template_name else ""
             warnings.warn(
-                f"{name}the chat template puts no end mark after an assistant's turn; {self.end} is learnt after the "
+                f"{name}the chat template puts no end mark after an assistant's turn; {self.end} is learned after the "
                 "last one, so that answers end: write {{ eos_token }} there to learn it after each",
                 InputWarning,
                 stacklevel=4,
@@ -111,7 +110,7 @@ class _Encoder:
         self.has_warned = True
 
     def render(self, messages: list[Message], place: str, add_generation_prompt: bool = False) -> str:
-        """Returns the text of some messages."""
+        """Returns the text that the template makes of some messages."""
         return render(
             messages,
             self.template,
@@ -122,7 +121,7 @@ class _Encoder:
         )
 
     def of_messages(self, messages: list[Message], place: str) -> list[tuple[str, bool]]:
-        """Returns the rendered conversation up to its last learnt word, each piece with whether it is learnt."""
+        """Returns the text up to the last assistant's turn as pieces, each with whether it is learned."""
         pieces: list[tuple[str, bool]] = []
         done = ""
         for number, message in enumerate(messages, 1):
@@ -141,13 +140,13 @@ class _Encoder:
         return pieces
 
     def of_completion(self, pair: Completion) -> list[tuple[str, bool]]:
-        """Returns the prompt, and the completion with an end mark, each with whether it is learnt."""
+        """Returns the prompt, and the completion with an end mark, each with whether it is learned."""
         for name in ("prompt", "completion"):
             self.check_text(getattr(pair, name), f"{pair.place}: {name!r}")
         return [(pair.prompt, False), (pair.completion + self.end, True)]
 
     def encode(self, pieces: list[tuple[str, bool]], place: str) -> EncodedConversation:
-        """Tokenizes piece by piece; what follows the end mark of an assistant's turn is not learnt."""
+        """Returns the tokens of the pieces; those after the end mark of an assistant's turn are not learned."""
         ids: list[int] = []
         end: int | None = None
         learnt: list[bool] = []
@@ -156,7 +155,7 @@ class _Encoder:
             end = next((number for number, token in enumerate(found, 1) if token in self.ends), None)
             learnt += [is_learnt] * (end or len(found)) + [False] * (len(found) - (end or len(found)))
             ids += found
-        if end is None:  # of the last piece, an assistant's turn
+        if end is None:  # the last piece is an assistant's turn
             self.warn_of_no_end()
             ids.append(self.end_id)
             learnt.append(True)

@@ -1,7 +1,6 @@
-"""Texts as token ids in flat arrays: a few bytes a token, whatever the spread of their lengths.
+"""Encoding of texts to token ids in flat arrays, which take a few bytes per token and need no padding.
 
-Truncation is the tokenizer's own, so that predictions made here and by whoever loads the model elsewhere see
-the same tokens.
+Truncation is that of the `tokenizers` library, so that predictions here and with `transformers` use the same tokens.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from tokenizers import Tokenizer
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.wordpiece import special_token_ids
 
-_CHUNK = 1024  # texts handed to the tokenizer at a time
+_CHUNK = 1024  # texts that the tokenizer gets at a time
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedTexts:
-    """Texts as token ids, one after the other.
+    """Texts as token ids in flat arrays, one after the other.
 
     Args:
-        token_ids: int32 (tokens,), special tokens included, without padding.
+        token_ids: int32 (tokens,), with special tokens, without padding.
         segment_ids: int8 (tokens,), 0 for [CLS] A [SEP], 1 for B [SEP].
-        offsets: int64 (texts + 1,), where each text begins in the two arrays.
-        sequence_length: tokens a text has at most.
-        pad_id: the token that fills up a row.
-        num_truncated: texts that were longer and lost their end.
+        offsets: int64 (texts + 1,), the positions where texts begin in the two arrays, and the end of the last one.
+        sequence_length: the most tokens of a text.
+        pad_id: the padding token.
+        num_truncated: number of texts that were truncated.
     """
 
     token_ids: np.ndarray
@@ -44,19 +43,19 @@ class EncodedTexts:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each text, int64 (texts,)."""
+        """The number of tokens of each text, int64 (texts,)."""
         return np.diff(self.offsets)
 
 
 def encode_texts(
     tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], sequence_length: int
 ) -> EncodedTexts:
-    """Tokenizes texts or pairs; of what is too long, tokens of the longer text go first, from its end.
+    """Returns texts or pairs as tokens; a pair that is too long loses tokens at the end of its longer text first.
 
     Args:
-        tokenizer: adds its special tokens; is not changed.
+        tokenizer: the tokenizer, which adds its special tokens, and is not changed.
         texts: tuples of one text or of two.
-        sequence_length: tokens at most, special tokens included.
+        sequence_length: the most tokens of a text or pair, with special tokens.
 
     Raises:
         InputError: `sequence_length` leaves no room for a token of each text.

@@ -1,4 +1,4 @@
-"""Conversations in JSON lines, read and checked record by record."""
+"""Reading of conversations from JSON lines, with a check of each record."""
 
 import json
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ Message = dict[str, str]
 
 
 class Conversation(NamedTuple):
-    """Messages in turn, at least one of them the assistant's.
+    """A conversation with at least one message of the assistant.
 
     Args:
-        messages: `role` and `content` of each.
+        messages: the messages, each with `role` and `content`.
         place: file and line, for messages to the user.
     """
 
@@ -24,11 +24,11 @@ class Conversation(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """A prompt and what follows it, neither of them empty.
+    """A prompt and its completion, neither of which is empty.
 
     Args:
-        prompt: the text that is given.
-        completion: the text that is to be learnt.
+        prompt: the text before the completion.
+        completion: the text that is learned.
         place: file and line, for messages to the user.
     """
 
@@ -38,11 +38,11 @@ class Completion(NamedTuple):
 
 
 def read_conversations(path: Path) -> Iterator[Conversation | Completion]:
-    """Reads a JSONL file of `{"messages": [{"role", "content"}, …]}` or `{"prompt", "completion"}`, mixed at will.
+    """Yields the records of a JSONL file, `{"messages": [{"role", "content"}, …]}` or `{"prompt", "completion"}`.
 
     Raises:
-        InputError: names file and line: it is no JSON, a field is missing or no text, there are no messages, a role
-            is unknown or out of order, there is no assistant's turn, or the whole file holds no conversation.
+        InputError: a line is no JSON, a field is missing or no text, there are no messages, a role is unknown or out
+            of order, there is no assistant's turn, or the file is empty. The message names file and line.
     """
     is_empty = True
     for place, record in _records(path):
@@ -72,7 +72,7 @@ def is_conversation_file(path: str) -> bool:
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the place and the object of each line."""
+    """Yields the place and the JSON object of each line that is not blank."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -93,14 +93,14 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def check_messages(messages: Any, place: str) -> list[Message]:
-    """Checks that a conversation may be learnt from: maybe a system message, then user and assistant in turn.
+    """Returns messages after a check: an optional system message, then user and assistant must alternate.
 
     Args:
-        messages: whatever stood in the file.
-        place: of the conversation, for messages.
+        messages: the value of "messages" in the file.
+        place: the place of the conversation, for messages.
 
     Raises:
-        InputError: names the place, the message and the fault.
+        InputError: the messages are invalid; the error names the place, the message and the fault.
     """
     if not isinstance(messages, list) or not messages:
         raise InputError(f"{place}: an empty conversation; give at least a user's and an assistant's message")

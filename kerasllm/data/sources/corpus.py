@@ -1,9 +1,9 @@
 """Corpora as streams: text files, JSON lines, Parquet, the Hugging Face hub and Python's own documentation.
 
-Everything is read piece by piece, so that a corpus of any size needs a few megabytes. A piece is about a
-megabyte at most and mostly a whole document; a longer document comes in several, cut between paragraphs or,
-where a paragraph is that long, at a sentence. Splitting into sentences is left to the reader of the pieces,
-since that is the dear part and the token store does it in parallel.
+Everything is read piece by piece, so that a corpus of any size needs only a few megabytes of memory. A piece is at
+most about a megabyte, and usually a whole document; a longer document is cut into several pieces between paragraphs,
+or at a sentence if a paragraph is too long. Pieces are not yet split into sentences, as that is the slow part, which
+the token store does in parallel.
 
 Each source can be read in two ways: as documents of paragraphs, or verbatim.
 """
@@ -32,11 +32,11 @@ _BLOCK = 1 << 20
 
 
 class Cutting(NamedTuple):
-    """A way to make pieces of text.
+    """The functions that cut text into pieces.
 
     Args:
-        document: those of a document in memory; also given where it is from.
-        file: those of a text file's bytes; also given its name.
+        document: a function that yields the pieces of a document in memory, given its text and its place.
+        file: a function that yields the pieces of a text file, given blocks of its bytes and its name.
     """
 
     document: Callable[[str, str], Iterator[Piece]]
@@ -51,11 +51,11 @@ class Source(NamedTuple):
     """One resolved source of a corpus.
 
     Args:
-        name: as messages show it.
-        kind: what determines the reading, part of the fingerprint.
-        pieces: starts a reading in one of the two ways.
-        fingerprint: SHA-256 (hex) of the content.
-        size: bytes on the disk, None where unknown.
+        name: the name in messages.
+        kind: the file format and the column, which are a part of the fingerprint.
+        pieces: a function that yields the pieces, given `PARAGRAPHS` or `VERBATIM`.
+        fingerprint: a function that returns the SHA-256 (hex) of the content.
+        size: number of bytes on the disk, None if unknown.
     """
 
     name: str
@@ -66,18 +66,18 @@ class Source(NamedTuple):
 
 
 class Corpus:
-    """Documents from one or several sources, as a stream.
+    """A stream of documents from one or several sources.
 
-    In a text file (`.txt`, `.md`, any other name; `.gz` or not) documents are separated by blank lines, a
-    line is a paragraph, and a file without blank lines is one document. A directory stands for all its `.txt`
-    and `.md` files, sorted, however deep. In `.jsonl` each line is a document, its field `text_column` the
-    text; in `.parquet` each row. `hub:ID[/CONFIG][@REVISION][#SPLIT]`, or an id `owner/name` that is no path,
-    streams a dataset from the Hugging Face hub, or from a local directory of data files; the split is `train`
-    unless given. `python-docs` is the prose of Python's documentation, which every installation holds.
+    In a text file (`.txt`, `.md` or any other name, also with `.gz`), documents are separated by blank lines, a
+    line is a paragraph, and a file without blank lines is one document. A directory stands for all `.txt` and `.md`
+    files below it, sorted. In `.jsonl` each line is a document with the text in its field `text_column`; in
+    `.parquet` each row is one. `hub:ID[/CONFIG][@REVISION][#SPLIT]`, or an id `owner/name` that is no path, streams a
+    dataset from the Hugging Face hub, or from a local directory of data files; the default split is `train`.
+    `python-docs` is the prose of Python's documentation, which is part of every installation.
 
     Args:
-        sources: paths, ids and the word `python-docs`, mixed at will; read in this order.
-        text_column: field or column of the text in JSON lines, Parquet and datasets.
+        sources: paths, dataset ids and the word `python-docs`, in any combination; they are read in this order.
+        text_column: the field or column of the text in JSON lines, Parquet and datasets.
 
     Raises:
         InputError: a source is missing or empty. Errors within the content are raised as it is read.
@@ -97,12 +97,12 @@ class Corpus:
 
     @property
     def size(self) -> int | None:
-        """Bytes of all sources, None where one does not tell."""
+        """The number of bytes of all sources, or None if one of them is unknown."""
         sizes = [source.size for source in self._sources]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     def pieces(self) -> Iterator[Piece]:
-        """Streams the raw text: whole documents, or parts of long ones, of about a megabyte at most.
+        """Yields the text in pieces: whole documents, or parts of long ones, of about a megabyte at most.
 
         Raises:
             InputError: a source cannot be read, or none of them holds any text.
@@ -110,12 +110,12 @@ class Corpus:
         return self._pieces(PARAGRAPHS)
 
     def raw_pieces(self) -> Iterator[Piece]:
-        """Streams the text as it is: documents, or parts of long ones, of some 64 thousand characters.
+        """Yields the text verbatim in pieces: documents, or parts of long ones, of about 64 thousand characters.
 
-        A text file is one document. A document of nothing but white space is left out.
+        A text file is one document. A document of white space alone is left out.
 
         Raises:
-            InputError: as `pieces`.
+            InputError: a source cannot be read, or none of them holds any text.
         """
         begins = True
         for piece in self._pieces(VERBATIM):
@@ -124,10 +124,10 @@ class Corpus:
             begins = piece.ends_document
 
     def raw_documents(self) -> Iterator[str]:
-        """Streams the documents of `raw_pieces`, each as one text in memory.
+        """Yields the documents of `raw_pieces`, each as one text in memory.
 
         Raises:
-            InputError: as `pieces`.
+            InputError: a source cannot be read, or none of them holds any text.
         """
         parts: list[str] = []
         for piece in self.raw_pieces():
@@ -137,10 +137,10 @@ class Corpus:
                 parts = []
 
     def documents(self) -> Iterator[list[str]]:
-        """Streams the sentences of each document; empty documents are left out.
+        """Yields the sentences of each document; empty documents are left out.
 
         Raises:
-            InputError: as `pieces`.
+            InputError: a source cannot be read, or none of them holds any text.
         """
         sentences: list[str] = []
         for piece in self.pieces():
@@ -162,7 +162,7 @@ class Corpus:
             raise InputError(f"{names}: nothing but blank lines; a corpus needs text")
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 (hex) of the content and of how it is read; where the files lie does not matter."""
+        """Returns a SHA-256 (hex) of the contents and formats of the sources, which does not depend on their paths."""
         digest = hashlib.sha256()
         for source in self._sources:
             digest.update(f"{source.kind}\0{source.fingerprint()}\0".encode())
@@ -170,7 +170,7 @@ class Corpus:
 
 
 def _resolve(source: str, text_column: str) -> list[Source]:
-    """Returns the sources that one word of the command line stands for."""
+    """Returns the sources that a path, an id or the word `python-docs` stands for."""
     if not source.strip():
         raise InputError(
             "the corpus has an empty name among its sources; name a text file, a directory or a dataset"
@@ -225,7 +225,7 @@ def _file(path: Path, text_column: str) -> Source:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """Yields a file's bytes, a megabyte at a time, unzipped if its name says so."""
+    """Yields a file's bytes, a megabyte at a time, decompressed if its name ends in .gz."""
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
             while block := file.read(_BLOCK):
@@ -255,7 +255,7 @@ def _python_docs_pieces(cutting: Cutting) -> Iterator[Piece]:
 
 
 def _json_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[Piece]:
-    """Yields the pieces of a document a line; a line is read whole."""
+    """Yields the pieces of a JSON lines file, in which each line is a document and is read whole."""
     for number, line in enumerate(_lines(path), 1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
@@ -312,7 +312,7 @@ def _parquet_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[
             kind: Any = file.schema_arrow.field(text_column).type
             if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
                 raise InputError(f"{path}: column {text_column!r} holds {kind}, not text")
-            before = 0  # rows
+            before = 0  # number of rows in earlier batches
             for batch in file.iter_batches(batch_size=64, columns=[text_column], use_threads=False):
                 for row, text in enumerate(batch.column(0).to_pylist(), before + 1):
                     if text:

@@ -1,8 +1,8 @@
-"""Prose out of docstrings: what is left when code, doctests, tables, headings and markup are taken away.
+"""Extraction of prose from docstrings, without code, doctests, tables, headings and markup.
 
-Docstrings mix English with three markups (reStructuredText, numpydoc, Google's sections) and with anything an
-author drew in ASCII. Blocks that are certainly not prose go by their form; whatever slips through is caught
-sentence by sentence, since a test on a sentence needs no knowledge of the markup that produced it.
+Docstrings mix English with three kinds of markup (reStructuredText, numpydoc, Google's sections) and with ASCII
+drawings. Blocks that are certainly not prose are recognized by their form. The rest is checked sentence by sentence,
+as a check of a sentence needs no knowledge of the markup that produced it.
 """
 
 import re
@@ -41,7 +41,7 @@ _SIGNATURE_PREFIX = re.compile(
 )
 _OWNED_BY_NEXT_BLOCK = re.compile(r"See Also|References|Examples?|Usage|Authors?|Copyright", re.I)
 
-# What must occur for the pattern to match, the pattern, what takes its place.
+# A text that must occur for the pattern to match, the pattern, and its replacement.
 _INLINE = [
     ("](", re.compile(r"!?\[([^\[\]]+)\]\((?:[^()\s]|\([^()]*\))+\)"), r"\1"),  # [text](address)
     ("`", re.compile(r"`([^`<>]+?)\s*<[^`<>]+>`_{0,2}"), r"\1"),  # `text <address>`_
@@ -77,7 +77,7 @@ def prose_sentences(docstring: str) -> list[str]:
     """Returns the sentences of a docstring that read as English prose, in order.
 
     Args:
-        docstring: with its indentation taken off (`inspect.cleandoc`).
+        docstring: the docstring without its indentation (`inspect.cleandoc`).
 
     Returns:
         The sentences, without markup; each has at least four words and consists mostly of plain words.
@@ -93,8 +93,8 @@ def prose_sentences(docstring: str) -> list[str]:
 def _blocks(text: str) -> list[str]:
     """Returns the paragraphs and list items that may be prose, each joined into one line."""
     blocks: list[str] = []
-    lines: list[str] = []  # of the paragraph under way
-    skip_deeper_than: int | None = None  # indentation of what introduced a literal block
+    lines: list[str] = []  # lines of the current paragraph
+    skip_deeper_than: int | None = None  # indentation of the line that introduced a literal block
     in_doctest = in_arguments = skip_section = False
     argument_indent = previous_indent = 0
     source = text.split("\n")
@@ -169,7 +169,7 @@ def _blocks(text: str) -> list[str]:
 
 
 def _join(lines: list[str]) -> str:
-    """Joins a paragraph's lines into one; a word broken at its hyphen is mended."""
+    """Returns a paragraph's lines joined into one, with words that were broken at a hyphen repaired."""
     joined = " ".join(lines)
     return (
         re.sub(r"(?<=[a-z])- (?=[a-z])", "-", joined) if any(line.endswith("-") for line in lines) else joined

@@ -1,7 +1,7 @@
 """Datasets of the Hugging Face hub, or of a local directory of data files, streamed by `datasets`.
 
-An id of two parts may be `owner/name` or, for the oldest datasets, `name/config`: only the hub knows, so both
-are tried, in this order.
+An id of two parts may be `owner/name` or, for the oldest datasets, `name/config`. Only the hub knows which, so both
+are tried in this order.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _FILE_SUFFIX = re.compile(
 
 
 def looks_like_hub_id(source: str) -> bool:
-    """Returns whether a word that is no existing path may be a dataset's id: `owner/name`, no file's suffix."""
+    """Returns whether a source that is no existing path looks like a dataset id `owner/name`, not like a file."""
     return (
         _ID.fullmatch(source) is not None
         and not source.startswith((".", "~", "/"))
@@ -33,9 +33,9 @@ class HubDataset:
     """One split of a dataset.
 
     Args:
-        candidates: (path or id, configuration) to try in turn.
-        revision: branch, tag or commit; None for the newest.
-        split: its name.
+        candidates: pairs of a path or id and a configuration, which are tried in this order.
+        revision: the branch, tag or commit; None for the newest.
+        split: the name of the split.
         text_column: the column that holds the text.
     """
 
@@ -46,7 +46,7 @@ class HubDataset:
 
     @classmethod
     def parse(cls, description: str, text_column: str) -> "HubDataset":
-        """Reads `ID[/CONFIG][@REVISION][#SPLIT]`, where ID may also be a local directory.
+        """Returns the dataset for `ID[/CONFIG][@REVISION][#SPLIT]`, where ID may also be a local directory.
 
         Raises:
             InputError: the description has another form.
@@ -70,10 +70,10 @@ class HubDataset:
         return cls(candidates, revision or None, split or "train", text_column)
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Streams the text of each row, and the row's name for messages.
+        """Yields the text of each row and, for messages, the row's place.
 
         Raises:
-            InputError: the dataset, its split or its column is not there, or the hub cannot be reached.
+            InputError: the dataset, its split or its column does not exist, or the hub cannot be reached.
         """
         rows, identifier = self._open()
         for number, row in enumerate(_guarded(rows, identifier), 1):
@@ -114,7 +114,7 @@ class HubDataset:
                 rows = datasets.load_dataset(
                     identifier, configuration, split=self.split, revision=self.revision, streaming=True
                 )
-            except Exception as error:  # the library raises a dozen kinds, builtin ones among them
+            except Exception as error:  # the library raises many types of errors, also builtin ones
                 reason = str(error).strip().split("\n")[0] or type(error).__name__
                 if isinstance(error, ValueError) and "split" in reason.lower():
                     raise InputError(f"{shown}: {reason}; name a split with #SPLIT") from error
@@ -124,7 +124,7 @@ class HubDataset:
         raise InputError("; ".join(failures) + " (a dataset id, or a path that does not exist?)")
 
     def _commit(self) -> str | None:
-        """Returns the commit on the hub; None where it does not answer."""
+        """Returns the dataset's commit on the hub, or None if the hub does not answer."""
         import huggingface_hub
 
         for identifier, _ in self.candidates:
@@ -132,19 +132,19 @@ class HubDataset:
                 return (
                     huggingface_hub.HfApi().dataset_info(identifier, revision=self.revision, timeout=10).sha
                 )
-            except Exception:  # offline, private, renamed: the revision asked for has to do
+            except Exception:  # offline, private or renamed: the requested revision has to suffice
                 continue
         return None
 
 
 def _guarded(rows: Any, identifier: str) -> Iterator[dict[str, Any]]:
-    """Yields the rows; a failure of the network or of a data file becomes an error of one line."""
+    """Yields the rows, and turns failures of the network or of a data file into an `InputError`."""
     iterator = iter(rows)
     while True:
         try:
             row = next(iterator)
         except StopIteration:
             return
-        except Exception as error:  # of the library, of pyarrow, of the network
+        except Exception as error:  # an error of the library, of pyarrow or of the network
             raise InputError(f"{identifier}: reading stopped: {type(error).__name__}: {error}") from error
         yield row

@@ -1,4 +1,4 @@
-"""From the labels of a file, as text, to class ids or numbers, and from their looks to the task."""
+"""Conversion of labels from text to class ids or numbers, and detection of the task from them."""
 
 import difflib
 import math
@@ -12,15 +12,15 @@ import numpy as np
 from kerasllm.data.sources.tables import Table
 from kerasllm.errors import InputError, InputWarning
 
-_SHOWN = 20  # names in a message
-_RARE = 2  # a label found so often at most, and very like one found 25 times as often, is a misspelling
+_SHOWN = 20  # number of names in a message
+_RARE = 2  # a label that occurs at most this often and resembles one 25 times as frequent seems misspelled
 _FREQUENT = 25
 _ALIKE = 0.8
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 def parse_number(label: str) -> float | None:
-    """Returns the number that a label is, None if it is none."""
+    """Returns a label as a number, or None if it is none."""
     try:
         return float(label)
     except ValueError:
@@ -30,12 +30,12 @@ def parse_number(label: str) -> float | None:
 def task_of(
     table: Table, lines: Sequence[int], values: Sequence[str]
 ) -> Literal["classification", "regression"]:
-    """Returns "regression" where every label is a number and at least one is not whole, else "classification".
+    """Returns "regression" if every label is a number and at least one is not whole, else "classification".
 
     Args:
-        table: for the places in messages.
-        lines: the line of each label.
-        values: the labels.
+        table: the table, for messages.
+        lines: the line number of each label.
+        values: the labels as text.
 
     Raises:
         InputError: all but a few labels are fractions, or numbers are missing (`nan`) among numbers.
@@ -61,12 +61,12 @@ def regression_labels(table: Table, lines: Sequence[int], values: Sequence[str])
     """Returns the labels as float32 (rows,).
 
     Args:
-        table: for the places in messages.
-        lines: the line of each label.
-        values: the labels.
+        table: the table, for messages.
+        lines: the line number of each label.
+        values: the labels as text.
 
     Raises:
-        InputError: one is no finite number, or too large for float32.
+        InputError: a label is no finite number, or too large for float32.
     """
     numbers = np.zeros(len(values), np.float32)
     for i, value in enumerate(values):
@@ -90,17 +90,18 @@ def classification_labels(
     """Returns the labels as int32 (rows,) and the names of the classes.
 
     Args:
-        table: for the places in messages.
-        lines: the line of each label.
-        values: the labels.
-        known: names to keep to, in order; None for those found, whole numbers by value, others by alphabet.
-        must_vary: whether a single class is a mistake, as in training.
+        table: the table, for messages.
+        lines: the line number of each label.
+        values: the labels as text.
+        known: the names of the classes in order; None uses the labels that occur, sorted by value if all are whole
+            numbers, else alphabetically.
+        must_vary: whether to refuse a single class, as in training.
 
     Raises:
-        InputError: a label is not known, or there is a single class.
+        InputError: a label is not known, there is a single class, or no label occurs twice.
 
     Warns:
-        InputWarning: a label seems misspelt.
+        InputWarning: a label seems misspelled.
     """
     counts = Counter(values)
     names = tuple(known) if known is not None else _sorted_names(counts)
@@ -124,7 +125,7 @@ def classification_labels(
 
 
 def _sorted_names(labels: Counter[str]) -> tuple[str, ...]:
-    """Sorts by value (0, 1, 2, 10) where all are whole numbers, so that ids and names agree, else by alphabet."""
+    """Returns the labels sorted by value if all are whole numbers, so that ids equal names, else alphabetically."""
     try:
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     except ValueError:
@@ -147,7 +148,7 @@ def _unknown_label(table: Table, line: int, value: str, names: Sequence[str], *,
 def _warn_of_misspelling(
     table: Table, lines: Sequence[int], values: Sequence[str], counts: Counter[str]
 ) -> None:
-    """Warns of labels that are rare and very like a frequent one: a misspelt label is a class of its own."""
+    """Warns of rare labels that resemble a frequent one, as a misspelled label becomes a class of its own."""
     frequent = [name for name, count in counts.items() if count >= _FREQUENT]
     for rare, count in counts.items():
         if count > _RARE or len(counts) < 3 or parse_number(rare) is not None:

@@ -1,7 +1,7 @@
-"""Texts with labels, for fine-tuning, and texts without, for prediction.
+"""Reading of texts with labels, for fine-tuning, and of texts without labels, for prediction.
 
-A wrong label column, a header read as an example or one misspelt label would train without complaint and cost
-an afternoon, so what can be told from the data is told here, with the line.
+Training would not notice a wrong label column, a header that is read as an example, or a misspelled label. So mistakes
+that can be recognized in the data are reported here, with the line.
 """
 
 import difflib
@@ -30,12 +30,12 @@ _HEADER_WORDS = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class UnlabelledTexts:
-    """Texts to predict on.
+    """Texts without labels, for prediction.
 
     Args:
-        texts: each a tuple of one text, or of two that make a pair.
-        lines: int64, the number of each one's line (of its row in Parquet and on the hub).
-        source: where they are from.
+        texts: tuples of one text, or of the two texts of a pair.
+        lines: int64, the line number of each text (the row number in Parquet and on the hub).
+        source: the file or data set that the texts come from.
     """
 
     texts: Texts
@@ -49,15 +49,15 @@ class UnlabelledTexts:
 
 @dataclass(frozen=True, eq=False)
 class LabelledTexts(UnlabelledTexts):
-    """Texts with what is to be learned of each.
+    """Texts with labels.
 
     Args:
-        texts: each a tuple of one text, or of two that make a pair.
-        lines: int64, the number of each one's line (of its row in Parquet and on the hub).
-        source: where they are from.
+        texts: tuples of one text, or of the two texts of a pair.
+        lines: int64, the line number of each text (the row number in Parquet and on the hub).
+        source: the file or data set that the texts come from.
         labels: int32 indexes into `label_names`, or float32 numbers for regression.
-        label_names: of the classes; None for regression.
-        task: what the labels are for.
+        label_names: the names of the classes; None for regression.
+        task: the task that the labels belong to.
     """
 
     labels: np.ndarray
@@ -74,27 +74,27 @@ def read_labelled(
     label_names: Sequence[str] | None = None,
     split: str = "train",
 ) -> LabelledTexts:
-    """Reads texts and labels; rows stream, only the texts and labels are kept.
+    """Reads texts and labels; rows are streamed, and only texts and labels are kept in memory.
 
-    Blank lines are no rows. A row whose texts are all empty is a mistake; one of a pair may be empty.
+    Blank lines are skipped. One text of a pair may be empty, but not all texts of a row.
 
     Args:
         source: a .tsv (tabs, no quoting), .csv, .jsonl (each also as .gz) or .parquet file, or
             `hub:glue/mrpc`, `hub:OWNER/NAME/CONFIG#SPLIT`. A file with another suffix is a TSV if its first
             line has a tab.
-        text_columns: one column or two, as `"sentence"`, `"3,4"` or a list. Indexes mean that a TSV or CSV
-            has no header. By default "text", "sentence" or "sentence1,sentence2", whichever there is.
-        label_column: its name or index, "label" by default.
-        task: "auto" takes labels that are all numbers, not all of them whole, for regression.
-        label_names: of training, when validation data is read: labels get the same ids, others are mistakes.
-            Without, names are those that the data set declares, or else the labels found, sorted.
-        split: of a dataset on the hub whose source names none.
+        text_columns: one column or two, such as `"sentence"`, `"3,4"` or a list. Indexes mean that a TSV or CSV
+            has no header. The default is "text", "sentence" or "sentence1,sentence2", whichever exists.
+        label_column: the name or index of the label column, "label" by default.
+        task: the task; "auto" means regression if all labels are numbers and not all are whole.
+        label_names: the class names of the training data, for validation data, which must have no others. The
+            default is the names that the data set declares, or else the sorted labels that occur.
+        split: the split of a dataset on the hub, if its source names none.
 
     Raises:
-        InputError: whatever is wrong with the file, the columns or a label; names file and line.
+        InputError: the file, a column or a label is invalid; the message names file and line.
 
     Warns:
-        InputWarning: a label of training data seems misspelt; names file and line.
+        InputWarning: a label of training data seems misspelled; the message names file and line.
     """
     source = str(source)
     if task not in ("auto", "classification", "regression"):
@@ -127,15 +127,15 @@ def read_labelled(
 
 
 def read_texts(source: str, text_columns: Columns = None) -> UnlabelledTexts:
-    """Reads texts without labels, to predict on.
+    """Reads texts without labels, for prediction.
 
     Args:
-        source: as for `read_labelled`, where a dataset on the hub gives its split "test" unless the source names
-            another; or, without `text_columns`, a `.txt` file (also `.gz`) with one text a line.
+        source: as for `read_labelled`, but the default split of a dataset on the hub is "test"; or, without
+            `text_columns`, a `.txt` file (also `.gz`) with one text per line.
         text_columns: as for `read_labelled`.
 
     Raises:
-        InputError: whatever is wrong with the file or its columns; names file and line.
+        InputError: the file or a column is invalid; the message names file and line.
     """
     source = str(source)
     if text_columns is None and source.lower().removesuffix(".gz").endswith(".txt"):
@@ -157,7 +157,7 @@ def read_texts(source: str, text_columns: Columns = None) -> UnlabelledTexts:
 
 def _plain_texts(source: str) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Yields the number and the text of each line."""
-    blank = 0  # the first blank line, which is a mistake if a text follows: predictions are counted by line
+    blank = 0  # the first blank line; no text may follow it, as predictions are numbered by line
     for number, line in text_lines(source):
         line = line.removesuffix("\n").removesuffix("\r")
         if not line.strip():
@@ -244,7 +244,7 @@ def _texts(table: Table, line: int, values: Sequence[Any], columns: Sequence[Col
 
 
 def _label(table: Table, line: int, value: Any, column: str, declared: Sequence[str] | None) -> str:
-    """Returns the label as text; `declared` are the names where the column holds class ids."""
+    """Returns a label as text; `declared` are the class names if the column holds class ids, else None."""
     if declared is not None and isinstance(value, int):
         if not 0 <= value < len(declared):
             meaning = " (-1 stands for no label: a test split?)" if value == -1 else ""
@@ -268,7 +268,7 @@ def _label(table: Table, line: int, value: Any, column: str, declared: Sequence[
 def _refuse_header(
     table: Table, columns: Sequence[Column], lines: Sequence[int], values: Sequence[str]
 ) -> None:
-    """Refuses a first line that names columns: it is no example, though it could be read as one."""
+    """Refuses a first line that seems to be a header, though it was read as an example."""
     if table.header is not None or len(values) < 2:
         return
     first, others = values[0], Counter(values[1:])

@@ -1,7 +1,7 @@
-"""Lines of a text file with their numbers, so that whatever is wrong with one can be named by its place.
+"""Reading of text files as numbered lines, so that errors can name their place.
 
-Lines end at a line feed and nowhere else: Python's own text mode also splits at a lone carriage return, and
-`str.splitlines` at a dozen other characters, which do occur inside of the texts of data sets.
+Lines end only at a line feed. Python's own text mode also splits at a lone carriage return, and `str.splitlines` at a
+dozen other characters, which do occur in the texts of data sets.
 """
 
 import difflib
@@ -23,7 +23,7 @@ def require_file(source: str) -> Path:
     """Returns the path of an existing file.
 
     Raises:
-        InputError: there is none, or it is a directory or a pipe.
+        InputError: there is no such file, or it is a directory or a pipe.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -43,10 +43,10 @@ def require_file(source: str) -> Path:
 
 
 def text_lines(source: str) -> Iterator[tuple[int, str]]:
-    """Yields (number, line), numbers from 1, each line with its line break; a byte order mark is dropped.
+    """Yields the number, from 1, and the text of each line with its line break, without a byte order mark.
 
     Args:
-        source: a file in UTF-8, compressed with gzip if its name ends in `.gz`.
+        source: a UTF-8 file, compressed with gzip if its name ends in `.gz`.
 
     Raises:
         InputError: there is no such file, it cannot be read, or it is not text in UTF-8.
@@ -79,7 +79,7 @@ def text_lines(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _require_text(source: str, beginning: bytes) -> None:
-    """Tells a binary file before a reader looks for its first line break."""
+    """Refuses a binary file by its beginning, before its first line is read."""
     if beginning.startswith(_UTF16_MARKS):
         raise InputError(f"{source}: is UTF-16; convert it with iconv -f UTF-16 -t UTF-8")
     if beginning.startswith(_GZIP_MARK):

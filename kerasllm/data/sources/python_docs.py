@@ -1,8 +1,8 @@
-"""A corpus that every installation already holds: the prose of Python's own documentation.
+"""A corpus that is part of every installation: the prose of Python's own documentation.
 
-Docstrings of the standard library, of Keras and of NumPy, and the reference topics of `help()`: about two
-megabytes of English with no download and no question of licence, the same in every backend's environment. The
-sources are parsed, never imported, so that nothing of them runs.
+It consists of the docstrings of the standard library, of Keras and of NumPy, and of the reference topics of `help()`:
+about two megabytes of English without a download or questions of license, the same for all backends. The sources are
+parsed, not imported, so that none of their code runs.
 """
 
 import ast
@@ -41,9 +41,9 @@ class Document:
     """The prose of one module's docstrings, or of one topic of `help()`.
 
     Args:
-        name: dotted name of the module (`collections.abc`), or the topic's (`topics.assert`).
+        name: the dotted name of the module (`collections.abc`) or of the topic (`topics.assert`).
         origin: "standard library", "topics", "keras" or "numpy".
-        sentences: at least one, in the order of the source; none occurs twice in the whole corpus.
+        sentences: the sentences in the order of the source, at least one; none occurs twice in the corpus.
     """
 
     name: str
@@ -54,19 +54,19 @@ class Document:
 def python_docs() -> Iterator[Document]:
     """Yields the documents: standard library, topics, Keras, NumPy, each in the order of their names.
 
-    The first call in a process parses some 30 MB of source, which takes seconds; the next ones are free.
+    The first call in a process parses about 30 MB of source, which takes seconds; the result is cached.
 
     Raises:
-        InputError: the sources of one of the three are not installed.
+        InputError: the sources of the topics, Keras or NumPy are not installed.
     """
     yield from _documents()
 
 
 @lru_cache(maxsize=1)
 def python_docs_fingerprint() -> str:
-    """Returns the SHA-256 (hex) of all the sources.
+    """Returns the SHA-256 (hex) of all sources.
 
-    They determine the text and are hashed in a fraction of the time that it takes to extract it.
+    They determine the text, and hashing them is much faster than extracting it.
     """
     digest = hashlib.sha256()
     for _, name, path in _sources():
@@ -79,7 +79,7 @@ def python_docs_fingerprint() -> str:
 @lru_cache(maxsize=1)
 def _documents() -> tuple[Document, ...]:
     collecting = gc.isenabled()
-    gc.disable()  # syntax trees are many small objects without cycles: collecting them doubles the time
+    gc.disable()  # collection would double the time, as syntax trees are many small objects without cycles
     try:
         return _extract()
     finally:
@@ -140,7 +140,7 @@ def _modules(directory: Path, prefix: str) -> list[tuple[str, Path]]:
 
 
 def _parse(path: Path) -> ast.Module:
-    """Returns the syntax tree of a source file; an empty one where the file is a template or of another Python."""
+    """Returns the syntax tree of a source file, or an empty one if this Python cannot parse the file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SyntaxWarning for invalid escapes
         try:
@@ -150,7 +150,7 @@ def _parse(path: Path) -> ast.Module:
 
 
 def _docstrings(node: ast.AST) -> Iterator[str]:
-    """Yields all docstrings in a tree in the order of the source, those NumPy adds by calls included."""
+    """Yields all docstrings in a tree in the order of the source, with those that NumPy adds by function calls."""
     if isinstance(node, _Documented):
         text = ast.get_docstring(node)
         if text:
@@ -165,14 +165,14 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
 
 
 def _strings(call: ast.Call) -> Iterator[str]:
-    """Yields the documentation among a call's arguments: any string with a space in it."""
+    """Yields the docstrings among a call's arguments, which are all strings with a space."""
     for node in ast.walk(call):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield inspect.cleandoc(node.value)
 
 
 def _topics(tree: ast.Module) -> list[tuple[str, str]]:
-    """Names and texts of pydoc's topics, from the one dictionary in its module."""
+    """Returns the names and texts of pydoc's topics, from the only dictionary in its module."""
     for statement in tree.body:
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
             topics = ast.literal_eval(statement.value)

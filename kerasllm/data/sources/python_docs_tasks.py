@@ -1,7 +1,7 @@
-"""Labelled tasks made from the Python documentation, for showing that pretraining pays.
+"""Labeled tasks made from the Python documentation, which show the benefit of pretraining.
 
-The labels are facts of the text itself (where a sentence stands, whether its words are in order), so no
-annotation is needed. The documents behind every test set are named, so that pretraining can leave them out.
+The labels are properties of the text itself (the place of a sentence, the order of its words), so no annotation is
+needed. The documents of all test sets are known, so that pretraining can leave them out.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Example = tuple[tuple[str, ...], int]
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task with its three parts.
+    """A classification task with its training, validation and test examples.
 
     Args:
-        name: of the task.
-        label_names: by class.
-        train, validation, test: (texts, class) each; a text is one string or a pair.
+        name: the task's name.
+        label_names: the names of the classes.
+        train, validation, test: the examples, each a tuple of one or two texts and a class.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Task:
 
 
 def held_out(document: Document, share: float = 0.15) -> bool:
-    """Returns whether a document belongs to the test sets: by a hash of its name, the same on every machine."""
+    """Returns whether a document belongs to the test sets, decided by a hash of its name."""
     digest = hashlib.sha256(document.name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
@@ -45,9 +45,9 @@ def held_out(document: Document, share: float = 0.15) -> bool:
 def belong_together(
     documents: Sequence[Document], *, train: int, validation: int, test: int, seed: int
 ) -> Task:
-    """Makes the task: does the second sentence follow the first, or is it from another document?
+    """Makes the task of telling whether the second sentence follows the first or is from another document.
 
-    It resembles next-sentence prediction, and so flatters a model pretrained with that objective.
+    As it resembles next-sentence prediction, it favors a model that was pretrained with that objective.
     """
 
     def examples(part: list[Document], count: int, generator: np.random.Generator) -> list[Example]:
@@ -77,7 +77,7 @@ def belong_together(
 def swapped_words(
     documents: Sequence[Document], *, train: int, validation: int, test: int, seed: int, swaps: int = 2
 ) -> Task:
-    """Makes the task: are the words of the sentence in order, or have neighbors changed places (`swaps` times)?"""
+    """Makes the task of telling whether neighboring words of a sentence were swapped (`swaps` times)."""
 
     def examples(part: list[Document], count: int, generator: np.random.Generator) -> list[Example]:
         texts = (text for document in part for text in document.sentences)
@@ -87,7 +87,7 @@ def swapped_words(
         for number, index in enumerate(chosen):
             words = sentences[index].split()
             while number % 2 and " ".join(words) == " ".join(sentences[index].split()):
-                for _ in range(swaps):  # the second may undo the first: then once more
+                for _ in range(swaps):  # if the second swap undoes the first, the loop repeats
                     _swap(words, generator)
             found.append(((" ".join(words),), number % 2))
         return found
@@ -98,7 +98,7 @@ def swapped_words(
 
 
 def _swap(words: list[str], generator: np.random.Generator) -> None:
-    """Exchanges two neighbors that differ, the last word, with its full stop, left where it is."""
+    """Swaps two different neighboring words, but never the last word, which has the full stop."""
     at = int(generator.choice(_places(words)))
     words[at], words[at + 1] = words[at + 1], words[at]
 
@@ -112,7 +112,7 @@ def _can_be_swapped(words: list[str]) -> bool:
 
 
 def _split(name, label_names, documents, examples, train, validation, test, seed) -> Task:
-    """Takes test examples from held-out documents, training and validation ones from different others."""
+    """Makes a task, with test examples from held-out documents, and training and validation ones from others."""
     generator = np.random.Generator(np.random.Philox(key=[seed, len(name)]))
     own = [document for document in documents if not held_out(document)]
     for_validation = {document.name for document in own if held_out(document, 0.25)}
@@ -129,10 +129,10 @@ def _split(name, label_names, documents, examples, train, validation, test, seed
 def module(
     documents: Sequence[Document], *, train: int, validation: int, test: int, seed: int, smallest: int = 100
 ) -> Task:
-    """Makes the task: which module of the standard library does this sentence document?
+    """Makes the task of telling which module of the standard library a sentence documents.
 
-    The module's own name is masked. All documents of these modules are test documents (`module_documents`):
-    their sentences are divided among the three parts, and none of them may be pretrained on.
+    The module's own name is masked. The sentences of these modules (`module_documents`) are divided among the three
+    parts, so that none of these documents may be used in pretraining.
     """
     by_module: dict[str, list[str]] = {}
     for document in module_documents(documents, smallest):

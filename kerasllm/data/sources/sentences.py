@@ -1,9 +1,8 @@
-"""Sentences by rule: one regular expression proposes the boundaries, a few lines of Python turn some down.
+"""Splitting of text into sentences by rules: a regular expression finds boundaries, and Python rejects some of them.
 
-A trained splitter would have to be shipped or downloaded, and would not keep up with the tokenizer.
-Next-sentence prediction needs boundaries that are right nearly always, not always, so where English is
-undecidable ("in the U.S. Government", "in the U.S. He left") the word that follows decides: only a word that
-commonly opens a sentence makes a new one.
+A trained splitter would have to be shipped or downloaded, and would be slower than the tokenizer. Next-sentence
+prediction needs boundaries that are nearly always right. In ambiguous cases ("in the U.S. Government", "in the U.S. He
+left"), a boundary is accepted only if the next word commonly begins a sentence.
 """
 
 import re
@@ -19,9 +18,8 @@ _CLOSERS = "\"'”’»›)\\]}_*」』）】》〉"
 _OPENERS = "\"'“‘«‹(\\[{_*¿¡„「『（【《〈–—-"
 _LOWER_CASE = "".join(letter for letter in map(chr, range(0x80, 0x600)) if letter.islower())
 
-# The first element is a plain set, since the engine then skips to the next stop without trying a match at
-# every character; the look-behind lets a run of stops match from its first one only, which keeps "......"
-# linear.
+# The first element is a plain set, so that the engine skips to the next stop without trying a match at every
+# character. The look-behind lets a run of stops match only from its first one, which keeps "......" linear.
 _BOUNDARY = re.compile(
     rf"[{_STOPS}](?<![{_STOPS}][{_STOPS}])[{_STOPS}]*+"
     rf"(?:(?<=[{_IDEOGRAPHIC_STOPS}])[{_CLOSERS}]*+\s*+"
@@ -57,18 +55,18 @@ _OPENING_WORDS = _words(
 
 
 def split_sentences(text: str) -> list[str]:
-    """Splits text into its sentences; nothing but white space at the boundaries is lost.
+    """Returns the sentences of a text, which lose only white space at the boundaries.
 
-    A boundary is a full stop, question mark, exclamation mark or ellipsis, with the quotes and brackets that
-    close after it, followed by white space and by something other than a lower-case letter; or an ideographic
-    stop (。！？), which needs no white space; or a blank line. Abbreviations, initials and a list's numbers
-    do not end a sentence, unless (for those which may) the next word commonly opens one.
+    A boundary is a full stop, question mark, exclamation mark or ellipsis, with closing quotes and brackets after it,
+    followed by white space and by something other than a lower-case letter; or an ideographic stop (。！？), which
+    needs no white space; or a blank line. Abbreviations, initials and the numbers of list items do not end a sentence,
+    but some abbreviations do if the next word commonly begins a sentence.
 
     Args:
         text: a paragraph, of any length; line breaks within it count as spaces.
 
     Returns:
-        The sentences, in order, without surrounding white space; none is empty.
+        The sentences in order, without surrounding white space; none is empty.
     """
     if "\n" in text and _BLANK_LINE.search(text):
         return [
@@ -102,7 +100,7 @@ def split_paragraphs(text: str) -> list[str]:
         text: paragraphs separated by line breaks.
 
     Returns:
-        The sentences of all paragraphs, in order; none crosses a line break.
+        The sentences of all paragraphs in order; none extends across a line break.
     """
     return [
         sentence for paragraph in text.split("\n") if paragraph for sentence in split_sentences(paragraph)
@@ -110,11 +108,11 @@ def split_paragraphs(text: str) -> list[str]:
 
 
 def _is_abbreviation(text: str, start: int, stop: int, boundary: re.Match[str]) -> bool:
-    """Returns whether the full stop at `stop`, in a sentence from `start`, belongs to its word and ends nothing."""
+    """Returns whether the full stop at `stop`, in a sentence from `start`, belongs to an abbreviation or number."""
     window = max(start, stop - _LONGEST_ABBREVIATION)
     word = text[max(window, text.rfind(" ", window, stop) + 1) : stop]
     if len(word) > 1 and word.isalpha() and word.lower() not in _ABBREVIATIONS:
-        return False  # nearly always
+        return False  # the most common case
     found = _WORD_BEFORE.search(text, window, stop)
     if found is None:
         return False

@@ -1,7 +1,7 @@
-"""Tables of texts, from TSV, CSV, JSON Lines, Parquet and the hub, read row by row with each row's place.
+"""Reading of tables from TSV, CSV, JSON Lines, Parquet and the hub, row by row with the place of each row.
 
-A TSV is split at its tabs and nothing else: quotation marks belong to the text there, and a reader that takes
-them for quoting swallows whole stretches of such files without a word. A CSV has the usual quoting.
+A TSV is split only at its tabs: quotation marks belong to the text, and a reader that treated them as quoting would
+silently skip large parts of such files. A CSV has the usual quoting.
 """
 
 import csv
@@ -17,14 +17,14 @@ from kerasllm.data.sources.lines import require_file, text_lines
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.cutting import without_surrogates
 
-_FIELD_LIMIT = 1 << 24  # characters; an unclosed quotation mark makes one field of the rest of the file
+_FIELD_LIMIT = 1 << 24  # characters; an unclosed quotation mark makes the rest of the file one field
 
 
 class Column(NamedTuple):
-    """A column that is wanted.
+    """A column that is read.
 
     Args:
-        name: its name, or its index from 0 in a file without header.
+        name: the column's name, or its index from 0 in a file without header.
         purpose: "text" or "label", for messages.
     """
 
@@ -33,11 +33,11 @@ class Column(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The wanted values of one row.
+    """The values of one row.
 
     Args:
-        line: the number, from 1, of its (first) line, or of the row where the form has no lines.
-        values: in the order of the columns.
+        line: the number, from 1, of the row's (first) line, or of the row if the format has no lines.
+        values: the values in the order of the requested columns.
     """
 
     line: int
@@ -49,13 +49,13 @@ class Table:
     """A table that is open for one reading.
 
     Args:
-        source: its name in messages.
-        header: the names of the columns; None where the file has no header.
-        read_rows: from the columns to the rows.
-        first_fields: those of the first line, where the file has no header.
-        class_names: of a column of class ids, by the column's name, where the form keeps them.
-        has_lines: whether a row's number is that of a line.
-        can_lack_header: whether files of this form may come without one.
+        source: the table's name in messages.
+        header: the names of the columns; None if the file has no header.
+        read_rows: a function that yields the rows for given columns.
+        first_fields: the fields of the first line, if the file has no header.
+        class_names: the class names of columns with class ids, by column, if the format records them.
+        has_lines: whether a row's number is a line number.
+        can_lack_header: whether files of this format may have no header.
     """
 
     source: str
@@ -67,11 +67,11 @@ class Table:
     can_lack_header: bool = False
 
     def place(self, line: int) -> str:
-        """Returns a row's place, as messages begin: `train.tsv:117`, or `train.parquet row 117`."""
+        """Returns a row's place for messages: `train.tsv:117`, or `train.parquet row 117`."""
         return f"{self.source}:{line}" if self.has_lines else f"{self.source} row {line}"
 
     def rows(self, columns: Sequence[Column]) -> Iterator[Row]:
-        """Streams the values of these columns.
+        """Yields the rows with the values of these columns.
 
         Raises:
             InputError: there is no such column, or a row is broken.
@@ -100,16 +100,16 @@ class Table:
 
 
 def open_table(source: str, *, by_index: bool, split: str = "train") -> Table:
-    """Opens a table by the form that its name says.
+    """Opens a table in the format that its name indicates.
 
     Args:
-        source: `.tsv`, `.csv`, `.jsonl`, `.ndjson`, `.json` (all of these also with `.gz`), `.parquet`, or
-            `hub:ID[/CONFIG][@REVISION][#SPLIT]`. Any other file is a TSV if there is a tab in its first line.
+        source: a file `.tsv`, `.csv`, `.jsonl`, `.ndjson`, `.json` (all of these also with `.gz`) or `.parquet`, or
+            `hub:ID[/CONFIG][@REVISION][#SPLIT]`. Any other file is a TSV if its first line has a tab.
         by_index: whether columns are given by index, which means that a TSV or CSV has no header.
-        split: of a dataset on the hub, unless the source names one.
+        split: the split of a dataset on the hub, if the source names none.
 
     Raises:
-        InputError: the source cannot be read, is empty, or has none of these forms.
+        InputError: the source cannot be read, is empty, or has none of these formats.
     """
     if source.startswith("hub:"):
         return _open_hub(source, split)
@@ -268,7 +268,7 @@ def _open_parquet(source: str) -> Table:
 
 
 def _open_hub(source: str, split: str) -> Table:
-    """Opens a dataset without streaming: the library's cache then serves a second run, and one without a network."""
+    """Opens a dataset without streaming, so that a later run can read it from the library's cache, also offline."""
     import datasets
 
     description = source.removeprefix("hub:")
@@ -281,7 +281,7 @@ def _open_hub(source: str, split: str) -> Table:
                 identifier, configuration, split=wanted.split, revision=wanted.revision
             )
             break
-        except Exception as error:  # the library raises a dozen kinds, builtin ones among them
+        except Exception as error:  # the library raises many types of errors, also builtin ones
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             if isinstance(error, ValueError) and "split" in reason.lower():
                 raise InputError(f"hub:{shown}: {reason}; name a split with #SPLIT") from error

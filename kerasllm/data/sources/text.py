@@ -1,7 +1,7 @@
-"""Plain text as a stream of pieces: blank lines end documents, and nothing is ever held whole.
+"""Reading of plain text as a stream of pieces, in which blank lines end documents.
 
-Bytes are cut before they are decoded, always after a line or at a space, so that a character is never torn
-and a fault can be named by its line and byte.
+Bytes are cut before they are decoded, after a line or at a space if possible and never within a character. Errors name
+their line and byte.
 """
 
 import re
@@ -11,21 +11,21 @@ from typing import NamedTuple
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.cutting import without_surrogates
 
-PIECE_SIZE = 1 << 20  # bytes or characters; a piece may be longer by one sentence
+PIECE_SIZE = 1 << 20  # bytes or characters; a piece may be slightly longer
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SENTENCE_ENDS = (b". ", b"? ", b"! ", b'." ', "。".encode(), "！".encode(), "？".encode())
-_SEARCHED = 1 << 16  # bytes at the end of an overlong line in which a place to cut is sought
+_SEARCHED = 1 << 16  # bytes at the end of a very long line in which a place to cut is sought
 
 
 class Piece(NamedTuple):
     """A document, or a part of a long one.
 
     Args:
-        text: paragraphs separated by line breaks; may be empty where only the end is told.
+        text: paragraphs separated by line breaks; may be empty in a piece that only ends a document.
         ends_document: whether the next piece belongs to another document.
-        source: where it is from, for messages; empty where it is not told.
-        line: of the source, in which it begins, from 1; 0 where the source has no lines.
+        source: where the piece comes from, for messages; may be empty.
+        line: the line of the source in which the piece begins, from 1; 0 if the source has no lines.
     """
 
     text: str
@@ -34,14 +34,14 @@ class Piece(NamedTuple):
     line: int = 0
 
     def place(self, position: int) -> str:
-        """Returns where character `position` is from, for messages: "text.txt:12"."""
+        """Returns the place of the character at `position` for messages, "text.txt:12" for example."""
         if not self.line:
             return self.source
         return f"{self.source}:{self.line + self.text.count(chr(10), 0, position)}"
 
 
 def cut(text: str) -> Iterator[Piece]:
-    """Yields the pieces of one document that is in memory."""
+    """Yields the pieces of a document in memory."""
     text = _plain_line_breaks(without_surrogates(text))
     start = 0
     while len(text) - start > PIECE_SIZE:
@@ -56,13 +56,13 @@ def read_text(blocks: Iterable[bytes], name: str) -> Iterator[Piece]:
 
     Args:
         blocks: the file's bytes, in parts of any size.
-        name: the file's, for messages.
+        name: the file's name, for messages.
 
     Raises:
-        InputError: not text (a NUL byte), or not UTF-8.
+        InputError: the file is not text (it has a NUL byte), or not UTF-8.
     """
     pending = bytearray()
-    offset = 0  # of `pending` in the file
+    offset = 0  # the offset of `pending` in the file
     line = 1  # the number of the line in which `pending` begins
     at_line_start, open_document = True, False
     for block in with_end(blocks):
@@ -82,8 +82,8 @@ def read_text(blocks: Iterable[bytes], name: str) -> Iterator[Piece]:
         del pending[:end]
         skipped = 3 if offset == 0 and taken.startswith(_BYTE_ORDER_MARK) else 0
         text = _plain_line_breaks(_decode(taken[skipped:], name, line, offset + skipped))
-        # A break put before it makes a leading blank line look like any other; where the text goes on in the
-        # middle of a line, a break at its start is the text's own.
+        # With a line break before the text, a blank line at its start is found like any other. If the text begins in
+        # the middle of a line, a line break at its start is its own.
         added = "\n" if at_line_start else ""
         *ended, last = _BLANK_LINES.split(added + text)
         for document in ended:
@@ -101,7 +101,7 @@ def read_text(blocks: Iterable[bytes], name: str) -> Iterator[Piece]:
 
 
 def with_end(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yields the blocks and an empty one, which flushes what is pending."""
+    """Yields the blocks that are not empty, and at last an empty one, which marks the end."""
     for block in blocks:
         if block:
             yield block
@@ -113,8 +113,8 @@ def refuse_nul(block: bytes, name: str, offset: int) -> None:
 
     Args:
         block: a part of the file.
-        name: the file's.
-        offset: of the block in the file.
+        name: the file's name.
+        offset: the offset of the block in the file.
     """
     if b"\0" in block:
         raise InputError(
@@ -132,7 +132,7 @@ def not_utf8(place: str, offset: int, value: int) -> InputError:
 
 
 def _end_of_piece(text: str, start: int, limit: int) -> int:
-    """Returns where to cut a document before `limit`: after a line, else a sentence, else a word, else anywhere."""
+    """Returns where to cut a document before `limit`: after a line, else a sentence, else a word, else at `limit`."""
     near = max(start, limit - _SEARCHED)
     for marks in (("\n",), (". ", "? ", "! ", "。", "！", "？"), (" ",)):
         end = max(found + len(mark) if (found := text.rfind(mark, near, limit)) >= 0 else 0 for mark in marks)
@@ -142,7 +142,7 @@ def _end_of_piece(text: str, start: int, limit: int) -> int:
 
 
 def _place_to_cut(line: bytearray) -> int:
-    """Returns where to cut a line that has no end yet: after a sentence, else a word, else a character."""
+    """Returns where to cut an incomplete line: after a sentence, else a word, else a character."""
     floor = max(0, len(line) - _SEARCHED)
     found = max(line.rfind(mark, floor) + len(mark) if mark in line[floor:] else 0 for mark in _SENTENCE_ENDS)
     found = found or line.rfind(b" ", floor) + 1

@@ -1,6 +1,6 @@
-"""Text as it is, line breaks, blank lines and spaces included, as a stream of pieces.
+"""Reading of verbatim text, with its line breaks, blank lines and spaces, as a stream of pieces.
 
-A piece ends where the tokens of the whole text are those of its pieces (see `kerasllm.tokenizers.cutting`).
+Pieces end so that their tokens are those of the whole text (see `kerasllm.tokenizers.cutting`).
 """
 
 import codecs
@@ -11,11 +11,11 @@ from kerasllm.tokenizers.cutting import cut_between_words, plain_text
 
 
 def cut_verbatim(text: str, source: str = "") -> Iterator[Piece]:
-    r"""Yields the pieces of one document that is in memory; nothing for an empty one.
+    r"""Yields the pieces of a document in memory; an empty document has none.
 
     Args:
         text: the document; "\r\n" in it becomes "\n".
-        source: where it is from, for messages.
+        source: where the document comes from, for messages.
     """
     yield from _pieces([plain_text(text)], source, 0)
 
@@ -23,11 +23,11 @@ def cut_verbatim(text: str, source: str = "") -> Iterator[Piece]:
 def read_verbatim(blocks: Iterable[bytes], name: str) -> Iterator[Piece]:
     r"""Yields the pieces of a text file, which is one document.
 
-    Of the text only a byte order mark is lost, and "\r\n" becomes "\n".
+    A byte order mark is removed, and "\r\n" becomes "\n".
 
     Args:
         blocks: the file's bytes, in parts of any size.
-        name: the file's, for messages.
+        name: the file's name, for messages.
 
     Raises:
         InputError: the file is not text (it holds a NUL byte), or not UTF-8.
@@ -55,7 +55,7 @@ def _decoded(blocks: Iterable[bytes], name: str) -> Iterator[str]:
         try:
             text = held + decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            content = error.object  # with the beginning of a character that the block before ended in
+            content = error.object  # includes the incomplete character at the end of the previous block
             at = offset + len(block) - len(content) + error.start
             number = line + content.count(b"\n", 0, error.start)
             raise not_utf8(f"{name}:{number}", at, content[error.start]) from error

@@ -1,1 +1,1 @@
-"""Corpora that are tokenized once and mapped into memory ever after."""
+"""Corpora that are tokenized once, kept on the disk and mapped into memory."""

@@ -1,7 +1,7 @@
-"""Builds what the token cache holds: pieces of the corpus go to the tokenizers and, in order, onto the disk.
+"""Building of token cache entries: pieces of the corpus are tokenized and written to the disk in order.
 
-Only a bounded number of pieces is under way at a time, so that neither the corpus nor its tokens are ever in
-memory as a whole.
+Only a limited number of pieces is processed at a time, so that neither the corpus nor its tokens are ever in memory
+as a whole.
 """
 
 import os
@@ -24,20 +24,20 @@ from kerasllm.data.token_cache.workers import WorkerPool
 from kerasllm.data.token_cache.writers import SentenceWriter, StoreWriter, StreamWriter
 from kerasllm.tokenizers.known_characters import unknown_character
 
-_CHUNK_SIZE = 1 << 19  # characters that one request to a worker holds
-_SMALL_CORPUS = 8  # chunks; below this the workers' start would cost more than they save
+_CHUNK_SIZE = 1 << 19  # characters in one request to a worker
+_SMALL_CORPUS = 8  # chunks; below this, starting workers would take longer than it saves
 _MOST_PROCESSES = 32
 
 _Chunk = list[Piece]
 
 
 class Layout(NamedTuple):
-    """One kind of what the cache holds.
+    """A kind of cache entry.
 
     Args:
-        reading: how pieces are tokenized.
-        pieces: those of a corpus.
-        writer: to its files.
+        reading: how pieces are tokenized, "sentences" or "verbatim".
+        pieces: a function that yields the pieces of a corpus.
+        writer: the class that writes the files.
     """
 
     reading: Reading
@@ -59,22 +59,22 @@ def build_store(
     processes: int | None,
     progress: bool,
 ) -> Iterator[Path]:
-    """Tokenizes a corpus into a directory of its own, which the caller renames; it is removed if still there.
+    """Yields a temporary directory with the tokenized corpus, which the caller renames; otherwise it is removed.
 
     Args:
         layout: `SENTENCES` or `STREAM`.
-        corpus: to be read once.
-        tokenizer: its JSON, without truncation and padding.
-        cache: where the directory is made.
-        key: the store's name.
-        processes: that tokenize; None for one a processor.
-        progress: whether to draw a progress bar.
+        corpus: the corpus, which is read once.
+        tokenizer: the tokenizer's JSON, without truncation and padding.
+        cache: the directory in which the temporary directory is made.
+        key: the name of the entry.
+        processes: number of processes that tokenize; None for one per processor.
+        progress: whether to show a progress bar.
 
     Raises:
-        InputError: the corpus cannot be read, holds no tokens or, in a stream, an unknown character.
+        InputError: the corpus cannot be read, has no tokens or, in a stream, has an unknown character.
         RuntimeError: a worker process died.
     """
-    # The name tells this build apart from others of the same store.
+    # The name distinguishes this build from others of the same entry.
     directory = cache / f".{key}.{os.getpid()}-{os.urandom(4).hex()}.building"
     directory.mkdir()
     try:
@@ -95,7 +95,7 @@ def build_store(
 def _tokenized(
     chunks: Iterator[_Chunk], reading: Reading, tokenizer: str, dtype: str, processes: int | None
 ) -> Iterator[tuple[_Chunk, TokenizedPieces]]:
-    """Yields chunks and their tokens, in order; a small corpus is tokenized here, another by worker processes."""
+    """Yields chunks and their tokens in order; a small corpus is tokenized here, a larger one by worker processes."""
     first = list(islice(chunks, _SMALL_CORPUS))
     processes = min(processes or _processors(), _MOST_PROCESSES)
     if len(first) < _SMALL_CORPUS or processes == 1:
@@ -122,7 +122,7 @@ def _result(chunk: _Chunk, future: "Future[TokenizedPieces]") -> tuple[_Chunk, T
 
 @contextmanager
 def _unknown_characters_of(chunk: _Chunk) -> Iterator[None]:
-    """Names the place of a character that the tokenizer does not know."""
+    """Turns an `UnknownCharacter` into an `InputError` that names the place of the character."""
     try:
         yield
     except UnknownCharacter as error:
@@ -144,7 +144,7 @@ def _chunks(pieces: Iterator[Piece]) -> Iterator[_Chunk]:
 
 
 def _processors() -> int:
-    """Returns how many processors this process may use: in a container fewer than the machine has."""
+    """Returns the number of processors that this process may use, fewer than all in a container."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,9 +1,9 @@
-"""The token cache: whatever has been made of a corpus and a tokenizer is made once.
+"""The token cache, in which a corpus that was tokenized by a tokenizer is kept for later runs.
 
-An entry is a directory of flat files, named after the content of the corpus and of the tokenizer, so that a
-change in either makes a new entry and nothing is ever out of date. It is built under another name and renamed
-when it is complete. A lock lets processes that start together build it once; where files cannot be locked, two
-processes build it twice and the first rename wins.
+An entry is a directory of flat files, named by a hash of the contents of corpus and tokenizer, so that a change in
+either makes a new entry, and no entry is ever out of date. It is built under another name and renamed when it is
+complete. With a lock, processes that start together build it only once. On a file system without locks, two processes
+may both build it, and the first rename wins.
 """
 
 import hashlib
@@ -27,19 +27,19 @@ from kerasllm.files.atomic import sync_directory
 from kerasllm.files.locks import FileLock
 
 TOKENIZATION_VERSION = 1
-"""Part of each entry's name. Raise it when a change of the readers or of the tokenization changes the tokens of
-some corpus: what was built before is then built anew."""
+"""A part of each entry's name. Raise it when a change of the readers or of the tokenization changes the tokens of
+some corpus, so that older entries are no longer used."""
 
 Entry = TypeVar("Entry")
 
 
 class EntryFiles(NamedTuple):
-    """What the files of an entry hold.
+    """The content of an entry's files.
 
     Args:
-        meta: the settings beside the arrays.
-        tokens: mapped from the disk.
-        offsets: int64, each mapped from the disk, in the order of the names asked for.
+        meta: the content of meta.json.
+        tokens: the tokens, mapped from the disk.
+        offsets: int64 arrays, mapped from the disk, in the order of the requested names.
     """
 
     meta: dict[str, Any]
@@ -62,16 +62,16 @@ def open_or_build(
     processes: int | None,
     progress: bool,
 ) -> Entry:
-    """Opens the entry of a corpus, building it first where the cache does not hold it.
+    """Returns the entry of a corpus, which is built first if it is not in the cache.
 
     Args:
-        layout: which kind of entry.
-        open_entry: gives the entry in a directory, None where there is none or a damaged one.
-        corpus: to be tokenized.
-        tokenizer: its truncation and padding are set aside.
-        cache_directory: of all entries; `default_cache_directory()` unless given.
-        processes: that tokenize; as many as there are processors unless given.
-        progress: whether to draw a progress bar, if standard error is a terminal.
+        layout: the kind of entry.
+        open_entry: a function that returns the entry in a directory, or None if there is none or it is damaged.
+        corpus: the corpus.
+        tokenizer: the tokenizer, whose truncation and padding are ignored.
+        cache_directory: the directory of all entries; `default_cache_directory()` by default.
+        processes: number of processes that tokenize, by default one per processor.
+        progress: whether to show a progress bar, if standard error is a terminal.
 
     Raises:
         InputError: the corpus cannot be read or holds no tokens, or the cache cannot be written.
@@ -113,7 +113,7 @@ def _build_lock(cache: Path, key: str, *, wait: bool = True) -> FileLock:
 
 
 def _remove_stale_builds(cache: Path, own_key: str) -> None:
-    """Removes what killed processes left half-made, of the entry whose lock is held and of those that nobody builds."""
+    """Removes incomplete builds of killed processes: those of `own_key`, and of other entries that are not locked."""
     for directory in cache.glob(".*.building"):
         key = directory.name.split(".")[1]
         if key == own_key:
@@ -125,11 +125,11 @@ def _remove_stale_builds(cache: Path, own_key: str) -> None:
 
 
 def open_files(directory: Path, *offset_files: str) -> EntryFiles | None:
-    """Opens the files of an entry; None where there is none, or a damaged one.
+    """Returns the content of an entry's files, or None if there is no entry or it is damaged.
 
     Args:
-        directory: of the entry.
-        offset_files: names of the files of int64 beside the tokens.
+        directory: the entry's directory.
+        offset_files: the names of the int64 files.
     """
     try:
         meta = json.loads((directory / META_FILE).read_text(encoding="utf-8"))
@@ -147,11 +147,11 @@ def open_files(directory: Path, *offset_files: str) -> EntryFiles | None:
 
 
 def put_in_place(built: Path, place: Path, open_entry: Callable[[Path], Any]) -> None:
-    """Renames a complete entry; where another process came first, with a whole one, that one stays.
+    """Renames a complete entry, unless another process has already put an undamaged one in place.
 
     Args:
-        built: the directory.
-        place: its new name.
+        built: the directory of the entry.
+        place: the directory's new name.
         open_entry: as for `open_or_build`.
     """
     try:
@@ -159,6 +159,6 @@ def put_in_place(built: Path, place: Path, open_entry: Callable[[Path], Any]) ->
     except OSError:
         if open_entry(place) is not None:
             return
-        shutil.rmtree(place)  # a damaged one
+        shutil.rmtree(place)  # the entry there is damaged
         built.rename(place)
     sync_directory(place.parent)

@@ -1,8 +1,7 @@
-"""Words whose tokens are known already: a few thousand make up most of any text.
+"""Tokenization with a cache of words, as a few thousand words make up most of any text.
 
-Where a tokenizer takes each word by itself, a word is encoded once and looked up ever after, which gives the same
-ids several times as fast. What a word is here need not be what the tokenizer calls one, as long as its own words
-never reach across two of ours.
+If a tokenizer encodes each word separately, a word is encoded once and then looked up, which gives the same ids several
+times as fast. Words here may differ from the tokenizer's own, as long as none of its words extends over two of ours.
 """
 
 import json
@@ -16,14 +15,14 @@ from tokenizers import Tokenizer
 
 WordSplitter = Callable[[Sequence[str]], list[list[str]] | None]
 
-_ENCODED_AT_A_TIME = 2048  # an encoding takes some 50 times the memory of its ids
-_CHARACTERS_KEPT = 1 << 21  # of known words, which take some 30 bytes more each
+_ENCODED_AT_A_TIME = 2048  # texts; an encoding takes about 50 times the memory of its ids
+_CHARACTERS_KEPT = 1 << 21  # characters of known words, each of which takes about 30 bytes more
 _PUNCTUATION = ",.;:!?'\"-()"
 _SEPARATORS = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
 
-# GPT-2's expression, `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`, for words in ASCII
-# that nothing else touches. Whatever else there is goes, by the last line, up to a place where a word ends in any
-# case: before white space that follows something else.
+# GPT-2's expression, `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`, for ASCII words
+# without adjacent non-ASCII characters. The last line takes all other text up to a place where a word certainly ends:
+# before white space that follows something else.
 _GPT2_WORDS = re.compile(
     r"""
     '(?:[stmd]|re|ve|ll)
@@ -36,7 +35,7 @@ _GPT2_WORDS = re.compile(
 
 
 class _Numbers(dict[str, int]):
-    """Words and their numbers: a word that is looked up for the first time gets the next one."""
+    """The numbers of words; a word that is looked up for the first time gets the next number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,17 +47,17 @@ class _Numbers(dict[str, int]):
         return number
 
     def take_new(self) -> list[str]:
-        """Returns the words that came since the last call, in the order of their numbers."""
+        """Returns the words that were added since the last call, in the order of their numbers."""
         new, self._new = self._new, []
         return new
 
 
 class KnownWords:
-    """Tokenizes texts by way of a table of words, bounded in memory; by way of the library where it must.
+    """A tokenizer with a cache of words of limited size, which uses the library directly where words do not work.
 
     Args:
-        tokenizer: neither cuts nor pads, and knows no special tokens in a text.
-        dtype: of the tokens, an unsigned integer.
+        tokenizer: a tokenizer without truncation and padding that treats special tokens in a text as text.
+        dtype: the dtype of the tokens, an unsigned integer.
     """
 
     def __init__(self, tokenizer: Tokenizer, dtype: str) -> None:
@@ -68,18 +67,18 @@ class KnownWords:
         self._forget()
 
     def _forget(self) -> None:
-        """Starts the table of known words anew."""
+        """Clears the cache of words."""
         self._numbers = _Numbers()
-        self._ids = np.empty(0, dtype=self._dtype)  # of word 0, word 1, ...
+        self._ids = np.empty(0, dtype=self._dtype)  # the ids of word 0, word 1, …
         self._starts = np.empty(0, dtype=np.int64)
         self._lengths = np.empty(0, dtype=np.int64)
         self._num_characters = 0
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns tokens of all texts, without special tokens, and the number of each one's.
+        """Returns the tokens of all texts, without special tokens, and the number of tokens of each text.
 
         Args:
-            texts: any; for WordPiece none holds a line break.
+            texts: the texts; for WordPiece, none may have a line break.
         """
         words_by_text = self.split(texts) if self.split is not None else None
         if words_by_text is None:
@@ -91,7 +90,7 @@ class KnownWords:
         if new := self._numbers.take_new():
             try:
                 ids, lengths = _encode_all(self._tokenizer, new, self._dtype)
-            except BaseException:  # numbers without tokens
+            except BaseException:  # the new words have numbers but no tokens
                 self._forget()
                 raise
             self._starts = np.concatenate([self._starts, len(self._ids) + np.cumsum(lengths) - lengths])
@@ -100,20 +99,20 @@ class KnownWords:
             self._num_characters += sum(map(len, new))
         lengths = self._lengths[numbers]
         ends = np.concatenate([[0], np.cumsum(lengths)])
-        # Position of each token in the table: on from the start of its word.
+        # The position of each token in the table, counted from the start of its word.
         positions = np.arange(ends[-1]) + np.repeat(self._starts[numbers] - ends[:-1], lengths)
         last_words = np.cumsum([0, *map(len, words_by_text)])
         return self._ids[positions], np.diff(ends[last_words])
 
 
 def word_splitter(description: dict[str, Any]) -> WordSplitter | None:
-    """Returns what splits texts into words that a tokenizer takes each by itself; None where none is known.
+    """Returns a function that splits texts into words that a tokenizer encodes separately, or None.
 
     Args:
         description: the tokenizer's JSON, parsed.
 
     Returns:
-        A function from texts to the words of each, or to None where these texts must go through the tokenizer.
+        A function that returns the words of each text, or None if the tokenizer must encode these texts as a whole.
     """
     if not all(token["special"] for token in description.get("added_tokens") or ()):
         return None
@@ -139,23 +138,23 @@ def word_splitter(description: dict[str, Any]) -> WordSplitter | None:
 
 
 def _bert_words(texts: Sequence[str]) -> list[list[str]] | None:
-    """Splits texts without line breaks into words between white space."""
+    """Returns the words of texts without line breaks, split at white space and punctuation."""
     joined = "\n".join(texts)
-    # Python splits at these control characters where BERT deletes them: they are too rare to be fast.
+    # Python splits at these control characters, which BERT deletes; they are rare, so the library does it.
     if _SEPARATORS.search(joined):
         return None
-    for mark in _PUNCTUATION:  # BERT makes words of them anyway; apart, there are fewer words to know
+    for mark in _PUNCTUATION:  # for BERT they are words too; splitting here gives fewer different words
         joined = joined.replace(mark, f" {mark} ")
     return [line.split() for line in joined.split("\n")] if texts else []
 
 
 def _gpt2_words(texts: Sequence[str]) -> list[list[str]]:
-    """Splits texts into words as GPT-2's expression has them, with the space before them."""
+    """Returns the words of texts as GPT-2's expression splits them, with the space before them."""
     return [_GPT2_WORDS.findall(text) for text in texts]
 
 
 def _encode_all(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns tokens of all texts and the number of each one's, by way of the library."""
+    """Returns the tokens of all texts and the number of tokens of each text, encoded by the library."""
     tokens = [np.empty(0, dtype=dtype)]
     lengths: list[int] = []
     for start in range(0, len(texts), _ENCODED_AT_A_TIME):

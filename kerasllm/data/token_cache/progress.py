@@ -1,4 +1,4 @@
-"""A progress bar on standard error that costs nothing, and loads nothing, where nobody would see it."""
+"""A progress bar on standard error, which imports its library only if standard error is a terminal."""
 
 import sys
 from types import TracebackType
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class ByteProgress:
-    """Shows how much of a corpus has been tokenized, if standard error is a terminal.
+    """A progress bar for the tokenization of a corpus, shown if standard error is a terminal.
 
     Args:
-        total: bytes; None where unknown, which shows the amount and the speed alone.
-        enabled: False keeps it silent.
+        total: number of bytes of the corpus; None if unknown, which shows only amount and speed.
+        enabled: whether to show the bar at all.
     """
 
     def __init__(self, total: int | None, enabled: bool) -> None:
@@ -43,10 +43,10 @@ class ByteProgress:
             self._bar.stop()
 
     def advance(self, amount: int) -> None:
-        """Moves the bar on.
+        """Advances the bar.
 
         Args:
-            amount: bytes done since the last call.
+            amount: number of bytes done since the last call.
         """
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0], amount)

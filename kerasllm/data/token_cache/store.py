@@ -1,7 +1,7 @@
-"""A corpus as token ids on the disk, made once and mapped into memory ever after.
+"""A corpus as token ids on the disk, split into sentences; it is made once and then mapped into memory.
 
-Tokenizing dear text in every run, or holding it in memory, is what makes small machines slow. The store is
-three flat files: tokens, where sentences begin, where documents begin.
+So a run need not tokenize the corpus again or hold it in memory. The store is three flat files: the tokens, the
+offsets of the sentences, and the offsets of the documents.
 """
 
 import os
@@ -22,16 +22,16 @@ from kerasllm.tokenizers.encoding import vocabulary_size
 
 @dataclass(frozen=True, eq=False)
 class TokenStore:
-    """Sentences as slices of one array of token ids, in documents.
+    """A tokenized corpus: documents of sentences, which are slices of one array of token ids.
 
     Sentence i is `tokens[sentence_starts[i]:sentence_ends[i]]`; document j holds the sentences
     `document_offsets[j]` to `document_offsets[j + 1]` (exclusive), which are contiguous in `tokens`.
 
     Args:
-        tokens: uint16 or uint32, mapped from the disk; without special tokens.
+        tokens: uint16 or uint32 (tokens,), mapped from the disk, without special tokens.
         sentence_starts: int64 (sentences,), positions in `tokens`.
-        sentence_ends: int64 (sentences,).
-        document_offsets: int64 (documents + 1,), positions among the sentences.
+        sentence_ends: int64 (sentences,), positions in `tokens`, exclusive.
+        document_offsets: int64 (documents + 1,), indices of sentences.
         vocabulary_size: one more than the greatest id that the tokenizer knows.
     """
 
@@ -43,17 +43,17 @@ class TokenStore:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in the sentences of this store, which after `select` are fewer than `len(tokens)`."""
+        """The number of tokens in the sentences of this store, which after `select` is less than `len(tokens)`."""
         return int((self.sentence_ends - self.sentence_starts).sum())
 
     @property
     def num_sentences(self) -> int:
-        """Sentences in all documents."""
+        """The number of sentences in all documents."""
         return len(self.sentence_starts)
 
     @property
     def num_documents(self) -> int:
-        """Documents, none of which is empty."""
+        """The number of documents, none of which is empty."""
         return len(self.document_offsets) - 1
 
     def sentence(self, index: int) -> np.ndarray:
@@ -64,13 +64,13 @@ class TokenStore:
         """Returns a store of these documents, in this order, over the same tokens.
 
         Args:
-            document_indices: from 0 to num_documents - 1.
+            document_indices: indices from 0 to num_documents - 1.
         """
         chosen = np.asarray(document_indices, dtype=np.int64)
         starts, ends = self.document_offsets[chosen], self.document_offsets[chosen + 1]
         counts = ends - starts
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        # Counts on within each document, from its own first sentence.
+        # Consecutive indices within each document, from its first sentence on.
         sentence_indices = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
         return TokenStore(
             self.tokens,
@@ -83,15 +83,15 @@ class TokenStore:
     def split(
         self, validation_fraction: float, seed: int, *, least: int = 1
     ) -> tuple["TokenStore", "TokenStore"]:
-        """Parts the documents into training and validation, at random; each document goes to one side.
+        """Returns stores for training and validation, between which the documents are divided at random.
 
-        The validation part gets the number of documents that comes nearest to the fraction of *tokens*; the
-        documents of either part keep their order.
+        The validation store gets the number of documents that comes nearest to the fraction of *tokens*. The
+        documents of both keep their order.
 
         Args:
-            validation_fraction: of the tokens, between 0 and 1 (exclusive).
-            seed: the same seed gives the same parts.
-            least: documents that either part has at least; next-sentence prediction needs two.
+            validation_fraction: share of the tokens for validation, between 0 and 1 (exclusive).
+            seed: seed of the random division.
+            least: the least number of documents in each part; next-sentence prediction needs two.
 
         Raises:
             InputError: the fraction is out of range, or there are fewer than 2 * `least` documents.
@@ -114,11 +114,11 @@ class TokenStore:
 
 
 def store_of_sentences(documents: Sequence[Sequence[str]], tokenizer: Tokenizer) -> TokenStore:
-    """Makes a store in memory, of documents that are small and split into sentences already.
+    """Returns a store in memory for documents that are already split into sentences.
 
     Args:
-        documents: the sentences of each; what has no tokens is left out.
-        tokenizer: whose ids they become.
+        documents: the sentences of each document; sentences and documents without tokens are left out.
+        tokenizer: the tokenizer.
     """
     tokens: list[int] = []
     ends: list[int] = []
@@ -145,14 +145,14 @@ def tokenize_corpus(
     processes: int | None = None,
     progress: bool = True,
 ) -> TokenStore:
-    """Opens the token store of a corpus, building it first where the cache does not hold it.
+    """Returns the token store of a corpus, which is built first if it is not in the cache.
 
     Args:
-        corpus: split into sentences, each tokenized without special tokens.
-        tokenizer: its truncation and padding are set aside; "[MASK]" and the like in the text are plain text.
-        cache_directory: of all stores; made if it is missing; `default_cache_directory()` unless given.
-        processes: that tokenize; as many as there are processors unless given. Small corpora need none.
-        progress: whether to draw a progress bar, if standard error is a terminal.
+        corpus: the corpus, which is split into sentences, each tokenized without special tokens.
+        tokenizer: the tokenizer, whose truncation and padding are ignored; "[MASK]" and the like are plain text.
+        cache_directory: the directory of all stores, created if missing; `default_cache_directory()` by default.
+        processes: number of processes that tokenize, by default one per processor; small corpora need none.
+        progress: whether to show a progress bar, if standard error is a terminal.
 
     Raises:
         InputError: the corpus cannot be read or holds no tokens, or the cache cannot be written.
@@ -170,7 +170,7 @@ def tokenize_corpus(
 
 
 def open_store(directory: Path) -> TokenStore | None:
-    """Opens the store in a directory; None where there is none, or a damaged one."""
+    """Returns the store in a directory, or None if there is none or it is damaged."""
     files = open_files(directory, SENTENCE_OFFSETS, DOCUMENT_OFFSETS)
     if files is None:
         return None

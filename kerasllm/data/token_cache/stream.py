@@ -1,7 +1,7 @@
-"""A corpus as one stream of token ids on the disk, each document followed by the mark of its end.
+"""A corpus as one stream of token ids on the disk, in which each document is followed by an end mark.
 
-This is what a causal language model reads: windows of the stream, wherever they begin. Like the token store, it
-is made once and mapped into memory ever after.
+A causal language model reads windows of the stream. Like the token store, the stream is made once and then mapped
+into memory.
 """
 
 import os
@@ -26,14 +26,14 @@ _COPIED_AT_A_TIME = 1 << 22  # tokens
 
 @dataclass(frozen=True, eq=False)
 class TokenStream:
-    """Documents, one after the other, in one array of token ids.
+    """A tokenized corpus as one array of token ids.
 
     Args:
-        tokens: uint8, uint16 or uint32, mapped from the disk; `end_id` follows each document. A part that
-            `split` cut out may begin, and end, within a document.
+        tokens: uint8, uint16 or uint32 (tokens,), mapped from the disk, with `end_id` after each document. A stream
+            that `split` returns may begin or end within a document.
         document_starts: int64 (documents,), positions in `tokens`; the first is 0.
         vocabulary_size: one more than the greatest id that the tokenizer knows.
-        end_id: of the mark, which stands nowhere else.
+        end_id: the id of the end mark, which occurs nowhere else.
     """
 
     tokens: np.ndarray
@@ -43,30 +43,30 @@ class TokenStream:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens, marks included."""
+        """The number of tokens, with end marks."""
         return len(self.tokens)
 
     @property
     def num_documents(self) -> int:
-        """Documents, of which the first and the last may be parts."""
+        """The number of documents, of which the first and the last may be incomplete."""
         return len(self.document_starts)
 
     def split(
         self, validation_fraction: float, by: Literal["fraction", "document"] = "fraction", seed: int = 0
     ) -> tuple["TokenStream", "TokenStream"]:
-        """Parts the stream into training and validation.
+        """Returns streams for training and validation.
 
-        By "fraction", validation is the end of the text: the tokens are counted without marks, and of a corpus
-        that is a single document the mark belongs to neither part. By "document", it is whole documents drawn
-        at random, as many as come nearest to the fraction in tokens; both parts keep the order.
+        By "fraction", validation is the end of the text; tokens are counted without end marks, and the end mark of a
+        corpus that is a single document belongs to neither part. By "document", validation is the number of random
+        documents that comes nearest to the fraction of tokens; both parts keep the order of the documents.
 
         Args:
-            validation_fraction: of the tokens, between 0 and 1 (exclusive).
+            validation_fraction: share of the tokens for validation, between 0 and 1 (exclusive).
             by: "fraction" or "document".
-            seed: of the draw of documents.
+            seed: seed of the random choice of documents.
 
         Raises:
-            InputError: the fraction is out of range, or too little text is there to be parted.
+            InputError: the fraction is out of range, or the corpus is too short to be split.
         """
         if not 0 < validation_fraction < 1:
             raise InputError(f"validation_fraction {validation_fraction} is not between 0 and 1")
@@ -78,11 +78,13 @@ class TokenStream:
 
     def _split_at_fraction(self, validation_fraction: float) -> tuple["TokenStream", "TokenStream"]:
         marked = self.num_tokens > 0 and bool(self.tokens[-1] == self.end_id)
-        ends = np.append(self.document_starts[1:], [self.num_tokens] * marked)  # one after each mark
+        ends = np.append(
+            self.document_starts[1:], [self.num_tokens] * marked
+        )  # the position after each end mark
         words = self.num_tokens - len(ends)
-        # Rounded first: (1 - 0.9) * 10 is a little less than 1.
+        # The product is rounded first, as (1 - 0.9) * 10 is slightly less than 1.
         kept = int(round((1 - validation_fraction) * words, 6))
-        # Marks that come before word `kept`: those of the documents that end before it.
+        # The number of end marks before token `kept`, counted without marks.
         marks = int(np.searchsorted(ends - np.arange(1, len(ends) + 1), kept, side="right"))
         place = min(kept + marks, self.num_tokens)
         stop = self.num_tokens - (marked and self.num_documents == 1)
@@ -120,7 +122,7 @@ class TokenStream:
         return self._select(~held_out, lengths), self._select(held_out, lengths)
 
     def _select(self, chosen: np.ndarray, lengths: np.ndarray) -> "TokenStream":
-        """Copies the chosen documents to a stream in memory, if this one is, else to a file without a name."""
+        """Returns a copy of the chosen documents, in memory if this stream is in memory, else in an unnamed file."""
         ends = np.cumsum(lengths[chosen])
         tokens = _array_like(self.tokens, int(ends[-1]))
         through = np.append(self.document_starts, self.num_tokens)
@@ -147,22 +149,22 @@ def tokenize_stream(
     processes: int | None = None,
     progress: bool = True,
 ) -> TokenStream:
-    """Opens the token stream of a corpus, building it first where the cache does not hold it.
+    """Returns the token stream of a corpus, which is built first if it is not in the cache.
 
     Args:
-        corpus: whose text is taken as it is.
-        tokenizer: has a mark for the end of a text; its truncation and padding are set aside, and
-            "<|endoftext|>" and the like in the text are plain text.
-        cache_directory: of all streams; made if it is missing; `default_cache_directory()` unless given.
-        processes: that tokenize; as many as there are processors unless given. Small corpora need none.
-        progress: whether to draw a progress bar, if standard error is a terminal.
+        corpus: the corpus, whose text is tokenized verbatim.
+        tokenizer: a tokenizer with an end mark; its truncation and padding are ignored, and "<|endoftext|>" and the
+            like in the text are plain text.
+        cache_directory: the directory of all streams, created if missing; `default_cache_directory()` by default.
+        processes: number of processes that tokenize, by default one per processor; small corpora need none.
+        progress: whether to show a progress bar, if standard error is a terminal.
 
     Raises:
-        InputError: the corpus cannot be read, holds no tokens or a character that the tokenizer does not know,
-            or the cache cannot be written.
+        InputError: the corpus cannot be read, has no tokens or has a character that the tokenizer does not know, or
+            the cache cannot be written.
         RuntimeError: a worker process died.
     """
-    end_of_text_id(tokenizer)  # before anything is made
+    end_of_text_id(tokenizer)  # raises if there is no end mark
     return open_or_build(
         STREAM,
         open_stream,
@@ -175,7 +177,7 @@ def tokenize_stream(
 
 
 def open_stream(directory: Path) -> TokenStream | None:
-    """Opens the stream in a directory; None where there is none, or a damaged one."""
+    """Returns the stream in a directory, or None if there is none or it is damaged."""
     files = open_files(directory, DOCUMENT_OFFSETS)
     if files is None or "end_id" not in files.meta:
         return None
@@ -186,7 +188,7 @@ def open_stream(directory: Path) -> TokenStream | None:
 
 
 def _array_like(tokens: np.ndarray, size: int) -> np.ndarray:
-    """Creates an empty array of the same kind: mapped to the disk beside `tokens` if they are, else in memory."""
+    """Returns an uninitialized array like `tokens`, mapped from an unnamed file if they are, else in memory."""
     if not isinstance(tokens, np.memmap) or tokens.filename is None:
         return np.empty(size, tokens.dtype)
     try:

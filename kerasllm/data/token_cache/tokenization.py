@@ -1,4 +1,4 @@
-"""Tokenizing pieces of text, sentence by sentence or verbatim."""
+"""Tokenization of pieces of text, sentence by sentence or verbatim."""
 
 import json
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ Reading = Literal["sentences", "verbatim"]
 
 
 class TokenizedPieces(NamedTuple):
-    """Returns the tokens of some pieces.
+    """The tokens of some pieces.
 
     Args:
-        tokens: unsigned (tokens,), of all sentences in order.
-        sentence_lengths: int64 (sentences,), in tokens; none is zero.
-        sentences_per_piece: int64 (pieces,).
+        tokens: unsigned integers (tokens,), the tokens of all sentences in order.
+        sentence_lengths: int64 (sentences,), the number of tokens in each sentence, never 0.
+        sentences_per_piece: int64 (pieces,), the number of sentences in each piece.
 
-    Verbatim, a piece counts as one sentence, which may be empty.
+    If pieces are tokenized verbatim, each counts as one sentence, which may be empty.
     """
 
     tokens: np.ndarray
@@ -33,11 +33,11 @@ class TokenizedPieces(NamedTuple):
 
 
 class UnknownCharacter(Exception):
-    """A piece holds a character that the tokenizer does not know.
+    """The error for a piece with a character that the tokenizer does not know.
 
     Args:
-        piece: its number among those given.
-        position: the character's in it.
+        piece: the index of the piece.
+        position: the position of the character in the piece.
     """
 
     def __init__(self, piece: int, position: int) -> None:
@@ -46,34 +46,34 @@ class UnknownCharacter(Exception):
 
 
 class PieceTokenizer(Protocol):
-    """Tokenizes pieces, without special tokens."""
+    """A tokenizer of pieces, which adds no special tokens."""
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedPieces:
-        """The tokens of some pieces.
+        """Returns the tokens of some pieces.
 
         Raises:
-            UnknownCharacter: there is one that the tokenizer does not know, verbatim only.
+            UnknownCharacter: the tokenizer does not know a character (verbatim only).
         """
 
 
 def make_tokenizer(reading: Reading, description: str, dtype: str) -> PieceTokenizer:
-    """Makes the tokenizer of pieces for one of the two readings.
+    """Returns the tokenizer of pieces for one of the two readings.
 
     Args:
         reading: "sentences" or "verbatim".
         description: the tokenizer's JSON.
-        dtype: of the tokens.
+        dtype: the dtype of the tokens.
     """
     kind = SentenceTokenizer if reading == "sentences" else VerbatimTokenizer
     return kind(description, dtype)
 
 
 class VerbatimTokenizer:
-    """Tokenizes texts as they are.
+    """A tokenizer of verbatim texts.
 
     Args:
         description: the tokenizer's JSON.
-        dtype: of the tokens, an unsigned integer.
+        dtype: the dtype of the tokens, an unsigned integer.
     """
 
     def __init__(self, description: str, dtype: str) -> None:
@@ -82,19 +82,19 @@ class VerbatimTokenizer:
         self._known_characters = KnownCharacters(parsed)
         characters = character_ids(parsed)
         self._id_of_code: np.ndarray | None = None
-        if characters is not None:  # a table in place of the library: a hundred times as fast
+        if characters is not None:  # a table is a hundred times as fast as the library
             self._id_of_code = np.zeros(max(map(ord, characters), default=0) + 1, dtype=dtype)
             for character, number in characters.items():
                 self._id_of_code[ord(character)] = number
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedPieces:
-        """Tokenizes pieces.
+        """Returns the tokens of some pieces.
 
         Args:
-            texts: any.
+            texts: the pieces' texts.
 
         Raises:
-            UnknownCharacter: there is one that the tokenizer does not know.
+            UnknownCharacter: the tokenizer does not know a character.
         """
         for number, text in enumerate(texts):
             unknown = self._known_characters.first_unknown(text)
@@ -109,18 +109,18 @@ class VerbatimTokenizer:
 
 
 class SentenceTokenizer:
-    """Splits texts into sentences and these into tokens, without special tokens.
+    """A tokenizer that splits texts into sentences, and sentences into tokens without special tokens.
 
     Args:
         description: the tokenizer's JSON.
-        dtype: of the tokens, "uint16" or "uint32".
+        dtype: the dtype of the tokens, "uint16" or "uint32".
     """
 
     def __init__(self, description: str, dtype: str) -> None:
         self._words = KnownWords(plain_tokenizer(description), dtype)
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedPieces:
-        """Tokenizes pieces; sentences without tokens are dropped.
+        """Returns the tokens of some pieces; sentences without tokens are left out.
 
         Args:
             texts: paragraphs separated by line breaks.
@@ -135,7 +135,7 @@ class SentenceTokenizer:
 
 
 def plain_tokenizer(description: str) -> Tokenizer:
-    """Makes a tokenizer that neither cuts nor pads, and to which "[MASK]" in a text is text.
+    """Returns a tokenizer without truncation and padding, which treats "[MASK]" and the like in a text as text.
 
     Args:
         description: the tokenizer's JSON.

@@ -1,8 +1,8 @@
-"""What a worker process runs: it is given pieces of text and answers with their tokens.
+"""The program of a worker process, which receives pieces of text and returns their tokens.
 
-A worker is a fresh interpreter that imports this module, NumPy and `tokenizers` and nothing else: it starts
-in a tenth of a second, holds no backend, and never runs the user's script again, as `multiprocessing` would.
-Frames of a JSON header and raw arrays go over its standard input and output; nothing is unpickled.
+A worker is a fresh interpreter that imports little more than this module, NumPy and `tokenizers`. It starts in a tenth
+of a second, loads no backend, and does not run the user's script again, as `multiprocessing` would. Frames of a JSON
+header and raw arrays go over its standard input and output; nothing is unpickled.
 """
 
 import json
@@ -19,7 +19,7 @@ from kerasllm.data.token_cache.tokenization import UnknownCharacter, make_tokeni
 
 
 def write_frame(stream: IO[bytes], header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
-    """Writes a JSON header and one-dimensional arrays, whose kind and length the header tells."""
+    """Writes a frame of a JSON header, which also gets the dtypes and lengths of the arrays, and the 1-D arrays."""
     header = {**header, "arrays": [(array.dtype.str, len(array)) for array in arrays]}
     encoded = json.dumps(header).encode()
     stream.write(struct.pack("<I", len(encoded)))
@@ -30,7 +30,7 @@ def write_frame(stream: IO[bytes], header: dict[str, Any], arrays: Sequence[np.n
 
 
 def read_frame(stream: IO[bytes]) -> tuple[dict[str, Any], list[np.ndarray]] | None:
-    """Reads what `write_frame` wrote; None at the end of the stream.
+    """Returns the header and arrays of the next frame, or None at the end of the stream.
 
     Raises:
         EOFError: the stream ends within a frame.
@@ -54,11 +54,11 @@ def _read_exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def main() -> None:
-    """Serves one parent: a frame with the tokenizer, then frames of texts, each answered."""
+    """Reads a frame with the tokenizer, and then answers each frame of texts with a frame of tokens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which closes the input
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not get into the frames
+    os.dup2(2, 1)  # output that a library prints must not get into the frames
     first = read_frame(requests)
     if first is None:
         return

@@ -1,4 +1,4 @@
-"""Worker processes that tokenize: each served by a thread, so that neither side's pipe fills up."""
+"""A pool of worker processes that tokenize, each served by a thread, so that no pipe blocks."""
 
 import os
 import subprocess
@@ -15,8 +15,8 @@ import numpy as np
 from kerasllm.data.token_cache.tokenization import Reading, TokenizedPieces, UnknownCharacter
 from kerasllm.data.token_cache.worker_process import read_frame, write_frame
 
-# `kerasllm` itself would load Keras and a backend: an empty package of that name, with the same files below
-# it, takes its place in the worker.
+# The package `kerasllm` would load Keras and a backend. In the worker, an empty package of the same name, with the same
+# files below it, replaces it.
 _BOOTSTRAP = """
 import sys, types
 package = types.ModuleType("kerasllm")
@@ -25,17 +25,17 @@ sys.modules["kerasllm"] = package
 from kerasllm.data.token_cache.worker_process import main
 main()
 """
-_PATIENCE = 5  # seconds that a worker has to end by itself
+_PATIENCE = 5  # seconds that a worker has to end before it is killed
 
 
 class WorkerPool:
-    """Tokenizes in parallel; a context manager, which ends its processes in any case.
+    """A pool of processes that tokenize in parallel; a context manager that ends them in any case.
 
     Args:
-        processes: how many.
+        processes: number of processes.
         reading: "sentences" or "verbatim".
-        tokenizer: its JSON.
-        dtype: of the tokens.
+        tokenizer: the tokenizer's JSON.
+        dtype: the dtype of the tokens.
     """
 
     def __init__(self, processes: int, reading: Reading, tokenizer: str, dtype: str) -> None:
@@ -66,7 +66,7 @@ class WorkerPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:  # what is under way is of no use any more: its threads come back at once
+        if kind is not None:  # pending results are no longer needed, and the threads return at once
             for process in self._processes:
                 process.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -76,7 +76,7 @@ class WorkerPool:
                     if stream is not None:
                         stream.close()
                 except OSError:
-                    pass  # a dead process's pipe
+                    pass  # the process is dead and its pipe broken
             try:
                 process.wait(_PATIENCE)
             except subprocess.TimeoutExpired:
@@ -84,9 +84,9 @@ class WorkerPool:
                 process.wait()
 
     def submit(self, texts: Sequence[str]) -> "Future[TokenizedPieces]":
-        """Starts tokenizing some pieces.
+        """Starts tokenizing some pieces, and returns a future of their tokens.
 
-        The result raises RuntimeError if the worker failed or died, UnknownCharacter if a piece has one.
+        The future raises RuntimeError if the worker failed or died, and UnknownCharacter if a piece has one.
         """
         return self._threads.submit(self._tokenize, texts)
 

@@ -1,4 +1,4 @@
-"""The files of the token cache as they are written, token by token and document by document."""
+"""Writing of the files of token cache entries, chunk by chunk."""
 
 import os
 from abc import ABC, abstractmethod
@@ -25,11 +25,11 @@ META_FILE = "meta.json"
 
 
 class StoreWriter(ABC):
-    """Appends to the files of one store; they are complete after `finish`.
+    """The base class of writers of an entry's files, which are complete after `finish`.
 
     Args:
-        directory: of the files.
-        tokenizer: whose ids the tokens are.
+        directory: the directory of the files.
+        tokenizer: the tokenizer that the tokens are from.
     """
 
     dtypes: Sequence[str] = ("uint16", "uint32")
@@ -60,10 +60,10 @@ class StoreWriter(ABC):
 
     @abstractmethod
     def write(self, chunk: Sequence[Piece], tokenized: TokenizedPieces) -> None:
-        """Appends the tokens of some pieces, which follow those before."""
+        """Appends the tokens of some pieces, which follow the earlier ones."""
 
     def finish(self) -> None:
-        """Brings everything onto the disk and writes the sizes down.
+        """Syncs the files to the disk, and writes meta.json with their sizes.
 
         Raises:
             InputError: there are no tokens.
@@ -85,14 +85,14 @@ class StoreWriter(ABC):
 
 
 class SentenceWriter(StoreWriter):
-    """Sentences one after the other, where each begins, and at which sentence each document begins."""
+    """A writer of tokens, sentence offsets (in tokens) and document offsets (in sentences)."""
 
     files = (TOKEN_FILE, SENTENCE_OFFSETS, DOCUMENT_OFFSETS)
 
     def __init__(self, directory: Path, tokenizer: Tokenizer) -> None:
         super().__init__(directory, tokenizer)
         self._num_sentences = 0
-        self._document_start = 0  # in sentences
+        self._document_start = 0  # index of a sentence
 
     def write(self, chunk: Sequence[Piece], tokenized: TokenizedPieces) -> None:
         """Appends the sentences of some pieces."""
@@ -110,14 +110,14 @@ class SentenceWriter(StoreWriter):
         self._append(DOCUMENT_OFFSETS, ends)
 
     def finish(self) -> None:
-        """Ends the last document, then as any."""
+        """Ends the last document, and finishes the files as `StoreWriter.finish` does."""
         if self._num_sentences > self._document_start:
             self._append(DOCUMENT_OFFSETS, [self._num_sentences])
         super().finish()
 
 
 class StreamWriter(StoreWriter):
-    """Documents one after the other, each followed by the mark of its end, and where each begins."""
+    """A writer of tokens, with an end mark after each document, and of document offsets (in tokens)."""
 
     dtypes = ("uint8", "uint16", "uint32")
     files = (TOKEN_FILE, DOCUMENT_OFFSETS)
@@ -125,20 +125,20 @@ class StreamWriter(StoreWriter):
     def __init__(self, directory: Path, tokenizer: Tokenizer) -> None:
         super().__init__(directory, tokenizer)
         self._meta["end_id"] = self._end_id = end_of_text_id(tokenizer)
-        self._open_tokens = 0  # of the document that has not ended
+        self._open_tokens = 0  # number of tokens in the unfinished document
 
     def write(self, chunk: Sequence[Piece], tokenized: TokenizedPieces) -> None:
-        """Appends the text of some pieces, and marks."""
+        """Appends the tokens of some pieces, with an end mark after each document."""
         through = np.cumsum(tokenized.sentence_lengths)  # tokens up to the end of each piece
         ends = through[[piece.ends_document for piece in chunk]]
-        ends = ends[np.diff(ends, prepend=-self._open_tokens) > 0]  # a document without tokens is none
+        ends = ends[np.diff(ends, prepend=-self._open_tokens) > 0]  # documents without tokens are left out
         self._append(TOKEN_FILE, np.insert(tokenized.tokens, ends, self._end_id))
         self._append(DOCUMENT_OFFSETS, self.num_tokens + ends + np.arange(1, len(ends) + 1))
         self.num_tokens += len(tokenized.tokens) + len(ends)
         self._open_tokens = len(tokenized.tokens) + (-int(ends[-1]) if len(ends) else self._open_tokens)
 
     def finish(self) -> None:
-        """Ends the last document, then as any."""
+        """Ends the last document, and finishes the files as `StoreWriter.finish` does."""
         if self._open_tokens:
             self._append(TOKEN_FILE, [self._end_id])
             self.num_tokens += 1

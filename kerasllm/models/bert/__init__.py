@@ -1,4 +1,4 @@
-"""BERT: config, backbone, task models, their names in Hugging Face's format and KerasHub's, and their arithmetic."""
+"""BERT: config, backbone, task models, weight names in Hugging Face's and KerasHub's formats, and FLOPs."""
 
 from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BERT_SIZES, BertConfig

@@ -1,4 +1,4 @@
-"""BERT's encoder as published and as `transformers` computes it: post-layer-norm, exact GELU, epsilon 1e-12 everywhere.
+"""BERT's encoder as published and as `transformers` computes it: post-layer-norm, exact GELU, epsilon 1e-12.
 
 Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
 """
@@ -18,24 +18,24 @@ from kerasllm.models.bert.config import BertConfig
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class BertBackbone(LanguageModel):
-    """The encoder.
+    """A BERT encoder without task heads.
 
     Args:
-        config: the shape.
-        pooler: whether there is a pooled output.
-        seed: of the initial values and of dropout.
+        config: the architecture.
+        pooler: whether there is a pooler, which gives the pooled output.
+        seed: seed of the initial values and of dropout.
 
-    Call with a dict of `token_ids` int (batch, length) and, optionally, `segment_ids` (batch, length) and
-    `padding_mask` (batch, length), 1 for real tokens. Returns a dict of `sequence_output`
+    Call it with a dict of `token_ids` int (batch, length) and, optionally, `segment_ids` int (batch, length) and
+    `padding_mask` (batch, length), 1 for real tokens. It returns a dict of `sequence_output`
     (batch, length, hidden_dim) and `pooled_output` (batch, hidden_dim).
 
-    Rows may hold several sequences that do not see one another (`kerasllm.data.batches.packing`): then, in place of
-    `padding_mask`, give `sequence_ids` and `position_ids`, both int (batch, length), and `first_positions`
-    int (batch, slots), those of their first tokens. The pooled output is (batch, slots, hidden_dim), and
-    so have the scores of the tasks above a second axis of slots.
+    Several sequences may be packed into a row (`kerasllm.data.batches.packing`). Instead of `padding_mask`, the dict
+    then has `sequence_ids` and `position_ids`, both int (batch, length), and `first_positions` int (batch, slots), the
+    positions of the sequences' first tokens. The pooled output is then (batch, slots, hidden_dim), and the outputs of
+    the task models have a second axis of slots too.
 
-    The tasks call it with `only_read`: the last block then leaves out the positions that no head reads. Its
-    `sequence_output` is that of `masked_positions` int (batch, slots), and missing where they are not given.
+    The task models call it with `only_read=True`: the last block then skips positions that no head reads.
+    `sequence_output` is that at `masked_positions` int (batch, slots), and is missing if these are not given.
     """
 
     config_class = BertConfig
@@ -82,7 +82,7 @@ class BertBackbone(LanguageModel):
 
     def call(self, inputs, only_read=False, training=False):
         """See the class."""
-        # Padding, too, sees its own like, where sequences are numbered.
+        # With `sequence_ids`, padding attends to padding.
         mask = combined_mask(inputs.get("padding_mask"), inputs.get("sequence_ids"))
         first, masked = inputs.get("first_positions"), inputs.get("masked_positions")
         hidden = self.embeddings(
@@ -105,7 +105,7 @@ class BertBackbone(LanguageModel):
             firsts = 1
         elif self.pooler is not None:
             positions.append(first)
-            firsts = ops.shape(first)[1]  # the lengths of axes need not be known
+            firsts = ops.shape(first)[1]  # the static shape may be unknown
             pooled = ops.zeros_like(first) + ops.arange(firsts, dtype=first.dtype)
         if masked is not None:
             positions.append(masked)

@@ -1,6 +1,6 @@
-"""The shape of a BERT: the settings that its checkpoints record, and the named sizes.
+"""The config of a BERT, which its checkpoints record, and the named sizes.
 
-Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805; the small sizes: Turc et al. 2019,
+Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805; for the small sizes: Turc et al. 2019,
 https://arxiv.org/abs/1908.08962.
 """
 
@@ -30,28 +30,28 @@ _SIZES = (
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The shape of a BERT.
+    """The architecture of a BERT.
 
     Args:
-        vocabulary_size: number of tokens.
+        vocabulary_size: number of tokens in the vocabulary.
         num_layers: number of encoder blocks.
-        num_heads: attention heads a block.
-        hidden_dim: width; divisible by `num_heads`.
-        intermediate_dim: width inside the feed-forward network; 4 * hidden_dim where left out.
+        num_heads: number of attention heads in a block.
+        hidden_dim: width of the hidden states; must be divisible by `num_heads`.
+        intermediate_dim: width of the feed-forward network; the default is 4 * hidden_dim.
         max_sequence_length: number of learned positions.
         num_segments: number of segment embeddings.
-        dropout: of embeddings, residual branches and pooled outputs.
-        attention_dropout: of the attention probabilities; that of `dropout` where left out.
-        classifier_dropout: of the pooled output before a classifier; None for that of `dropout`.
+        dropout: dropout rate of the embeddings and the residual branches.
+        attention_dropout: dropout rate of the attention probabilities; the default is `dropout`.
+        classifier_dropout: dropout rate of the pooled output before a classifier; the default is `dropout`.
         activation: "gelu" (exact), "gelu_tanh", or another Keras activation.
-        layer_norm_epsilon: added to every variance.
+        layer_norm_epsilon: number added to every variance in layer normalization.
         initializer_range: standard deviation of the initial values.
-        tie_embeddings: whether the masked-LM projection is the token embedding's transpose.
-        pad_token_id: token of the padding; only recorded.
+        tie_embeddings: whether the masked-LM projection is the transpose of the token embedding.
+        pad_token_id: the padding token; it is only recorded.
 
     Raises:
-        ValueError: a size that is no whole number of at least 1, a rate outside of [0, 1), or `hidden_dim`
-            not divisible by `num_heads`. The message begins with the setting's name.
+        ValueError: a size is not a whole number of at least 1, a rate is outside of [0, 1), or `hidden_dim` is not
+            divisible by `num_heads`. The message begins with the setting's name.
     """
 
     vocabulary_size: int = 30522
@@ -98,7 +98,7 @@ class BertConfig:
 
     @classmethod
     def from_size(cls, size: str, **changes: Any) -> BertConfig:
-        """A named size (`BERT_SIZES`), with changes.
+        """Returns the config of a named size (`BERT_SIZES`), with `changes` to its fields.
 
         Raises:
             ValueError: there is no such size.

@@ -1,4 +1,4 @@
-"""The arithmetic of a BERT's training step."""
+"""The FLOPs of a BERT's training step."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from kerasllm.models.flops import matrices, matrix_flops
 
 
 def training_flops(model: Any, length: int, predicted: int) -> float:
-    """Returns the FLOPs of one training step for each token; see `kerasllm.models.flops` for what counts.
+    """Returns the FLOPs per token of one training step; see `kerasllm.models.flops` for what is counted.
 
-    Pooler and classifier count once a sequence. Of the last block, what is not for all its keys and values counts only
-    at those positions that a head reads.
+    The pooler and a classifier count once per sequence. The last block computes keys and values at all positions; the
+    rest of it counts only at the positions that a head reads.
 
     Args:
         model: a backbone or a task model.
-        length: tokens of a sequence.
-        predicted: positions of a sequence whose token is predicted.
+        length: the number of tokens in a sequence.
+        predicted: the number of positions in a sequence whose token is predicted.
     """
     config, backbone = model.config, getattr(model, "backbone", model)
     masked_lm = getattr(model, "masked_lm_head", None) is not None

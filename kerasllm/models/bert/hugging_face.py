@@ -1,8 +1,8 @@
 """BERT in Hugging Face's format: config.json, the task classes, and the names of the weights in both directions.
 
-An entry of the name table maps one of our variables to tensors of theirs. Several tensors are laid side by side along
-the last axis (the query, key and value projections are one product here). A kernel is stored as (outputs, inputs)
-there, (inputs, outputs) here, hence `transpose`.
+An entry of the name table maps one of our variables to one or more of their tensors, which are concatenated along the
+last axis (the query, key and value projections are one kernel here). Their kernels are stored as (outputs, inputs),
+ours as (inputs, outputs), hence `transpose`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from kerasllm.models.bert.tasks import (
     BertRegressor,
 )
 
-# What older files hold beside the weights, and what repeats the token embedding where it is the projection.
+# Buffers in older files, and tensors that repeat other weights if the projection is tied to the token embedding.
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 _TIED = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
 
-# Our setting, theirs. Both directions.
+# Our setting: their setting. Used for reading and writing.
 _CONFIG_NAMES = {
     "vocabulary_size": "vocab_size",
     "num_layers": "num_hidden_layers",
@@ -50,7 +50,7 @@ _CONFIG_NAMES = {
     "pad_token_id": "pad_token_id",
 }
 
-# What their config.json means where it leaves a setting out, as far as ours means something else.
+# The values of settings that their config.json leaves out, where our defaults differ.
 _DEFAULTS = {"intermediate_size": 3072, "attention_probs_dropout_prob": 0.1}
 
 _SEQUENCE = ("BertForSequenceClassification", "AutoModelForSequenceClassification", "text-classification")
@@ -142,12 +142,12 @@ def _check_regression(theirs: Mapping[str, Any], path: str) -> None:
 
 
 def _most_labels(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """A new head is at most as large as the largest tensor there is, or has a thousand labels."""
+    """Returns the most labels that are believed: the rows of the largest tensor, but at least a thousand."""
     return max(1000, max((shape[0] for shape in shapes.values() if shape), default=0))
 
 
 def _label_names(theirs: Mapping[str, Any], path: str) -> tuple[str, ...] | None:
-    """The labels in the order of their ids; None where config.json has none."""
+    """Returns the labels in the order of their ids, or None if config.json has none."""
     labels = theirs.get("id2label")
     if not labels:
         return None
@@ -172,7 +172,7 @@ def _redundant(name: str, config: BertConfig) -> bool:
 
 
 def _modern(name: str) -> str:
-    """TensorFlow's old names of layer normalization's weights are replaced."""
+    """Returns a tensor's name with TensorFlow's old names of layer-normalization weights replaced."""
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
@@ -185,7 +185,7 @@ def _dense(ours: str, inputs: int, outputs: int, *theirs: str) -> list[Entry]:
 
 
 def _entries(config: BertConfig) -> list[Entry]:
-    """Returns the whole name table, without the prefix `bert.` that the task models put before the encoder's names."""
+    """Returns the name table, without the prefix `bert.` that the encoder's names have in task models."""
     width, wide = config.hidden_dim, config.intermediate_dim or 4 * config.hidden_dim
     sizes = {
         "token": ("word", config.vocabulary_size),
@@ -218,7 +218,7 @@ def _heads(config: BertConfig) -> list[Entry]:
         projection = [
             Entry("masked_lm_head/vocabulary_bias", (bias,), (rows,), alias=other, alias_first=True)
         ]
-    else:  # transformers computes with the second bias, and misses the first if it is not there
+    else:  # transformers uses decoder.bias, and warns if predictions.bias is missing
         projection = [
             Entry("masked_lm_head/vocabulary_bias", (other,), (rows,), alias=bias, twice=True),
             Entry("masked_lm_projection/kernel", (f"{predictions}decoder.weight",), (rows, width)),

@@ -1,4 +1,4 @@
-"""The names that KerasHub has for the weights of its BertBackbone."""
+"""The weight names of KerasHub's BertBackbone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kerasllm.models.bert.config import BertConfig
 
 
 def _entries(config: BertConfig) -> list[Entry]:
-    """Returns the name table; the attention heads are an axis of their own in KerasHub's tensors."""
+    """Returns the name table; KerasHub's attention tensors have a separate axis for the heads."""
     width, wide = config.hidden_dim, config.intermediate_dim or 4 * config.hidden_dim
     tables = {
         "token": config.vocabulary_size,

@@ -1,4 +1,4 @@
-"""BERT's tasks on top of its encoder: pretraining, classification, regression.
+"""BERT's task models: pretraining, classification and regression.
 
 Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805.
 """
@@ -18,7 +18,7 @@ from kerasllm.models.bert.config import BertConfig
 
 
 def _backbone(config: BertConfig, backbone: BertBackbone | None, seed: int, pooler: bool) -> BertBackbone:
-    """The backbone handed in, to put new heads on a trained one, or a new one."""
+    """Returns the given backbone, which may be trained already, or a new one."""
     if backbone is None:
         return BertBackbone(config, pooler=pooler, seed=seed)
     if backbone.config != config:
@@ -42,7 +42,7 @@ def _masked_lm_head(config: BertConfig, seed: int) -> MaskedLanguageModelHead:
 
 
 def _masked_lm_projection(config: BertConfig, seed: int) -> VocabularyHead | None:
-    """The projection to the vocabulary where it is not the token embedding's transpose."""
+    """Returns the projection to the vocabulary, or None if it is tied to the token embedding."""
     if config.tie_embeddings:
         return None
     head = VocabularyHead(
@@ -70,24 +70,25 @@ def _classification_head(
 
 
 def _output_table(model: Any) -> Any:
-    """The projection to the vocabulary, (vocabulary_size, hidden_dim)."""
+    """Returns the table of the projection to the vocabulary, (vocabulary_size, hidden_dim)."""
     own = model.masked_lm_projection
     return model.backbone.embeddings.token if own is None else own.kernel
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class BertPretraining(LanguageModel):
-    """Masked-LM and next-sentence prediction, or one of them.
+    """A BERT with the heads of masked-LM and next-sentence prediction, or with one of them.
 
     Args:
-        config: the shape.
+        config: the architecture.
         objectives: "masked_lm", "next_sentence", or both.
-        backbone: an existing one; a new one where left out.
-        seed: of the initial values and of dropout.
+        backbone: an existing backbone; the default is a new one.
+        seed: seed of the initial values and of dropout.
 
-    Call with the backbone's dict, and `masked_positions` int (batch, slots) for scores at those positions
-    only. Returns a dict of `masked_lm` (batch, slots or length, vocabulary_size) and `next_sentence`
-    (batch, 2), logits; class 0 means that the second segment follows the first, as in the released checkpoints.
+    Call it with the dict that the backbone takes, and `masked_positions` int (batch, slots) for masked-LM logits at
+    those positions only. It returns a dict of the logits `masked_lm` (batch, slots or length, vocabulary_size) and
+    `next_sentence` (batch, 2), where class 0 means that the second segment follows the first, as in the released
+    checkpoints.
     """
 
     config_class = BertConfig
@@ -128,20 +129,20 @@ class BertPretraining(LanguageModel):
         return outputs
 
     def get_config(self):
-        """The fields of the config, and `objectives`."""
+        """Returns the fields of the config, and `objectives`."""
         return super().get_config() | {"objectives": list(self.objectives)}
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class BertMaskedLM(LanguageModel):
-    """Masked-LM prediction alone; the backbone has no pooler.
+    """A BERT with the masked-LM head alone; a new backbone has no pooler.
 
     Args:
-        config: the shape.
-        backbone: an existing one; a new one where left out.
-        seed: of the initial values and of dropout.
+        config: the architecture.
+        backbone: an existing backbone; the default is a new one.
+        seed: seed of the initial values and of dropout.
 
-    Call as `BertPretraining`. Returns a dict of `masked_lm` (batch, slots or length, vocabulary_size), logits.
+    Call it like `BertPretraining`. It returns a dict of `masked_lm`, logits (batch, slots or length, vocabulary_size).
     """
 
     config_class = BertConfig
@@ -168,17 +169,17 @@ class BertMaskedLM(LanguageModel):
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class BertClassifier(LanguageModel):
-    """Classes of a text or a pair of texts, from the pooled output.
+    """A BERT that classifies a text or a pair of texts by the pooled output.
 
     Args:
-        config: the shape.
-        num_classes: number of classes, at least 2; that of `label_names`, else 2, where left out.
-        label_names: of the classes, written to config.json's `id2label`.
-        multi_label: whether a text may have several of the labels, or none; written to config.json's `problem_type`.
-        backbone: an existing one; a new one where left out.
-        seed: of the initial values and of dropout.
+        config: the architecture.
+        num_classes: number of classes, at least 2; the default is the number of `label_names`, or 2 without them.
+        label_names: names of the classes, which are written to config.json's `id2label`.
+        multi_label: whether a text may have several labels, or none; written to config.json's `problem_type`.
+        backbone: an existing backbone; the default is a new one.
+        seed: seed of the initial values and of dropout.
 
-    Call with the backbone's dict. Returns logits (batch, num_classes), for a
+    Call it with the dict that the backbone takes. It returns logits (batch, num_classes), for a
     `SparseCategoricalCrossentropy(from_logits=True)`, or, with `multi_label`, for a
     `BinaryCrossentropy(from_logits=True)` and labels of 0 and 1 (batch, num_classes).
     """
@@ -219,7 +220,7 @@ class BertClassifier(LanguageModel):
         return self.classifier(pooled, training=training)
 
     def get_config(self):
-        """The fields of the config, `num_classes`, `label_names` and `multi_label`."""
+        """Returns the fields of the config, `num_classes`, `label_names` and `multi_label`."""
         names = None if self.label_names is None else list(self.label_names)
         labels = {"num_classes": self.num_classes, "label_names": names, "multi_label": self.multi_label}
         return super().get_config() | labels
@@ -227,14 +228,14 @@ class BertClassifier(LanguageModel):
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class BertRegressor(LanguageModel):
-    """A number for a text or a pair of texts, from the pooled output.
+    """A BERT that predicts a number for a text or a pair of texts by the pooled output.
 
     Args:
-        config: the shape.
-        backbone: an existing one; a new one where left out.
-        seed: of the initial values and of dropout.
+        config: the architecture.
+        backbone: an existing backbone; the default is a new one.
+        seed: seed of the initial values and of dropout.
 
-    Call with the backbone's dict. Returns (batch,), for a `SquaredErrorLoss`.
+    Call it with the dict that the backbone takes. It returns numbers (batch,), for a `SquaredErrorLoss`.
     """
 
     config_class = BertConfig

@@ -1,4 +1,4 @@
-"""GPT: config, backbone, task model, their names in Hugging Face's format and KerasHub's, and their arithmetic."""
+"""GPT: config, backbone, task model, weight names in Hugging Face's and KerasHub's formats, and FLOPs."""
 
 from kerasllm.models.gpt.backbone import GPTBackbone
 from kerasllm.models.gpt.config import GPT_SIZES, GPTConfig

@@ -1,6 +1,6 @@
-"""GPT's decoder as published and as `transformers` computes it: pre-layer-norm, tanh-GELU, learned positions.
+"""GPT's decoder as published and as `transformers` computes it: pre-layer-norm, tanh GELU, learned positions.
 
-With other options of its config it is a Llama. Reference: Radford et al. 2019, "Language Models are Unsupervised
+With other settings in its config it is a Llama. Reference: Radford et al. 2019, "Language Models are Unsupervised
 Multitask Learners".
 """
 
@@ -21,18 +21,18 @@ from kerasllm.models.gpt.config import GPTConfig
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class GPTBackbone(LanguageModel):
-    """The decoder.
+    """A GPT decoder without a language-model head.
 
     Args:
-        config: the shape.
-        lora_rank: above 0, only low-rank adapters beside the blocks' projections are trained.
-        lora_alpha: they count alpha / rank; twice the rank where left out.
-        seed: of the initial values and of dropout.
+        config: the architecture.
+        lora_rank: rank of the low-rank adapters beside the blocks' projections, which alone are trained; 0 for none.
+        lora_alpha: the adapters' outputs are scaled by lora_alpha / lora_rank; the default is twice the rank.
+        seed: seed of the initial values and of dropout.
 
-    Call with a dict of `token_ids` int (batch, length) and, optionally, `padding_mask` (batch, length), 1 for
-    real tokens: needed only where padding stands *before* tokens, as no token sees a later one; `sequence_ids`
-    int (batch, length), where attention is to stay within tokens of the same number; and `position_ids` (batch,
-    length), 0, 1, 2 … where left out. Returns a dict of `sequence_output` (batch, length, hidden_dim).
+    Call it with a dict of `token_ids` int (batch, length) and these optional entries: `padding_mask` (batch, length),
+    1 for real tokens, is needed only if padding comes *before* tokens, as attention is causal; `sequence_ids` int
+    (batch, length) restricts attention to tokens with the same number; `position_ids` int (batch, length) are 0, 1,
+    2 … by default. It returns a dict of `sequence_output` (batch, length, hidden_dim).
     """
 
     config_class = GPTConfig
@@ -107,7 +107,7 @@ class GPTBackbone(LanguageModel):
         return {"sequence_output": self.final_norm(hidden)}
 
     def embed(self, token_ids, position_ids=None, training=False):
-        """Returns the first block's input (batch, length, hidden_dim), and the rotary tables or None."""
+        """Returns the input of the first block (batch, length, hidden_dim), and the rotary tables or None."""
         if self.config.positions == "learned":
             return self.embeddings(token_ids, None, position_ids, training=training), None
         if position_ids is None:
@@ -116,18 +116,18 @@ class GPTBackbone(LanguageModel):
         return self.embeddings(token_ids, training=training), tables
 
     def extend(self, token_ids, position_ids, mask, caches, cache_position):
-        """Continues sequences whose earlier keys and values are in caches.
+        """Runs new tokens of sequences whose earlier keys and values are in caches.
 
         Args:
-            token_ids: int (batch, new), one new token, or the whole beginning.
+            token_ids: int (batch, new): one new token per sequence, or whole prompts for empty caches.
             position_ids: int (batch, new).
-            mask: boolean; for one new token (batch, 1, capacity), for the whole beginning broadcastable to
+            mask: boolean; (batch, 1, capacity) for one new token; for prompts, broadcastable to
                 (batch, heads, new, new), or None for causal attention without padding.
-            caches: keys and values of each block, as `TransformerDecoderBlock` takes them.
-            cache_position: int scalar, the column of the first new token.
+            caches: the keys and values of each block, as `TransformerDecoderBlock` takes them.
+            cache_position: int scalar, the cache column of the first new token.
 
         Returns:
-            The hidden states (batch, new, hidden_dim) and the caches.
+            The hidden states (batch, new, hidden_dim) and the updated caches.
         """
         hidden, rotary = self.embed(token_ids, position_ids)
         if token_ids.shape[1] == 1:
@@ -139,5 +139,5 @@ class GPTBackbone(LanguageModel):
         return self.final_norm(hidden), extended
 
     def get_config(self):
-        """Returns the fields of the config, and the adapters' settings."""
+        """Returns the fields of the config, and `lora_rank` and `lora_alpha`."""
         return super().get_config() | {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}

@@ -1,6 +1,6 @@
-"""The shape of a GPT: the settings that its checkpoints record, and the named sizes.
+"""The config of a GPT, which its checkpoints record, and the named sizes.
 
-Reference: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; the GPT-3 widths: Brown
+Reference: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; for GPT-3's sizes: Brown
 et al. 2020, https://arxiv.org/abs/2005.14165, table 2.1.
 """
 
@@ -27,10 +27,10 @@ GPT_SIZES: dict[str, dict[str, int]] = {
     "gpt3_13b": {"num_layers": 40, "num_heads": 40, "hidden_dim": 5120, "max_sequence_length": 2048},
     "gpt3_175b": {"num_layers": 96, "num_heads": 96, "hidden_dim": 12288, "max_sequence_length": 2048},
 }
-"""GPT-2's four sizes, and GPT-3's.
+"""The four sizes of GPT-2, and the sizes of GPT-3.
 
-The paper gives "XL" 24 heads of 128 for a width of 2,048 and "13B" a width of 5,140 with 40 heads of 128;
-neither product is the width, so XL has 16 heads of 128 here and 13B a width of 5,120.
+The paper gives "XL" 24 heads of 128 for a width of 2,048 and "13B" a width of 5,140 with 40 heads of 128.
+Neither product is the width, so XL has 16 heads of 128 here, and 13B has a width of 5,120.
 """
 
 Normalization = Literal["layer_norm", "rms_norm"]
@@ -51,40 +51,40 @@ _LONGEST = 2**26
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a GPT; the defaults are GPT-2's.
+    """The architecture of a GPT; the defaults are GPT-2's.
 
     A Llama is `normalization="rms_norm", positions="rotary", feed_forward="gated", activation="silu",
-    use_bias=False`, mostly with `num_key_value_heads` and `tie_embeddings=False`.
+    use_bias=False`, usually with `num_key_value_heads` and `tie_embeddings=False`.
 
     Args:
-        vocabulary_size: number of tokens.
+        vocabulary_size: number of tokens in the vocabulary.
         num_layers: number of decoder blocks.
-        num_heads: attention heads a block.
-        hidden_dim: width; divisible by `num_heads`.
-        intermediate_dim: width inside the feed-forward network; 4 * hidden_dim where left out.
-        max_sequence_length: number of learned positions; with rotary ones, the longest context.
-        dropout: of residual branches.
-        attention_dropout: of the attention probabilities; that of `dropout` where left out.
-        embedding_dropout: of the sum of the embeddings; that of `dropout` where left out.
+        num_heads: number of attention heads in a block.
+        hidden_dim: width of the hidden states; must be divisible by `num_heads`.
+        intermediate_dim: width of the feed-forward network; the default is 4 * hidden_dim.
+        max_sequence_length: number of learned positions, or the longest context with rotary positions.
+        dropout: dropout rate of the residual branches.
+        attention_dropout: dropout rate of the attention probabilities; the default is `dropout`.
+        embedding_dropout: dropout rate of the sum of the embeddings; the default is `dropout`.
         activation: "gelu_tanh", "gelu" (exact), or another Keras activation.
         normalization: "layer_norm", or "rms_norm" (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467).
-        layer_norm_epsilon: added to every variance, or mean square.
+        layer_norm_epsilon: number added to every variance, or mean square, in normalization.
         positions: "learned", or "rotary" (Su et al. 2021, https://arxiv.org/abs/2104.09864).
-        rotary_base: longest wave length of rotary positions, over 2 pi.
+        rotary_base: the base of the rotary frequencies, `rope_theta` in `transformers`.
         feed_forward: "dense", or "gated" (SwiGLU with "silu"; Shazeer 2020, https://arxiv.org/abs/2002.05202).
-        num_key_value_heads: heads of keys and values, a divisor of `num_heads` (grouped-query attention,
-            Ainslie et al. 2023, https://arxiv.org/abs/2305.13245); `num_heads` where left out.
-        use_bias: whether projections and layer normalisation have biases.
-        tie_embeddings: whether the output projection is the token embedding's transpose.
-        initializer_range: standard deviation of the initial values; that of the projections back into the
-            residual stream is smaller by sqrt(2 * num_layers).
-        end_token_id: the token at which generation stops; None for none.
-        more_end_token_ids: others at which it stops too.
-        begin_token_id: the token before a text; only recorded.
-        pad_token_id: token of the padding; only recorded.
+        num_key_value_heads: number of key and value heads, a divisor of `num_heads` (grouped-query attention,
+            Ainslie et al. 2023, https://arxiv.org/abs/2305.13245); the default is `num_heads`.
+        use_bias: whether projections and layer normalization have biases.
+        tie_embeddings: whether the output projection is the transpose of the token embedding.
+        initializer_range: standard deviation of the initial values; for the projections back into the residual
+            stream it is divided by sqrt(2 * num_layers).
+        end_token_id: the token at which generation stops, or None.
+        more_end_token_ids: further tokens at which generation stops.
+        begin_token_id: the token at the beginning of a text; it is only recorded.
+        pad_token_id: the padding token; it is only recorded.
 
     Raises:
-        ValueError: a setting is out of range or two do not go together. The message begins with its name.
+        ValueError: a setting is out of range, or two contradict each other. The message begins with a setting's name.
     """
 
     vocabulary_size: int = 50257
@@ -138,7 +138,7 @@ class GPTConfig:
         for token in self.more_end_token_ids:
             check_token("more_end_token_ids", token)
         if self.pad_token_id is not None:
-            check_token("pad_token_id", self.pad_token_id, least=-1)  # which some files have for none
+            check_token("pad_token_id", self.pad_token_id, least=-1)  # some files have -1 for none
         base = self.rotary_base
         if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base < 1e30:
             raise ValueError(f"rotary_base is {short(base)}, it must be a number above 0")
@@ -160,7 +160,7 @@ class GPTConfig:
             raise ValueError(
                 f"num_key_value_heads {self.num_key_value_heads} does not divide num_heads {self.num_heads}"
             )
-        # No weight's shape would refuse it.
+        # No weight has that length in its shape, so nothing else would catch an absurd value.
         if self.positions == "rotary" and self.max_sequence_length > _LONGEST:
             raise ValueError(f"max_sequence_length is {self.max_sequence_length}: no text is as long as that")
         if self.positions == "rotary" and self.head_dim % 2:
@@ -171,12 +171,12 @@ class GPTConfig:
 
     @property
     def head_dim(self) -> int:
-        """Width of a head."""
+        """The width of an attention head."""
         return self.hidden_dim // self.num_heads
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
-        """All tokens at which generation stops, as far as the vocabulary has them."""
+        """The tokens at which generation stops, without those beyond the vocabulary."""
         ends = (
             self.more_end_token_ids
             if self.end_token_id is None
@@ -186,12 +186,12 @@ class GPTConfig:
 
     @property
     def key_value_heads(self) -> int:
-        """`num_key_value_heads`, never None."""
+        """The number of key and value heads: `num_key_value_heads`, but never None."""
         return self.num_key_value_heads or self.num_heads
 
     @classmethod
     def from_size(cls, size: str, **changes: Any) -> GPTConfig:
-        """A named size (`GPT_SIZES`), with changes.
+        """Returns the config of a named size (`GPT_SIZES`), with `changes` to its fields.
 
         Raises:
             ValueError: there is no such size.

@@ -1,4 +1,4 @@
-"""The arithmetic of a GPT's training step."""
+"""The FLOPs of a GPT's training step."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from kerasllm.models.flops import matrices, matrix_flops
 
 
 def training_flops(model: Any, length: int, predicted: int) -> float:
-    """Returns the FLOPs of one training step for each token; see `kerasllm.models.flops` for what counts.
+    """Returns the FLOPs per token of one training step; see `kerasllm.models.flops` for what is counted.
 
     Args:
         model: a backbone or a task model.
-        length: tokens of a sequence.
-        predicted: positions of a sequence whose next token is predicted.
+        length: the number of tokens in a sequence.
+        predicted: the number of positions in a sequence whose next token is predicted.
     """
     config = model.config
     per_token = per_prediction = 0.0

@@ -1,6 +1,6 @@
-"""GPT in Hugging Face's format: written as a GPT-2 or a Llama where it is one, else under names of our own.
+"""GPT in Hugging Face's format: a model is written as GPT-2 or Llama if it is one, otherwise in a format of our own.
 
-GPT-2's kernels are stored as (inputs, outputs), like ours; Llama's as (outputs, inputs).
+GPT-2's kernels are stored as (inputs, outputs), like ours; Llama's kernels are stored as (outputs, inputs).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kerasllm.models.gpt.config import GPTConfig
 from kerasllm.models.gpt.tasks import GPTCausalLM
 
 _GPT2_END = 50256
-"""The first and last token of a GPT-2 whose config.json names none."""
+"""The beginning and end token of a GPT-2 whose config.json names none."""
 _TOKENS = {
     "end_token_id": "eos_token_id",
     "more_end_token_ids": "eos_token_id",
@@ -33,7 +33,7 @@ _TOKENS = {
 }
 
 
-# Our setting, theirs. Both directions.
+# Our setting: their setting. Used for reading and writing.
 _GPT2_CONFIG_NAMES = {
     "vocabulary_size": "vocab_size",
     "num_layers": "n_layer",
@@ -138,7 +138,7 @@ def _read_llama(theirs: Mapping[str, Any], path: str) -> GPTConfig:
 
 
 def _rotary_base(theirs: Mapping[str, Any], path: str) -> Any:
-    """Of the places where it may stand the newest one counts, as in `transformers`; refuses scaled angles."""
+    """Returns the base from the newest field that has it, as `transformers` does; refuses scaled rotary angles."""
     base = theirs.get("rope_theta")
     for name in ("rope_scaling", "rope_parameters"):
         rotary = theirs.get(name)
@@ -190,7 +190,7 @@ def _tied(name: str, config: GPTConfig) -> bool:
 
 
 def _gpt2_entries(config: GPTConfig) -> list[Entry]:
-    """Of a GPT-2, without the prefix `transformer.`."""
+    """Returns the name table of a GPT-2, without the prefix `transformer.`."""
     width, wide = config.hidden_dim, _intermediate(config)
     found = [
         Entry("embeddings/token", ("wte.weight",), (config.vocabulary_size, width)),
@@ -210,13 +210,13 @@ def _gpt2_entries(config: GPTConfig) -> list[Entry]:
 
 
 def _heads(config: GPTConfig) -> tuple[int, int, int]:
-    """Widths of queries, keys and values."""
+    """Returns the widths of the queries, keys and values."""
     shared = config.key_value_heads * config.head_dim
     return config.hidden_dim, shared, shared
 
 
 def _intermediate(config: GPTConfig) -> tuple[int, ...]:
-    """Widths of the gate, if there is one, and of what it gates."""
+    """Returns the widths of the feed-forward network's first kernels: gate and values, or the values alone."""
     wide = config.intermediate_dim or 4 * config.hidden_dim
     return (wide, wide) if config.feed_forward == "gated" else (wide,)
 
@@ -234,7 +234,7 @@ def _stored_like_ours(ours: str, theirs: str, shape: tuple[int, int]) -> list[En
 
 
 def _llama_entries(config: GPTConfig) -> list[Entry]:
-    """Of a Llama, without the prefix `model.`."""
+    """Returns the name table of a Llama, without the prefix `model.`."""
     width, wide = config.hidden_dim, config.intermediate_dim or 4 * config.hidden_dim
     heads, gates = _heads(config), (wide, wide)
     found = [Entry("embeddings/token", ("embed_tokens.weight",), (config.vocabulary_size, width))]
@@ -260,7 +260,7 @@ def _llama_entries(config: GPTConfig) -> list[Entry]:
 
 
 def _own_entries(config: GPTConfig) -> list[Entry]:
-    """Of a shape that is neither: names of our own for the same variables, as they are."""
+    """Returns the name table for architectures that are neither: our own variable names, with `.` for `/`."""
 
     def has(entry: Entry) -> bool:
         if entry.ours.endswith("norm_bias"):

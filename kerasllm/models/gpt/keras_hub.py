@@ -1,4 +1,4 @@
-"""The names that KerasHub has for the weights of its GPT2Backbone."""
+"""The weight names of KerasHub's GPT2Backbone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kerasllm.models.gpt.hugging_face import GPT2_SHAPE
 
 
 def _entries(config: GPTConfig) -> list[Entry]:
-    """Returns the name table; the attention heads are an axis of their own in KerasHub's tensors."""
+    """Returns the name table; KerasHub's attention tensors have a separate axis for the heads."""
     width, wide = config.hidden_dim, config.intermediate_dim or 4 * config.hidden_dim
     tables = {"token": config.vocabulary_size, "position": config.max_sequence_length}
     found = [

@@ -1,4 +1,4 @@
-"""GPT's task: scores of the next token, with a projection that is tied to the embedding or its own."""
+"""GPT's task model: a causal language model whose output projection is tied to the embedding or separate."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from kerasllm.models.gpt.config import GPTConfig
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class GPTCausalLM(LanguageModel):
-    """Scores of the next token at each position.
+    """A causal language model, which predicts the next token at each position.
 
     Args:
-        config: the shape.
-        backbone: an existing one; a new one where left out.
-        lora_rank: see `GPTBackbone`; for a new one.
-        lora_alpha: see `GPTBackbone`; for a new one.
-        seed: of the initial values and of dropout.
+        config: the architecture.
+        backbone: an existing backbone; the default is a new one.
+        lora_rank: as in `GPTBackbone`; used only for a new backbone.
+        lora_alpha: as in `GPTBackbone`; used only for a new backbone.
+        seed: seed of the initial values and of dropout.
 
-    Call with the backbone's dict. Returns logits (batch, length, vocabulary_size); at position i they are those
-    of token i + 1. Compiled with a `CausalLanguageModelLoss` and no metrics, `fit` and `evaluate` project to the
-    vocabulary within the loss, a chunk of tokens at a time.
+    Call it with the dict that the backbone takes. It returns logits (batch, length, vocabulary_size); those at position
+    i predict token i + 1. If it is compiled with a `CausalLanguageModelLoss` and no metrics, `fit` and `evaluate`
+    project to the vocabulary inside the loss, a chunk of tokens at a time.
     """
 
     config_class = GPTConfig
@@ -68,7 +68,7 @@ class GPTCausalLM(LanguageModel):
 
     @property
     def output_table(self) -> Any:
-        """The projection to the vocabulary, (vocabulary_size, hidden_dim)."""
+        """The table of the output projection, (vocabulary_size, hidden_dim)."""
         return self.backbone.embeddings.token if self.head is None else self.head.kernel
 
     def call(self, inputs, training=False):
@@ -77,43 +77,43 @@ class GPTCausalLM(LanguageModel):
         return hidden if self._projects_in_loss else self.project(hidden)
 
     def project(self, hidden):
-        """(batch, length, hidden_dim) → logits (batch, length, vocabulary_size)."""
+        """Returns the logits (batch, length, vocabulary_size) of hidden states (batch, length, hidden_dim)."""
         return dense(hidden, self.output_table, transposed=True)
 
     def train_step(self, *args):
-        """Keras' own step; see the class for what the loss does."""
+        """Runs a training step, in which the loss may project to the vocabulary; see the class."""
         with _Projecting(self):
             return super().train_step(*args)
 
     def test_step(self, *args):
-        """Keras' own step; see the class for what the loss does."""
+        """Runs an evaluation step, in which the loss may project to the vocabulary; see the class."""
         with _Projecting(self):
             return super().test_step(*args)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The compiled loss; of hidden states where `call` left the projection to it."""
+        """Returns the compiled loss, from hidden states if `call` left the projection to the loss."""
         if not self._projects_in_loss:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         return self.loss.project(y, y_pred, self.output_table, sample_weight, differentiable=training)
 
     def generate(self, prompts: Any, **settings: Any) -> Any:
-        """Continues prompts, greedily unless told otherwise; see `kerasllm.generation.continuation.Settings`.
+        """Continues prompts, greedily by default; see `kerasllm.generation.continuation.Settings`.
 
         Args:
             prompts: int (batch, length) or (length,), or a list of lists of different lengths; with a
                 `tokenizer` also a text or a list of texts.
-            settings: `max_new_tokens` and others.
+            settings: the arguments of `kerasllm.generation.generate`: `max_new_tokens`, `tokenizer` and others.
 
         Returns:
-            Prompt and continuation: an int32 array (batch, length + new) for an array, else lists; texts for
-            texts.
+            The prompts with their continuations, in the form of the prompts: an int32 array (batch, length + new),
+            lists, or texts.
         """
-        from kerasllm.generation import generate  # here, as training does without it
+        from kerasllm.generation import generate  # imported here, as training does not need it
 
         return generate(self, prompts, **settings)
 
     def prefill(self, token_ids, starts, capacity):
-        """See `kerasllm.generation.protocol.GenerativeModel`; the caches are keys and values of each block."""
+        """See `kerasllm.generation.protocol.GenerativeModel`; the caches are the keys and values of each block."""
         rows, width = token_ids.shape
         config = self.config
         columns = ops.arange(width, dtype="int32")[None]
@@ -132,7 +132,7 @@ class GPTCausalLM(LanguageModel):
         starts = starts[:, None]
         columns = ops.arange(caches[0][0].shape[1], dtype="int32")[None]
         mask = ops.logical_and(columns >= starts, columns <= column)[:, None]  # (rows, 1, capacity)
-        # A row that has used up its positions may run on beside others; what it makes is not looked at.
+        # A row that has used up its positions may run on beside others; its results are ignored.
         positions = ops.minimum(column - starts, self.config.max_sequence_length - 1)
         hidden, caches = self.backbone.extend(token_ids[:, None], positions, mask, caches, column)
         return self._next_logits(hidden[:, 0]), caches
@@ -147,17 +147,17 @@ class GPTCausalLM(LanguageModel):
         return [tuple(map(taken, cache)) for cache in caches]
 
     def _next_logits(self, hidden):
-        """(rows, hidden_dim) → logits (rows, vocabulary_size), by the product that suits few rows."""
+        """Returns the logits (rows, vocabulary_size) of hidden states (rows, hidden_dim), by a product for few rows."""
         return backend.decoding.scores(hidden, ops.convert_to_tensor(self.output_table))
 
     def get_config(self):
-        """The fields of the config, and the adapters' settings."""
+        """Returns the fields of the config, and `lora_rank` and `lora_alpha`."""
         own = {"lora_rank": self.backbone.lora_rank, "lora_alpha": self.backbone.lora_alpha}
         return super().get_config() | own
 
 
 class _Projecting:
-    """While a step runs, or is traced, `call` returns hidden states if the loss can project them itself."""
+    """A context in which `call` returns hidden states, if the loss can project them to the vocabulary itself."""
 
     def __init__(self, model: GPTCausalLM) -> None:
         self.model = model
