@@ -11,16 +11,12 @@ from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.training.optimization.optimizers import adamw
 
 if keras.backend.backend() == "torch":
-    import sympy
     import torch
-    from torch._inductor import cpu_vec_isa, sizevars
-    from torch.utils._sympy.functions import FloorDiv, ModularIndexing
+    from torch._inductor import cpu_vec_isa
 
     from kerasllm.backend.torch import compiler as torch_compiler
     from kerasllm.backend.torch import decoding as torch_decoding
     from kerasllm.backend.torch import training as torch_training
-
-    ROW, COLUMN = sympy.Symbol("x0", integer=True), sympy.Symbol("x1", integer=True)
 
     def losses() -> list[float]:
         """Of three compiled steps."""
@@ -88,31 +84,6 @@ if keras.backend.backend() == "torch":
             forget_instructions()  # those of the objects made here
         unknown = type("Unknown", (), {"build_arch_flags": lambda self: "-mno-such-instructions"})()
         assert takes_options(unknown, "") is False
-
-    @pytest.mark.parametrize(
-        "index",
-        [
-            sympy.Integer(7),
-            COLUMN,
-            384 * ROW + COLUMN,
-            COLUMN * 128 + ROW + 5,
-            4 * (COLUMN + 32 * ROW),
-            ROW * (COLUMN + 3),
-            FloorDiv(COLUMN, 64) + 8 * ROW,
-            FloorDiv(COLUMN, 6) + ROW,
-            ModularIndexing(COLUMN, 1, 64) + 64 * ROW,
-            ModularIndexing(COLUMN, 16, 4) + COLUMN,
-            384 * ModularIndexing(COLUMN, 3, 5) + ROW,
-        ],
-        ids=str,
-    )
-    @pytest.mark.parametrize("variable", [ROW, COLUMN], ids=str)
-    def test_strides_are_the_compilers(index, variable):
-        find = sizevars.stride_at_vec_range.__wrapped__
-        expected, simplify = find(index, variable, 16), sizevars.simplify_index_in_vec_range
-        with torch_compiler.short_cuts():
-            assert sizevars.simplify_index_in_vec_range is not simplify
-            assert sympy.simplify(find(index, variable, 16) - expected) == 0
 
     def test_a_gpus_random_state_is_kept_beside_the_cpus(monkeypatch):
         cpu = torch_training.get_random_state()
