@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -29,7 +30,8 @@ def main() -> None:
     """
     known, arguments = recipes(), sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help(known))
+        with contextlib.suppress(BrokenPipeError):  # of `kerasllm --help | head`
+            print(_help(known), flush=True)
         return
     name = arguments[0]
     if name not in known:
