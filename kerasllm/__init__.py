@@ -11,7 +11,8 @@ __version__ = "0.2.0"
 
 def _is_command() -> bool:
     """Returns whether this process is `kerasllm` or `python -m kerasllm`, which loads Keras only for a recipe."""
-    module = sys.argv[:1] == ["-m"] and "kerasllm" in sys.orig_argv
+    after = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
+    module = sys.argv[:1] == ["-m"] and after[:1] == ["kerasllm"]
     return module or Path(sys.argv[0] if sys.argv else "").stem == "kerasllm"
 
 

@@ -59,7 +59,7 @@ def main(config: Config) -> int:
         raise InputError(
             f"--sequence_length {length} is above the {positions} positions of {saved.directory}"
         )
-    task = task_of(saved.settings, saved.directory)
+    task = task_of(saved)
     options = PredictionSettings(length, config.batch_size, config.top_k)
     rows = task.predict(saved, texts_of(config), options)
     if config.output:

@@ -143,8 +143,13 @@ class Format:
         return next(row.name for row in self.architectures if row.model_class is model_class)
 
     def architecture(self, theirs: Mapping[str, Any]) -> Architecture:
-        """Returns the architecture that config.json's content names, or the first one if it names none."""
-        name, problem = (theirs.get("architectures") or [None])[0], theirs.get("problem_type")
+        """Returns the architecture that config.json's content names, or the first one if it names none.
+
+        As in `transformers`, a single label without a `problem_type` means a regression.
+        """
+        name, labels = (theirs.get("architectures") or [None])[0], theirs.get("id2label")
+        count = len(labels) if isinstance(labels, dict) else theirs.get("num_labels")
+        problem = theirs.get("problem_type") or ("regression" if count == 1 else None)
         named = [row for row in self.architectures if row.name == name] or list(self.architectures)
         return next((row for row in named if problem and row.problem_type == problem), named[0])
 

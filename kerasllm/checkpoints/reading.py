@@ -18,6 +18,7 @@ from kerasllm.errors import InputError, InputWarning, NewHeadWarning
 from kerasllm.layers.initializers import drawing_later
 
 _AGAIN = "copy the model anew"
+_MOST_NAMES = 12
 _APART = f"the two do not belong together; {_AGAIN}"
 
 
@@ -237,6 +238,6 @@ def _report(directory: Path, heads: list[str], unused: list[str]) -> None:
         warnings.warn(NewHeadWarning(message, tuple(heads)) if heads else InputWarning(message), stacklevel=4)
 
 
-def _first(names: list[str], most: int = 12) -> str:
-    shown = [name if name.isprintable() else repr(name) for name in names[:most]]
-    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _first(names: list[str]) -> str:
+    shown = [name if name.isprintable() else repr(name) for name in names[:_MOST_NAMES]]
+    return ", ".join(shown) + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")

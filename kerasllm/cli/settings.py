@@ -84,11 +84,12 @@ def options(config_class: type, prefix: str = "", default: Any = dataclasses.MIS
     """
     hints = typing.get_type_hints(config_class)
     documentation = _documentation(config_class)
-    own = inspect.get_annotations(config_class)
+    classes = [inspect.get_annotations(base) for base in config_class.__mro__]
 
-    def order(field: dataclasses.Field) -> tuple[bool, bool, bool]:
+    def order(field: dataclasses.Field) -> tuple[bool, bool, int]:
         required = field.default is field.default_factory is dataclasses.MISSING
-        return dataclasses.is_dataclass(hints[field.name]), not required, field.name not in own
+        place = next(number for number, names in enumerate(classes) if field.name in names)
+        return dataclasses.is_dataclass(hints[field.name]), not required, place
 
     for field in sorted(dataclasses.fields(config_class), key=order):
         if not field.init:

@@ -22,9 +22,17 @@ def combined_mask(padding_mask=None, sequence_ids=None, *, is_causal: bool = Fal
         padding_mask: (batch, length), 1 for real tokens, which alone are attended to.
         sequence_ids: int (batch, length); attention stays within tokens of the same number.
         is_causal: whether no position sees a later one.
+
+    Raises:
+        ValueError: `padding_mask` has another number of axes.
     """
     if padding_mask is None and sequence_ids is None:
         return None
+    if padding_mask is not None and len(padding_mask.shape) != 2:
+        raise ValueError(
+            f"padding_mask has shape {tuple(padding_mask.shape)}, it must be (batch, length); give who may attend to "
+            "whom as attention_mask"
+        )
     real = None if padding_mask is None else ops.cast(padding_mask, "bool")[:, None, None, :]
     if sequence_ids is None and not is_causal:
         return real

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from kerasllm import backend
-from kerasllm.backend import memory as kept_memory
+from kerasllm.backend import memory
 from kerasllm.checkpoints import Format, push_model, read_model, write_model
 from kerasllm.errors import InputError
 from kerasllm.layers.initializers import default_seed
@@ -83,7 +83,7 @@ class LanguageModel(keras.Model):
 
     def make_train_function(self, force: bool = False) -> None:
         """Calls Keras' own method; on TensorFlow, `jit_compile` may compile only a part of the step."""
-        kept_memory.keep()
+        memory.keep()
         backend.make_train_function(self, partial(super().make_train_function, force))
 
     def train_step(self, *args: Any) -> Any:

@@ -101,6 +101,22 @@ def read_settings(directory: Path, config_class: type | None = None) -> tuple[An
     return config, theirs
 
 
+def model_class_of(settings: Mapping[str, Any], directory: Path) -> type:
+    """Returns the class of the model that config.json describes; its backbone if it names no task of ours.
+
+    Args:
+        settings: the content of config.json.
+        directory: holds it, for messages.
+
+    Raises:
+        InputError: `architectures` is no list of names, or the model is of no known family.
+    """
+    path, names = directory / "config.json", settings.get("architectures")
+    if names and not (isinstance(names, list) and isinstance(names[0], str)):
+        raise InputError(f"{path}: architectures is {str(names)[:60]}, it must be a list of names")
+    return find_format(dict(settings), path, _formats()).architecture(settings).model_class
+
+
 def check_checkpoint(source: str | Path, config_class: type | None = None) -> Any:
     """Checks a checkpoint's config.json and the headers of its weight files, without reading the weights.
 

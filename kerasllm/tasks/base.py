@@ -37,10 +37,12 @@ class Task(abc.ABC):
 
     Attributes:
         name: the name of the task in results and options.
+        model_classes: the classes of models that are saved for the task.
         monitors: the figures of `evaluate` by which a run may choose its best weights.
     """
 
     name: ClassVar[str]
+    model_classes: ClassVar[tuple[type, ...]]
     monitors: ClassVar[tuple[str, ...]] = ("loss",)
 
     def compile(
@@ -85,11 +87,6 @@ class Task(abc.ABC):
             model: a model that `compile` has compiled.
             batches: a sequence of (inputs, labels, weights) in a fixed order, with weights of 1 or 0.
         """
-
-    @classmethod
-    @abc.abstractmethod
-    def serves(cls, settings: Mapping[str, Any]) -> bool:
-        """Returns whether the content of a config.json describes a model for this task."""
 
     @classmethod
     def predict(

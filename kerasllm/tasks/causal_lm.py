@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from kerasllm.losses import CausalLanguageModelLoss
+from kerasllm.models import GPTBackbone, GPTCausalLM
 from kerasllm.tasks.base import Task
 
 
@@ -14,6 +14,7 @@ class CausalLanguageModeling(Task):
     """Causal language modeling, without metrics, so that the loss can project to the vocabulary in chunks."""
 
     name: ClassVar[str] = "causal_lm"
+    model_classes: ClassVar[tuple[type, ...]] = (GPTCausalLM, GPTBackbone)
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
         """Returns the loss alone."""
@@ -35,11 +36,4 @@ class CausalLanguageModeling(Task):
             loss += value if summed else value * weight
             tokens += weight
         mean = loss / max(tokens, 1.0)
-        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "tokens": tokens}
-
-    @classmethod
-    def serves(cls, settings: Mapping[str, Any]) -> bool:
-        """Returns whether config.json names a GPT-2, a Llama or a GPT of kerasllm's own shape."""
-        return str(settings.get("model_type", "")) in ("gpt2", "llama") or str(
-            settings.get("model_type", "")
-        ).startswith("kerasllm")
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "tokens": round(tokens)}

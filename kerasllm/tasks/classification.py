@@ -30,6 +30,7 @@ class Classification(Task):
     """
 
     name: ClassVar[str] = "classification"
+    model_classes: ClassVar[tuple[type, ...]] = (BertClassifier,)
     monitors: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1", "f1_macro", "matthews")
 
     def __init__(self, label_names: Sequence[str]) -> None:
@@ -56,11 +57,6 @@ class Classification(Task):
         return {"loss": finite(losses.mean()), **figures}
 
     @classmethod
-    def serves(cls, settings: Mapping[str, Any]) -> bool:
-        """Returns whether config.json describes a classifier of texts that is no regressor."""
-        return is_classifier(settings) and not is_regressor(settings)
-
-    @classmethod
     def predict(
         cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
     ) -> list[dict[str, Any]]:
@@ -70,7 +66,7 @@ class Classification(Task):
         """
         encoded = encode_texts(saved.tokenizer, texts, options.sequence_length)
         batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
-        model = load_whole(BertClassifier, saved.directory, {"classifier"})
+        model = load_whole(saved.model_class, saved.directory, {"classifier"})
         logits = predict_in_order(model, batches).astype("float64")
         names = list(model.label_names or map(str, range(model.num_classes)))
         joined = ["\t".join(text) for text in texts]
@@ -102,18 +98,6 @@ class Classification(Task):
             found = [f"{name} {prediction['probabilities'][name]:.4f}" for name in prediction["labels"]]
             return [f"{', '.join(found) or 'none'}\t{prediction['text']}"]
         return [f"{prediction['label']}\t{prediction['probability']:.4f}\t{prediction['text']}"]
-
-
-def is_classifier(settings: Mapping[str, Any]) -> bool:
-    """Returns whether config.json describes a model with a head for whole texts: a classifier or a regressor."""
-    return (settings.get("architectures") or [""])[0] == "BertForSequenceClassification"
-
-
-def is_regressor(settings: Mapping[str, Any]) -> bool:
-    """Returns whether config.json says that the model predicts a number, not a class."""
-    kind, names = settings.get("problem_type"), settings.get("id2label")
-    count = len(names) if isinstance(names, dict) else settings.get("num_labels")
-    return kind == "regression" or (kind is None and count == 1)
 
 
 def _by_name(names: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:

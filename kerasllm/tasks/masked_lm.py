@@ -13,18 +13,17 @@ from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.errors import InputError
 from kerasllm.losses import MaskedLanguageModelLoss, NextSentenceLoss
 from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy
-from kerasllm.models import BertMaskedLM, BertPretraining
+from kerasllm.models import BertBackbone, BertMaskedLM, BertPretraining
 from kerasllm.tasks.base import PredictionSettings, Task, load_whole
 from kerasllm.tasks.saved_model import SavedModel
 from kerasllm.tokenizers.wordpiece import special_token_ids
-
-_ARCHITECTURES = ("BertForPreTraining", "BertForMaskedLM", "BertForNextSentencePrediction")
 
 
 class MaskedLanguageModeling(Task):
     """Masked-LM and next-sentence prediction, or one of them, according to the model's `objectives`."""
 
     name: ClassVar[str] = "masked_lm"
+    model_classes: ClassVar[tuple[type, ...]] = (BertPretraining, BertMaskedLM, BertBackbone)
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
         """Returns a loss and an accuracy for each objective."""
@@ -79,12 +78,6 @@ class MaskedLanguageModeling(Task):
         return result
 
     @classmethod
-    def serves(cls, settings: Mapping[str, Any]) -> bool:
-        """Returns whether config.json describes a BERT with pretraining heads, or one without heads."""
-        architecture = (settings.get("architectures") or ["BertForMaskedLM"])[0]
-        return settings.get("model_type") == "bert" and architecture in (*_ARCHITECTURES, "BertModel")
-
-    @classmethod
     def predict(
         cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
     ) -> list[dict[str, Any]]:
@@ -101,8 +94,7 @@ class MaskedLanguageModeling(Task):
                     f"{_joined(text)[:60]!r} holds no [MASK] within {length} tokens, and {saved.directory} is a "
                     "pretrained model: put [MASK] in the place of a word"
                 )
-        pretraining = (saved.settings.get("architectures") or [""])[0] == "BertForPreTraining"
-        model_class = BertPretraining if pretraining else BertMaskedLM
+        model_class = BertMaskedLM if saved.model_class is BertBackbone else saved.model_class
         model = load_whole(model_class, saved.directory, {"masked_lm_head", "masked_lm_projection"})
         batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
         masks: dict[int, list[list[dict[str, Any]]]] = {}

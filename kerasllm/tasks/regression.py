@@ -16,7 +16,6 @@ from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.losses import SquaredErrorLoss
 from kerasllm.models import BertRegressor
 from kerasllm.tasks.base import PredictionSettings, Task, load_whole
-from kerasllm.tasks.classification import is_classifier, is_regressor
 from kerasllm.tasks.ordered_outputs import finite, predict_in_order
 from kerasllm.tasks.saved_model import SavedModel
 
@@ -25,6 +24,7 @@ class Regression(Task):
     """The prediction of a number for each text."""
 
     name: ClassVar[str] = "regression"
+    model_classes: ClassVar[tuple[type, ...]] = (BertRegressor,)
     monitors: ClassVar[tuple[str, ...]] = ("loss", "pearson", "spearman")
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
@@ -42,18 +42,13 @@ class Regression(Task):
         return {"loss": figures["mse"], **figures}
 
     @classmethod
-    def serves(cls, settings: Mapping[str, Any]) -> bool:
-        """Returns whether config.json describes a model that predicts a number for a text."""
-        return is_classifier(settings) and is_regressor(settings)
-
-    @classmethod
     def predict(
         cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
     ) -> list[dict[str, Any]]:
         """Returns the predicted number of each text, as `{"text", "value"}`; see `Task.predict`."""
         encoded = encode_texts(saved.tokenizer, texts, options.sequence_length)
         batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
-        values = predict_in_order(load_whole(BertRegressor, saved.directory, {"classifier"}), batches)
+        values = predict_in_order(load_whole(saved.model_class, saved.directory, {"classifier"}), batches)
         return [
             {"text": "\t".join(text), "value": float(value)}
             for text, value in zip(texts, values, strict=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kerasllm.checkpoints import resolve_directory
-from kerasllm.models.registry import read_settings
+from kerasllm.models.registry import model_class_of, read_settings
 from kerasllm.tokenizers.encoding import check_vocabulary
 from kerasllm.tokenizers.loading import load_tokenizer
 
@@ -28,6 +28,11 @@ class SavedModel:
     config: Any
     settings: Mapping[str, Any]
     tokenizer: Any
+
+    @property
+    def model_class(self) -> type:
+        """The class of the model, as config.json names it."""
+        return model_class_of(self.settings, self.directory)
 
 
 def open_model(source: str, config_class: type, load: Callable[[Path], Any] = load_tokenizer) -> SavedModel:

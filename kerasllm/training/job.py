@@ -123,7 +123,7 @@ def train(config: TrainingOptions, job: Job) -> int:
         for name, values in figures.items():
             if values is not None:
                 print(f"{name}: {_in_words(values)}")
-        print(f"written to {run.path}")
+        print(f"peak memory {_peak_memory():,} MiB; written to {run.path}")
     return 0
 
 
@@ -187,17 +187,16 @@ def _fit(config: TrainingOptions, job: Job, model: keras.Model, run: RunDirector
 
 
 def _sizes(model: keras.Model) -> dict[str, int]:
-    """Returns the number of weights, and the number of trained ones if that is smaller."""
+    """Returns the number of weights, and of those that are trained."""
     trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    sizes = {"parameters": model.count_params()}
-    return sizes if trained == sizes["parameters"] else sizes | {"trainable_parameters": trained}
+    return {"parameters": model.count_params(), "trainable_parameters": trained}
 
 
 def _model_line(sizes: Mapping[str, int], batches: Any) -> str:
     """Returns the line that is printed about a model before it is trained."""
     parameters = f"{sizes['parameters']:,} parameters"
     line = parameters
-    if "trainable_parameters" in sizes:
+    if sizes["trainable_parameters"] < sizes["parameters"]:
         share = 100 * sizes["trainable_parameters"] / sizes["parameters"]
         line = f"{sizes['trainable_parameters']:,} of {parameters} are trained ({share:.2f} %)"
     an_epoch = getattr(batches, "steps_per_epoch", None)
@@ -211,4 +210,8 @@ def _peak_memory() -> int:
 
 def _in_words(figures: Mapping[str, Any]) -> str:
     """Returns figures as readable text: `loss 2.3456, perplexity 10.4400`."""
-    return ", ".join(f"{name} {value:,.4f}" for name, value in figures.items() if isinstance(value, float))
+    single = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    return ", ".join(
+        f"{name} {value:,.4f}" if isinstance(value, float) else f"{name} {value:,}"
+        for name, value in single.items()
+    )

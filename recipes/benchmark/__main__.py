@@ -26,7 +26,7 @@ from works import STEPS, WORKS, Case, contenders
 import kerasllm
 from kerasllm import cli
 from kerasllm.backend.processor import machine
-from kerasllm.cli.ranges import check_ranges
+from kerasllm.cli.ranges import at_least
 from kerasllm.data.sources.lines import require_file
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_writable, write_atomically
@@ -58,10 +58,10 @@ class Config:
     precisions: list[Precision] = field(default_factory=lambda: [*get_args(Precision)])
     """Precisions of bert, gpt and generation; the others are measured in float32."""
 
-    repeats: int = 3
+    repeats: int = field(default=3, metadata=at_least(1))
     """Measurements of each contender; the contenders take turns."""
 
-    steps: int = 8
+    steps: int = field(default=8, metadata=at_least(1))
     """Measured steps per measurement; shakespeare has 25 times as many, generation three calls for 8 steps."""
 
     peers: bool = True
@@ -70,7 +70,6 @@ class Config:
 
 def main(config: Config) -> int:
     """Measures all works, writes the JSON after each, prints the table and draws the picture."""
-    check_ranges(config)
     if config.text:
         require_file(config.text)
     directory = Path(config.output)

@@ -19,6 +19,7 @@ from kerasllm import BertConfig, BertPretraining, cli  # reports a missing backe
 from quick_comparison import compare, show
 
 from kerasllm.checkpoints import write_model
+from kerasllm.cli.ranges import above, at_least, within
 from kerasllm.data.batches.masked_lm import BertPretrainingBatches
 from kerasllm.data.sources.python_docs import python_docs, python_docs_fingerprint
 from kerasllm.data.sources.python_docs_tasks import (
@@ -49,31 +50,31 @@ class Config:
     output: str = "runs/quickstart"
     """Directory of the results, which is also the run directory of the pretraining."""
 
-    steps: int = 1400
+    steps: int = field(default=1400, metadata=at_least(1))
     """Optimizer steps of pretraining."""
 
-    batch_size: int = 64
+    batch_size: int = field(default=64, metadata=at_least(1))
     """Examples per pretraining step."""
 
-    sequence_length: int = 64
+    sequence_length: int = field(default=64, metadata=at_least(8))
     """Tokens per pretraining example."""
 
-    vocabulary_size: int = 4096
+    vocabulary_size: int = field(default=4096, metadata=at_least(1))
     """Size of the WordPiece vocabulary."""
 
-    num_layers: int = 2
+    num_layers: int = field(default=2, metadata=at_least(1))
     """Number of blocks."""
 
-    hidden_dim: int = 128
+    hidden_dim: int = field(default=128, metadata=at_least(1))
     """Width of the model; each attention head has a width of 64."""
 
-    learning_rate: float = 3e-3
+    learning_rate: float = field(default=3e-3, metadata=above(0))
     """Peak learning rate of the pretraining."""
 
     initializer_range: float = 0.08
     """Standard deviation of initial values; about 1 / sqrt(hidden_dim) trains a narrow model faster than 0.02."""
 
-    masking_probability: float = 0.2
+    masking_probability: float = field(default=0.2, metadata=within(0, 1, above=True))
     """Share of the tokens to predict."""
 
     tasks: list[TaskName] = field(default_factory=lambda: [*get_args(TaskName)])

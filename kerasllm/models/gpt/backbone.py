@@ -100,6 +100,10 @@ class GPTBackbone(LanguageModel):
 
     def call(self, inputs, training=False):
         """See the class."""
+        if "segment_ids" in inputs:
+            raise ValueError(
+                "a GPT has no segments: give the numbers of the sequences that share a row as sequence_ids"
+            )
         mask = combined_mask(inputs.get("padding_mask"), inputs.get("sequence_ids"), is_causal=True)
         hidden, rotary = self.embed(inputs["token_ids"], inputs.get("position_ids"), training=training)
         for block in self.blocks:

@@ -93,7 +93,10 @@ def replay_bad_batch(directory: Path, model: keras.Model) -> str:
     file = restored.path / "batch.safetensors"
     if not file.is_file() or file_hash(file) != before.get("batch_sha256"):
         raise InputError(f"{file} is damaged: there is nothing to replay")
-    logs = model.train_on_batch(*_nested(read_safetensors(file)), return_dict=True)
+    arrays = dict(read_safetensors(file))
+    if "0/segment_ids" in arrays and not getattr(getattr(model, "config", None), "num_segments", 1):
+        arrays["0/sequence_ids"] = arrays.pop("0/segment_ids")  # as kerasllm 0.1 named it for a GPT
+    logs = model.train_on_batch(*_nested(arrays), return_dict=True)
     again, then = _in_words(logs), _in_words(before["figures"])
     return f"step {restored.step} again: {again}\nwhen it stopped the run ({before['backend']}): {then}"
 
