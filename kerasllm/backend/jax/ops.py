@@ -33,7 +33,7 @@ def attention(query, key, value, *, mask=None, is_causal: bool = False, dropout_
 
 
 def _has_fused_attention(shape: tuple[int, ...], dtype) -> bool:
-    """Whether there is an NVIDIA GPU from Ampere on, and heads that cuDNN's kernel takes."""
+    """Returns whether the GPU is an NVIDIA of Ampere or later and the heads fit cuDNN's kernel."""
     fits = len(shape) == 4 and shape[-2] % 2 == 0 and shape[-1] % 8 == 0 and shape[-1] <= 128
     return fits and dtype in (jnp.bfloat16, jnp.float16) and _is_ampere_or_later()
 

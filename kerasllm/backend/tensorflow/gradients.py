@@ -18,7 +18,7 @@ _table = ops.gradient_registry._registry
 
 
 def custom_gradient(function: Callable) -> Callable:
-    """As `tf.custom_gradient`, for functions of tensors."""
+    """Decorates a function of tensors as `tf.custom_gradient` does, without keeping its graph alive."""
     run = tf.custom_gradient(function)
 
     @functools.wraps(function)

@@ -42,7 +42,7 @@ def gradient_norm(gradients) -> torch.Tensor:
 
 @contextmanager
 def known_norm(norm: torch.Tensor) -> Iterator[None]:
-    """Within, clipping takes `norm` for that of the gradients."""
+    """Lets clipping use `norm`, which is known already, within the context."""
     global _norm
     _norm = norm
     try:
