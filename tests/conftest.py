@@ -1,6 +1,7 @@
 """Fixtures shared by all tests, and what keeps compilers from taking most of their time."""
 
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -39,6 +40,15 @@ def _xla_flags(backend: str) -> str:
 
 if flags := _xla_flags(os.environ.get("KERAS_BACKEND", "")):
     os.environ["XLA_FLAGS"] = flags
+
+
+@pytest.fixture(autouse=True)
+def same_precision():
+    """Each test begins in the precision that the one before began in: a recipe run in this process sets its own."""
+    before = sys.modules["keras"].config.dtype_policy() if "keras" in sys.modules else None
+    yield
+    if before is not None:
+        sys.modules["keras"].config.set_dtype_policy(before)
 
 
 @pytest.fixture(scope="session")
