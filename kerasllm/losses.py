@@ -8,11 +8,67 @@ all K batches, as the batches of `kerasllm.data` do. The mean of the K gradients
 """
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
 from kerasllm import backend
+
+
+IGNORED_LABEL = -100
+"""A token with this label counts for no loss and no metric, as in `transformers` and PyTorch."""
+
+
+def spread_weights(sample_weight, shape):
+    """Returns weights float32 of the shape of the labels, in which a weight of a row weighs all that the row holds.
+
+    Args:
+        sample_weight: (batch,), (batch, 1) or the whole shape; None means that all weights are 1.
+        shape: the shape of the labels, which begins with the batch.
+
+    Raises:
+        ValueError: the weights fit no labels of this shape.
+    """
+    if sample_weight is None:
+        return ops.ones(shape, "float32")
+    weights = ops.cast(sample_weight, "float32")
+    given, rank = tuple(weights.shape), len(shape)
+    while len(weights.shape) > rank and weights.shape[-1] == 1:
+        weights = ops.squeeze(weights, axis=-1)
+    while 0 < len(weights.shape) < rank:
+        weights = ops.expand_dims(weights, axis=-1)
+    sizes = zip(weights.shape, shape, strict=False)
+    if len(weights.shape) > rank or any(
+        isinstance(own, int) and isinstance(size, int) and own not in (1, size) for own, size in sizes
+    ):
+        raise ValueError(
+            f"sample weights of shape {given} do not fit labels of shape {tuple(shape)}: "
+            "give a weight for each row, or for each label"
+        )
+    return ops.broadcast_to(weights, shape)
+
+
+def valid_labels(labels, sample_weight, classes):
+    """Returns the labels int32, each within its range, and their weights float32 of the same shape.
+
+    `IGNORED_LABEL` gets weight 0. A label of weight 0 may be anything, and becomes 0. Any other label that is no class
+    gets weight NaN, and with it the loss and its gradients: a gather would wrap it, clamp it or fail, by the backend.
+
+    Args:
+        labels: int (...).
+        sample_weight: as `spread_weights` takes it.
+        classes: number of classes.
+    """
+    labels = ops.cast(labels, "int32")
+    weights = spread_weights(sample_weight, ops.shape(labels))
+    weights = ops.where(labels == IGNORED_LABEL, 0.0, weights)
+    is_class = ops.logical_and(labels >= 0, labels < classes)
+    weights = ops.where(ops.logical_or(is_class, weights == 0), weights, math.nan)
+    return ops.where(is_class, labels, 0), weights
 
 
 def token_cross_entropy(labels, logits):
@@ -29,13 +85,17 @@ class _WeightedLoss(keras.losses.Loss):
     def __init__(self, reduction: str = "mean_with_sample_weight", name: str | None = None) -> None:
         super().__init__(name=name, reduction=reduction)
 
+    def prepare(self, y_true, y_pred, sample_weight):
+        """Returns labels and weights of the shape of the losses."""
+        labels = _without_last_axis(y_true, len(y_pred.shape))
+        return labels, spread_weights(sample_weight, ops.shape(y_pred))
+
     def __call__(self, y_true, y_pred, sample_weight=None):
         """Returns a scalar, or the unreduced losses with `reduction=None`."""
         # Keras' own method would first make a float32 copy of the logits under mixed precision.
-        losses = self.call(y_true, y_pred)
-        weights = ops.ones_like(losses) if sample_weight is None else ops.cast(sample_weight, "float32")
+        labels, weights = self.prepare(y_true, y_pred, sample_weight)
         # A padded slot may hold NaN, which multiplication by zero would keep.
-        losses = ops.where(weights == 0, 0.0, losses * weights)
+        losses = ops.where(weights == 0, 0.0, self.call(labels, y_pred) * weights)
         if self.reduction in (None, "none"):
             return losses
         total = ops.sum(losses)
@@ -48,6 +108,20 @@ class _WeightedLoss(keras.losses.Loss):
     def get_config(self):
         """Returns the arguments of the constructor."""
         return {"reduction": self.reduction, "name": self.name}
+
+
+def _without_last_axis(labels, rank: int):
+    """Returns labels of `rank` axes, without a last axis of length 1, as a column of a table has it.
+
+    Raises:
+        ValueError: they have another number of axes.
+    """
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) == rank + 1 and labels.shape[-1] == 1:
+        labels = ops.squeeze(labels, axis=-1)
+    if len(labels.shape) != rank:
+        raise ValueError(f"the labels have shape {tuple(labels.shape)}, they must have {rank} axes")
+    return labels
 
 
 class _CrossEntropy(_WeightedLoss):
@@ -63,6 +137,11 @@ class _CrossEntropy(_WeightedLoss):
             raise ValueError(f"label_smoothing is {label_smoothing}, it must lie in [0, 1)")
         super().__init__(name=name, reduction=reduction)
         self.label_smoothing = label_smoothing
+
+    def prepare(self, y_true, y_pred, sample_weight):
+        """Returns the result of `valid_labels`."""
+        labels = _without_last_axis(y_true, len(y_pred.shape) - 1)
+        return valid_labels(labels, sample_weight, y_pred.shape[-1])
 
     def call(self, y_true, y_pred):
         """Returns the loss of each label, in nats."""
@@ -132,6 +211,57 @@ class SquaredErrorLoss(_WeightedLoss):
         return ops.square(ops.cast(y_pred, "float32") - ops.cast(y_true, "float32"))
 
 
+@keras.saving.register_keras_serializable(package="kerasllm")
+class ClassificationLoss(_CrossEntropy):
+    """Mean cross-entropy of one class per example.
+
+    Args:
+        label_smoothing: probability mass spread over the classes, in [0, 1).
+        reduction: "mean_with_sample_weight", or "sum" if the weights are already normalized.
+        name: the loss's name.
+
+    Call it with `labels` int (batch,), `logits` float (batch, classes) and, optionally, `sample_weight` (batch,); for
+    packed rows each has a second axis of slots. It returns a scalar in nats. The label -100 does not count; the loss
+    is NaN for any other that is no class.
+    """
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class MultiLabelLoss(_WeightedLoss):
+    """Mean binary cross-entropy of the labels of an example, each of which applies or not, whatever the others do.
+
+    Args:
+        reduction: "mean_with_sample_weight", or "sum" if the weights are already normalized.
+        name: the loss's name.
+
+    Call it with `labels` (batch, classes), 1 for a label that applies, 0 for one that does not, or a probability;
+    `logits` float of the same shape; and, optionally, `sample_weight`, (batch,) or a weight for each label. It returns
+    a scalar in nats per label. The label -100 does not count; the loss is NaN for any other outside of [0, 1].
+    """
+
+    def prepare(self, y_true, y_pred, sample_weight):
+        """Returns labels within [0, 1], and weights of their shape."""
+        labels = ops.cast(y_true, "float32")
+        if len(labels.shape) != len(y_pred.shape):
+            raise ValueError(
+                f"the labels have shape {tuple(labels.shape)}: a model of several labels takes 0 or 1 for each of "
+                f"{y_pred.shape[-1]} labels"
+            )
+        weights = spread_weights(sample_weight, ops.shape(y_pred))
+        of_labels = sample_weight is not None and tuple(sample_weight.shape) == tuple(y_pred.shape)
+        if self.reduction == "sum" and not of_labels:  # the sum over the examples, of a mean over their labels
+            weights = weights / y_pred.shape[-1]
+        weights = ops.where(labels == IGNORED_LABEL, 0.0, weights)
+        is_label = ops.logical_and(labels >= 0, labels <= 1)
+        weights = ops.where(ops.logical_or(is_label, weights == 0), weights, math.nan)
+        return ops.where(is_label, labels, 0.0), weights
+
+    def call(self, y_true, y_pred):
+        """Returns the loss of each label, in nats."""
+        logits = ops.cast(y_pred, "float32")
+        return ops.maximum(logits, 0.0) - logits * y_true + ops.log1p(ops.exp(-ops.abs(logits)))
+
+
 LOGITS_AT_A_TIME = {4: 1 << 26, 2: 1 << 27}
 """Size of a chunk's logits in `CausalLanguageModelLoss`, in bytes, by the bytes of one logit.
 
@@ -174,12 +304,31 @@ class CausalLanguageModelLoss(_CrossEntropy):
         if chunk_size is not None and chunk_size < 0:
             raise ValueError(f"chunk_size is {chunk_size}, it must be at least 0")
         self.chunk_size = chunk_size
+        self._projection: Callable[..., Any] | None = None
 
     @property
     def projects(self) -> bool:
         """Whether `project` may be used instead of calling the loss with logits."""
         reductions = ("sum", "mean_with_sample_weight")
         return self.label_smoothing == 0 and self.chunk_size != 0 and self.reduction in reductions
+
+    @contextmanager
+    def projecting(self, table, *, differentiable: bool = True) -> Iterator[None]:
+        """Within, the loss is called with hidden states in place of logits, and calls `project`.
+
+        So Keras weighs it, and adds the losses of layers and regularizers to it, as it does with any other loss.
+        """
+        self._projection = partial(self.project, table=table, differentiable=differentiable)
+        try:
+            yield
+        finally:
+            self._projection = None
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """Returns a scalar, or the unreduced losses with `reduction=None`; see also `projecting`."""
+        if self._projection is not None:
+            return self._projection(y_true, y_pred, sample_weight=sample_weight)
+        return super().__call__(y_true, y_pred, sample_weight)
 
     def project(self, labels, hidden, table, sample_weight=None, *, differentiable: bool = True):
         """Returns the loss of `labels` under the logits `hidden @ table.T`, chunk by chunk.
@@ -188,14 +337,12 @@ class CausalLanguageModelLoss(_CrossEntropy):
             labels: int (batch, length).
             hidden: float (batch, length, hidden_dim).
             table: float (vocabulary, hidden_dim).
-            sample_weight: float (batch, length) or (batch,).
+            sample_weight: float (batch, length), (batch, 1) or (batch,).
             differentiable: whether gradients are needed.
         """
-        shape = ops.shape(labels)
-        weights = ops.ones(shape, "float32") if sample_weight is None else ops.cast(sample_weight, "float32")
-        if len(weights.shape) == 1:
-            weights = ops.broadcast_to(weights[:, None], shape)
-        tokens, vocabulary = math.prod(shape), table.shape[0]
+        vocabulary = table.shape[0]
+        labels, weights = valid_labels(labels, sample_weight, vocabulary)
+        tokens = math.prod(ops.shape(labels))
         width = 4 if keras.backend.standardize_dtype(hidden.dtype) == "float32" else 2
         at_a_time = self.chunk_size or max(LOGITS_AT_A_TIME[width] // (vocabulary * width), 1)
         chunks = -(-tokens // at_a_time)
@@ -204,7 +351,7 @@ class CausalLanguageModelLoss(_CrossEntropy):
         total = backend.linear_cross_entropy(
             ops.reshape(hidden, (tokens, hidden.shape[-1])),
             ops.convert_to_tensor(table),
-            ops.reshape(ops.cast(labels, "int32"), (tokens,)),
+            ops.reshape(labels, (tokens,)),
             ops.reshape(weights, (tokens,)),
             -(-tokens // chunks),  # about equal chunks, so that the last is not mostly padding
             differentiable,

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kerasllm import backend
-from kerasllm.losses import token_cross_entropy
+from kerasllm.losses import token_cross_entropy, valid_labels
 
 
 class _WeightedMean(keras.metrics.Metric):
@@ -20,9 +20,10 @@ class _WeightedMean(keras.metrics.Metric):
         raise NotImplementedError
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch: labels int (...), logits (..., classes), weights (...)."""
-        values = ops.cast(self.values(y_true, y_pred), "float32")
-        weights = ops.ones_like(values) if sample_weight is None else ops.cast(sample_weight, "float32")
+        """Adds a batch: labels int (...), logits (..., classes), weights (...) or (batch,); see `valid_labels`."""
+        y_pred = ops.convert_to_tensor(y_pred)
+        labels, weights = valid_labels(y_true, sample_weight, y_pred.shape[-1])
+        values = ops.cast(self.values(labels, y_pred), "float32")
         self.total.assign_add(ops.sum(ops.where(weights == 0, 0.0, values * weights)))
         self.weight.assign_add(ops.sum(weights))
 

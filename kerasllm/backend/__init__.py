@@ -113,8 +113,9 @@ Returns consecutive parts of `inputs` along an axis, `sizes` wide each.
 take_rows = ops.take_rows
 """take_rows(table, ids)
 
-Returns the rows of a table (rows, width) at `ids`, int of any shape: (*ids.shape, width). The gradient of the table
-is a whole table, in which the rows of an id that occurs several times are summed in float32.
+Returns the rows of a table (rows, width) at `ids`, int of any shape: (*ids.shape, width). An id that the table does not
+have is an error, or a row of NaN. The gradient of the table is a whole table, in which the rows of an id that occurs
+several times are summed in float32.
 """
 
 write_slice = ops.write_slice

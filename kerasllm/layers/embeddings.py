@@ -1,5 +1,7 @@
 """Token, position and segment embeddings in one layer: their sum is normalized once."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -105,6 +107,10 @@ class TransformerEmbeddings(keras.layers.Layer):
                 numbers = ops.arange(self.num_segments, dtype=segment_ids.dtype)
                 one_hot = ops.cast(segment_ids[:, :, None] == numbers, hidden.dtype)
                 hidden = hidden + ops.matmul(one_hot, self.segment)
+                is_segment = ops.logical_and(segment_ids >= 0, segment_ids < self.num_segments)
+                # Any other number would count as no segment, in silence.
+                nothing = ops.where(is_segment, ops.cast(0, hidden.dtype), ops.cast(math.nan, hidden.dtype))
+                hidden = hidden + nothing[:, :, None]
         if self.normalize:
             hidden = self.norm(hidden)
         return dropout(hidden, self.dropout if training else 0.0, self.seed_generator)

@@ -201,6 +201,11 @@ class FinalNorm(keras.layers.Layer):
             )
             self.built = True
 
+    @property
+    def norm_scale(self):
+        """The scale (hidden_dim,)."""
+        return self.norm.scale
+
     def call(self, hidden):
         """See the class."""
         return self.norm(hidden)

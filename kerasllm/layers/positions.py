@@ -4,14 +4,22 @@ Rotary positions turn pairs of a head's coordinates by an angle that grows with 
 whatever the precision: in bfloat16 positions 300 and 301 would be the same.
 """
 
+import math
+
 from keras import ops
 
 from kerasllm import backend
 
 
 def gather_positions(hidden, positions):
-    """Returns (batch, slots, width), of (batch, length, width) at positions int (batch, slots)."""
-    return ops.take_along_axis(hidden, ops.cast(positions, "int32")[:, :, None], axis=1)
+    """Returns (batch, slots, width), of (batch, length, width) at positions int (batch, slots).
+
+    At a position that is not there it is NaN on every backend: a gather alone would wrap it, clamp it or fail.
+    """
+    positions = ops.cast(positions, "int32")
+    is_there = ops.logical_and(positions >= 0, positions < ops.shape(hidden)[1])
+    taken = ops.take_along_axis(hidden, ops.where(is_there, positions, 0)[:, :, None], axis=1)
+    return ops.where(is_there[:, :, None], taken, ops.cast(math.nan, taken.dtype))
 
 
 def rotary_tables(positions, head_dim: int, base: float):

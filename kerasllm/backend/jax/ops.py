@@ -171,6 +171,8 @@ def split(inputs, sizes: tuple[int, ...], axis: int):
 def take_rows(table, ids):
     """Returns the rows, of a table in bfloat16 on a CPU without making it float32."""
     table = keras.ops.convert_to_tensor(table)
+    ids = jnp.asarray(ids, "int32")
+    ids = jnp.where(ids < 0, len(table), ids)  # not the rows from the end; what is not there is NaN
     if ON_CPU and table.dtype == jnp.bfloat16:
         return _take_bfloat16(table, ids)
     return keras.ops.take(table, ids, axis=0)

@@ -3,6 +3,7 @@
 Otherwise they are plain operations for XLA, which on a CPU runs 1.3 to 1.45 times as fast as the graph executor.
 """
 
+import math
 from functools import cache, partial
 
 import keras
@@ -194,7 +195,12 @@ def take_rows(table, ids):
 
         return tf.cast(tf.gather(value, ids), kind), gradient
 
-    return take(value)
+    taken = take(value)
+    if is_fusing():  # on a CPU without XLA, where a gather fails if an id is out of range
+        return taken
+    # XLA takes the nearest row, and a GPU zeros.
+    is_there = tf.logical_and(ids >= 0, ids < value.shape[0])
+    return tf.where(is_there[..., None], taken, tf.cast(math.nan, taken.dtype))
 
 
 def _table_of(upstream, ids, rows, kind):

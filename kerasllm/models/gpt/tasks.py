@@ -94,7 +94,8 @@ class GPTCausalLM(LanguageModel):
         """Returns the compiled loss, from hidden states if `call` left the projection to the loss."""
         if not self._projects_in_loss:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        return self.loss.project(y, y_pred, self.output_table, sample_weight, differentiable=training)
+        with self.loss.projecting(self.output_table, differentiable=training):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def generate(self, prompts: Any, **settings: Any) -> Any:
         """Continues prompts, greedily by default; see `kerasllm.generation.continuation.Settings`.
@@ -164,8 +165,10 @@ class _Projecting:
         metrics = getattr(model, "_compile_metrics", None)
         unmetered = metrics is None or not (metrics._user_metrics or metrics._user_weighted_metrics)
         loss = getattr(model, "loss", None)
-        own_call = type(model).call is GPTCausalLM.call
-        self.possible = isinstance(loss, CausalLanguageModelLoss) and loss.projects and unmetered and own_call
+        # What a subclass computes from the outputs, it is to compute from logits.
+        names = ("call", "project", "compute_loss", "compute_metrics")
+        plain = all(getattr(type(model), name) is getattr(GPTCausalLM, name) for name in names)
+        self.possible = isinstance(loss, CausalLanguageModelLoss) and loss.projects and unmetered and plain
 
     def __enter__(self) -> None:
         self.model._projects_in_loss = self.possible
