@@ -18,7 +18,6 @@ from keras import ops
 
 from kerasllm import backend
 
-
 IGNORED_LABEL = -100
 """A token with this label counts for no loss and no metric, as in `transformers` and PyTorch."""
 
@@ -249,7 +248,9 @@ class MultiLabelLoss(_WeightedLoss):
             )
         weights = spread_weights(sample_weight, ops.shape(y_pred))
         of_labels = sample_weight is not None and tuple(sample_weight.shape) == tuple(y_pred.shape)
-        if self.reduction == "sum" and not of_labels:  # the sum over the examples, of a mean over their labels
+        if (
+            self.reduction == "sum" and not of_labels
+        ):  # the sum over the examples, of a mean over their labels
             weights = weights / y_pred.shape[-1]
         weights = ops.where(labels == IGNORED_LABEL, 0.0, weights)
         is_label = ops.logical_and(labels >= 0, labels <= 1)
