@@ -21,7 +21,9 @@ if not _is_command():
     import kerasllm.checkpoints  # noqa: F401 - for `kerasllm.checkpoints.push_model`
     from kerasllm.losses import (
         CausalLanguageModelLoss,
+        ClassificationLoss,
         MaskedLanguageModelLoss,
+        MultiLabelLoss,
         NextSentenceLoss,
         SquaredErrorLoss,
     )
@@ -51,11 +53,13 @@ __all__ = [
     "BertPretraining",
     "BertRegressor",
     "CausalLanguageModelLoss",
+    "ClassificationLoss",
     "GPTBackbone",
     "GPTCausalLM",
     "GPTConfig",
     "MaskedLanguageModelAccuracy",
     "MaskedLanguageModelLoss",
+    "MultiLabelLoss",
     "NextSentenceAccuracy",
     "NextSentenceLoss",
     "Perplexity",

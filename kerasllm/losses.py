@@ -126,6 +126,8 @@ def _without_last_axis(labels, rank: int):
 class _CrossEntropy(_WeightedLoss):
     """The base class of the losses that are weighted cross-entropies from logits."""
 
+    takes_classes = True
+
     def __init__(
         self,
         label_smoothing: float = 0.0,

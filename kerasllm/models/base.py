@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 from kerasllm import backend
 from kerasllm.backend import memory
 from kerasllm.checkpoints import Format, push_model, read_model, write_model
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, InputWarning
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import merged_kernel
+from kerasllm.models.inputs import ALL_INPUTS, checked_inputs, named_inputs
 from kerasllm.models.registry import family_of
 
 
@@ -33,6 +35,7 @@ class LanguageModel(keras.Model):
     """
 
     config_class: ClassVar[type]
+    accepted_inputs: ClassVar[tuple[str, ...]] = ALL_INPUTS
 
     def __init__(self, config: Any, *, seed: int | None = None, name: str | None = None) -> None:
         super().__init__(name=name)
@@ -80,6 +83,85 @@ class LanguageModel(keras.Model):
                 if layer.name == layer_name:
                     return merged_kernel(layer, weight.removesuffix("_kernel"))
         return keras.ops.convert_to_numpy(self.named_variables()[name])
+
+    @property
+    def label_counts(self) -> dict[str, int]:
+        """The number of classes that labels are taken from, by what the model predicts; empty without such labels."""
+        return {}
+
+    def default_loss(self, reduction: str = "mean_with_sample_weight") -> Any:
+        """Returns the loss, or a dict of losses, that fits the model; None for a backbone, which has no task.
+
+        Args:
+            reduction: that of the losses.
+        """
+        return None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model with a dict by our names or Hugging Face's, or with token ids alone; see the class."""
+        return super().__call__(*self._named(args), **kwargs)
+
+    def stateless_call(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model with the values of its variables, as `__call__` does with its own."""
+        return super().stateless_call(*args[:2], *self._named(args[2:]), **kwargs)
+
+    def _named(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Returns positional arguments with the inputs, which come first, by our names."""
+        if not args:
+            return args
+        return (named_inputs(args[0], self.accepted_inputs, type(self).__name__), *args[1:])
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **settings: Any) -> None:
+        """Compiles the model as Keras does; without a loss, with the one that fits it (see `default_loss`).
+
+        A subclass with a `train_step` of its own is given no loss that it does not ask for. On PyTorch, where Keras
+        refuses `steps_per_execution`, each step is executed alone.
+
+        Args:
+            optimizer: as Keras takes it.
+            loss: as Keras takes it; None for the loss that fits the model.
+            settings: Keras' other arguments, such as `metrics`.
+        """
+        step = next(cls for cls in type(self).__mro__ if "train_step" in vars(cls))
+        if loss is None and step.__module__.startswith("kerasllm."):
+            loss = self.default_loss()
+        steps = settings.get("steps_per_execution", 1)
+        if keras.backend.backend() == "torch" and isinstance(steps, int) and steps > 1:
+            warnings.warn("steps_per_execution has no effect on PyTorch", InputWarning, stacklevel=2)
+            settings["steps_per_execution"] = 1
+        super().compile(optimizer=optimizer, loss=loss, **settings)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles the model as it was compiled before it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **settings: Any) -> Any:
+        """Trains the model as Keras does, after a look at the inputs; see `kerasllm.models.inputs.checked_inputs`.
+
+        Raises:
+            kerasllm.errors.InputError: the inputs are texts or have wrong names, an id or a label is out of range, or
+                there are class weights for a model that does not predict one class for each row.
+        """
+        if settings.get("class_weight") and tuple(self.label_counts) != ("classes",):
+            raise InputError(
+                f"class_weight is for models that predict one class for each row, {type(self).__name__} is none: "
+                "give sample_weight instead"
+            )
+        x = checked_inputs(self, x, y, settings.get("sample_weight"))
+        held_out = settings.get("validation_data")
+        if isinstance(held_out, tuple):
+            settings["validation_data"] = (checked_inputs(self, *held_out), *held_out[1:])
+        return super().fit(x, y, *args, **settings)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **settings: Any) -> Any:
+        """Evaluates the model as Keras does, after a look at the inputs as in `fit`."""
+        x = checked_inputs(self, x, y, settings.get("sample_weight"))
+        return super().evaluate(x, y, *args, **settings)
+
+    def predict(self, x: Any, *args: Any, **settings: Any) -> Any:
+        """Predicts as Keras does, after a look at the inputs as in `fit`."""
+        return super().predict(checked_inputs(self, x), *args, **settings)
 
     def make_train_function(self, force: bool = False) -> None:
         """Calls Keras' own method; on TensorFlow, `jit_compile` may compile only a part of the step."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from kerasllm.losses import CausalLanguageModelLoss
 from kerasllm.models import GPTBackbone, GPTCausalLM
 from kerasllm.tasks.base import Task
 
@@ -18,7 +17,7 @@ class CausalLanguageModeling(Task):
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
         """Returns the loss alone."""
-        return {"loss": CausalLanguageModelLoss(reduction=reduction)}
+        return {"loss": model.default_loss(reduction)}
 
     def evaluate(self, model: Any, batches: Any) -> dict[str, Any]:
         """Returns `loss` in nats per token, `perplexity` and `tokens`; all tokens have the same weight.

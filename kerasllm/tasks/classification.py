@@ -23,34 +23,44 @@ from kerasllm.tasks.saved_model import SavedModel
 
 
 class Classification(Task):
-    """Classification of each text into one of several classes; `predict` also takes multi-label models.
+    """Classification of each text into one of several classes, or by any number of labels.
 
     Args:
         label_names: the names of all classes, in the order of their ids.
+        multi_label: whether a text may have several labels, or none; labels are then 0 or 1 (texts, classes).
     """
 
     name: ClassVar[str] = "classification"
     model_classes: ClassVar[tuple[type, ...]] = (BertClassifier,)
     monitors: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1", "f1_macro", "matthews")
 
-    def __init__(self, label_names: Sequence[str]) -> None:
-        self.label_names = tuple(label_names)
+    def __init__(self, label_names: Sequence[str], *, multi_label: bool = False) -> None:
+        self.label_names, self.multi_label = tuple(label_names), multi_label
+        if multi_label:
+            self.monitors = ("loss", "accuracy", "f1_micro", "f1_macro")  # type: ignore[misc]
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
-        """Returns the cross-entropy and the accuracy."""
-        return {
-            "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction),
-            "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        }
+        """Returns the cross-entropy and the accuracy, of labels if there may be several."""
+        if self.multi_label:  # a logit above 0 is a probability above a half
+            accuracy = keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)
+        else:
+            accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        return {"loss": model.default_loss(reduction), "weighted_metrics": [accuracy]}
 
     def evaluate(self, model: Any, batches: Any) -> dict[str, Any]:
         """Returns `loss`, the mean cross-entropy in nats, and the figures of `classification_figures`.
+
+        With `multi_label` these are the mean over the labels, too, and the figures of `multi_label_figures`.
 
         Args:
             model: a model that returns logits (batch, classes).
             batches: padded batches with labels, as `predict_in_order` takes them.
         """
         logits = predict_in_order(model, batches).astype(np.float64)
+        if self.multi_label:
+            losses = np.logaddexp(0.0, logits) - logits * batches.labels
+            figures = multi_label_figures(batches.labels, logits > 0, self.label_names)
+            return {"loss": finite(losses.mean()), **figures}
         shifted = logits - logits.max(axis=1, keepdims=True)
         losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(logits)), batches.labels]
         figures = classification_figures(batches.labels, logits, self.label_names)
@@ -157,3 +167,37 @@ def classification_figures(
         name: {other: int(counts[i, j]) for j, other in enumerate(names)} for i, name in enumerate(names)
     }
     return figures
+
+
+def multi_label_figures(
+    labels: np.ndarray, predictions: np.ndarray, label_names: Sequence[str]
+) -> dict[str, Any]:
+    """Returns accuracy and F1 of texts that may have several labels.
+
+    Args:
+        labels: 0 or 1 (examples, classes).
+        predictions: 0 or 1 (examples, classes).
+        label_names: the names of all labels.
+
+    Returns:
+        `examples`; `accuracy`, the share of the examples whose labels are all right; `f1_micro`, over all labels of all
+        examples; `f1_macro`, the mean of the labels' F1; and `f1_by_label`, by name. F1 is None where a label neither
+        occurs nor is predicted, and `f1_macro` leaves such labels out.
+    """
+    labels, predictions = np.asarray(labels) > 0.5, np.asarray(predictions) > 0.5
+    names = list(label_names)
+    if labels.shape != predictions.shape or labels.ndim != 2 or labels.shape[1] != len(names):
+        raise ValueError(
+            f"labels of shape {labels.shape}, predictions of shape {predictions.shape}, {len(names)} names"
+        )
+    hits = 2 * (labels & predictions).sum(axis=0)
+    counts = labels.sum(axis=0) + predictions.sum(axis=0)
+    f1 = [float(hit / count) if count else None for hit, count in zip(hits, counts, strict=True)]
+    defined = [value for value in f1 if value is not None]
+    return {
+        "examples": len(labels),
+        "accuracy": float((labels == predictions).all(axis=1).mean()) if len(labels) else None,
+        "f1_micro": float(hits.sum() / counts.sum()) if defined else None,
+        "f1_macro": float(np.mean(defined)) if defined else None,
+        "f1_by_label": dict(zip(names, f1, strict=True)),
+    }

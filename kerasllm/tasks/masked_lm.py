@@ -11,9 +11,9 @@ import numpy as np
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.errors import InputError
-from kerasllm.losses import MaskedLanguageModelLoss, NextSentenceLoss
 from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy
 from kerasllm.models import BertBackbone, BertMaskedLM, BertPretraining
+from kerasllm.models.inputs import check_values
 from kerasllm.tasks.base import PredictionSettings, Task, load_whole
 from kerasllm.tasks.saved_model import SavedModel
 from kerasllm.tokenizers.wordpiece import special_token_ids
@@ -27,14 +27,10 @@ class MaskedLanguageModeling(Task):
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
         """Returns a loss and an accuracy for each objective."""
-        losses = {
-            "masked_lm": MaskedLanguageModelLoss(reduction=reduction),
-            "next_sentence": NextSentenceLoss(reduction=reduction),
-        }
         metrics = {"masked_lm": MaskedLanguageModelAccuracy(), "next_sentence": NextSentenceAccuracy()}
         return {
-            "loss": {name: losses[name] for name in model.objectives},
-            "weighted_metrics": {name: [metrics[name]] for name in model.objectives},
+            "loss": model.default_loss(reduction),
+            "weighted_metrics": {name: [metrics[name]] for name in model.label_counts},
         }
 
     def evaluate(self, model: Any, batches: Any) -> dict[str, Any]:
@@ -48,7 +44,7 @@ class MaskedLanguageModeling(Task):
             model: a model that `compile` has compiled.
             batches: a sequence of (inputs, labels, weights), with weights of 1 or 0.
         """
-        objectives = model.objectives
+        objectives = tuple(model.label_counts)
         sums: dict[str, float] = {}
         totals = dict.fromkeys(objectives, 0.0)
         normalized = any(loss.reduction == "sum" for loss in model.loss.values())
@@ -100,6 +96,7 @@ class MaskedLanguageModeling(Task):
         masks: dict[int, list[list[dict[str, Any]]]] = {}
         for step in range(batches.steps):
             inputs = batches.batch(step)[0]
+            check_values(model, inputs)
             logits = np.asarray(model.predict_on_batch(inputs)["masked_lm"], dtype="float64")
             for row, index in enumerate(batches.order[step]):
                 if index >= 0:

@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from kerasllm.models.base import LanguageModel
+from kerasllm.models.inputs import check_values
+
 
 def predict_in_order(model: Any, batches: Any) -> np.ndarray:
     """Returns a model's outputs for all texts, float32 (texts, ...), in the order of the texts.
@@ -15,6 +18,7 @@ def predict_in_order(model: Any, batches: Any) -> np.ndarray:
 
     Raises:
         ValueError: the batches start at a later step.
+        InputError: a token or a segment is none of the model's.
     """
     if batches.start_step:
         raise ValueError(f"the batches start at step {batches.start_step}: some texts would be left out")
@@ -25,6 +29,8 @@ def predict_in_order(model: Any, batches: Any) -> np.ndarray:
         for part in range(batches.gradient_accumulation):
             texts = batches.order[step * batches.gradient_accumulation + part]
             inputs = {name: array[part * size : (part + 1) * size] for name, array in whole.items()}
+            if isinstance(model, LanguageModel):
+                check_values(model, inputs)
             outputs = np.asarray(model.predict_on_batch(inputs)).astype(np.float32)
             if results is None:
                 results = np.zeros((len(batches.encoded), *outputs.shape[1:]), np.float32)

@@ -13,7 +13,6 @@ import numpy as np
 
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.examples.labelled import encode_texts
-from kerasllm.losses import SquaredErrorLoss
 from kerasllm.models import BertRegressor
 from kerasllm.tasks.base import PredictionSettings, Task, load_whole
 from kerasllm.tasks.ordered_outputs import finite, predict_in_order
@@ -29,7 +28,7 @@ class Regression(Task):
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
         """Returns the squared error."""
-        return {"loss": SquaredErrorLoss(reduction=reduction), "weighted_metrics": []}
+        return {"loss": model.default_loss(reduction), "weighted_metrics": []}
 
     def evaluate(self, model: Any, batches: Any) -> dict[str, Any]:
         """Returns `loss`, the mean squared error, and the figures of `regression_figures`.

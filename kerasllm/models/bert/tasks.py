@@ -12,6 +12,13 @@ import keras
 
 from kerasllm.layers import ClassificationHead, MaskedLanguageModelHead
 from kerasllm.layers.heads import VocabularyHead
+from kerasllm.losses import (
+    ClassificationLoss,
+    MaskedLanguageModelLoss,
+    MultiLabelLoss,
+    NextSentenceLoss,
+    SquaredErrorLoss,
+)
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BertConfig
@@ -128,6 +135,17 @@ class BertPretraining(LanguageModel):
             outputs["next_sentence"] = self.next_sentence_head(encoded["pooled_output"], training=training)
         return outputs
 
+    @property
+    def label_counts(self):
+        """The tokens, and the two classes of a pair."""
+        counts = {"masked_lm": self.config.vocabulary_size, "next_sentence": 2}
+        return {name: counts[name] for name in self.objectives}
+
+    def default_loss(self, reduction="mean_with_sample_weight"):
+        """Returns a loss for each objective."""
+        losses = {"masked_lm": MaskedLanguageModelLoss, "next_sentence": NextSentenceLoss}
+        return {name: losses[name](reduction=reduction) for name in self.objectives}
+
     def get_config(self):
         """Returns the fields of the config, and `objectives`."""
         return super().get_config() | {"objectives": list(self.objectives)}
@@ -166,6 +184,15 @@ class BertMaskedLM(LanguageModel):
         encoded = self.backbone(inputs, only_read="masked_positions" in inputs, training=training)
         return {"masked_lm": self.masked_lm_head(encoded["sequence_output"], _output_table(self))}
 
+    @property
+    def label_counts(self):
+        """The tokens."""
+        return {"masked_lm": self.config.vocabulary_size}
+
+    def default_loss(self, reduction="mean_with_sample_weight"):
+        """Returns a `MaskedLanguageModelLoss`."""
+        return {"masked_lm": MaskedLanguageModelLoss(reduction=reduction)}
+
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class BertClassifier(LanguageModel):
@@ -179,9 +206,8 @@ class BertClassifier(LanguageModel):
         backbone: an existing backbone; the default is a new one.
         seed: seed of the initial values and of dropout.
 
-    Call it with the dict that the backbone takes. It returns logits (batch, num_classes), for a
-    `SparseCategoricalCrossentropy(from_logits=True)`, or, with `multi_label`, for a
-    `BinaryCrossentropy(from_logits=True)` and labels of 0 and 1 (batch, num_classes).
+    Call it with the dict that the backbone takes. It returns logits (batch, num_classes), for a `ClassificationLoss`
+    and classes (batch,), or, with `multi_label`, for a `MultiLabelLoss` and labels of 0 and 1 (batch, num_classes).
     """
 
     config_class = BertConfig
@@ -218,6 +244,15 @@ class BertClassifier(LanguageModel):
         """See the class."""
         pooled = self.backbone(inputs, only_read=True, training=training)["pooled_output"]
         return self.classifier(pooled, training=training)
+
+    @property
+    def label_counts(self):
+        """The classes; empty with `multi_label`, as labels are then 0 or 1."""
+        return {} if self.multi_label else {"classes": self.num_classes}
+
+    def default_loss(self, reduction="mean_with_sample_weight"):
+        """Returns a `ClassificationLoss`, or a `MultiLabelLoss` with `multi_label`."""
+        return (MultiLabelLoss if self.multi_label else ClassificationLoss)(reduction=reduction)
 
     def get_config(self):
         """Returns the fields of the config, `num_classes`, `label_names` and `multi_label`."""
@@ -257,3 +292,7 @@ class BertRegressor(LanguageModel):
         """See the class."""
         pooled = self.backbone(inputs, only_read=True, training=training)["pooled_output"]
         return self.regressor(pooled, training=training)[..., 0]
+
+    def default_loss(self, reduction="mean_with_sample_weight"):
+        """Returns a `SquaredErrorLoss`."""
+        return SquaredErrorLoss(reduction=reduction)

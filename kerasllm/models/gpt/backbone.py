@@ -36,6 +36,7 @@ class GPTBackbone(LanguageModel):
     """
 
     config_class = GPTConfig
+    accepted_inputs = ("token_ids", "padding_mask", "position_ids", "sequence_ids")
 
     def __init__(
         self,
@@ -100,10 +101,6 @@ class GPTBackbone(LanguageModel):
 
     def call(self, inputs, training=False):
         """See the class."""
-        if "segment_ids" in inputs:
-            raise ValueError(
-                "a GPT has no segments: give the numbers of the sequences that share a row as sequence_ids"
-            )
         mask = combined_mask(inputs.get("padding_mask"), inputs.get("sequence_ids"), is_causal=True)
         hidden, rotary = self.embed(inputs["token_ids"], inputs.get("position_ids"), training=training)
         for block in self.blocks:

@@ -34,6 +34,7 @@ class GPTCausalLM(LanguageModel):
     """
 
     config_class = GPTConfig
+    accepted_inputs = GPTBackbone.accepted_inputs
 
     def __init__(
         self,
@@ -75,6 +76,15 @@ class GPTCausalLM(LanguageModel):
         """See the class."""
         hidden = self.backbone(inputs, training=training)["sequence_output"]
         return hidden if self._projects_in_loss else self.project(hidden)
+
+    @property
+    def label_counts(self):
+        """The tokens."""
+        return {"tokens": self.config.vocabulary_size}
+
+    def default_loss(self, reduction="mean_with_sample_weight"):
+        """Returns a `CausalLanguageModelLoss`."""
+        return CausalLanguageModelLoss(reduction=reduction)
 
     def project(self, hidden):
         """Returns the logits (batch, length, vocabulary_size) of hidden states (batch, length, hidden_dim)."""
