@@ -129,8 +129,8 @@ def holds_text(value: Any) -> bool:
 def checked_inputs(model: Any, inputs: Any, labels: Any = None, weights: Any = None) -> Any:
     """Returns the inputs that a model is about to get, as `fit` takes them, after a look at their values.
 
-    Arrays are looked at whole, of a PyDataset the first batch, of a tf.data.Dataset the names; other data is returned as
-    it is.
+    Arrays are looked at whole, of a PyDataset the first batch, of a tf.data.Dataset the names. Other data is returned
+    as it is.
 
     Args:
         model: a `LanguageModel`.
@@ -171,18 +171,24 @@ def check_values(model: Any, inputs: Mapping[str, Any]) -> None:
     config, length = model.config, inputs["token_ids"].shape[-1]
     segments = getattr(config, "num_segments", 0)
     mend = "; pairs of texts need a model that has 2" if segments == 1 else ""
-    in_row = (length, f"rows of {length} tokens here")
+    in_row = (length, f"the rows are {length} tokens long")
     ranges = {
-        "token_ids": (config.vocabulary_size, f"{config.vocabulary_size} tokens (vocabulary_size)"),
-        "segment_ids": (segments, f"{segments} segment{'s' if segments > 1 else ''} (num_segments){mend}"),
-        "position_ids": (config.max_sequence_length, f"{config.max_sequence_length} positions"),
+        "token_ids": (
+            config.vocabulary_size,
+            f"the model has {config.vocabulary_size} tokens (vocabulary_size)",
+        ),
+        "segment_ids": (segments, f"the model's num_segments is {segments}{mend}"),
+        "position_ids": (
+            config.max_sequence_length,
+            "the model has no further positions (max_sequence_length)",
+        ),
         "masked_positions": in_row,
         "first_positions": in_row,
     }
     for name, (count, said) in ranges.items():
         wrong = _out_of_range(_on_host(inputs[name]), count) if name in inputs else None
         if wrong is not None:
-            raise InputError(f"{name} holds {wrong}, which is not in 0 to {count - 1}: the model has {said}")
+            raise InputError(f"{name} holds {wrong}, which is not in 0 to {count - 1}: {said}")
 
 
 def _out_of_range(values: np.ndarray, count: int) -> int | None:
