@@ -7,11 +7,14 @@ from keras import ops
 
 from kerasllm import (
     CausalLanguageModelLoss,
+    ClassificationLoss,
     MaskedLanguageModelAccuracy,
     MaskedLanguageModelLoss,
+    MultiLabelLoss,
     NextSentenceAccuracy,
     NextSentenceLoss,
     Perplexity,
+    SquaredErrorLoss,
 )
 
 
@@ -178,3 +181,104 @@ def test_causal_settings_are_checked_and_kept():
     assert not loss.projects
     assert CausalLanguageModelLoss(chunk_size=8).projects
     assert not CausalLanguageModelLoss(chunk_size=0).projects
+
+
+@pytest.mark.parametrize("length", [4, 6])  # 6 is the number of rows, too
+@pytest.mark.parametrize("loss", [MaskedLanguageModelLoss(), CausalLanguageModelLoss(label_smoothing=0.1)])
+def test_a_weight_of_a_row_weighs_all_its_labels(loss, length):
+    labels, logits, _ = example(slots=length)
+    row = np.array([0, 1, 5, 2, 1, 3], "float32")
+    whole = np.repeat(row[:, None], length, axis=1)
+    expected = (numpy_losses(labels, logits, loss.label_smoothing) * whole).sum() / whole.sum()
+    for weights in (row, row[:, None], whole):
+        assert value(loss(labels, logits, weights)) == pytest.approx(expected, rel=1e-5)
+        metric = Perplexity()
+        metric.update_state(labels, logits, weights)
+        mean = (numpy_losses(labels, logits) * whole).sum() / whole.sum()
+        assert value(metric.result()) == pytest.approx(np.exp(mean), rel=1e-5)
+    with pytest.raises(ValueError, match=r"sample weights of shape \(5,\) do not fit labels of shape \(6, "):
+        loss(labels, logits, np.ones(5))
+    with pytest.raises(ValueError, match=r"sample weights of shape \(6, 3\)"):
+        loss(labels, logits, np.ones((6, 3)))
+
+
+def test_weights_of_a_row_when_projecting():
+    labels, _, _ = example()
+    draw = np.random.default_rng(3)
+    hidden, table = (
+        draw.normal(0, 1, (6, 4, 8)).astype("float32"),
+        draw.normal(0, 1, (11, 8)).astype("float32"),
+    )
+    row = np.arange(6, dtype="float32")
+    expected = (numpy_losses(labels, hidden @ table.T) * row[:, None]).sum() / (4 * row.sum())
+    for weights in (row, row[:, None]):
+        found = CausalLanguageModelLoss().project(labels, ops.convert_to_tensor(hidden), table, weights)
+        assert value(found) == pytest.approx(expected, rel=1e-5)
+
+
+def losses_of(labels, logits, weights):
+    """The loss, the loss that projects, and a metric, which all look at labels."""
+    hidden, table = ops.convert_to_tensor(logits), np.eye(logits.shape[-1], dtype="float32")
+    metric = MaskedLanguageModelAccuracy()
+    metric.update_state(labels, logits, weights)
+    return [
+        value(MaskedLanguageModelLoss()(labels, logits, weights)),
+        value(CausalLanguageModelLoss().project(labels, hidden, table, weights)),
+        value(metric.result()),
+    ]
+
+
+@pytest.mark.parametrize("label", [-1, -100, 11, 10**6])
+def test_a_label_without_weight_may_be_anything(label):
+    labels, logits, weights = example()
+    expected = losses_of(labels, logits, weights)
+    assert np.isfinite(expected).all()
+    labels = np.where(weights == 0, label, labels)
+    assert losses_of(labels, logits, weights) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("label", [-1, -99, 11, 10**6])
+def test_a_label_that_is_no_class_gives_no_number(label):
+    labels, logits, weights = example()
+    labels[tuple(np.argwhere(weights)[0])] = label
+    assert np.isnan(losses_of(labels, logits, weights)).all()
+
+
+def test_the_label_of_hugging_face_does_not_count():
+    labels, logits, weights = example()
+    ignored = np.where(weights == 0, -100, labels)
+    assert losses_of(ignored, logits, None) == pytest.approx(losses_of(labels, logits, weights), rel=1e-6)
+
+
+def test_labels_in_a_column():
+    logits = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    labels, numbers = np.array([0, 1, 2, 1, 0]), np.arange(5.0)
+    for loss, right, outputs in (
+        (ClassificationLoss(), labels, logits),
+        (SquaredErrorLoss(), numbers, logits[:, 0]),
+    ):
+        expected = value(loss(right, outputs))
+        assert value(loss(right[:, None], outputs, np.ones((5, 1)))) == pytest.approx(expected)
+    assert value(ClassificationLoss()(labels, logits)) == pytest.approx(
+        numpy_losses(labels, logits).mean(), rel=1e-5
+    )
+    with pytest.raises(ValueError, match=r"labels have shape \(5, 3\)"):
+        SquaredErrorLoss()(logits, logits[:, 0])
+
+
+def test_several_labels_against_numpy():
+    draw = np.random.default_rng(0)
+    logits, labels = draw.normal(0, 3, (5, 3)), draw.integers(0, 2, (5, 3))
+    losses = -np.where(labels == 1, np.log(1 / (1 + np.exp(-logits))), np.log(1 / (1 + np.exp(logits))))
+    row = np.array([0, 1, 2, 1, 0.5])
+    found = value(MultiLabelLoss()(labels, logits.astype("float32"), row))
+    assert found == pytest.approx((losses.mean(1) * row).sum() / row.sum(), rel=1e-5)
+    found = value(MultiLabelLoss(reduction="sum")(labels, logits.astype("float32"), row))
+    assert found == pytest.approx((losses.mean(1) * row).sum(), rel=1e-5)
+    unknown = np.where(draw.random((5, 3)) < 0.5, -100, labels)
+    expected = losses[unknown >= 0].mean()
+    assert value(MultiLabelLoss()(unknown, logits.astype("float32"))) == pytest.approx(expected, rel=1e-5)
+    labels[1, 1] = 2
+    assert np.isnan(value(MultiLabelLoss()(labels, logits.astype("float32"))))
+    with pytest.raises(ValueError, match="takes 0 or 1 for each of 3 labels"):
+        MultiLabelLoss()(labels[:, 0], logits.astype("float32"))

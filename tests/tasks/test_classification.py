@@ -10,7 +10,7 @@ import pytest
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.examples.labelled import EncodedTexts
 from kerasllm.tasks import Classification, Regression, numbers
-from kerasllm.tasks.classification import classification_figures
+from kerasllm.tasks.classification import classification_figures, multi_label_figures
 from kerasllm.tasks.ordered_outputs import predict_in_order
 from kerasllm.tasks.regression import regression_figures
 
@@ -58,6 +58,31 @@ def test_shapes_that_do_not_fit():
         classification_figures(np.zeros(3, int), np.zeros(4, int), ("a", "b"))
     with pytest.raises(ValueError, match="shape"):
         regression_figures(np.zeros(3), np.zeros((3, 1)))
+
+
+def test_several_labels_by_hand():
+    labels = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    predictions = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]])
+    figures = multi_label_figures(labels, predictions, ("a", "b", "c"))
+    assert figures["examples"] == 4 and figures["accuracy"] == 0.5
+    assert figures["f1_by_label"] == {"a": pytest.approx(4 / 5), "b": pytest.approx(2 / 3), "c": None}
+    assert figures["f1_macro"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert figures["f1_micro"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    assert strict_json(figures) == figures
+    nothing = multi_label_figures(np.zeros((0, 2)), np.zeros((0, 2)), ("a", "b"))
+    assert nothing["f1_micro"] is None and strict_json(nothing) == nothing
+    with pytest.raises(ValueError, match="2 names"):
+        multi_label_figures(labels, predictions, ("a", "b"))
+
+
+def test_several_labels_as_scikit_learn_counts_them():
+    from sklearn.metrics import accuracy_score, f1_score
+
+    labels, predictions = np.random.default_rng(0).integers(0, 2, (2, 40, 5))
+    figures = multi_label_figures(labels, predictions, "abcde")
+    assert figures["accuracy"] == pytest.approx(accuracy_score(labels, predictions))
+    for average in ("micro", "macro"):
+        assert figures[f"f1_{average}"] == pytest.approx(f1_score(labels, predictions, average=average))
 
 
 def test_regression_by_definition():
