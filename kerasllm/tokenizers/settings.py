@@ -1,0 +1,196 @@
+"""The settings beside a tokenizer.json, which change its tokens as they do in `transformers.AutoTokenizer`.
+
+`transformers` builds some tokenizers anew from their vocabulary and tokenizer_config.json, whatever tokenizer.json
+says. If the two files contradict each other, the settings hold here too, and a warning says so.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from kerasllm.errors import InputError, InputWarning
+from kerasllm.tokenizers.added_tokens import added_ids, mark_processor
+from kerasllm.tokenizers.special_tokens import ROLES, token_text
+
+SETTINGS_FILE = "tokenizer_config.json"
+_BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
+_BERT_SETTINGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+_OF_MODEL = {"bert": "BertTokenizer", "distilbert": "BertTokenizer", "gpt2": "GPT2Tokenizer"}
+_DEFAULT_MARKS = {
+    "GPT2Tokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
+    "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+}
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """Returns the content of `tokenizer_config.json` in a directory, or {} if there is none.
+
+    The special tokens of `special_tokens_map.json`, which older models have beside it, and the name of the class that
+    the model's config.json implies are added.
+
+    Raises:
+        InputError: a file is no JSON object.
+    """
+    settings = _read_object(directory / SETTINGS_FILE)
+    if "added_tokens_decoder" not in settings:
+        settings |= _read_object(directory / "special_tokens_map.json")
+    if settings.get("tokenizer_class") is None:
+        model = _read_object(directory / "config.json")
+        named = model.get("tokenizer_class") or _OF_MODEL.get(str(model.get("model_type")))
+        settings |= {"tokenizer_class": named} if named else {}
+    for role, token in _DEFAULT_MARKS.get(_class_name(settings), {}).items():
+        settings.setdefault(role, token)
+    return settings
+
+
+def check_bert_settings(settings: Mapping[str, Any]) -> None:
+    """Checks the settings of BERT's normalization.
+
+    Raises:
+        InputError: one of them is neither a boolean nor null.
+    """
+    for name in _BERT_SETTINGS:
+        if not isinstance(settings.get(name), bool | None):
+            raise InputError(f"{SETTINGS_FILE}: {name} is {settings[name]!r}, it must be true or false")
+
+
+def bert_normalizer(settings: Mapping[str, Any]) -> normalizers.Normalizer:
+    """Returns BERT's normalization with `do_lower_case`, `strip_accents` and `tokenize_chinese_chars`."""
+    lowercase, chinese = settings.get("do_lower_case"), settings.get("tokenize_chinese_chars")
+    return normalizers.BertNormalizer(
+        lowercase=True if lowercase is None else lowercase,
+        strip_accents=settings.get("strip_accents"),
+        handle_chinese_chars=True if chinese is None else chinese,
+    )
+
+
+def apply_settings(tokenizer: Tokenizer, settings: Mapping[str, Any], path: Path) -> None:
+    """Changes a tokenizer that was read from a `tokenizer.json` as `AutoTokenizer` does.
+
+    Args:
+        tokenizer: the tokenizer.
+        settings: the settings, as `read_settings` returns them.
+        path: the path of the `tokenizer.json`, for the warning.
+
+    Raises:
+        InputError: a setting is invalid.
+    """
+    tokenizer.no_truncation()  # a text is encoded whole, whatever the file was saved with
+    tokenizer.no_padding()
+    named = [token_text(settings.get(role)) for role in ROLES]
+    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
+    named += map(token_text, extra.values() if isinstance(extra, dict) else extra)
+    registered = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    tokenizer.add_special_tokens(
+        [
+            token
+            for token in dict.fromkeys(named)
+            if isinstance(token, str) and token not in registered and tokenizer.token_to_id(token) is not None
+        ]
+    )
+    for words in _changes(tokenizer, settings):
+        warnings.warn(
+            f"{path}: {SETTINGS_FILE} beside it says otherwise, and holds, as in transformers: {words}; "
+            "make the two agree",
+            InputWarning,
+            stacklevel=5,
+        )
+
+
+def _changes(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Makes each change, and yields what was changed in words."""
+    name, model = _class_name(settings), tokenizer.model
+    if name in _BERT and isinstance(model, models.WordPiece):
+        check_bert_settings(settings)
+        wanted = bert_normalizer(settings)
+        if _bert_state(tokenizer.normalizer) != _bert_state(wanted):
+            tokenizer.normalizer = wanted
+            yield ", ".join(f"{key} {_shown(settings, key)}" for key in _BERT_SETTINGS)
+        if _state(tokenizer.pre_tokenizer) != _state(pre_tokenizers.BertPreTokenizer()):
+            tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+            yield f"tokenizer_class {name}, which splits words at white space and punctuation"
+        return
+    if name == "GPT2Tokenizer" and isinstance(model, models.BPE):
+        space = bool(settings.get("add_prefix_space"))
+        if tokenizer.normalizer is not None or not _splits_like_gpt2(tokenizer.pre_tokenizer, space):
+            tokenizer.normalizer = None
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space, use_regex=True)
+            yield f"tokenizer_class {name}, add_prefix_space {space}"
+    elif name == "LlamaTokenizer" and isinstance(model, models.BPE) and not _is_byte_level(tokenizer):
+        scheme = "always" if settings.get("legacy") else "first"
+        scheme = "never" if settings.get("add_prefix_space") is False else scheme
+        wanted = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
+        if tokenizer.normalizer is not None or _state(tokenizer.pre_tokenizer) != _state(wanted):
+            tokenizer.normalizer, tokenizer.pre_tokenizer = None, wanted
+            yield f"tokenizer_class {name}, a space before {_SCHEMES[scheme]}"
+    if "add_bos_token" in settings or "add_eos_token" in settings:
+        marks = [_mark(tokenizer, settings, role) for role in ("bos", "eos")]
+        if added_ids(tokenizer) != tuple([mark[1]] if mark else [] for mark in marks):
+            tokenizer.post_processor = mark_processor(*marks)
+            yield ", ".join(
+                f"add_{role}_token {bool(settings.get(f'add_{role}_token'))}" for role in ("bos", "eos")
+            )
+
+
+_SCHEMES = {
+    "always": "the text and after each special token",
+    "first": "the text alone",
+    "never": "nothing",
+}
+
+
+def _mark(tokenizer: Tokenizer, settings: Mapping[str, Any], role: str) -> tuple[str, int] | None:
+    """Returns the token that `add_bos_token` or `add_eos_token` adds, and its id, or None."""
+    token = token_text(settings.get(f"{role}_token"))
+    number = tokenizer.token_to_id(token) if isinstance(token, str) else None
+    return (token, number) if settings.get(f"add_{role}_token") and number is not None else None
+
+
+def _class_name(settings: Mapping[str, Any]) -> str:
+    return str(settings.get("tokenizer_class")).removesuffix("Fast")
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    value = settings.get(name)
+    default = "null, as accents go with case" if name == "strip_accents" else "true, as it is not given"
+    return default if value is None else str(value).lower()
+
+
+def _state(part: Any) -> Any:
+    """Returns the JSON of a part of a tokenizer, or None."""
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def _bert_state(normalizer: Any) -> Any:
+    """Returns a normalizer's JSON in which BERT's accents are decided, as null means that they go with case."""
+    state = _state(normalizer)
+    if state is not None and state.get("type") == "BertNormalizer" and state["strip_accents"] is None:
+        state["strip_accents"] = state["lowercase"]
+    return state
+
+
+def _is_byte_level(tokenizer: Tokenizer) -> bool:
+    state = _state(tokenizer.pre_tokenizer) or {}
+    return any(step.get("type") == "ByteLevel" for step in state.get("pretokenizers", [state]))
+
+
+def _splits_like_gpt2(splitting: Any, add_prefix_space: bool) -> bool:
+    state = _state(splitting) or {}
+    wanted = {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "use_regex": True}
+    return {"use_regex": True} | {key: state.get(key) for key in wanted if key in state} == wanted
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: holds {type(settings).__name__}, not a JSON object of settings")
+    return settings
