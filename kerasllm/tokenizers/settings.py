@@ -1,7 +1,8 @@
 """The settings beside a tokenizer.json, which change its tokens as they do in `transformers.AutoTokenizer`.
 
 `transformers` builds some tokenizers anew from their vocabulary and tokenizer_config.json, whatever tokenizer.json
-says. If the two files contradict each other, the settings hold here too, and a warning says so.
+says. If the two files contradict each other, the settings hold here too, and a warning says so. `add_bos_token` and
+`add_eos_token` are not heeded beside a tokenizer.json, there as here: its post-processor adds the tokens.
 """
 
 import json
@@ -13,7 +14,6 @@ from typing import Any
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from kerasllm.errors import InputError, InputWarning
-from kerasllm.tokenizers.added_tokens import added_ids, mark_processor
 from kerasllm.tokenizers.special_tokens import ROLES, token_text
 
 SETTINGS_FILE = "tokenizer_config.json"
@@ -123,17 +123,10 @@ def _changes(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Iterator[str]
     elif name == "LlamaTokenizer" and isinstance(model, models.BPE) and not _is_byte_level(tokenizer):
         scheme = "always" if settings.get("legacy") else "first"
         scheme = "never" if settings.get("add_prefix_space") is False else scheme
-        wanted = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
-        if tokenizer.normalizer is not None or _state(tokenizer.pre_tokenizer) != _state(wanted):
-            tokenizer.normalizer, tokenizer.pre_tokenizer = None, wanted
+        splitting = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
+        if tokenizer.normalizer is not None or _state(tokenizer.pre_tokenizer) != _state(splitting):
+            tokenizer.normalizer, tokenizer.pre_tokenizer = None, splitting
             yield f"tokenizer_class {name}, a space before {_SCHEMES[scheme]}"
-    if "add_bos_token" in settings or "add_eos_token" in settings:
-        marks = [_mark(tokenizer, settings, role) for role in ("bos", "eos")]
-        if added_ids(tokenizer) != tuple([mark[1]] if mark else [] for mark in marks):
-            tokenizer.post_processor = mark_processor(*marks)
-            yield ", ".join(
-                f"add_{role}_token {bool(settings.get(f'add_{role}_token'))}" for role in ("bos", "eos")
-            )
 
 
 _SCHEMES = {
@@ -141,13 +134,6 @@ _SCHEMES = {
     "first": "the text alone",
     "never": "nothing",
 }
-
-
-def _mark(tokenizer: Tokenizer, settings: Mapping[str, Any], role: str) -> tuple[str, int] | None:
-    """Returns the token that `add_bos_token` or `add_eos_token` adds, and its id, or None."""
-    token = token_text(settings.get(f"{role}_token"))
-    number = tokenizer.token_to_id(token) if isinstance(token, str) else None
-    return (token, number) if settings.get(f"add_{role}_token") and number is not None else None
 
 
 def _class_name(settings: Mapping[str, Any]) -> str:
