@@ -12,7 +12,12 @@ from kerasllm.errors import InputError
 from kerasllm.tokenizers.byte_level_bpe import read_byte_level_bpe
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
 from kerasllm.tokenizers.encoding import refusing, vocabulary_size
-from kerasllm.tokenizers.settings import SETTINGS_FILE, apply_settings, read_settings
+from kerasllm.tokenizers.settings import (
+    SETTINGS_FILE,
+    apply_settings,
+    read_settings,
+    register_special_tokens,
+)
 from kerasllm.tokenizers.special_tokens import remember_roles, remember_templates
 from kerasllm.tokenizers.wordpiece import bert_tokenizer, read_vocabulary, special_token_ids
 
@@ -170,6 +175,7 @@ def _partner(path: Path) -> Path:
 def _load(path: Path) -> Tokenizer:
     settings = read_settings(path.parent)
     tokenizer = _read(path, settings)
+    register_special_tokens(tokenizer, settings)
     remember_roles(tokenizer, settings)
     with contextlib.suppress(InputError):  # a broken template is told where it is used
         remember_templates(tokenizer, _read_templates(path.parent))

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from kerasllm.errors import InputError, InputWarning
 from kerasllm.tokenizers.special_tokens import ROLES, token_text
 
 SETTINGS_FILE = "tokenizer_config.json"
 _BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
+_TRAITS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 _BERT_SETTINGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 _OF_MODEL = {"bert": "BertTokenizer", "distilbert": "BertTokenizer", "gpt2": "GPT2Tokenizer"}
 _DEFAULT_MARKS = {
@@ -68,6 +69,50 @@ def bert_normalizer(settings: Mapping[str, Any]) -> normalizers.Normalizer:
     )
 
 
+def register_special_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Registers the tokens that the settings list or name, so that they are recognized within a text.
+
+    They keep their ids. A token that has no id is added if the settings give it the next one; others are ignored, as
+    no model has an embedding for them.
+
+    Args:
+        tokenizer: the tokenizer.
+        settings: the settings, as `read_settings` returns them.
+    """
+    registered = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    for number, token in _listed_tokens(settings):
+        known = tokenizer.token_to_id(token["content"])
+        if token["content"] not in registered and number == (
+            tokenizer.get_vocab_size() if known is None else known
+        ):
+            traits = {name: bool(token[name]) for name in _TRAITS if name in token}
+            tokenizer.add_tokens([AddedToken(token["content"], **traits)])
+            registered.add(token["content"])
+    named = [token_text(settings.get(role)) for role in ROLES]
+    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
+    named += map(token_text, extra.values() if isinstance(extra, dict) else extra)
+    tokenizer.add_special_tokens(
+        [
+            token
+            for token in dict.fromkeys(named)
+            if isinstance(token, str) and token not in registered and tokenizer.token_to_id(token) is not None
+        ]
+    )
+
+
+def _listed_tokens(settings: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Returns the ids and tokens of `added_tokens_decoder` by id; other entries are left out."""
+    listed = settings.get("added_tokens_decoder")
+    return sorted(
+        (
+            (int(number), token)
+            for number, token in (listed.items() if isinstance(listed, dict) else ())
+            if number.isdecimal() and isinstance(token, dict) and isinstance(token.get("content"), str)
+        ),
+        key=lambda pair: pair[0],
+    )
+
+
 def apply_settings(tokenizer: Tokenizer, settings: Mapping[str, Any], path: Path) -> None:
     """Changes a tokenizer that was read from a `tokenizer.json` as `AutoTokenizer` does.
 
@@ -81,17 +126,6 @@ def apply_settings(tokenizer: Tokenizer, settings: Mapping[str, Any], path: Path
     """
     tokenizer.no_truncation()  # a text is encoded whole, whatever the file was saved with
     tokenizer.no_padding()
-    named = [token_text(settings.get(role)) for role in ROLES]
-    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
-    named += map(token_text, extra.values() if isinstance(extra, dict) else extra)
-    registered = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    tokenizer.add_special_tokens(
-        [
-            token
-            for token in dict.fromkeys(named)
-            if isinstance(token, str) and token not in registered and tokenizer.token_to_id(token) is not None
-        ]
-    )
     for words in _changes(tokenizer, settings):
         warnings.warn(
             f"{path}: {SETTINGS_FILE} beside it says otherwise, and holds, as in transformers: {words}; "

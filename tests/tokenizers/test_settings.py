@@ -135,3 +135,24 @@ def test_tokens_that_the_settings_name_are_special(tmp_path):
     found = load_tokenizer(tmp_path)
     assert encode(found, "a<end>a<x>a a", special_tokens=True) == [0, 1, 0, 2, 0, 0]
     assert found.get_vocab_size() == 4
+
+
+def test_tokens_that_the_settings_list_are_added(tmp_path):
+    """With the ids that are listed, if they are the next ones, and with their traits."""
+    (tmp_path / "vocab.json").write_text(
+        json.dumps({letter: number for number, letter in enumerate("abc\u0120")})
+    )
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    listed = {
+        "5": {"content": "<call>", "special": False},
+        "4": {"content": "<end>", "special": True, "rstrip": True},
+        "9": {"content": "<far>", "special": True},
+        "1": {"content": "b", "special": False},
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": listed}))
+    found = load_tokenizer(tmp_path)
+    assert found.get_vocab_size() == 6
+    assert encode(found, "a<end> b<call>c", special_tokens=True) == [0, 4, 1, 5, 2]
+    assert found.decode([0, 4, 1, 5]) == "ab<call>"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {"x": 5}}))
+    assert load_tokenizer(tmp_path).get_vocab_size() == 4

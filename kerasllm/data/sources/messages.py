@@ -57,6 +57,10 @@ def _with_role(message: Any, where: str) -> Message:
     role, calls = message["role"], message.get("tool_calls")
     if role not in ROLES:
         raise InputError(f"{where}: role {short(role)} is not one of {', '.join(ROLES)}")
+    if message.get("function_call") is not None:
+        raise InputError(
+            f"{where}: 'function_call' is the old form of a call; write it as 'tool_calls', a list"
+        )
     if calls is not None and not (
         role == "assistant" and isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
     ):

@@ -114,6 +114,10 @@ def conversation(*roles):
         ),
         ({"messages": [*TALK[:2], TALK[2] | {"weight": 0}]}, "every assistant's turn has weight 0"),
         ({"messages": [*TALK[:2], TALK[2] | {"weight": 2}]}, "message 3: 'weight' is 2, it must be 0 or 1"),
+        (
+            {"messages": [TALK[2] | {"function_call": {}}]},
+            "message 1: 'function_call' is the old form of a call; write",
+        ),
         ({"messages": TALK[:3], "tools": "{"}, "'tools' is '{', which is not JSON"),
         ({"messages": TALK[:3], "tools": [5]}, "'tools' is [5], it must be a list of objects"),
         (
