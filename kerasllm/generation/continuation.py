@@ -196,7 +196,7 @@ def generate(
         return done
     longest = max(map(len, done))
     if pad_token_id is None:
-        pad_token_id = _padding(model.config)
+        pad_token_id = padding(model.config)
     filled = [
         row + [row[-1] if pad_token_id is None else pad_token_id] * (longest - len(row)) for row in done
     ]
@@ -204,7 +204,7 @@ def generate(
     return array[0] if form == "row" else array
 
 
-def _padding(config: Any) -> int | None:
+def padding(config: Any) -> int | None:
     """Returns the model's padding token, or None; some models have -1 for none."""
     token = getattr(config, "pad_token_id", None)
     return token if token is not None and 0 <= token < config.vocabulary_size else None

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from kerasllm import GPTBackbone, GPTCausalLM, GPTConfig
 from kerasllm.errors import InputError, InputWarning
+from kerasllm.generation.continuation import padding
 
 GPT2 = GPTConfig(
     vocabulary_size=30,
@@ -120,6 +121,7 @@ def test_end_tokens_as_chat_models_list_them(saved):
     assert GPTCausalLM.from_pretrained(saved).config.end_token_ids == (7, 9)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_generation_config_has_the_last_word(saved):
     """About the tokens; all that it holds is written again."""
     path, prompt = saved / "generation_config.json", [[1, 2, 3]]
@@ -147,17 +149,18 @@ def test_generation_config_has_the_last_word(saved):
             GPTCausalLM.from_pretrained(saved)
 
 
-def test_rows_that_ended_are_filled_with_the_padding_token(saved):
-    model = GPTCausalLM.from_pretrained(saved)
+@pytest.mark.usefixtures("uncompiled")
+def test_rows_that_ended_are_filled_with_the_padding_token():
+    model = GPTCausalLM(dataclasses.replace(GPT2, pad_token_id=11), seed=1)
     prompts = [[1, 2, 3], [7, 8, 9]]
     free = model.generate(prompts, max_new_tokens=4, stop_token_ids=[])
     stop = next(int(token) for token in free[0, 3:] if token not in free[1, 3:])
-    for given, filling in ((-1, stop), (11, 11), (10**6, stop)):
-        edit(saved, eos_token_id=stop, pad_token_id=given)
-        rows = GPTCausalLM.from_pretrained(saved).generate(prompts, max_new_tokens=4)
-        new = rows[0, 3:].tolist()
-        assert set(new[new.index(stop) + 1 :]) <= {filling}
-        np.testing.assert_array_equal(rows[1], free[1])
+    rows = model.generate(prompts, max_new_tokens=4, stop_token_ids=[stop])
+    new = rows[0, 3:].tolist()
+    assert set(new[new.index(stop) + 1 :]) <= {11} and new.index(stop) < 3
+    np.testing.assert_array_equal(rows[1], free[1])
+    paddings = [padding(dataclasses.replace(GPT2, pad_token_id=token)) for token in (None, -1, 30, 0)]
+    assert paddings == [None, None, None, 0]
 
 
 @pytest.mark.parametrize(
