@@ -24,6 +24,7 @@ from kerasllm.data.token_cache.stream import tokenize_stream
 from kerasllm.errors import InputError, naming
 from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.tasks import CausalLanguageModeling
+from kerasllm.tokenizers.added_tokens import added_ids
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import load_tokenizer
 from kerasllm.training.model_options import GPTOptions
@@ -81,7 +82,12 @@ def main(config: Config) -> int:
     stream = tokenize_stream(corpus, tokenizer, processes=config.processes)
     with naming(f"--corpus {' '.join(config.corpus)}"):
         batches = SlidingBatches(
-            stream, context_length=length, stride=stride, batch_size=config.batch_size, limit=config.limit
+            stream,
+            context_length=length,
+            stride=stride,
+            batch_size=config.batch_size,
+            begin_id=next(reversed(added_ids(tokenizer)[0]), None),
+            limit=config.limit,
         )
     keras.config.set_dtype_policy(config.precision)
     model = GPTCausalLM.from_pretrained(directory)

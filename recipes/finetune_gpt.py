@@ -22,7 +22,7 @@ from kerasllm.data.token_cache.stream import tokenize_stream
 from kerasllm.errors import naming
 from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.tokenizers.encoding import vocabulary_size
-from kerasllm.tokenizers.loading import find_chat_template, load_tokenizer, read_chat_template
+from kerasllm.tokenizers.loading import find_chat_template, load_tokenizer
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import AdapterOptions, GPTOptions
 from kerasllm.training.options import TrainingOptions
@@ -36,7 +36,7 @@ class Config(AdapterOptions, TrainingOptions):
     """The model to start from: a run, a model directory or a hub id."""
 
     train: str
-    """JSONL of {"messages": [{"role", "content"}]} or {"prompt", "completion"}; or text, like --corpus elsewhere."""
+    """JSONL or JSON of {"messages": [{"role", "content"}]}, {"prompt", "completion"}, ShareGPT or Alpaca; or text."""
 
     validation: str | None = None
     """Validation data of the same kind as --train."""
@@ -78,7 +78,7 @@ def main(config: Config) -> int:
     template = None
     if is_conversation_file(config.train):
         template, name = find_chat_template(config.chat_template, directory)
-        reading = {"template": template, "template_name": name, "end_token_id": shape.end_token_id}
+        reading = {"template": template, "template_name": name, "end_token_id": shape.end_token_ids}
         make_batches, validation = read_conversation_files(config, tokenizer, shared, reading)
     else:
         make_batches, validation = read_texts(config, tokenizer, shared)
@@ -94,7 +94,7 @@ def main(config: Config) -> int:
             make_batches=make_batches,
             tokens_per_step=length * rows * getattr(batches, "fill", 1.0),
             tokenizer=tokenizer,
-            chat_template=template or read_chat_template(directory),
+            chat_template=template,
             held_out={"validation": validation},
             eval_interval=batches.steps // config.epochs,
         ),

@@ -84,6 +84,36 @@ def special_tokens(theirs: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
     }
 
 
+def generation_tokens(theirs: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Returns the begin, pad and end tokens that generation_config.json names, by our names.
+
+    Args:
+        theirs: the content of the file; a token that is left out or null keeps that of config.json.
+        path: the path of the file, for messages.
+
+    Raises:
+        InputError: a token is no whole number from 0, or the end tokens are no list of them.
+    """
+    named = {name: value for name, value in theirs.items() if name in TOKEN_NAMES and value is not None}
+    for name, value in named.items():
+        tokens = value if name == "eos_token_id" and isinstance(value, list) else [value]
+        least = -1 if name == "pad_token_id" else 0  # some files have -1 for none
+        if not tokens or any(type(token) is not int or token < least for token in tokens):
+            raise InputError(
+                f"{path}: {name} is {short(value)}, it must be a token's number; copy the model anew"
+            )
+    ours = special_tokens(named, {})
+    return {name: ours[name] for theirs_name in named for name in TOKEN_NAMES[theirs_name]}
+
+
+TOKEN_NAMES = {
+    "eos_token_id": ("end_token_id", "more_end_token_ids"),
+    "bos_token_id": ("begin_token_id",),
+    "pad_token_id": ("pad_token_id",),
+}
+"""Our fields for each of Hugging Face's fields of special tokens."""
+
+
 def written_tokens(config: Any) -> dict[str, Any]:
     """Returns the begin, pad and end tokens of a config by the names of config.json."""
     ends = [config.end_token_id, *config.more_end_token_ids]

@@ -113,6 +113,8 @@ class Format:
         tied: the names of the vocabulary projection and of the embedding that it may be tied to.
         modern: a function that returns the current name of a tensor for an outdated one.
         represents: a function that returns whether a model with a config can be written in this format.
+        read_generation: a function that returns our config with the tokens that generation_config.json names, from our
+            config and the content and path of that file.
         write_generation: a function that returns the content of generation_config.json for a model, or None for a
             model that does not generate text.
     """
@@ -132,6 +134,7 @@ class Format:
     tied: tuple[str, str] | None = None
     modern: Callable[[str], str] = str
     represents: Callable[[Any], bool] = lambda config: True
+    read_generation: Callable[[Any, Mapping[str, Any], str], Any] = lambda config, theirs, path: config
     write_generation: Callable[[Any], dict[str, Any] | None] = lambda model: None
 
     def qualified(self, name: str, is_backbone: bool) -> str:

@@ -17,6 +17,7 @@ from kerasllm.checkpoints.weights import WeightFiles, read_json
 from kerasllm.errors import InputError, InputWarning, NewHeadWarning
 from kerasllm.layers.initializers import drawing_later
 
+GENERATION_FILE = "generation_config.json"
 _AGAIN = "copy the model anew"
 _MOST_NAMES = 12
 _APART = f"the two do not belong together; {_AGAIN}"
@@ -24,6 +25,8 @@ _APART = f"the two do not belong together; {_AGAIN}"
 
 def read_config(directory: Path, formats: Sequence[Format]) -> tuple[Any, dict[str, Any], Format]:
     """Returns our config, the content of config.json, and the format that it names.
+
+    As in `transformers`, the end, begin and padding tokens of generation_config.json hold instead of config.json's.
 
     Args:
         directory: the directory that holds config.json.
@@ -35,7 +38,21 @@ def read_config(directory: Path, formats: Sequence[Format]) -> tuple[Any, dict[s
     path = directory / "config.json"
     theirs = read_json(path)
     stored = find_format(theirs, path, formats)
-    return stored.read_config(theirs, str(path)), theirs, stored
+    config = stored.read_config(theirs, str(path))
+    generation = read_generation(directory)
+    if generation is not None:
+        config = stored.read_generation(config, generation, str(directory / GENERATION_FILE))
+    return config, theirs, stored
+
+
+def read_generation(directory: Path) -> dict[str, Any] | None:
+    """Returns the content of generation_config.json in a directory, or None if there is none.
+
+    Raises:
+        InputError: the file is no JSON object.
+    """
+    path = directory / GENERATION_FILE
+    return read_json(path) if path.is_file() else None
 
 
 def find_format(theirs: dict[str, Any], path: Path, formats: Sequence[Format]) -> Format:
@@ -224,6 +241,8 @@ def read_model(
         variable = variables[name]
         variable.assign(undrawn[name](tuple(variable.shape), variable.dtype))
     heads = {name.split("/")[0] for name in missing} & set(stored.heads)
+    if hasattr(model, "generation_settings"):
+        model.generation_settings = read_generation(directory)
     _report(directory, sorted(heads), checkpoint.unused(used))
     return model
 

@@ -12,6 +12,7 @@ import numpy as np
 from kerasllm.checkpoints.hub import resolve_directory, upload_directory
 from kerasllm.checkpoints.model_card import write_model_card
 from kerasllm.checkpoints.name_table import Format
+from kerasllm.checkpoints.reading import GENERATION_FILE
 from kerasllm.checkpoints.weights import number_of_bytes, write_json, write_weights
 from kerasllm.errors import InputError
 
@@ -41,9 +42,9 @@ def write_model(
     write_json(directory / "config.json", config)
     generation = stored.write_generation(model)
     if generation is not None:
-        write_json(directory / "generation_config.json", {"_from_model_config": True, **generation})
+        write_json(directory / GENERATION_FILE, generation)
     else:  # one may be left from another model
-        (directory / "generation_config.json").unlink(missing_ok=True)
+        (directory / GENERATION_FILE).unlink(missing_ok=True)
     if tokenizer is not None:
         from kerasllm.tokenizers.saving import save_tokenizer
 

@@ -9,7 +9,7 @@ from kerasllm.errors import InputError
 from kerasllm.generation.terminal import TerminalWriter
 from kerasllm.tokenizers.chat_template import render
 from kerasllm.tokenizers.encoding import encode
-from kerasllm.tokenizers.special_tokens import end_of_text_id, marks
+from kerasllm.tokenizers.special_tokens import end_of_text_id, template_tokens
 
 
 class NotTaken(InputError):
@@ -28,7 +28,6 @@ class Chat:
 
     def __init__(self, tokenizer: Any, template: str, room: int, place: str) -> None:
         self.tokenizer, self.template, self.room, self.place = tokenizer, template, room, place
-        self.end, self.beginning = marks(tokenizer) or ("", "")
         self.messages: list[dict[str, str]] = []
 
     def ask(self, line: str) -> list[int]:
@@ -69,8 +68,7 @@ class Chat:
         text = render(
             messages,
             self.template,
-            end=self.end,
-            beginning=self.beginning,
+            tokens=template_tokens(self.tokenizer),
             add_generation_prompt=True,
             place=self.place,
         )

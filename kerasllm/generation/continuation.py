@@ -154,11 +154,13 @@ def generate(
     Args:
         model: the model.
         prompts: int (batch, length) or (length,), or lists of ids of different lengths; with a tokenizer also
-            a text or a list of texts. For an empty text the prompt is the end token, which precedes a document.
+            a text or a list of texts, which begin with the token that the tokenizer puts before a text, if any. If
+            there is none, the prompt for an empty text is the end token, which precedes a document.
         tokenizer: a tokenizer of the `tokenizers` library, which text prompts and stop texts need.
         on_tokens: a function that is called with a row's number and its new tokens, token by token; in beam search it
             is called once per row at the end.
-        pad_token_id: the token that fills rows of an array that ended early; the default is each row's last token.
+        pad_token_id: the token that fills rows of an array that ended early; the default is the model's padding
+            token, or if it has none each row's last token.
         settings: the arguments of `Settings`.
 
     Returns:
@@ -193,11 +195,19 @@ def generate(
     if form == "lists":
         return done
     longest = max(map(len, done))
+    if pad_token_id is None:
+        pad_token_id = padding(model.config)
     filled = [
         row + [row[-1] if pad_token_id is None else pad_token_id] * (longest - len(row)) for row in done
     ]
     array = np.array(filled, "int32")
     return array[0] if form == "row" else array
+
+
+def padding(config: Any) -> int | None:
+    """Returns the model's padding token, or None; some models have -1 for none."""
+    token = getattr(config, "pad_token_id", None)
+    return token if token is not None and 0 <= token < config.vocabulary_size else None
 
 
 def _rooms(rows: list[list[int]], positions: int, settings: Settings) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from kerasllm.errors import InputError
-from kerasllm.tokenizers.encoding import encode
+from kerasllm.tokenizers.encoding import encode_from_beginning
 from kerasllm.tokenizers.known_characters import unknown_character
 
 
@@ -20,7 +20,8 @@ def read_prompts(prompts: Any, tokenizer: Any, end_token_id: int | None) -> tupl
     Args:
         prompts: the prompts, as `generate` takes them.
         tokenizer: the tokenizer for texts, or None.
-        end_token_id: the end token, which replaces an empty text; None if the model has none.
+        end_token_id: the end token, which replaces an empty text if the tokenizer puts no token before a text; None if
+            the model has none.
 
     Raises:
         InputError: there are texts without a tokenizer, unknown characters, or ids that are no whole numbers.
@@ -90,7 +91,7 @@ def check_room(
         InputError: a prompt is too long, or holds an unknown character.
     """
     for place, text in prompts:
-        tokens = max(len(encode(tokenizer, text, place, special_tokens=True)), 1)
+        tokens = max(len(encode_from_beginning(tokenizer, text, place)), 1)
         if tokens + (new_tokens or 1) > positions:
             room = f"--max_new_tokens {new_tokens}" if new_tokens else "one new token"
             raise InputError(
@@ -107,14 +108,14 @@ def _whole_numbers(row: Any, place: str) -> list[int]:
 
 
 def _encode(tokenizer: Any, text: Any, place: str) -> list[int]:
-    """Returns the ids of a text, in which special tokens are recognized by name, as in `transformers`.
+    """Returns the ids of a text from its beginning, in which special tokens are recognized by name.
 
     As a prompt is short, each of its characters is checked, which `encode` does only for common kinds of tokenizers.
     """
     if not isinstance(text, str):
         raise InputError(f"{place} is {text!r} among texts: give texts alone, or lists of whole numbers")
     try:
-        ids = encode(tokenizer, text, place, special_tokens=True)
+        ids = encode_from_beginning(tokenizer, text, place)
     except InputError as error:
         # An error without a cause is from `encode` itself, and names the character already.
         unknown = None if error.__cause__ is None else _first_unknown(tokenizer, text)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kerasllm.generation.texts import cut_at, prompt_and_addition, settled
-from kerasllm.tokenizers.encoding import encode
+from kerasllm.tokenizers.encoding import encode_from_beginning
 
 
 class TerminalWriter:
@@ -60,7 +60,7 @@ def continue_visibly(model: Any, tokenizer: Any, prompt: str, settings: Mapping[
         prompt: the text, which is printed before its continuation.
         settings: the settings of `generate`, including `stop`.
     """
-    ids = encode(tokenizer, prompt, special_tokens=True)
+    ids = encode_from_beginning(tokenizer, prompt)
     writer = TerminalWriter(tokenizer, ids, settings["stop"], before=prompt)
     model.generate(prompt, tokenizer=tokenizer, on_tokens=writer, **settings)
     return writer.end()

@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.added_tokens import mark_processor
 from kerasllm.tokenizers.cutting import cut_between_words, plain_text
 from kerasllm.tokenizers.special_tokens import END_OF_TEXT
 
@@ -72,15 +73,10 @@ def byte_level_tokenizer(
     Args:
         vocabulary: the ids of the tokens, whose bytes are written as GPT-2 writes them.
         merges: the merges, pairs of tokens in order of priority.
-        settings: the content of a `tokenizer_config.json`: `add_prefix_space`, and the special tokens.
-
-    Raises:
-        InputError: the settings have `add_bos_token` or `add_eos_token`, which are not supported.
+        settings: the content of a `tokenizer_config.json`: `add_prefix_space`, the special tokens, and `add_bos_token`
+            and `add_eos_token`, with which a text gets these tokens before and after it.
     """
     settings = settings or {}
-    for name in ("add_bos_token", "add_eos_token"):
-        if settings.get(name):
-            raise InputError(f"tokenizer_config.json: {name} cannot be represented; give a tokenizer.json")
     tokenizer = _pipeline(
         models.BPE(vocab=vocabulary, merges=merges), add_prefix_space=bool(settings.get("add_prefix_space"))
     )
@@ -89,6 +85,12 @@ def byte_level_tokenizer(
     tokenizer.add_special_tokens(
         [name for name in dict.fromkeys([END_OF_TEXT, *special]) if name in vocabulary]
     )
+    added = [
+        (name, vocabulary[name]) if settings.get(f"add_{role}_token") and name in vocabulary else None
+        for role, name in zip(("bos", "eos"), (special[1], special[0]), strict=True)
+    ]
+    if any(added):
+        tokenizer.post_processor = mark_processor(*added)
     return tokenizer
 
 

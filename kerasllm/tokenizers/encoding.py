@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.added_tokens import added_ids
 from kerasllm.tokenizers.known_characters import KnownCharacters, unknown_character
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -42,6 +43,36 @@ def check_vocabulary(tokenizer: Tokenizer, model_size: int, place: Any) -> None:
 def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: bool = False) -> list[int]:
     """Returns the ids of a text, without any that the tokenizer would add.
 
+    The arguments and errors are those of `encoding_of`.
+    """
+    return encoding_of(tokenizer, text, place, special_tokens=special_tokens).ids
+
+
+def encode_from_beginning(tokenizer: Tokenizer, text: str, place: str = "") -> list[int]:
+    """Returns the ids of a text that a model continues, in which special tokens are recognized by name.
+
+    They begin with the tokens that the tokenizer's post-processor puts before a text, once, also if the text begins
+    with them already. A tokenizer that adds none, such as GPT-2's, gets none. Tokens that it would add after a text
+    are left out, as the text goes on.
+
+    Args:
+        tokenizer: the tokenizer.
+        text: any text; an empty one gives the beginning alone.
+        place: where the text comes from, for messages.
+
+    Raises:
+        InputError: as for `encoding_of`.
+    """
+    ids = encode(tokenizer, text, place, special_tokens=True)
+    beginning, _ = added_ids(tokenizer)
+    return ids if ids[: len(beginning)] == beginning else beginning + ids
+
+
+def encoding_of(
+    tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: bool = False
+) -> Encoding:
+    """Returns the encoding of a text, with ids and offsets, without tokens that the tokenizer would add.
+
     Args:
         tokenizer: the tokenizer, whose settings are the same afterwards.
         text: any text.
@@ -66,7 +97,7 @@ def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: 
     tokenizer.encode_special_tokens = not special_tokens
     try:  # some tokenizers without [UNK] raise an error
         with refusing(f"{place or 'text'}: cannot be tokenized"):
-            return tokenizer.encode(text, add_special_tokens=False).ids
+            return tokenizer.encode(text, add_special_tokens=False)
     finally:
         tokenizer.encode_special_tokens = before
 

@@ -1,5 +1,6 @@
 """Loading of tokenizers of any kind, and of their chat templates, from files."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,11 +12,16 @@ from kerasllm.errors import InputError
 from kerasllm.tokenizers.byte_level_bpe import read_byte_level_bpe
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
 from kerasllm.tokenizers.encoding import refusing, vocabulary_size
-from kerasllm.tokenizers.special_tokens import remember_roles
+from kerasllm.tokenizers.settings import (
+    SETTINGS_FILE,
+    apply_settings,
+    read_settings,
+    register_special_tokens,
+)
+from kerasllm.tokenizers.special_tokens import remember_roles, remember_templates
 from kerasllm.tokenizers.wordpiece import bert_tokenizer, read_vocabulary, special_token_ids
 
-SETTINGS_FILE = "tokenizer_config.json"
-_TEMPLATE = "chat_template.jinja"
+_TEMPLATE, _OTHER_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 _LARGEST_VOCABULARY = 2**24
 _VOCABULARY, _MERGES = "vocab.json", "merges.txt"
 
@@ -26,8 +32,9 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Args:
         path: a `tokenizer.json`; a `vocab.txt` (WordPiece, one piece a line); a `vocab.json` or `merges.txt`
             (byte-level BPE) beside the other one; or a directory that holds one of these, or whose `model/`
-            does (a run). A `tokenizer_config.json` beside the file names the special tokens, and for all but
-            `tokenizer.json` also sets the options.
+            does (a run). A `tokenizer_config.json` beside the file names the special tokens and sets the options, as
+            in `transformers`; if it contradicts `tokenizer.json`, an `InputWarning` says so. The chat template
+            beside the file is saved again with the tokenizer.
 
     Raises:
         InputError: there is no tokenizer, or it cannot be read.
@@ -64,21 +71,52 @@ def read_chat_template(path: str | os.PathLike[str]) -> str | None:
         InputError: there is no tokenizer, or the settings are damaged.
     """
     directory = _find(Path(path)).parent
+    templates = _read_templates(directory)
+    if templates is None or isinstance(templates, str):
+        return templates
+    named = {entry["name"]: entry["template"] for entry in templates}
+    if "default" not in named:
+        raise InputError(
+            f"{directory}: has the chat templates {', '.join(sorted(named))}, and none of the name 'default'; "
+            "choose one with --chat_template FILE"
+        )
+    return named["default"]
+
+
+def _read_templates(directory: Path) -> str | list[dict[str, str]] | None:
+    """Returns the chat template in a directory, a list if there are several with a name each, or None."""
+    template = _read_template(directory)
+    others = sorted((directory / _OTHER_TEMPLATES).glob("*.jinja"))
+    if not others or isinstance(template, list):
+        return template
+    named = {"default": template} if template else {}
+    named |= {file.stem: _read_text(file) for file in others}
+    return [{"name": name, "template": text} for name, text in named.items()]
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{file}: not UTF-8 at byte {error.start}; convert it with iconv -t UTF-8"
+        ) from error
+
+
+def _read_template(directory: Path) -> Any:
+    """Returns the chat template in its own file, else that in the settings."""
     file = directory / _TEMPLATE
     if file.is_file():
-        try:
-            return file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{file}: not UTF-8 at byte {error.start}; convert it with iconv -t UTF-8"
-            ) from error
-    template = _read_settings(directory / SETTINGS_FILE).get("chat_template")
-    if isinstance(template, list):  # several templates, each with a name
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
+        return _read_text(file)
+    template = read_settings(directory).get("chat_template")
+    named = isinstance(template, list) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("name", "template"))
+        for entry in template
+    )
+    if template is not None and not isinstance(template, str) and not named:
         raise InputError(
-            f"{directory / SETTINGS_FILE}: chat_template is {type(template).__name__}, not text; it is one string"
+            f"{directory / SETTINGS_FILE}: chat_template is {type(template).__name__}, not text; it is one string, or "
+            'a list of {"name", "template"}'
         )
     return template
 
@@ -135,28 +173,33 @@ def _partner(path: Path) -> Path:
 
 
 def _load(path: Path) -> Tokenizer:
-    tokenizer = _read(path)
-    remember_roles(tokenizer, _read_settings(path.with_name(SETTINGS_FILE)))
+    settings = read_settings(path.parent)
+    tokenizer = _read(path, settings)
+    register_special_tokens(tokenizer, settings)
+    remember_roles(tokenizer, settings)
+    with contextlib.suppress(InputError):  # a broken template is told where it is used
+        remember_templates(tokenizer, _read_templates(path.parent))
     greatest = vocabulary_size(tokenizer) - 1
     if greatest >= _LARGEST_VOCABULARY:  # the library allocates all ids up to the greatest, also unused ones
         raise InputError(f"{path}: the greatest id is {greatest}: no vocabulary is as large as that")
     return tokenizer
 
 
-def _read(path: Path) -> Tokenizer:
-    settings = path.with_name(SETTINGS_FILE)
+def _read(path: Path, settings: dict[str, Any]) -> Tokenizer:
     if path.name.endswith((_MERGES, _VOCABULARY)):
         partner = _partner(path)
         if not partner.is_file():
             raise InputError(f"{path}: {partner.name} is not beside it; byte-level BPE needs both files")
         merges, vocabulary = (path, partner) if path.name.endswith(_MERGES) else (partner, path)
-        return read_byte_level_bpe(vocabulary, merges, _read_settings(settings))
+        return read_byte_level_bpe(vocabulary, merges, settings)
     if path.suffix == ".txt":
-        return bert_tokenizer(read_vocabulary(path), _read_settings(settings))
+        return bert_tokenizer(read_vocabulary(path), settings)
     with refusing(f"{path}: not a tokenizer of the tokenizers library"):
         text = path.read_text(encoding="utf-8")
         _check_merges(path, text)
-        return Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_str(text)
+    apply_settings(tokenizer, settings, path)
+    return tokenizer
 
 
 def _check_merges(path: Path, text: str) -> None:
@@ -175,15 +218,3 @@ def _check_merges(path: Path, text: str) -> None:
                 f"{path}: the merge {merge!r} does not fit the continuing_subword_prefix {prefix!r}: "
                 "its second part must begin with it"
             )
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"{path}: holds {type(settings).__name__}, not a JSON object of settings")
-    return settings

@@ -10,9 +10,8 @@ from tokenizers import Tokenizer
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import replace_file
 from kerasllm.files.json import write_json
-from kerasllm.tokenizers.loading import SETTINGS_FILE
-from kerasllm.tokenizers.special_tokens import known_roles, marks
-from kerasllm.tokenizers.wordpiece import SPECIAL_TOKENS
+from kerasllm.tokenizers.settings import SETTINGS_FILE
+from kerasllm.tokenizers.special_tokens import known_templates, saved_roles
 
 
 def save_tokenizer(
@@ -29,7 +28,8 @@ def save_tokenizer(
             padding token, its end mark is saved as one.
         directory: the directory, which is created if it is missing.
         max_length: the most tokens that the model takes, with special tokens.
-        chat_template: a chat template in Hugging Face's form (Jinja), or None.
+        chat_template: a chat template in Hugging Face's form (Jinja); by default that which lay beside the
+            tokenizer when it was loaded, if there was one.
 
     Raises:
         InputError: a file cannot be written.
@@ -37,18 +37,21 @@ def save_tokenizer(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     description = json.loads(tokenizer.to_str())
-    wordpiece = description["model"].get("type") == "WordPiece"
+    normalizer = description.get("normalizer") or {}
+    # `transformers` builds a BertTokenizer anew, with BERT's own steps; of any other it takes tokenizer.json.
+    is_bert = description["model"].get("type") == "WordPiece" and normalizer.get("type") == "BertNormalizer"
+    is_bert &= (description.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
     settings: dict[str, Any] = {
-        "tokenizer_class": "BertTokenizer" if wordpiece else "PreTrainedTokenizerFast",
+        "tokenizer_class": "BertTokenizer" if is_bert else "PreTrainedTokenizerFast",
         "model_max_length": max_length,
         "clean_up_tokenization_spaces": False,
-        **_roles(tokenizer),
+        **saved_roles(tokenizer),
     }
-    normalizer = description.get("normalizer") or {}
-    if normalizer.get("type") == "BertNormalizer":
+    if is_bert:
         settings["do_lower_case"] = normalizer["lowercase"]
         settings["strip_accents"] = normalizer["strip_accents"]
         settings["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
+    chat_template = known_templates(tokenizer) if chat_template is None else chat_template
     if chat_template is not None:
         settings["chat_template"] = chat_template
     path = directory / "tokenizer.json"
@@ -60,15 +63,3 @@ def save_tokenizer(
         raise InputError(
             f"{path}: cannot be written: {error.strerror}; free space or choose another place"
         ) from error
-
-
-def _roles(tokenizer: Tokenizer) -> dict[str, str]:
-    """Returns the special tokens that the tokenizer has, by the names of their roles."""
-    roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    named = dict(zip(roles, SPECIAL_TOKENS, strict=True))
-    known = {role: token for role, token in named.items() if tokenizer.token_to_id(token) is not None}
-    found = marks(tokenizer)
-    if found is None:
-        return known | known_roles(tokenizer)
-    end, beginning = found
-    return {"bos_token": beginning, "eos_token": end, "pad_token": end} | known | known_roles(tokenizer)

@@ -22,6 +22,7 @@ _MARKS = (
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _SIDES = ("padding_side", "truncation_side")
 _roles: WeakKeyDictionary[Tokenizer, dict[str, str]] = WeakKeyDictionary()
+_templates: WeakKeyDictionary[Tokenizer, Any] = WeakKeyDictionary()
 
 
 def remember_roles(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
@@ -30,10 +31,13 @@ def remember_roles(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
     Args:
         tokenizer: the tokenizer; tokens that are not in its vocabulary are ignored.
         settings: the content of the file, with `eos_token` and so on, each a token or, in older files, an object
-            with its `content`.
+            with its `content`. Tokens of other names that end in `_token`, or stand in `extra_special_tokens`, have
+            roles too.
     """
-    named = {role: settings.get(role) for role in ROLES}
-    tokens = {role: name.get("content") if isinstance(name, dict) else name for role, name in named.items()}
+    extra = settings.get("extra_special_tokens")
+    named = {name: token for name, token in settings.items() if name.endswith("_token")}
+    named |= extra if isinstance(extra, dict) else {}
+    tokens = {role: token_text(token) for role, token in named.items()}
     _roles[tokenizer] = {
         role: token
         for role, token in tokens.items()
@@ -41,9 +45,53 @@ def remember_roles(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
     } | {side: settings[side] for side in _SIDES if settings.get(side) in ("left", "right")}
 
 
+def token_text(token: Any) -> Any:
+    """Returns the text of a special token in a file: a text, or in older files an object with its `content`."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
 def known_roles(tokenizer: Tokenizer) -> dict[str, str]:
     """Returns the roles and sides that `remember_roles` stored for a tokenizer."""
     return _roles.get(tokenizer, {})
+
+
+def remember_templates(tokenizer: Tokenizer, templates: Any) -> None:
+    """Remembers the chat template that lies beside a tokenizer, so that it is saved again with it.
+
+    Args:
+        tokenizer: the tokenizer.
+        templates: the value of `chat_template` in `tokenizer_config.json`: a text, or a list of named templates.
+    """
+    if templates:
+        _templates[tokenizer] = templates
+
+
+def known_templates(tokenizer: Tokenizer) -> Any:
+    """Returns what `remember_templates` stored for a tokenizer, or None."""
+    return _templates.get(tokenizer)
+
+
+def saved_roles(tokenizer: Tokenizer) -> dict[str, str]:
+    """Returns the roles and sides that are saved with a tokenizer; its end mark pads if no other token does."""
+    roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    named = dict(zip(roles, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), strict=True))
+    known = {role: token for role, token in named.items() if tokenizer.token_to_id(token) is not None}
+    found = marks(tokenizer)
+    if found is None:
+        return known | known_roles(tokenizer)
+    end, beginning = found
+    return {"bos_token": beginning, "eos_token": end, "pad_token": end} | known | known_roles(tokenizer)
+
+
+def template_tokens(tokenizer: Tokenizer) -> dict[str, str]:
+    """Returns the special tokens that a chat template finds by name, such as `bos_token`.
+
+    They are those that `tokenizer_config.json` names, as in `transformers`. If it names no end token, they are those
+    that would be saved with the tokenizer.
+    """
+    known = known_roles(tokenizer)
+    found = known if "eos_token" in known else saved_roles(tokenizer)
+    return {role: token for role, token in found.items() if role not in _SIDES}
 
 
 def marks(tokenizer: Tokenizer) -> tuple[str, str] | None:

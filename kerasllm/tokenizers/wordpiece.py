@@ -17,6 +17,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.settings import bert_normalizer, check_bert_settings
+from kerasllm.tokenizers.stripped_marks import warn_of_stripped_marks
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _CONTINUATION = "##"
@@ -43,18 +45,24 @@ class SpecialTokens:
     mask: int
 
 
-def train_wordpiece(texts: Iterable[str], vocabulary_size: int, *, lowercase: bool = True) -> Tokenizer:
+def train_wordpiece(
+    texts: Iterable[str], vocabulary_size: int, *, lowercase: bool = True, strip_accents: bool | None = None
+) -> Tokenizer:
     """Trains a WordPiece tokenizer with BERT's normalization; deterministic.
 
     Text is cleaned, optionally lower-cased and stripped of accents, split at white space, punctuation and
-    around every Chinese character. The vocabulary holds `[PAD] [UNK] [CLS] [SEP] [MASK]` as ids 0 to 4, then
-    the 1,000 most frequent characters, each letter or digit also as a continuation (`##a`), then merges in
+    around every Chinese character. In Hindi, Thai, Arabic, Hebrew, Japanese and others, what counts as an accent is
+    a vowel sign, a tone or a consonant's voice, without which words differ; if a text loses many, a warning says
+    so. The vocabulary holds `[PAD] [UNK] [CLS] [SEP] [MASK]` as ids 0 to 4, then the 1,000 most frequent
+    characters, each letter or digit also as a continuation (`##a`), then merges in
     order of frequency.
 
     Args:
         texts: the training texts, which are read once and kept in a temporary file.
         vocabulary_size: the largest size of the vocabulary; a small corpus gives a smaller one.
-        lowercase: whether to lower-case texts and to strip accents.
+        lowercase: whether to lower-case texts.
+        strip_accents: whether to strip accents and all other marks that take no space of their own (Unicode's category
+            Mn); by default if `lowercase`, as BERT does.
 
     Returns:
         The tokenizer, which adds `[CLS] a [SEP] b [SEP]` with segment ids 0 and 1.
@@ -65,14 +73,21 @@ def train_wordpiece(texts: Iterable[str], vocabulary_size: int, *, lowercase: bo
     Reference: Wu et al. 2016, https://arxiv.org/abs/1609.08144; Devlin et al. 2019,
         https://arxiv.org/abs/1810.04805.
     """
-    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    settings = {"do_lower_case": lowercase, "strip_accents": strip_accents}
+    normalizer = bert_normalizer(settings)
+    strips = lowercase if strip_accents is None else strip_accents
     counts: Counter[str] = Counter()
+    original: Counter[str] = Counter()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", newline="\n") as normalized:
         for text in texts:
             for start in range(0, len(text), _TEXT_LIMIT):
-                line = " ".join(normalizer.normalize_str(text[start : start + _TEXT_LIMIT]).split())
+                part = text[start : start + _TEXT_LIMIT]
+                if strips:
+                    original.update(part)
+                line = " ".join(normalizer.normalize_str(part).split())
                 counts.update(line)
                 normalized.write(line + "\n")
+        warn_of_stripped_marks(original)
         alphabet, rare = _alphabet(counts)
         if not alphabet:
             raise InputError("the tokenizer's training text holds no words; give it a corpus with text")
@@ -103,7 +118,7 @@ def train_wordpiece(texts: Iterable[str], vocabulary_size: int, *, lowercase: bo
         raise RuntimeError(
             f"the trainer made {len(vocabulary)} pieces where {vocabulary_size} were asked for"
         )
-    return bert_tokenizer(vocabulary, {"do_lower_case": lowercase})
+    return bert_tokenizer(vocabulary, settings)
 
 
 def special_token_ids(tokenizer: Tokenizer) -> SpecialTokens:
@@ -143,17 +158,11 @@ def bert_tokenizer(vocabulary: dict[str, int], settings: dict[str, Any]) -> Toke
     Raises:
         InputError: one of these is neither a boolean nor null.
     """
-    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
-        if not isinstance(settings.get(name), bool | None):
-            raise InputError(f"tokenizer_config.json: {name} is {settings[name]!r}, it must be true or false")
+    check_bert_settings(settings)
     tokenizer = Tokenizer(
         models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_CONTINUATION)
     )
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=settings.get("do_lower_case", True),
-        strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-    )
+    tokenizer.normalizer = bert_normalizer(settings)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix=_CONTINUATION)
     tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in vocabulary])

@@ -41,7 +41,7 @@ class Job:
         make_batches: function of `start_step`, the number of optimizer steps done, that returns the remaining batches.
         tokens_per_step: tokens that a step trains on, without padding, or a function from the step to them.
         tokenizer: the tokenizer to save beside the model.
-        chat_template: the chat template to save with the tokenizer.
+        chat_template: the chat template to save with the tokenizer; by default the one that it was loaded with.
         held_out: batches by part, "validation" and "test"; None for a part that this run lacks.
         eval_interval: steps between validations if the settings name none.
         monitor: the validation figure that decides which weights are best.

@@ -166,7 +166,10 @@ class BertStartOptions:
     """Size of the WordPiece vocabulary to train."""
 
     lowercase: bool = field(default=True, metadata=only_without("init", "tokenizer"))
-    """Whether the trained tokenizer lowercases text and strips accents."""
+    """Whether the trained tokenizer lowercases text."""
+
+    strip_accents: bool | None = field(default=None, metadata=only_without("init", "tokenizer"))
+    """Whether it strips accents, and with them vowel signs of Hindi, Thai and others; like --lowercase if null."""
 
     size: BertSize = field(default="mini", metadata=only_without("init"))
     """Named size of a new model; --model.* options override it."""
@@ -211,7 +214,9 @@ class BertStartOptions:
             return tokenizer
         if self.tokenizer:
             return load_wordpiece(self.tokenizer)
-        return train_wordpiece(texts, self.vocabulary_size, lowercase=self.lowercase)
+        return train_wordpiece(
+            texts, self.vocabulary_size, lowercase=self.lowercase, strip_accents=self.strip_accents
+        )
 
     def make_model(self, model_class: Any, num_tokens: int, **settings: Any) -> Any:
         """Returns a model from the checkpoint, or a new one.

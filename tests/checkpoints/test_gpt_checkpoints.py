@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from kerasllm import GPTBackbone, GPTCausalLM, GPTConfig
 from kerasllm.errors import InputError, InputWarning
+from kerasllm.generation.continuation import padding
 
 GPT2 = GPTConfig(
     vocabulary_size=30,
@@ -53,6 +54,8 @@ def saved(tmp_path):
 
 
 def edit(directory, **changes):
+    """Changes config.json, and takes the generation_config.json away, which would have the last word about tokens."""
+    (directory / "generation_config.json").unlink(missing_ok=True)
     path = directory / "config.json"
     settings = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({name: value for name, value in settings.items() if value is not ...}))
@@ -115,9 +118,49 @@ def test_dropout_may_be_changed(saved):
 
 def test_end_tokens_as_chat_models_list_them(saved):
     edit(saved, eos_token_id=[7, 9])
-    assert GPTCausalLM.from_pretrained(saved).config.end_token_id == 7
-    generation = json.loads((saved / "generation_config.json").read_text())
-    assert generation["eos_token_id"] == 29
+    assert GPTCausalLM.from_pretrained(saved).config.end_token_ids == (7, 9)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_generation_config_has_the_last_word(saved):
+    """About the tokens; all that it holds is written again."""
+    path, prompt = saved / "generation_config.json", [[1, 2, 3]]
+    assert json.loads(path.read_text()) == {"_from_model_config": True, "eos_token_id": 29}
+    free = GPTCausalLM.from_pretrained(saved).generate(prompt, max_new_tokens=6, stop_token_ids=[])[0]
+    settings = {"do_sample": True, "temperature": 0.6, "eos_token_id": [29, int(free[4])], "pad_token_id": 11}
+    path.write_text(json.dumps(settings | {"bos_token_id": 4}))
+    model = GPTCausalLM.from_pretrained(saved)
+    assert (model.config.begin_token_id, model.config.pad_token_id) == (4, 11)
+    np.testing.assert_array_equal(
+        model.generate(prompt, max_new_tokens=6)[0], free[: 4 + (free[3] != free[4])]
+    )
+    model.save_pretrained(saved / "again")
+    assert json.loads((saved / "again" / path.name).read_text()) == settings | {"bos_token_id": 4}
+    assert (
+        json.loads((saved / "again" / "config.json").read_text())["eos_token_id"] == settings["eos_token_id"]
+    )
+    path.write_text(json.dumps({"eos_token_id": None, "temperature": 0.6}))
+    assert GPTCausalLM.from_pretrained(saved).config.end_token_ids == (29,)
+    for wrong in ("</s>", [7, 1.5], [], True, -2):
+        path.write_text(json.dumps({"eos_token_id": wrong}))
+        with pytest.raises(
+            InputError, match=r"generation_config.json: eos_token_id is .*, it must be a token's number"
+        ):
+            GPTCausalLM.from_pretrained(saved)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_rows_that_ended_are_filled_with_the_padding_token():
+    model = GPTCausalLM(dataclasses.replace(GPT2, pad_token_id=11), seed=1)
+    prompts = [[1, 2, 3], [7, 8, 9]]
+    free = model.generate(prompts, max_new_tokens=4, stop_token_ids=[])
+    stop = next(int(token) for token in free[0, 3:] if token not in free[1, 3:])
+    rows = model.generate(prompts, max_new_tokens=4, stop_token_ids=[stop])
+    new = rows[0, 3:].tolist()
+    assert set(new[new.index(stop) + 1 :]) <= {11} and new.index(stop) < 3
+    np.testing.assert_array_equal(rows[1], free[1])
+    paddings = [padding(dataclasses.replace(GPT2, pad_token_id=token)) for token in (None, -1, 30, 0)]
+    assert paddings == [None, None, None, 0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import inspect
 import itertools
 import weakref
 
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from kerasllm import CausalLanguageModelLoss, GPTCausalLM, GPTConfig, backend
 from kerasllm.errors import InputError
 from kerasllm.generation import sampling
+from kerasllm.generation.continuation import Settings
 from kerasllm.generation.decoding import decoder_of, rounded_up
 
 CONFIG = GPTConfig(
@@ -259,13 +261,24 @@ def test_draws_have_the_right_frequencies():
         ([1], {"num_beams": 0}, "num_beams is 0"),
         ([1], {"num_beams": 2, "top_k": 3}, "give one or the other"),
         ([1], {"length_penalty": 1e9}, "length_penalty is"),
-        ([1], {"beams": 3}, "unexpected keyword argument 'beams'"),
     ],
 )
 def test_bad_input_is_named(model, prompts, settings, fault):
     with pytest.raises(InputError, match=fault) as refused:
         model.generate(prompts, **settings)
     assert "\n" not in str(refused.value)
+
+
+def test_generate_shows_its_settings(model):
+    """In its own signature and docstring, with the defaults that hold."""
+    shown = inspect.signature(GPTCausalLM.generate).parameters
+    fields = dataclasses.fields(Settings)
+    assert {field.name: field.default for field in fields} == {
+        name: shown[name].default for name in shown if name in {field.name for field in fields}
+    }
+    assert all(f"{name}: " in GPTCausalLM.generate.__doc__ for name in shown if name != "self")
+    with pytest.raises(TypeError, match="'beams'"):
+        model.generate([1], beams=3)
 
 
 def test_the_first_of_equally_good_tokens_is_chosen():

@@ -4,11 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from kerasllm import GPTCausalLM, GPTConfig
 from kerasllm.errors import InputError
+from kerasllm.generation.prompts import check_room
 from kerasllm.generation.texts import cut_at, prompt_and_addition, settled
+from kerasllm.tokenizers.added_tokens import added_ids, mark_processor
+from kerasllm.tokenizers.encoding import encode_from_beginning
 
 CONFIG = GPTConfig(
     vocabulary_size=12,
@@ -42,6 +45,26 @@ def characters(unknown=None):
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer
+
+
+def test_a_text_begins_as_its_tokenizer_begins_one(model):
+    """Once, also where the text says so itself; a token that would follow the text is left out, as it goes on."""
+    tokenizer = characters()
+    tokenizer.add_special_tokens(["a", "b"])
+    tokenizer.post_processor = mark_processor(("a", 0), ("b", 1))
+    seen = []
+    settings = {"tokenizer": tokenizer, "max_new_tokens": 1, "stop_token_ids": []}
+    for text, ids in (("cd", [0, 2, 3]), ("acd", [0, 2, 3]), ("", [0]), ("bc", [0, 1, 2])):
+        expected = model.generate(ids, max_new_tokens=1, stop_token_ids=[])[-1]
+        model.generate(text, on_tokens=lambda row, tokens: seen.append(tokens), **settings)
+        assert seen.pop() == [expected]
+    with pytest.raises(InputError, match="a prompt of 24 tokens"):
+        check_room([("--prompt", "c" * 23)], tokenizer, None, 24)
+    tokenizer.post_processor = processors.Sequence(
+        [processors.ByteLevel(), processors.RobertaProcessing(("b", 1), ("a", 0))]
+    )
+    assert added_ids(tokenizer) == ([0], [1])
+    assert encode_from_beginning(tokenizer, "cd") == tokenizer.encode("cd").ids[:-1]
 
 
 def test_the_space_between_prompt_and_continuation_stays():

@@ -321,6 +321,7 @@ CHECKPOINTS = [
     ("run --size mini", "--size has no effect with --init: leave one of the two out"),
     ("run --vocabulary_size 64", "--vocabulary_size has no effect with --init"),
     ("run --lowercase false", "--lowercase has no effect with --init"),
+    ("run --strip_accents false", "--strip_accents has no effect with --init"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -100,10 +101,12 @@ def test_interrupted_it_resumes(base, talks, run_recipe, read_run, tmp_path):
 
 
 def test_plain_text_and_its_perplexity(base, corpus, run_recipe, read_run, tmp_path, capsys):
-    path = tmp_path / "run"
+    path, init = tmp_path / "run", tmp_path / "base"
+    shutil.copytree(base / "model", init)
+    (init / "chat_template.jinja").write_text("{{ messages }}")
     options = [
         "--init",
-        base,
+        init,
         "--train",
         corpus,
         "--validation",
@@ -114,6 +117,8 @@ def test_plain_text_and_its_perplexity(base, corpus, run_recipe, read_run, tmp_p
         "8",
     ]
     assert run_recipe("finetune_gpt", *options, "--learning_rate", "1e-2", "--output", path) == 0
+    settings = json.loads((path / "model" / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == "{{ messages }}"
     figures = {}
     for name, run in (("before", base), ("after", path)):
         output = tmp_path / f"{name}.json"
@@ -132,10 +137,17 @@ def test_plain_text_and_its_perplexity(base, corpus, run_recipe, read_run, tmp_p
     assert "bits per byte" in capsys.readouterr().out
 
 
-def test_a_short_text_is_judged_as_one_window(base, run_recipe, tmp_path):
-    """Against the model's own scores of the text after an end mark."""
+@pytest.mark.parametrize("beginning", [None, "!"])
+def test_a_short_text_is_judged_as_one_window(base, run_recipe, tmp_path, beginning):
+    """Against the model's own scores of the text after the token that the tokenizer puts there, or an end mark."""
+    from kerasllm.tokenizers.added_tokens import mark_processor
     from kerasllm.tokenizers.loading import load_tokenizer
 
+    if beginning:
+        shutil.copytree(base / "model", tmp_path / "model")
+        base, tokenizer = tmp_path / "model", load_tokenizer(base)
+        tokenizer.post_processor = mark_processor((beginning, tokenizer.token_to_id(beginning)), None)
+        tokenizer.save(str(base / "tokenizer.json"))
     text = "The old cat waits near the river."
     (tmp_path / "short.txt").write_text(text)
     output = tmp_path / "figures.json"
@@ -143,8 +155,8 @@ def test_a_short_text_is_judged_as_one_window(base, run_recipe, tmp_path):
         run_recipe("evaluate", "--model", base, "--corpus", tmp_path / "short.txt", "--output", output) == 0
     )
     model, tokenizer = GPTCausalLM.from_pretrained(base), load_tokenizer(base)
-    ids = tokenizer.encode(text).ids
-    inputs = np.array([[tokenizer.token_to_id("<|endoftext|>"), *ids[:-1]]])
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    inputs = np.array([[tokenizer.token_to_id(beginning or "<|endoftext|>"), *ids[:-1]]])
     logits = ops.convert_to_numpy(model({"token_ids": inputs}))[0].astype("float64")
     losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(ids)), ids]
     found = json.loads(output.read_text())

@@ -91,8 +91,7 @@ def test_an_answer_ends_at_the_model_s_own_end_token_too(
     end = load_tokenizer(directory).token_to_id(first[3])
     for file in directory.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    settings = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(settings | {"eos_token_id": end}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [end]}))
     monkeypatch.setattr("sys.stdin", io.StringIO("ab\n"))
     assert run_recipe("generate", "--model", tmp_path, "--chat", "--max_new_tokens", "10") == 0
     assert capsys.readouterr().out == first[: first.index(first[3]) + 1] + "\n"

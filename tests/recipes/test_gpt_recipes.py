@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -99,11 +100,16 @@ def test_one_seed_gives_the_same_bytes_twice(corpus, run_recipe, read_run, tmp_p
 
 
 def test_going_on_from_a_run(trained, corpus, run_recipe, read_run, tmp_path):
+    """What came with the model goes with it: its chat template, and the settings of generation."""
+    model = tmp_path / "model"
+    shutil.copytree(trained / "model", model)
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 1], "temperature": 0.5}))
     options = [
         "--corpus",
         corpus,
         "--init",
-        trained,
+        model,
         "--context_length",
         "32",
         "--batch_size",
@@ -115,6 +121,12 @@ def test_going_on_from_a_run(trained, corpus, run_recipe, read_run, tmp_path):
     within = ["--within_documents", "true", "--sample_tokens", "0", "--eval_batches", "2"]
     assert run_recipe("pretrain_gpt", *options, *within, "--output", path) == 0
     assert read_run(path)[0][0]["loss"] < read_run(trained)[0][10]["loss"]
+    assert (
+        json.loads((path / "model" / "tokenizer_config.json").read_text())["chat_template"]
+        == "{{ messages }}"
+    )
+    generation = json.loads((path / "model" / "generation_config.json").read_text())
+    assert generation.items() >= {"eos_token_id": [0, 1], "temperature": 0.5}.items()
 
 
 def samples(path):

@@ -67,6 +67,28 @@ def test_chat_templates(tmp_path):
         read_chat_template(tmp_path / "chat")
 
 
+def test_a_loaded_tokenizer_keeps_its_template(tmp_path):
+    """And the others that lie beside it under a name, in either form."""
+    save_tokenizer(KINDS["bpe"](), tmp_path, max_length=8, chat_template=TEMPLATE)
+    save_tokenizer(load_tokenizer(tmp_path), tmp_path / "again", max_length=8)
+    assert read_chat_template(tmp_path / "again") == TEMPLATE
+    save_tokenizer(load_tokenizer(tmp_path), tmp_path / "other", max_length=8, chat_template="x")
+    assert read_chat_template(tmp_path / "other") == "x"
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("with tools")
+    assert read_chat_template(tmp_path) == TEMPLATE
+    save_tokenizer(load_tokenizer(tmp_path), tmp_path / "both", max_length=8)
+    settings = json.loads((tmp_path / "both" / "tokenizer_config.json").read_text())
+    both = [{"name": "default", "template": TEMPLATE}, {"name": "tool_use", "template": "with tools"}]
+    assert settings["chat_template"] == both and read_chat_template(tmp_path / "both") == TEMPLATE
+    save_tokenizer(load_tokenizer(tmp_path / "both"), tmp_path / "both", max_length=8)
+    assert json.loads((tmp_path / "both" / "tokenizer_config.json").read_text()) == settings
+    settings["chat_template"] = both[1:]
+    (tmp_path / "both" / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="has the chat templates tool_use, and none of the name 'default'"):
+        read_chat_template(tmp_path / "both")
+
+
 def test_a_tokenizer_saved_again_loses_its_old_template(tmp_path):
     tokenizer = KINDS["characters"]()
     save_tokenizer(tokenizer, tmp_path, max_length=8, chat_template=TEMPLATE)

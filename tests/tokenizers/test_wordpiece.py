@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 import kerasllm.data
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, InputWarning
 from kerasllm.tokenizers.loading import load_wordpiece
 from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.tokenizers.wordpiece import (
@@ -58,6 +58,40 @@ def test_normalization_is_berts(tokenizer):
     assert tokenizer.decode(tokenizer.encode("Walking dogs jumped").ids) == "walking dogs jumped"
     cased = train_wordpiece(TEXTS, 200, lowercase=False)
     assert cased.decode(cased.encode("The naïve dogs").ids) == "The naïve dogs"
+
+
+@pytest.mark.parametrize(
+    ("text", "script", "stripped"),
+    [
+        ("\u0905\u092a\u0928\u0947 \u092a\u094b\u0938\u094d\u091f", "Devanagari", "\u0905\u092a\u0928"),
+        ("\u0e17\u0e35\u0e48\u0e19\u0e35\u0e48", "Thai", "\u0e17\u0e19"),
+        ("\u30ac\u30e9\u30b9", "Katakana", "\u30ab\u30e9\u30b9"),
+        ("Tie\u0302\u0301ng Vie\u0302\u0323t", "Latin", "tieng viet"),
+    ],
+)
+def test_accents_are_chosen_apart_from_case(text, script, stripped):
+    """Which in some scripts are vowels, tones and voices."""
+    with pytest.warns(
+        InputWarning, match=rf"much of the text in {script} \(.* --strip_accents false"
+    ) as told:
+        uncased = train_wordpiece([text] * 9, 300)
+    assert len(told) == 1 and told[0].filename == __file__
+    assert uncased.normalizer.normalize_str(text).startswith(stripped)
+    kept = train_wordpiece([text] * 9, 300, strip_accents=False)  # a warning would be an error
+    assert kept.normalizer.normalize_str(text) == text.lower()
+    assert kept.decode(kept.encode(text).ids) == text.lower()
+    with pytest.warns(InputWarning, match=script):
+        cased = train_wordpiece([text + "A"] * 9, 300, lowercase=False, strip_accents=True)
+    assert (
+        cased.normalizer.normalize_str(text + "A") == cased.normalizer.normalize_str(text) + "A" != text + "A"
+    )
+
+
+def test_few_accents_are_stripped_without_a_word():
+    train_wordpiece(["Er m\u00f6chte gern etwas Brot, aber keine K\u00e4sebrote mehr."] * 9, 100)
+    train_wordpiece(
+        ["a" * 1000 + "\u0947 \u00e9"], 100
+    )  # one mark in a thousand letters is no text in that script
 
 
 def test_unknown_characters_are_unknown_words(tokenizer):

@@ -1,23 +1,25 @@
 """Encoding of conversations for supervised fine-tuning, in which only the assistant's tokens are learned.
 
-A conversation is rendered turn by turn with the tokenizer's chat template, and each turn is tokenized separately, so
-that no token spans two turns. An answer then follows the same prompt tokens as in generation.
+A conversation is rendered with the tokenizer's chat template, and the whole text is tokenized at once, as it is when
+chatting. The tokens that lie in an assistant's turn, from the end of its prompt to its end mark, are learned.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from kerasllm.data.sources.conversations import Completion, Conversation, Message
+from kerasllm.data.sources.conversations import Completion, Conversation
 from kerasllm.errors import InputError, InputWarning
+from kerasllm.tokenizers.added_tokens import added_ids
 from kerasllm.tokenizers.chat_template import render
-from kerasllm.tokenizers.encoding import encode
-from kerasllm.tokenizers.special_tokens import end_of_text_id, marks
+from kerasllm.tokenizers.encoding import encoding_of
+from kerasllm.tokenizers.special_tokens import end_of_text_id, marks, template_tokens
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,12 @@ def encode_conversations(
     template: str,
     *,
     template_name: str = "",
-    end_token_id: int | None = None,
+    end_token_id: int | Sequence[int] | None = None,
 ) -> list[EncodedConversation]:
     """Returns conversations as tokens, with a mask of those that are learned.
+
+    The tokens of messages are those of the text that the template makes of them, up to the end of the last turn that is
+    learned. A prompt and its completion begin as the tokenizer begins a text, and end with its end mark.
 
     Args:
         conversations: the conversations, as `read_conversations` yields them.
@@ -53,110 +58,168 @@ def encode_conversations(
         template: a chat template in Hugging Face's form (Jinja). If it puts no end mark after an assistant's turn,
             one is added after the last turn, with an `InputWarning`, as answers would otherwise never end.
         template_name: the template's file, for messages.
-        end_token_id: the model's end token, which also ends a turn.
+        end_token_id: the model's end token or tokens, which also end a turn.
 
     Raises:
         InputError: a record is invalid, a text holds a special token or an unknown character, or the template cannot
             be used.
     """
     encoder = _Encoder(tokenizer, template, template_name, end_token_id)
-    found = []
-    for record in conversations:
-        if isinstance(record, Completion):
-            pieces = encoder.of_completion(record)
-        else:
-            pieces = encoder.of_messages(record.messages, record.place)
-        found.append(encoder.encode(pieces, record.place))
-    return found
+    return [
+        encoder.of_completion(record) if isinstance(record, Completion) else encoder.of_messages(record)
+        for record in conversations
+    ]
 
 
 class _Encoder:
-    """An encoder that splits conversations into pieces, learned and not learned, and tokenizes them.
+    """An encoder that finds the parts of a text that are learned, and tokenizes the whole.
 
     Args:
         tokenizer: a tokenizer with an end mark.
         template: a chat template in Hugging Face's form.
         template_name: the template's file, for messages.
-        end_token_id: a token that ends a turn in addition to the end mark.
+        end_token_id: tokens that end a turn in addition to the end mark.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, template: str, template_name: str, end_token_id: int | None
+        self,
+        tokenizer: Tokenizer,
+        template: str,
+        template_name: str,
+        end_token_id: int | Sequence[int] | None,
     ) -> None:
         self.tokenizer, self.template, self.template_name = tokenizer, template, template_name
         self.end_id = end_of_text_id(tokenizer)
-        self.ends = {self.end_id, end_token_id}
-        self.has_warned = False
-        self.end, self.beginning = marks(tokenizer) or ("", "")
+        others = end_token_id if isinstance(end_token_id, Sequence) else [end_token_id]
+        self.ends = {self.end_id, *others}
+        self.tokens = template_tokens(tokenizer)
+        self.warned: set[str] = set()
+        self.end, _ = marks(tokenizer) or ("", "")
         added = tokenizer.get_added_tokens_decoder().values()
         self.special = [token.content for token in added if token.special]
 
-    def check_text(self, text: str, place: str) -> None:
-        """Refuses a text with a special token, which could end its turn or begin another."""
+    def check_text(self, value: Any, place: str) -> None:
+        """Refuses a special token in any text of a message, which could end its turn or begin another."""
         for token in self.special:
-            if token in text:
+            if isinstance(value, str) and token in value:
                 raise InputError(f"{place} contains {token}, which is no text to this tokenizer; take it out")
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        for part in inner:
+            self.check_text(part, place)
 
-    def warn_of_no_end(self) -> None:
-        """Warns once that the template puts no end mark after a turn."""
-        if not self.has_warned:
-            name = f"{self.template_name}: " if self.template_name else ""
-            warnings.warn(
-                f"{name}the chat template puts no end mark after an assistant's turn; {self.end} is learned after the "
-                "last one, so that answers end: write {{ eos_token }} there to learn it after each",
-                InputWarning,
-                stacklevel=4,
-            )
-        self.has_warned = True
+    def warn_of_template(self, kind: str, words: str) -> None:
+        """Warns of the template, once for each kind of warning."""
+        name = f"{self.template_name}: " if self.template_name else ""
+        self.warn(kind, f"{name}the chat template {words}")
 
-    def render(self, messages: list[Message], place: str, add_generation_prompt: bool = False) -> str:
-        """Returns the text that the template makes of some messages."""
+    def warn(self, kind: str, words: str) -> None:
+        """Warns, once for each kind of warning."""
+        if kind not in self.warned:
+            warnings.warn(words, InputWarning, stacklevel=6)
+        self.warned.add(kind)
+
+    def warn_of_nothing(self, place: str) -> None:
+        """Warns once that an answer is empty."""
+        self.warn("empty", f"{place}: an empty answer, of which only the end is learned; others may follow")
+
+    def render(self, talk: Conversation, count: int, add_generation_prompt: bool = False) -> str:
+        """Returns the text that the template makes of the first `count` messages."""
         return render(
-            messages,
+            talk.messages[:count],
             self.template,
-            end=self.end,
-            beginning=self.beginning,
+            tokens=self.tokens,
             add_generation_prompt=add_generation_prompt,
-            place=f"{place}: {self.template_name}" if self.template_name else place,
+            place=f"{talk.place}: {self.template_name}" if self.template_name else talk.place,
+            **talk.variables,
         )
 
-    def of_messages(self, messages: list[Message], place: str) -> list[tuple[str, bool]]:
-        """Returns the text up to the last assistant's turn as pieces, each with whether it is learned."""
-        pieces: list[tuple[str, bool]] = []
-        done = ""
-        for number, message in enumerate(messages, 1):
-            self.check_text(message["content"], f"{place}: message {number}")
-            if message["role"] != "assistant":
-                continue
-            prompt = self.render(messages[: number - 1], place, add_generation_prompt=True)
-            whole = self.render(messages[:number], place)
-            if not (prompt.startswith(done) and whole.startswith(prompt)):
-                raise InputError(
-                    f"{place}: message {number}: the chat template changes what was said before; "
-                    "a template for training must only add to it"
-                )
-            pieces += [(prompt[len(done) :], False), (whole[len(prompt) :], True)]
-            done = whole
-        return pieces
+    def of_messages(self, talk: Conversation) -> EncodedConversation:
+        """Returns the tokens up to the end of the last turn that is learned."""
+        for number, message in enumerate(talk.messages, 1):
+            self.check_text(message, f"{talk.place}: message {number}")
+        learned = talk.learned or [message["role"] == "assistant" for message in talk.messages]
+        turns = [number for number, is_learned in enumerate(learned) if is_learned]
+        for turn in turns:
+            if not (talk.messages[turn].get("content") or talk.messages[turn].get("tool_calls")):
+                self.warn_of_nothing(f"{talk.place}: message {turn + 1}")
+        text = self.render(talk, turns[-1] + 1)
+        self.check_template(talk, text)
+        encoding = encoding_of(self.tokenizer, text, talk.place, special_tokens=True)
+        ids, offsets = np.array(encoding.ids, np.int32), np.array(encoding.offsets).reshape(-1, 2)
+        learnt = np.zeros(len(ids), bool)
+        has_end = False
+        for turn in turns:
+            start, stop = self.place_of_turn(talk, turn, text)
+            places = np.flatnonzero(_within(offsets, start, len(text) if stop is None else stop))
+            ends = np.flatnonzero(np.isin(ids[places], [end for end in self.ends if end is not None]))
+            has_end = bool(len(ends))
+            if stop is None and not has_end:
+                raise _changes_what_was_said(talk.place, turn)
+            learnt[places[: ends[0] + 1] if has_end else places] = True
+        if not has_end:
+            self.warn_of_template(
+                "end",
+                f"puts no end mark after an assistant's turn; {self.end} is learned after the last one, so that "
+                "answers end: write {{ eos_token }} there to learn it after each",
+            )
+            ids, learnt = np.append(ids, np.int32(self.end_id)), np.append(learnt, True)
+        return EncodedConversation(ids, learnt)
 
-    def of_completion(self, pair: Completion) -> list[tuple[str, bool]]:
-        """Returns the prompt, and the completion with an end mark, each with whether it is learned."""
+    def place_of_turn(self, talk: Conversation, turn: int, text: str) -> tuple[int, int | None]:
+        """Returns where an assistant's turn begins and ends in the text; None if the end token alone tells its end."""
+        try:
+            prompt = self.render(talk, turn, add_generation_prompt=True)
+        except InputError as error:
+            if turn:
+                raise
+            raise InputError(
+                f"{talk.place}: the chat template cannot begin with an assistant's turn; begin with a user's"
+            ) from error
+        if not text.startswith(prompt):
+            raise _changes_what_was_said(talk.place, turn)
+        through = self.render(talk, turn + 1)
+        return len(prompt), len(through) if text.startswith(through) else None
+
+    def check_template(self, talk: Conversation, text: str) -> None:
+        """Refuses or tells of a template that leaves out a part of a conversation."""
+        calls = [number for number, message in enumerate(talk.messages, 1) if message.get("tool_calls")]
+        if calls and "tool_call" not in self.template:
+            raise InputError(
+                f"{talk.place}: message {calls[0]}: the chat template writes no tool calls; "
+                "give one that does with --chat_template"
+            )
+        if "tools" in talk.variables and "tools" not in self.template:
+            self.warn_of_template("tools", f"does not show the 'tools' of a conversation ({talk.place})")
+        for number, message in enumerate(talk.messages, 1):
+            if message["role"] == "developer" and message.get("content", "").strip() not in text:
+                raise InputError(
+                    f"{talk.place}: message {number}: the chat template leaves out the role 'developer'; "
+                    "name the role 'system', or give a template with --chat_template"
+                )
+
+    def of_completion(self, pair: Completion) -> EncodedConversation:
+        """Returns the tokens of the prompt and the completion, as one text, and an end mark."""
         for name in ("prompt", "completion"):
             self.check_text(getattr(pair, name), f"{pair.place}: {name!r}")
-        return [(pair.prompt, False), (pair.completion + self.end, True)]
+        if not pair.completion:
+            self.warn_of_nothing(f"{pair.place}: 'completion'")
+        encoding = encoding_of(self.tokenizer, pair.prompt + pair.completion, pair.place)
+        beginning, _ = added_ids(self.tokenizer)
+        ends = np.array(encoding.offsets).reshape(-1, 2)[:, 1]
+        learnt = np.concatenate([np.zeros(len(beginning), bool), ends > len(pair.prompt), [True]])
+        return EncodedConversation(np.array([*beginning, *encoding.ids, self.end_id], np.int32), learnt)
 
-    def encode(self, pieces: list[tuple[str, bool]], place: str) -> EncodedConversation:
-        """Returns the tokens of the pieces; those after the end mark of an assistant's turn are not learned."""
-        ids: list[int] = []
-        end: int | None = None
-        learnt: list[bool] = []
-        for text, is_learnt in pieces:
-            found = encode(self.tokenizer, text, place, special_tokens=True)
-            end = next((number for number, token in enumerate(found, 1) if token in self.ends), None)
-            learnt += [is_learnt] * (end or len(found)) + [False] * (len(found) - (end or len(found)))
-            ids += found
-        if end is None:  # the last piece is an assistant's turn
-            self.warn_of_no_end()
-            ids.append(self.end_id)
-            learnt.append(True)
-        return EncodedConversation(np.array(ids, np.int32), np.array(learnt, bool))
+
+def _within(offsets: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Returns which tokens lie, at least partly, between two places of a text.
+
+    Some tokenizers trim the offsets of white space, so that a token of nothing else is empty and lies at its end.
+    """
+    return (offsets[:, 1] > start) & ((offsets[:, 0] < stop) | (offsets[:, 1] <= stop))
+
+
+def _changes_what_was_said(place: str, turn: int) -> InputError:
+    return InputError(
+        f"{place}: message {turn + 1}: the chat template changes what was said before; "
+        "a template for training must only add to it"
+    )

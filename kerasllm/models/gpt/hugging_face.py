@@ -6,11 +6,13 @@ GPT-2's kernels are stored as (inputs, outputs), like ours; Llama's kernels are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from kerasllm.checkpoints.config_fields import (
+    TOKEN_NAMES,
     build_config,
+    generation_tokens,
     read_fields,
     refuse_others,
     special_tokens,
@@ -179,10 +181,18 @@ def _write_own(model: Any) -> dict[str, Any]:
     return {"model_type": OWN.model_type, **asdict(model.config)}
 
 
+def _read_generation(config: GPTConfig, theirs: Mapping[str, Any], path: str) -> GPTConfig:
+    return replace(config, **generation_tokens(theirs, path))
+
+
 def _write_generation(model: Any) -> dict[str, Any] | None:
+    """Returns the content of generation_config.json: the special tokens, and the settings that the model came with."""
     if not isinstance(model, GPTCausalLM):
         return None
-    return {name: value for name, value in written_tokens(model.config).items() if value is not None}
+    given = model.generation_settings
+    others = {"_from_model_config": True} if given is None else dict(given)
+    tokens = {name: value for name, value in written_tokens(model.config).items() if value is not None}
+    return {name: value for name, value in others.items() if name not in TOKEN_NAMES} | tokens
 
 
 def _tied(name: str, config: GPTConfig) -> bool:
@@ -291,6 +301,7 @@ GPT2 = Format(
     redundant=lambda name, config: name.endswith((".attn.bias", ".attn.masked_bias")) or _tied(name, config),
     tied=("lm_head.weight", "wte.weight"),
     represents=_is_gpt2,
+    read_generation=_read_generation,
     write_generation=_write_generation,
 )
 
@@ -309,6 +320,7 @@ LLAMA = Format(
     redundant=lambda name, config: name.endswith("rotary_emb.inv_freq") or _tied(name, config),
     tied=("lm_head.weight", "embed_tokens.weight"),
     represents=_is_llama,
+    read_generation=_read_generation,
     write_generation=_write_generation,
 )
 
@@ -319,5 +331,6 @@ OWN = Format(
     heads=("head",),
     read_config=_read_own,
     write_config=_write_own,
+    read_generation=_read_generation,
     write_generation=_write_generation,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -65,6 +66,9 @@ class GPTCausalLM(LanguageModel):
             self.head.build((None, None, config.hidden_dim))
             self.head.trainable = not backbone.lora_rank
         self._projects_in_loss = False
+        self.generation_settings: dict[str, Any] | None = (
+            None  # what generation_config.json held beside a checkpoint
+        )
         self.built = True
 
     @property
@@ -107,21 +111,82 @@ class GPTCausalLM(LanguageModel):
         with self.loss.projecting(self.output_table, differentiable=training):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    def generate(self, prompts: Any, **settings: Any) -> Any:
-        """Continues prompts, greedily by default; see `kerasllm.generation.continuation.Settings`.
+    def generate(
+        self,
+        prompts: Any,
+        *,
+        tokenizer: Any = None,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        stop_token_ids: Sequence[int] | None = None,
+        stop: str | Sequence[str] = (),
+        seed: int = 0,
+        first_row: int = 0,
+        pad_token_id: int | None = None,
+        on_tokens: Callable[[int, list[int]], None] | None = None,
+    ) -> Any:
+        """Continues prompts, greedily unless a setting of sampling is given.
+
+        A text begins as the tokenizer begins one: with the token that its post-processor puts there, if any. The end
+        tokens of a generation_config.json beside the model count. Its settings of sampling are kept when the model is
+        saved, but are not used: without settings, a text is the same wherever it is generated.
 
         Args:
             prompts: int (batch, length) or (length,), or a list of lists of different lengths; with a
                 `tokenizer` also a text or a list of texts.
-            settings: the arguments of `kerasllm.generation.generate`: `max_new_tokens`, `tokenizer` and others.
+            tokenizer: a tokenizer of the `tokenizers` library, which text prompts and stop texts need.
+            max_new_tokens: the most new tokens; by default 128, or fewer if the model has fewer positions left.
+            temperature: number that the logits are divided by; 0 is greedy. A token is sampled if this or one of
+                the next three is given.
+            top_k: sample from the k most likely tokens.
+            top_p: sample from the most likely tokens that together have probability p, in (0, 1].
+            min_p: sample from tokens with at least min_p times the highest probability, in (0, 1].
+            repetition_penalty: a number above 1 lowers the scores of tokens that have occurred.
+            num_beams: above 1, beam search with so many beams, which excludes sampling.
+            length_penalty: in beam search, the power of the length by which log probabilities are divided.
+            stop_token_ids: tokens that end a row; the default is the model's end tokens.
+            stop: a text, or texts, at which a continuation is cut off.
+            seed: seed of the sampling; it gives the same draws on every backend.
+            first_row: number of the first prompt, if prompts are split over several calls.
+            pad_token_id: the token that fills rows of an array that ended early; the default is the model's padding
+                token, or if it has none each row's last token.
+            on_tokens: a function that is called with a row's number and its new tokens, token by token.
 
         Returns:
             The prompts with their continuations, in the form of the prompts: an int32 array (batch, length + new),
-            lists, or texts.
+            lists, or texts. A row that met a stop token ends with it.
+
+        Raises:
+            kerasllm.errors.InputError: a prompt is empty, too long or holds an unknown token or character, or a
+                setting is out of range.
         """
         from kerasllm.generation import generate  # imported here, as training does not need it
 
-        return generate(self, prompts, **settings)
+        return generate(
+            self,
+            prompts,
+            tokenizer=tokenizer,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            stop_token_ids=stop_token_ids,
+            stop=stop,
+            seed=seed,
+            first_row=first_row,
+            pad_token_id=pad_token_id,
+            on_tokens=on_tokens,
+        )
 
     def prefill(self, token_ids, starts, capacity):
         """See `kerasllm.generation.protocol.GenerativeModel`; the caches are the keys and values of each block."""

@@ -10,7 +10,7 @@ from typing import Any
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import write_atomically
 from kerasllm.tokenizers.characters import character_ids
-from kerasllm.tokenizers.encoding import encode
+from kerasllm.tokenizers.encoding import encode_from_beginning
 from kerasllm.tokenizers.special_tokens import end_of_text_id
 
 
@@ -51,8 +51,8 @@ def sample_prompt(tokenizer: Any, asked: str, max_new_tokens: int, positions: in
 
     Args:
         tokenizer: the model's tokenizer.
-        asked: the text; if empty, a line break for a tokenizer of characters that has one, otherwise the token
-            between documents.
+        asked: the text; if empty, the token that the tokenizer puts before a text, else a line break for a
+            tokenizer of characters that has one, otherwise the token between documents.
         max_new_tokens: new tokens per sample; 0 for no samples.
         positions: number of the model's positions.
 
@@ -61,7 +61,7 @@ def sample_prompt(tokenizer: Any, asked: str, max_new_tokens: int, positions: in
     """
     if not max_new_tokens:
         return []
-    ids = encode(tokenizer, asked, "--sample_prompt", special_tokens=True) or _default_prompt(tokenizer)
+    ids = encode_from_beginning(tokenizer, asked, "--sample_prompt") or _default_prompt(tokenizer)
     if len(ids) + 1 > positions:
         raise InputError(
             f"--sample_prompt takes {len(ids)} of {positions} positions, which leaves none for --sample_tokens "

@@ -28,3 +28,13 @@ def test_sliding_windows_judge_every_token_once_with_enough_before_it(length, st
                 judged[place] += 1
             start += stride
     assert (judged == (tokens != 9)).all()
+
+
+def test_a_document_begins_with_its_own_mark():
+    """In place of the end mark before it."""
+    tokens = np.array([1, 2, 9, 3, 4, 9], np.uint16)
+    stream = TokenStream(tokens, np.array([0, 3]), 10, 9)
+    batches = SlidingBatches(stream, context_length=6, stride=6, batch_size=1, begin_id=8)
+    inputs, labels, weights = batches[0]
+    assert inputs["token_ids"].tolist() == [[8, 1, 2, 8, 3, 4]]
+    assert labels[weights > 0].tolist() == [1, 2, 3, 4]
