@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
@@ -211,6 +212,7 @@ class BertStartOptions:
             return tokenizer
         if self.tokenizer:
             return load_wordpiece(self.tokenizer)
+        _say_that_a_tokenizer_is_trained("WordPiece", self.vocabulary_size)
         return train_wordpiece(texts, self.vocabulary_size, lowercase=self.lowercase)
 
     def make_model(self, model_class: Any, num_tokens: int, **settings: Any) -> Any:
@@ -283,6 +285,7 @@ class GPTStartOptions:
         elif self.tokenizer == "characters":
             tokenizer = train_characters(texts)
         elif self.tokenizer in (None, "bpe"):
+            _say_that_a_tokenizer_is_trained("byte-level BPE", self.vocabulary_size)
             tokenizer = train_byte_level_bpe(texts, self.vocabulary_size)
         else:
             tokenizer = load_tokenizer(self.tokenizer)
@@ -357,3 +360,7 @@ class AdapterOptions:
         """The arguments of `from_pretrained` that are options of this group."""
         changes = {} if self.dropout is None else {"dropout": self.dropout}
         return {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha, "seed": self.seed, **changes}
+
+
+def _say_that_a_tokenizer_is_trained(kind: str, size: int) -> None:
+    print(f"training a {kind} tokenizer of at most {size:,} tokens …", file=sys.stderr, flush=True)
