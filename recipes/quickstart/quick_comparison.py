@@ -75,7 +75,7 @@ def compare(
 
     print(
         f"{task.name.replace('_', ' ')}: fine-tuning {len(ARMS) * (len(learning_rates) + seeds - 1)} times on "
-        f"{len(task.train):,} examples of {len(task.label_names)} classes, {epochs} epochs each …",
+        f"{len(task.train):,} examples of {len(task.label_names)} classes, {epochs} epoch{'s' * (epochs > 1)} each …",
         flush=True,
     )
     tuners = {rate: RepeatedFineTuning(start("scratch", 0), make_batches, rate) for rate in learning_rates}

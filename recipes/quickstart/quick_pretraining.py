@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from kerasllm import BertConfig, BertPretraining
@@ -14,6 +15,7 @@ from kerasllm.tokenizers.wordpiece import special_token_ids
 from kerasllm.training.fit import fit_run
 from kerasllm.training.optimization.optimizers import adamw
 from kerasllm.training.optimization.schedules import LinearWarmupDecay
+from kerasllm.training.run.card import part_sizes
 from kerasllm.training.run.directory import RunDirectory
 
 
@@ -49,6 +51,7 @@ def pretrain(
         dropout=0.0,
         initializer_range=config.initializer_range,
     )
+    run.record(data=part_sizes({"train": train, "validation": validation}), model=dataclasses.asdict(shape))
     model = BertPretraining(shape, seed=0)
     print(f"pretraining: {model.count_params():,} parameters, {config.steps:,} steps", flush=True)
     schedule = LinearWarmupDecay(config.learning_rate, steps=config.steps, warmup=config.steps // 10)

@@ -105,6 +105,7 @@ class Progress(StepCallback):
             self._tokens += tokens(step) if callable(tokens) else tokens
         if not self._first_step[1]:
             self._first_step = (now, step)
+            self._shown_at = now  # its time is told first
             self.activity = ""
             if self.total_steps > step:  # its compilation does not count as training
                 self._measured_from, self._tokens = now, 0.0

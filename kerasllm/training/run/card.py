@@ -98,7 +98,8 @@ def _data(content: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
             for unit, count in sizes.get(part, {}).items()
         )
         if given or size:
-            rows.append((part, _names(given[0]) if given else "set aside from the training data", size))
+            elsewhere = "" if part == "training" else "set aside from the training data"
+            rows.append((part, _names(given[0]) if given else elsewhere, size))
     if resolved.get("labels"):
         rows.append(
             ("labels", ", ".join(map(str, resolved["labels"])), f"{len(resolved['labels']):,} classes")

@@ -61,10 +61,18 @@ def _add_legend(figure: Any, arms: Mapping[str, str]) -> None:
     from matplotlib.patches import Patch
 
     bars = [Patch(color=COLORS[i], alpha=0.75, label=f"{text}, mean") for i, text in enumerate(arms.values())]
-    dots = Line2D([], [], color="#222222", marker="o", markersize=3.5, linestyle="", label="one seed")
+    dots = Line2D(
+        [],
+        [],
+        color="#222222",
+        marker="o",
+        markersize=3.5,
+        linestyle="",
+        label="a fine-tuning, one for each seed",
+    )
     chance = Line2D([], [], color=COLORS[4], linestyle="--", label="chance: always the most frequent label")
     figure.legend(
-        handles=[*bars, dots, chance], loc="outside lower center", ncols=4, frameon=False, fontsize=9
+        handles=[*bars, dots, chance], loc="outside lower center", ncols=2, frameon=False, fontsize=9
     )
 
 
