@@ -23,7 +23,7 @@ from kerasllm.training.callbacks.step import StepCallback
 from kerasllm.training.state.random_states import get_random_states, set_random_states
 
 _PREFIX = "validation_"
-_COUNTS = ("tokens", "examples")  # figures that do not change, and so are not shown at each validation
+_NOT_TOLD = ("tokens", "examples", "mse")  # these do not change, or are the loss itself
 
 
 class Evaluation(StepCallback):
@@ -168,7 +168,7 @@ class Evaluation(StepCallback):
         self.figures = {name: float(value) for name, value in figures.items()}
         self._judge(step, model)
         if self.progress is not None and self.figures:
-            shown = {name: value for name, value in self.figures.items() if name not in _COUNTS}
+            shown = {name: value for name, value in self.figures.items() if name not in _NOT_TOLD}
             best = ", the best so far" if self.best_step == step else ""
             self.progress.say(f"step {step}: validation {in_words(shown)}{best}")
         if self.metrics_log is not None:

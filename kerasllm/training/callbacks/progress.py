@@ -87,7 +87,12 @@ class Progress(StepCallback):
             from rich.live import Live
 
             self._console = Console(file=stream)
-            self._live = Live(get_renderable=self._line, console=self._console, refresh_per_second=4)
+            self._live = Live(
+                get_renderable=self._line,
+                console=self._console,
+                refresh_per_second=4,
+                redirect_stdout=sys.stdout.isatty(),  # what goes to a file stays there
+            )
             self._live.start()
         else:
             self.say("compiling the training step …" if self.compiles else "making the first step …")
