@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -88,7 +87,7 @@ def main(config: Config) -> int:
     model = GPTCausalLM.from_pretrained(directory)
     task = CausalLanguageModeling()
     task.compile(model)
-    print(f"scoring {len(batches):,} batches of windows …", file=sys.stderr, flush=True)
+    print(f"scoring {len(batches):,} batches of windows …", flush=True)
     figures = task.evaluate(model, batches)
     tokens, nats = figures["tokens"], figures["loss"] * figures["tokens"]
     if config.limit is None:

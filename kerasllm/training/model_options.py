@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
@@ -363,4 +362,4 @@ class AdapterOptions:
 
 
 def _say_that_a_tokenizer_is_trained(kind: str, size: int) -> None:
-    print(f"training a {kind} tokenizer of at most {size:,} tokens …", file=sys.stderr, flush=True)
+    print(f"training a {kind} tokenizer of at most {size:,} tokens …", flush=True)

@@ -81,7 +81,7 @@ def open_or_build(
         tokenizer: the tokenizer, whose truncation and padding are ignored.
         cache_directory: the directory of all entries; `default_cache_directory()` by default.
         processes: number of processes that tokenize, by default one per processor.
-        progress: whether to say on standard error what is tokenized, how far it has come, and where it is kept.
+        progress: whether to print what is tokenized, how far it has come, and where it is kept.
 
     Raises:
         InputError: the corpus cannot be read or holds no tokens, or the cache cannot be written.

@@ -1,6 +1,7 @@
-"""Tells on standard error what a corpus is and how far its tokenization has come.
+"""Tells what a corpus is, and on standard error how far its tokenization has come.
 
-A terminal gets a bar, whose library is imported only then; a log file gets a line every ten seconds.
+A terminal gets a bar, whose library is imported only then; a log file gets a line every ten seconds. The lines about
+the corpus itself go to standard output, since a mistake in the settings is told on standard error in one line alone.
 """
 
 import math
@@ -45,7 +46,7 @@ class CorpusReport:
 
     def _write(self, text: Callable[[], str]) -> None:
         if self.enabled:
-            print(f"corpus {describe(self.corpus)}: {text()}", file=sys.stderr, flush=True)
+            print(f"corpus {describe(self.corpus)}: {text()}", flush=True)
 
 
 def describe(corpus: Corpus) -> str:

@@ -38,12 +38,12 @@ def test_the_first_and_the_second_time(tmp_path, capsys):
     stores = [tokenize_corpus(Corpus([text]), tokenizer, tmp_path / "cache") for _ in range(2)]
     (place,) = (path for path in (tmp_path / "cache").iterdir() if not path.name.startswith("."))
     name, tokens = "corpus novel.txt (32 bytes)", stores[0].num_tokens
-    first, made, cached = capsys.readouterr().err.splitlines()
+    first, made, cached = capsys.readouterr().out.splitlines()
     assert first == f"{name}: tokenizing …"
     assert re.fullmatch(rf"{re.escape(name)}: {tokens} tokens, made in \d+\.\d s and kept in {place}", made)
     assert cached == f"{name}: {tokens} tokens, from the cache {place}"
     tokenize_corpus(Corpus([text]), tokenizer, tmp_path / "cache", progress=False)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_log_file_gets_a_line_every_ten_seconds(monkeypatch, capsys):
