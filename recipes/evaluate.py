@@ -93,6 +93,7 @@ def main(config: Config) -> int:
     model = GPTCausalLM.from_pretrained(directory)
     task = CausalLanguageModeling()
     task.compile(model)
+    print(f"scoring {len(batches):,} batches of windows …", flush=True)
     figures = task.evaluate(model, batches)
     tokens, nats = figures["tokens"], figures["loss"] * figures["tokens"]
     if config.limit is None:

@@ -21,6 +21,7 @@ from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import BertStartOptions
 from kerasllm.training.options import LabelledOptions, TrainingOptions
+from kerasllm.training.run.card import part_sizes
 
 
 @dataclass(kw_only=True)
@@ -94,7 +95,12 @@ def main(config: Config) -> int:
             held_out=held_out,
             eval_interval=batches.steps_per_epoch,
             monitor=config.monitor,
-            recorded={"labels": list(training.label_names or ()), "task": task.name, "steps": batches.steps},
+            recorded={
+                "data": part_sizes(encoded),
+                "labels": list(training.label_names or ()),
+                "task": task.name,
+                "steps": batches.steps,
+            },
             may_grow=NO_GROWTH,
         ),
     )

@@ -26,6 +26,7 @@ from kerasllm.tokenizers.loading import find_chat_template, load_tokenizer
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import AdapterOptions, GPTOptions
 from kerasllm.training.options import TrainingOptions
+from kerasllm.training.run.card import part_sizes
 
 
 @dataclass(kw_only=True)
@@ -96,6 +97,7 @@ def main(config: Config) -> int:
             tokenizer=tokenizer,
             chat_template=template,
             held_out={"validation": validation},
+            recorded={"data": part_sizes({"train": batches, "validation": validation})},
             eval_interval=batches.steps // config.epochs,
         ),
     )

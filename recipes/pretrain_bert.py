@@ -23,6 +23,7 @@ from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import BertStartOptions
 from kerasllm.training.optimization.schedules import warmup_steps
 from kerasllm.training.options import HELD_OUT_TEXT, CorpusOptions, TrainingOptions
+from kerasllm.training.run.card import part_sizes
 
 
 @dataclass(kw_only=True)
@@ -100,7 +101,11 @@ def main(config: Config) -> int:
             tokenizer=tokenizer,
             held_out=held_out,
             eval_interval=max(config.steps // 10, 1),
-            recorded={"corpus_sha256": corpus.fingerprint(), "mean_fill": round(batches.mean_fill, 4)},
+            recorded={
+                "data": part_sizes({"train": training, "validation": validation}),
+                "corpus_sha256": corpus.fingerprint(),
+                "mean_fill": round(batches.mean_fill, 4),
+            },
             results=("corpus_sha256",),
         ),
     )
@@ -126,7 +131,7 @@ def token_stores(config: Config, corpus: Corpus, tokenizer: Any) -> tuple[TokenS
         if training.num_documents >= 2 * least:
             training, validation = training.split(config.validation_fraction, config.seed, least=least)
     print(
-        f"corpus {corpus.fingerprint()[:16]}: {training.num_documents:,} documents, "
+        f"{training.num_documents:,} documents, "
         f"{training.num_sentences:,} sentences, {training.num_tokens:,} tokens to train on",
         flush=True,
     )

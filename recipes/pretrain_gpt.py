@@ -21,6 +21,7 @@ from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import GPTStartOptions
 from kerasllm.training.optimization.schedules import CosineWarmupDecay, warmup_steps
 from kerasllm.training.options import HELD_OUT_TEXT, CorpusOptions, TrainingOptions
+from kerasllm.training.run.card import part_sizes
 
 
 @dataclass(kw_only=True)
@@ -68,6 +69,7 @@ def main(config: Config) -> int:
     shape = config.find_shape(tokenizer)
     prompt = sample_prompt(tokenizer, config.sample_prompt, config.sample_tokens, shape.max_sequence_length)
     training, validation = token_streams(config, corpus, tokenizer)
+    sizes = part_sizes({"train": training, "validation": validation})
 
     make_batches = partial(CausalBatches, training, **{name: getattr(config, name) for name in WINDOWS})
     with naming(config.corpus_names):
@@ -89,7 +91,7 @@ def main(config: Config) -> int:
             epsilon=1e-8,
             sample_prompt=prompt,
             sample_tokens=config.sample_tokens,
-            recorded={"corpus_sha256": corpus.fingerprint()},
+            recorded={"data": sizes, "corpus_sha256": corpus.fingerprint()},
             results=("corpus_sha256",),
         ),
     )
@@ -120,7 +122,7 @@ def token_streams(config: Config, corpus: Corpus, tokenizer: Any) -> tuple[Token
                 config.validation_fraction, by=config.validation_split, seed=config.seed
             )
     print(
-        f"corpus {corpus.fingerprint()[:16]}: {len(training.tokens):,} tokens to train on, "
+        f"{len(training.tokens):,} tokens to train on, "
         f"{len(validation.tokens) if validation else 0:,} to validate with",
         flush=True,
     )

@@ -9,9 +9,16 @@ from kerasllm.checkpoints.name_table import Format
 from kerasllm.checkpoints.weights import write_text
 from kerasllm.files.json import read_json
 
+_EXAMPLES = {
+    "text-generation": ("generate", "Once upon a time"),
+    "fill-mask": ("predict", "The [MASK] is over there."),
+    "text-classification": ("predict", "a text of the kind that it was trained on"),
+}
+"""For a task of the hub the method that does it, from text, and a text to try it with."""
+
 
 def write_model_card(directory: Path, stored: Format, sections: Mapping[str, str] | None = None) -> None:
-    """Writes a README.md that says what the model is and how to load it, followed by further sections.
+    """Writes a README.md that says what the model is and how to use it, followed by further sections.
 
     Args:
         directory: the directory that holds config.json.
@@ -27,12 +34,30 @@ def write_model_card(directory: Path, stored: Format, sections: Mapping[str, str
     front = ["library_name: transformers" if theirs else "library_name: keras"]
     front += [f"pipeline_tag: {task}"] if task else []
     front += ["tags:", "- kerasllm", "- keras", f"- {config.get('model_type')}"]
-    loading = ["from kerasllm import " + ours, "", f"model = {ours}.from_pretrained(MODEL)"]
-    if theirs:
-        loading += ["", f"from transformers import {theirs}", "", f"model = {theirs}.from_pretrained(MODEL)"]
     lines = ["---", *front, "---", "", f"# {architecture.name}", ""]
     lines += ["Written by kerasllm, a toolkit for language models in Keras 3.", ""]
-    lines += ["`MODEL` is this directory, or its name on the hub:", "", "```python", *loading, "```", ""]
+    lines += ["## How to use it", "", "`MODEL` is this directory, or its name on the hub.", ""]
+    example = _EXAMPLES.get(task or "")
+    if example is not None and (directory / "tokenizer.json").exists():
+        method, text = example
+        lines += ["From text:", ""]
+        lines += _code(
+            "import kerasllm", f"print(kerasllm.load(MODEL).{method}([{text!r}]))".replace("'", '"')
+        )
+        if theirs:
+            lines += ["From text, with `transformers`:", ""]
+            use = f"print(pipeline({task!r}, model=MODEL)({text!r}))".replace("'", '"')
+            lines += _code("from transformers import pipeline", use)
+    lines += ["As a Keras model, to train on:", ""]
+    lines += _code(f"from kerasllm import {ours}", f"model = {ours}.from_pretrained(MODEL)")
+    if theirs:
+        lines += ["As a model of `transformers`:", ""]
+        lines += _code(f"from transformers import {theirs}", f"model = {theirs}.from_pretrained(MODEL)")
     for heading, text in (sections or {}).items():
         lines += [f"## {heading}", "", text.strip(), ""]
     write_text(directory / "README.md", "\n".join(lines))
+
+
+def _code(imports: str, use: str) -> list[str]:
+    """Returns the lines of a block of Python."""
+    return ["```python", imports, "", use, "```", ""]

@@ -17,7 +17,7 @@ from kerasllm.training.callbacks.evaluation import Evaluation
 from kerasllm.training.callbacks.metrics_log import MetricsLog
 from kerasllm.training.callbacks.number_guard import WENT_WRONG, GuardOptions, NumberGuard
 from kerasllm.training.callbacks.progress import Progress
-from kerasllm.training.hardware.throughput import peak_tokens_per_second
+from kerasllm.training.hardware.throughput import Utilization
 from kerasllm.training.run.directory import RunDirectory
 from kerasllm.training.state.bad_batch import batch_hash, replay_bad_batch, save_bad_batch
 
@@ -52,7 +52,7 @@ def fit_run(
     first: keras.utils.PyDataset | None = None,
     gradient_accumulation: int = 1,
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
-    sample: Callable[[Any, int], None] | None = None,
+    sample: Callable[[Any, int], str | None] | None = None,
     eval_interval: int | None = None,
     restore_best: bool = False,
     patience: int | None = None,
@@ -109,9 +109,14 @@ def fit_run(
     first = make_batches(start_step=0) if first is None else first
     run.record(first_batch_sha256=batch_hash(first[0]))
     batches = None if start >= steps else make_batches(start_step=start) if start else first
-    peak = peak_tokens_per_second(model, batches[0][0]) if batches is not None else None
-    progress = Progress(steps, tokens_per_step=tokens_per_step, peak_tokens_per_second=peak, **common)
-    log.on_exclude = progress.exclude
+    progress = Progress(
+        steps,
+        tokens_per_step=tokens_per_step,
+        utilization=None if batches is None else Utilization.of(model, batches[0][0]).share,
+        compiles=keras.backend.backend() != "torch" or bool(model.jit_compile),
+        **common,
+    )
+    log.on_exclude, progress.pause = progress.exclude, log.exclude
     callbacks: list[keras.callbacks.Callback] = [log, progress]
     evaluation = None
     if evaluate is not None or sample is not None:
@@ -124,6 +129,7 @@ def fit_run(
             patience=patience,
             monitor=monitor,
             metrics_log=log,
+            progress=progress,
             **common,
         )
         callbacks.append(evaluation)
@@ -159,6 +165,7 @@ def fit_run(
             evaluation.make_up()
             evaluation.on_better = checkpoint.mark_best
         if batches is not None and not (evaluation and evaluation.stopped):
+            progress.start()
             model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
         else:  # all steps were made before, but the results were not written
             for callback in (log, evaluation) if evaluation else (log,):

@@ -18,6 +18,7 @@ from kerasllm.checkpoints import write_model
 from kerasllm.tasks import Task, numbers
 from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.training.callbacks.interruption import Interruptible
+from kerasllm.training.callbacks.progress import in_words
 from kerasllm.training.callbacks.samples import SampleLog
 from kerasllm.training.fit import FitResult, fit_run
 from kerasllm.training.hardware.compilation import choose_compilation
@@ -122,7 +123,7 @@ def train(config: TrainingOptions, job: Job) -> int:
         )
         for name, values in figures.items():
             if values is not None:
-                print(f"{name}: {_in_words(values)}")
+                print(f"{name}: {in_words(values)}")
         print(f"peak memory {_peak_memory():,} MiB; written to {run.path}")
     return 0
 
@@ -206,12 +207,3 @@ def _model_line(sizes: Mapping[str, int], batches: Any) -> str:
 def _peak_memory() -> int:
     """Returns the peak memory of this process, in MiB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def _in_words(figures: Mapping[str, Any]) -> str:
-    """Returns figures as readable text: `loss 2.3456, perplexity 10.4400`."""
-    single = {name: value for name, value in figures.items() if isinstance(value, int | float)}
-    return ", ".join(
-        f"{name} {value:,.4f}" if isinstance(value, float) else f"{name} {value:,}"
-        for name, value in single.items()
-    )

@@ -214,6 +214,7 @@ class BertStartOptions:
             return tokenizer
         if self.tokenizer:
             return load_wordpiece(self.tokenizer)
+        _say_that_a_tokenizer_is_trained("WordPiece", self.vocabulary_size)
         return train_wordpiece(
             texts, self.vocabulary_size, lowercase=self.lowercase, strip_accents=self.strip_accents
         )
@@ -288,6 +289,7 @@ class GPTStartOptions:
         elif self.tokenizer == "characters":
             tokenizer = train_characters(texts)
         elif self.tokenizer in (None, "bpe"):
+            _say_that_a_tokenizer_is_trained("byte-level BPE", self.vocabulary_size)
             tokenizer = train_byte_level_bpe(texts, self.vocabulary_size)
         else:
             tokenizer = load_tokenizer(self.tokenizer)
@@ -362,3 +364,7 @@ class AdapterOptions:
         """The arguments of `from_pretrained` that are options of this group."""
         changes = {} if self.dropout is None else {"dropout": self.dropout}
         return {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha, "seed": self.seed, **changes}
+
+
+def _say_that_a_tokenizer_is_trained(kind: str, size: int) -> None:
+    print(f"training a {kind} tokenizer of at most {size:,} tokens …", flush=True)

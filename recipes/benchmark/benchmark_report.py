@@ -11,7 +11,7 @@ from typing import Any
 from works import Case
 
 from kerasllm.backend.processor import machine
-from kerasllm.training.run.curves import plot_bars
+from kerasllm.training.run.comparisons import plot_bars
 
 
 def describe(result: dict[str, Any]) -> tuple[str, str]:

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kerasllm import BertConfig, BertPretraining, cli  # reports a missing backend
+from kerasllm import cli  # reports a missing backend
 
 # isort: split
-from quick_comparison import compare, show
+from quick_comparison import ARMS, compare, show
+from quick_pretraining import pretrain
 
-from kerasllm.checkpoints import write_model
 from kerasllm.cli.ranges import above, at_least, within
-from kerasllm.data.batches.masked_lm import BertPretrainingBatches
 from kerasllm.data.sources.python_docs import python_docs, python_docs_fingerprint
 from kerasllm.data.sources.python_docs_tasks import (
     belong_together,
@@ -29,14 +28,9 @@ from kerasllm.data.sources.python_docs_tasks import (
     module_documents,
     swapped_words,
 )
-from kerasllm.data.token_cache.store import store_of_sentences
-from kerasllm.tasks import MaskedLanguageModeling
-from kerasllm.tokenizers.saving import save_tokenizer
-from kerasllm.tokenizers.wordpiece import special_token_ids, train_wordpiece
-from kerasllm.training.fit import fit_run
-from kerasllm.training.optimization.optimizers import adamw
-from kerasllm.training.optimization.schedules import LinearWarmupDecay
-from kerasllm.training.run.curves import plot_comparison
+from kerasllm.tokenizers.wordpiece import train_wordpiece
+from kerasllm.training.callbacks.progress import in_words
+from kerasllm.training.run.comparisons import plot_comparison
 from kerasllm.training.run.directory import RunDirectory
 
 TaskName = Literal["belong_together", "swapped_words", "module"]
@@ -103,14 +97,15 @@ def main(config: Config) -> int:
     if RunDirectory.check(output, config, resume=config.resume):
         print(f"{output} is finished: nothing to resume")
         return 0
-    say("reading the documentation of Python, Keras and NumPy on this machine")
+    print("reading the documentation of Python, Keras and NumPy on this machine …", flush=True)
     documents, fingerprint = list(python_docs()), python_docs_fingerprint()
     excluded = {document.name for document in documents if held_out(document)}
     excluded |= {document.name for document in module_documents(documents)}
     corpus = [document.sentences for document in documents if document.name not in excluded]
-    say(
-        f"corpus {fingerprint[:16]}: {len(documents)} documents, {len(corpus)} of them with "
-        f"{sum(map(len, corpus)):,} sentences to pretrain on"
+    print(
+        f"{len(documents):,} documents, {len(corpus):,} of them with {sum(map(len, corpus)):,} sentences to "
+        f"pretrain on; training a tokenizer of at most {config.vocabulary_size:,} tokens …",
+        flush=True,
     )
     tokenizer = train_wordpiece((text for sentences in corpus for text in sentences), config.vocabulary_size)
     with RunDirectory.create(output, config, resume=config.resume) as run:
@@ -118,7 +113,7 @@ def main(config: Config) -> int:
         model, interrupted, pretraining = pretrain(config, run, corpus, tokenizer)
         if interrupted:
             return interrupted
-        say(", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in pretraining.items()))
+        print(f"pretraining: validation {in_words(pretraining)}", flush=True)
         details: dict[str, Any] = {}
         for name in config.tasks:
             pairs = name == "belong_together"
@@ -132,69 +127,17 @@ def main(config: Config) -> int:
                 learning_rates=config.finetune_learning_rates,
                 seeds=config.seeds,
             )
-        accuracies = {
-            name: {arm: result[arm]["test"] for arm in ("pretrained", "scratch")}
-            for name, result in details.items()
-        }
-        results = {"tasks": accuracies, "pretraining": pretraining, "details": details}
+        accuracies = {name: {arm: result[arm]["test"] for arm in ARMS} for name, result in details.items()}
+        results = {"tasks": accuracies, "validation": pretraining, "details": details}
+        results |= {"task": "masked_lm", "steps": config.steps, "parameters": model.count_params()}
         results |= {"corpus_sha256": fingerprint, "settings": run.settings}
-        plot_comparison(accuracies, output / "quickstart.png")
+        plot_comparison(details, ARMS, output / "quickstart.png")
         run.write_results(results, seconds=time.monotonic() - started)
         show(details)
         minutes = (time.monotonic() - started) / 60
-        say(f"{minutes:.1f} minutes; results.json, quickstart.png and the model are in {output}")
+        print(f"{minutes:.1f} minutes; quickstart.png, results.json and the model are in {output}")
+        print(f"to fill in a word: kerasllm predict --model {output} --text 'Returns the [MASK] of a file.'")
     return 0
-
-
-def say(text: str) -> None:
-    """Prints a line about the progress."""
-    print(f"• {text}", flush=True)
-
-
-def pretrain(
-    config: Config, run: RunDirectory, corpus: list, tokenizer: Any
-) -> tuple[BertPretraining, int | None, dict[str, float]]:
-    """Returns the pretrained model, an exit code if it was told to stop, and its validation figures."""
-    train, validation = store_of_sentences(corpus, tokenizer).split(0.03, 0, least=2)
-    settings: dict[str, Any] = {
-        "special": special_token_ids(tokenizer),
-        "sequence_length": config.sequence_length,
-        "batch_size": config.batch_size,
-        "masking_probability": config.masking_probability,
-    }
-
-    def make_batches(start_step: int) -> BertPretrainingBatches:
-        return BertPretrainingBatches(train, steps=config.steps, start_step=start_step, seed=0, **settings)
-
-    held = BertPretrainingBatches(validation, steps=50, seed=1, pad_last=True, prefetch=0, **settings)
-    shape = BertConfig(
-        vocabulary_size=tokenizer.get_vocab_size(),
-        num_layers=config.num_layers,
-        num_heads=max(config.hidden_dim // 64, 1),
-        hidden_dim=config.hidden_dim,
-        max_sequence_length=config.sequence_length,
-        dropout=0.0,
-        initializer_range=config.initializer_range,
-    )
-    model = BertPretraining(shape, seed=0)
-    say(f"pretraining {model.count_params():,} parameters for {config.steps} steps")
-    schedule = LinearWarmupDecay(config.learning_rate, steps=config.steps, warmup=config.steps // 10)
-    MaskedLanguageModeling().compile(model, adamw(schedule, beta_2=0.98))
-    result = fit_run(
-        model,
-        make_batches,
-        run,
-        steps=config.steps,
-        tokens_per_step=make_batches(0).mean_fill * config.sequence_length * config.batch_size,
-        checkpoint_minutes=2.0,
-        keep=1,
-        resume=config.resume,
-    )
-    if result.interrupted:
-        return model, result.interrupted, {}
-    write_model(model, run.model)
-    save_tokenizer(tokenizer, run.model, max_length=config.sequence_length)
-    return model, None, MaskedLanguageModeling().evaluate(model, held)
 
 
 if __name__ == "__main__":

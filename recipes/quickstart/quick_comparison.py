@@ -18,7 +18,9 @@ from kerasllm.tasks.classification import predict_in_order
 from kerasllm.training.optimization.optimizers import adamw
 from kerasllm.training.optimization.schedules import LinearWarmupDecay
 
-ARMS = ("pretrained", "scratch")
+ARMS = {"pretrained": "pretrained", "scratch": "from scratch"}
+"""The two arms, and their names in the table and the picture."""
+
 REMARKS = {
     "belong_together": "resembles next-sentence prediction, which the model was pretrained with",
     "swapped_words": "neighboring words changed places",
@@ -49,7 +51,7 @@ def compare(
 
     Returns:
         For each arm its `learning_rate`, `validation_by_learning_rate`, and the accuracies `validation` and `test` of
-        each seed; and a description of the task.
+        each seed; `chance`, the test accuracy of always giving the most frequent label; and a description of the task.
     """
     batches: dict[str, Callable[..., ClassificationBatches]] = {}
     for name in ("train", "validation", "test"):
@@ -72,7 +74,8 @@ def compare(
         return batches["train"](batch_size=32, seed=seed, epochs=epochs, shuffle=True)
 
     print(
-        f"• {task.name}: {len(task.train):,} examples, {len(task.label_names)} classes, {epochs} epochs",
+        f"{task.name.replace('_', ' ')}: fine-tuning {len(ARMS) * (len(learning_rates) + seeds - 1)} times on "
+        f"{len(task.train):,} examples of {len(task.label_names)} classes, {epochs} epoch{'s' * (epochs > 1)} each …",
         flush=True,
     )
     tuners = {rate: RepeatedFineTuning(start("scratch", 0), make_batches, rate) for rate in learning_rates}
@@ -92,6 +95,7 @@ def compare(
             "validation": [accuracies[0] for accuracies in found],
             "test": [accuracies[1] for accuracies in found],
         }
+    result["chance"] = float(np.bincount(test.labels).max() / len(test.labels))
     result |= {"remark": REMARKS[task.name], "classes": len(task.label_names), "epochs": epochs}
     return result | {"train_examples": len(task.train), "test_examples": len(task.test)}
 
@@ -148,11 +152,19 @@ def show(details: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title="Test accuracy after the same fine-tuning")
-    for column in ("task", "labels", "pretrained", "from scratch", "gain", "remark"):
+    for column in ("task", "labels", "chance", *ARMS.values(), "gain", "remark"):
         table.add_column(column, justify="left" if column in ("task", "remark") else "right")
     for name, result in details.items():
         arms = [result[arm]["test"] for arm in ARMS]
         cells = [f"{np.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})" for values in arms]
         gain = f"{100 * (np.mean(arms[0]) - np.mean(arms[1])):+.1f} points"
-        table.add_row(name.replace("_", " "), f"{result['train_examples']:,}", *cells, gain, result["remark"])
+        labels, chance = f"{result['train_examples']:,}", f"{result['chance']:.3f}"
+        table.add_row(
+            name.replace("_", " "),
+            labels,
+            chance,
+            *cells,
+            gain,
+            result["remark"],
+        )
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 130).print(table)

@@ -24,7 +24,7 @@ def test_run_directory(pretrained, read_run):
     assert [line["step"] for line in lines if "validation_loss" in line] == [20, 40]
     assert sorted(path.name for path in (pretrained / "model").iterdir()) == MODEL_FILES
     assert (pretrained / "curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    assert next((pretrained / "tensorboard").iterdir()).stat().st_size > 1000
+    assert next((pretrained / "tensorboard" / "train").iterdir()).stat().st_size > 1000
     assert (pretrained / "checkpoints" / "step-00000040" / "state.safetensors").is_file()
     assert not list(pretrained.rglob(".*")), "temporary files or locks stay behind"
     figures = results["validation"]
@@ -42,8 +42,10 @@ def test_run_directory(pretrained, read_run):
         and recorded["learning_rate"] == 0.01
     )
     card = (pretrained / "model" / "README.md").read_text()
-    assert all(heading in card for heading in ("## Data", "## Results", "## Settings", "learning_rate: 0.01"))
-    assert "| corpus | animals.txt |" in card and str(pretrained.parent) not in card
+    assert all(
+        heading in card for heading in ("## Data", "## Results", "## Settings", "| `learning_rate` | 0.01 |")
+    )
+    assert "| training | animals.txt |" in card and str(pretrained.parent) not in card
 
 
 def test_it_learns(pretrained, read_run):

@@ -163,7 +163,7 @@ class Harness:
                 ]
             elif file.name == "README.md":
                 found[relative] = [
-                    line for line in file.read_text().splitlines() if "| seconds |" not in line
+                    line for line in file.read_text().splitlines() if "| training time |" not in line
                 ]
             elif file.name in ("results.json", "state.json"):
                 content = json.loads(file.read_text())

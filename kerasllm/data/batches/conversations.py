@@ -93,9 +93,14 @@ class ConversationBatches(MicroBatches):
         self.set_steps(self.steps_per_epoch * epochs, start_step=start_step, prefetch=prefetch)
 
     @property
+    def num_conversations(self) -> int:
+        """The number of conversations, with those that are left out since nothing in them is learned."""
+        return len(self._conversations) + self.num_dropped
+
+    @property
     def summary(self) -> str:
         """A line of text that describes an epoch."""
-        count = len(self._conversations) + self.num_dropped
+        count = self.num_conversations
         cut = f", {self.num_cut} cut at {self.context_length} tokens" if self.num_cut else ""
         left = f", {self.num_dropped} left out: nothing to learn within the cut" if self.num_dropped else ""
         return (

@@ -96,6 +96,11 @@ class Corpus:
         ]
 
     @property
+    def names(self) -> list[str]:
+        """The names of the sources: those of files without their directories, and ids of data sets whole."""
+        return [Path(each.name).name if os.path.exists(each.name) else each.name for each in self._sources]
+
+    @property
     def size(self) -> int | None:
         """The number of bytes of all sources, or None if one of them is unknown."""
         sizes = [source.size for source in self._sources]

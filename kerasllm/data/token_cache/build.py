@@ -68,7 +68,7 @@ def build_store(
         cache: the directory in which the temporary directory is made.
         key: the name of the entry.
         processes: number of processes that tokenize; None for one per processor.
-        progress: whether to show a progress bar.
+        progress: whether to show how far it has come.
 
     Raises:
         InputError: the corpus cannot be read, has no tokens or, in a stream, has an unknown character.

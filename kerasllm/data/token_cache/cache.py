@@ -13,13 +13,14 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.build import Layout, build_store
+from kerasllm.data.token_cache.progress import CorpusReport
 from kerasllm.data.token_cache.tokenization import plain_tokenizer
 from kerasllm.data.token_cache.writers import FORMAT_VERSION, META_FILE, TOKEN_FILE
 from kerasllm.errors import InputError
@@ -30,7 +31,16 @@ TOKENIZATION_VERSION = 1
 """A part of each entry's name. Raise it when a change of the readers or of the tokenization changes the tokens of
 some corpus, so that older entries are no longer used."""
 
-Entry = TypeVar("Entry")
+
+class Countable(Protocol):
+    """An entry, which knows the number of its tokens."""
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens."""
+
+
+Entry = TypeVar("Entry", bound=Countable)
 
 
 class EntryFiles(NamedTuple):
@@ -71,7 +81,7 @@ def open_or_build(
         tokenizer: the tokenizer, whose truncation and padding are ignored.
         cache_directory: the directory of all entries; `default_cache_directory()` by default.
         processes: number of processes that tokenize, by default one per processor.
-        progress: whether to show a progress bar, if standard error is a terminal.
+        progress: whether to print what is tokenized, how far it has come, and where it is kept.
 
     Raises:
         InputError: the corpus cannot be read or holds no tokens, or the cache cannot be written.
@@ -84,8 +94,10 @@ def open_or_build(
     parts = (FORMAT_VERSION, TOKENIZATION_VERSION, layout.reading, corpus.fingerprint(), description)
     key = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
     place = cache / key
+    report = CorpusReport(corpus, progress)
     entry = open_entry(place)
     if entry is not None:
+        report.end(entry.num_tokens, place)
         return entry
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -93,6 +105,7 @@ def open_or_build(
             _remove_stale_builds(cache, key)
             entry = open_entry(place)  # another process may have built it while this one waited
             if entry is None:
+                report.begin()
                 with build_store(layout, corpus, description, cache, key, processes, progress) as built:
                     put_in_place(built, place, open_entry)
                 entry = open_entry(place)
@@ -105,6 +118,7 @@ def open_or_build(
         raise InputError(
             f"{place}: the token cache was damaged while it was written; remove it and run again"
         )
+    report.end(entry.num_tokens, place)
     return entry
 
 

@@ -152,7 +152,7 @@ def tokenize_corpus(
         tokenizer: the tokenizer, whose truncation and padding are ignored; "[MASK]" and the like are plain text.
         cache_directory: the directory of all stores, created if missing; `default_cache_directory()` by default.
         processes: number of processes that tokenize, by default one per processor; small corpora need none.
-        progress: whether to show a progress bar, if standard error is a terminal.
+        progress: whether to print what is tokenized, how far it has come, and where it is kept.
 
     Raises:
         InputError: the corpus cannot be read or holds no tokens, or the cache cannot be written.

@@ -157,7 +157,7 @@ def tokenize_stream(
             like in the text are plain text.
         cache_directory: the directory of all streams, created if missing; `default_cache_directory()` by default.
         processes: number of processes that tokenize, by default one per processor; small corpora need none.
-        progress: whether to show a progress bar, if standard error is a terminal.
+        progress: whether to print what is tokenized, how far it has come, and where it is kept.
 
     Raises:
         InputError: the corpus cannot be read, has no tokens or has a character that the tokenizer does not know, or

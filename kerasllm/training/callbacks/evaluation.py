@@ -18,10 +18,12 @@ import numpy as np
 from kerasllm.errors import InputError
 from kerasllm.training.callbacks.interruption import BrokenOff, break_off_if_told
 from kerasllm.training.callbacks.metrics_log import MetricsLog
+from kerasllm.training.callbacks.progress import Progress, in_words
 from kerasllm.training.callbacks.step import StepCallback
 from kerasllm.training.state.random_states import get_random_states, set_random_states
 
 _PREFIX = "validation_"
+_NOT_TOLD = ("tokens", "examples", "mse")  # these do not change, or are the loss itself
 
 
 class Evaluation(StepCallback):
@@ -44,7 +46,9 @@ class Evaluation(StepCallback):
         monitor: the figure that decides which is best, named as `evaluate` names it.
             Less of it is better if its name holds "loss", "perplexity" or "error", otherwise more.
         metrics_log: the log that receives the figures.
-        sample: function called with the model and the step after each validation, to show what the model writes.
+        progress: the display that shows the figures; without it they are not shown.
+        sample: function called with the model and the step after each validation, to show what the model writes; the
+            log receives the text that it returns.
 
     Attributes:
         figures: figures of the last validation, without prefix.
@@ -67,7 +71,8 @@ class Evaluation(StepCallback):
         patience: int | None = None,
         monitor: str = "loss",
         metrics_log: MetricsLog | None = None,
-        sample: Callable[[Any, int], None] | None = None,
+        progress: Progress | None = None,
+        sample: Callable[[Any, int], str | None] | None = None,
     ) -> None:
         super().__init__(gradient_accumulation=gradient_accumulation, start_step=start_step)
         self.evaluate = evaluate
@@ -79,6 +84,7 @@ class Evaluation(StepCallback):
         less = any(word in self.monitor for word in ("loss", "perplexity", "error"))
         self._sign = -1.0 if less else 1.0
         self.metrics_log = metrics_log
+        self.progress = progress
         self.sample = sample
         self.figures: dict[str, float] = {}
         self.best_step = 0
@@ -119,6 +125,8 @@ class Evaluation(StepCallback):
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restores what `get_state` returned."""
         self.best_step = int(state["best_step"])
+        if self.metrics_log is not None:
+            self.metrics_log.best_step = self.best_step
         self.best_value = math.nan if state["best_value"] is None else float(state["best_value"])
         self._waited = int(state["waited"])
         self.stopped, self.broken_off = bool(state.get("stopped")), bool(state.get("broken_off"))
@@ -139,23 +147,35 @@ class Evaluation(StepCallback):
         random_states = get_random_states()
         model = self.model  # on JAX, reading it copies this step's state into the variables
         self.broken_off = True
+        if self.progress is not None:
+            self.progress.activity = "validating …"
         try:
             break_off_if_told()
             figures = dict(self.evaluate(model))
+            text = None
             if self.sample is not None:
                 break_off_if_told()
-                self.sample(model, step)
+                text = self.sample(model, step)
         except BrokenOff:
             return
         finally:
+            if self.progress is not None:
+                self.progress.activity = ""
             if keras.backend.backend() == "torch":
                 model.train()
             set_random_states(random_states)
         self.broken_off = False
         self.figures = {name: float(value) for name, value in figures.items()}
         self._judge(step, model)
+        if self.progress is not None and self.figures:
+            shown = {name: value for name, value in self.figures.items() if name not in _NOT_TOLD}
+            best = ", the best so far" if self.best_step == step else ""
+            self.progress.say(f"step {step}: validation {in_words(shown)}{best}")
         if self.metrics_log is not None:
+            self.metrics_log.best_step = self.best_step
             self.metrics_log.add(step, {_PREFIX + name: value for name, value in self.figures.items()})
+            if text:
+                self.metrics_log.add_text(step, "sample", text)
             self.metrics_log.exclude(time.perf_counter() - began)
 
     def _judge(self, step: int, model: keras.Model) -> None:

@@ -10,7 +10,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from kerasllm.files.json import to_json
 from kerasllm.training.callbacks.step import StepCallback
 from kerasllm.training.callbacks.tensorboard import EventWriter
 from kerasllm.training.run.curves import plot_curves
+
+_SECONDS_BETWEEN_PICTURES = 600.0
 
 
 def default_log_interval(total_steps: int) -> int:
@@ -50,14 +53,19 @@ class MetricsLog(StepCallback):
     Place it first among the callbacks, before `Evaluation`, which adds to its lines, and `Checkpoint`. While the
     disk is full the lines wait in memory and no checkpoint counts; an error is raised only at the end.
 
+    The picture of the curves is drawn at the end and, in a longer run, about once in ten minutes.
+
     Args:
-        path: the run directory, which receives metrics.jsonl, tensorboard/ and, at the end, curves.png.
+        path: the run directory, which receives metrics.jsonl, tensorboard/ and curves.png.
         total_steps: the last step, which always gets a line.
         log_interval: steps between lines; `default_log_interval(total_steps)` if None.
         gradient_accumulation: batches per optimizer step.
         tokens_per_step: tokens that an optimizer step trains on, or a function from the step to them; None leaves
             out the speed.
         start_step: steps done before; lines of later steps are dropped when training begins.
+
+    Attributes:
+        best_step: the step whose validation was the best so far, which the picture marks; 0 before any.
     """
 
     def __init__(
@@ -77,12 +85,14 @@ class MetricsLog(StepCallback):
         self.log_interval = log_interval or default_log_interval(total_steps)
         self.tokens_per_step = tokens_per_step
         self.last: dict[str, Any] = {}
+        self.best_step = 0
         self.on_exclude: Callable[[float], None] | None = None  # called with the same seconds
         self._events = EventWriter(self.directory / "tensorboard")
         self._window: dict[str, list[float]] = {}  # name: [sum, number of steps]
         self._tokens = 0.0
         self._seconds = 0.0  # spent on the window before this session
         self._began = 0.0
+        self._drawn_at = 0.0
         self._prepared = False
         self._offset = 0  # where the last line begins, in bytes
         self._end = 0
@@ -94,7 +104,7 @@ class MetricsLog(StepCallback):
         """Drops lines beyond the step that training continues from."""
         if not self._prepared:
             self._prepare()
-        self._began = time.perf_counter()
+        self._began = self._drawn_at = time.perf_counter()
 
     def on_step_end(self, step: int, values: dict[str, float]) -> None:
         """Adds the step to the window, and writes a line if one is due."""
@@ -126,6 +136,11 @@ class MetricsLog(StepCallback):
             figures["tokens_per_second"] = round(self._tokens / seconds, 1)
         self._window, self._tokens, self._seconds, self._began = {}, 0.0, 0.0, now
         self.add(step, figures)
+        if now - self._drawn_at > _SECONDS_BETWEEN_PICTURES:
+            with suppress(OSError):  # a picture is no reason to end the training
+                self._draw()
+            self._drawn_at = time.perf_counter()
+            self.exclude(self._drawn_at - now)
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes figures of a step, on the step's own line if it has one already, otherwise on a new one.
@@ -144,18 +159,22 @@ class MetricsLog(StepCallback):
         self._waiting = self._waiting[: max(offset - self._written, 0)] + content
         self._written = min(self._written, offset)
         self.last, self._offset, self._end = line, offset, offset + len(content)
-        try:
+        with self._waiting_for_room():
             self._write()
             self._full = False
             self._events.add(step, figures)
             self._told = False
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            self._full = bool(self._waiting)
-            if not self._told:
-                self._told = True
-                print(f"{self.path}: the disk is full; training goes on, its lines wait", file=sys.stderr)
+
+    def add_text(self, step: int, name: str, text: str) -> None:
+        """Writes a text that the model has generated, for TensorBoard.
+
+        Args:
+            step: the step.
+            name: the name under which TensorBoard shows the texts.
+            text: the text.
+        """
+        with self._waiting_for_room():
+            self._events.add_text(step, name, text)
 
     def exclude(self, seconds: float) -> None:
         """Excludes time that was not spent on training, such as a validation, from the speed."""
@@ -167,7 +186,7 @@ class MetricsLog(StepCallback):
         """Writes the waiting lines, closes the files and draws curves.png."""
         self._write()
         self.close()
-        plot_curves(read_metrics(self.path), self.directory / "curves.png", self.directory.absolute().name)
+        self._draw()
 
     def close(self) -> None:
         """Closes TensorBoard's file, also after training has failed; it may be called twice."""
@@ -190,6 +209,23 @@ class MetricsLog(StepCallback):
         """Restores what `get_state` returned."""
         self._window = {name: [float(total), int(steps)] for name, (total, steps) in state["window"].items()}
         self._tokens, self._seconds = float(state["tokens"]), float(state["seconds"])
+
+    def _draw(self) -> None:
+        name = self.directory.absolute().name
+        plot_curves(read_metrics(self.path), self.directory / "curves.png", name, self.best_step)
+
+    @contextmanager
+    def _waiting_for_room(self) -> Iterator[None]:
+        """Catches the error of a full disk, and tells the user once."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            self._full = bool(self._waiting)
+            if not self._told:
+                self._told = True
+                print(f"{self.path}: the disk is full; training goes on, its lines wait", file=sys.stderr)
 
     def _write(self) -> None:
         if self._waiting:

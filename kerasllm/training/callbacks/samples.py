@@ -31,8 +31,8 @@ class SampleLog:
         self.path, self.tokenizer, self.prompt = path, tokenizer, prompt
         self.max_new_tokens = max_new_tokens
 
-    def __call__(self, model: Any, step: int) -> None:
-        """Generates the text of a step and adds its line, whole or not at all."""
+    def __call__(self, model: Any, step: int) -> str:
+        """Generates the text of a step, adds its line, whole or not at all, and returns the text."""
         room = model.config.max_sequence_length - len(self.prompt)
         settings = {"temperature": 0.8, "top_k": 200, "seed": step}
         ids = model.generate(self.prompt, max_new_tokens=min(self.max_new_tokens, room), **settings)
@@ -44,6 +44,7 @@ class SampleLog:
             write_atomically(self.path, "\n".join(kept) + "\n")
         except InputError as error:
             print(f"{error}; training goes on without the sample of step {step}", file=sys.stderr)
+        return text
 
 
 def sample_prompt(tokenizer: Any, asked: str, max_new_tokens: int, positions: int) -> list[int]:

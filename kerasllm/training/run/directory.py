@@ -234,7 +234,8 @@ class RunDirectory:
             if self._wrote_config:
                 (self.path / "config.yaml").unlink(missing_ok=True)
                 self.metrics.unlink(missing_ok=True)
-            for empty in (self.checkpoints, self.model, self.path / "tensorboard"):
+            events = self.path / "tensorboard"
+            for empty in (self.checkpoints, self.model, *events.glob("*"), events):
                 with contextlib.suppress(OSError):
                     empty.rmdir()
         self.close()

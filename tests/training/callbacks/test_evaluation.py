@@ -1,5 +1,6 @@
 """Validation changes nothing but the log."""
 
+import io
 import math
 
 import keras
@@ -10,6 +11,7 @@ from kerasllm.errors import InputError
 from kerasllm.training.callbacks.checkpoint import Checkpoint, restore
 from kerasllm.training.callbacks.evaluation import Evaluation
 from kerasllm.training.callbacks.metrics_log import MetricsLog, read_metrics
+from kerasllm.training.callbacks.progress import Progress
 
 
 @pytest.mark.parametrize("seeded", [True, False], ids=["seeded", "unseeded"])
@@ -135,3 +137,31 @@ def test_unknown_figure_is_named(small):
     evaluation = Evaluation(evaluate=script([1]), interval=1, total_steps=2, monitor="f1")
     with pytest.raises(InputError, match="gives loss, but not 'f1'"):
         small.train(small.build(), 0, 2, [evaluation])
+
+
+def test_each_validation_is_shown_and_logged(small, tmp_path):
+    """With the best so far, which the picture marks, also after a resume; a sample goes to TensorBoard."""
+    losses = iter([3.0, 2.0, 2.5])
+    stream, samples, activities = io.StringIO(), [], []
+    progress = Progress(5, stream=stream)
+
+    def evaluate(model):
+        activities.append(progress.activity)
+        return {"loss": next(losses), "accuracy": 0.25, "tokens": 8192.0}
+
+    log = MetricsLog(tmp_path, total_steps=5)
+    log._events.add_text = lambda step, tag, text: samples.append((step, tag, text))
+    settings = {"interval": 2, "total_steps": 5, "metrics_log": log, "progress": progress}
+    evaluation = Evaluation(evaluate, sample=lambda model, step: f"sample {step}", **settings)
+    small.train(small.build(), 0, 5, [log, progress, evaluation])
+    assert [line for line in stream.getvalue().splitlines() if "validation" in line] == [
+        "step 2: validation loss 3.0000, accuracy 0.2500, the best so far",
+        "step 4: validation loss 2.0000, accuracy 0.2500, the best so far",
+        "step 5: validation loss 2.5000, accuracy 0.2500",
+    ]
+    assert activities == ["validating …"] * 3 and progress.activity == ""
+    assert samples == [(step, "sample", f"sample {step}") for step in (2, 4, 5)]
+    assert log.best_step == 4
+    resumed = MetricsLog(tmp_path, total_steps=9, start_step=5)
+    Evaluation(evaluate, total_steps=9, metrics_log=resumed).set_state(evaluation.get_state())
+    assert resumed.best_step == 4

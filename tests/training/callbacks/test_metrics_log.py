@@ -9,6 +9,8 @@ import textwrap
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.text.text_plugin import text_array_to_html
+from tensorboard.util import tensor_util
 
 from kerasllm.training.callbacks import tensorboard as tensorboard_events
 from kerasllm.training.callbacks.metrics_log import MetricsLog, default_log_interval, read_metrics
@@ -156,16 +158,38 @@ def test_speed_leaves_excluded_time_out(tmp_path, monkeypatch):
     assert [line["tokens_per_second"] for line in lines_of(tmp_path, timings=True)] == [75.0, 175.0]
 
 
-def test_tensorboard_reads_what_is_written(tmp_path):
-    """Another program's eye; what lay beyond the step resumed from is forgotten."""
+def test_tensorboard_overlays_training_and_validation(tmp_path):
+    """Another program's eye: two runs of one tag, which it draws in one chart; what was redone is forgotten."""
     log = MetricsLog(tmp_path, total_steps=9)
     feed(log, [3, 2, 1])
+    log.add(3, {"validation_loss": 7, "validation_accuracy": 0.25})
     log._events.close()
     log = MetricsLog(tmp_path, total_steps=9, start_step=2)
     feed(log, [0.5])
+    log.add(3, {"validation_loss": 0.75, "validation_accuracy": 0.5})
     log.on_train_end()
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 3), (2, 2), (3, 0.5)]
+    runs = {run.name: EventAccumulator(str(run)).Reload() for run in (tmp_path / "tensorboard").iterdir()}
+    assert {run: set(events.Tags()["scalars"]) for run, events in runs.items()} == {
+        "train": {"loss"},
+        "validation": {"loss", "accuracy"},
+    }
+    scalars = {run: [(e.step, e.value) for e in events.Scalars("loss")] for run, events in runs.items()}
+    assert scalars == {"train": [(1, 3), (2, 2), (3, 0.5)], "validation": [(3, 0.75)]}
+
+
+def test_tensorboard_shows_a_text_as_it_stands(tmp_path):
+    """As TensorBoard's own plugin for texts reads and renders it."""
+    text = "# O, *that* I <b>were</b>\n\n  a line\twith 한 \ud800"
+    log = MetricsLog(tmp_path, total_steps=9)
+    log.add_text(4, "sample", text)
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "validation")).Reload()
+    assert list(events.PluginTagToContent("text")) == ["sample"]
+    (event,) = events.Tensors("sample")
+    assert event.step == 4
+    value = tensor_util.make_ndarray(event.tensor_proto)
+    shown = text_array_to_html(value, enable_markdown=True)
+    assert "<code># O, *that* I &lt;b&gt;were&lt;/b&gt;" in shown and "  a line" in shown and "한" in shown
 
 
 def test_tensorflow_is_not_imported_for_it(tmp_path):
@@ -185,7 +209,7 @@ def test_tensorflow_is_not_imported_for_it(tmp_path):
 
 
 def test_curves(small, tmp_path):
-    """A picture at the end of a run; none of nothing."""
+    """A picture at the end of a run."""
     import matplotlib.image
 
     log = MetricsLog(tmp_path, total_steps=3)
@@ -193,13 +217,44 @@ def test_curves(small, tmp_path):
     picture = matplotlib.image.imread(tmp_path / "curves.png")
     assert picture.shape[0] > 400
     assert picture[..., :3].std() > 0.02
-    plot_curves([{"step": 1, "loss": 2.0}], tmp_path / "named.png", "数据 $x_{$ run")
-    assert (tmp_path / "named.png").stat().st_size > 1000
-    counted = {"step": 1, "loss": 2.0, "validation_tokens": 50.0}  # how many there were is no curve
-    plot_curves([counted], tmp_path / "counted.png", "counted")
-    shapes = [matplotlib.image.imread(tmp_path / f"{name}.png").shape for name in ("named", "counted")]
-    assert shapes[0] == shapes[1]
-    plot_curves([], tmp_path / "none.png", "nothing")
-    plot_curves([{"step": 1, "loss": None}], tmp_path / "none.png", "nothing but NaN")
-    assert not (tmp_path / "none.png").exists()
     assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_a_long_run_is_drawn_now_and_then(tmp_path, monkeypatch):
+    """Once in ten minutes; a full disk does not end the training, and the time is none of training."""
+    clock, drawn = [100.0], []
+    monkeypatch.setattr("kerasllm.training.callbacks.metrics_log.time.perf_counter", lambda: clock[0])
+
+    def draw(lines, path, title, best_step):
+        clock[0] += 30.0
+        drawn.append((len(lines), path.name, best_step))
+        if len(drawn) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kerasllm.training.callbacks.metrics_log.plot_curves", draw)
+    log = MetricsLog(tmp_path, total_steps=99, log_interval=1, tokens_per_step=800)
+    log.on_train_begin()
+    for step in range(20):
+        clock[0] += 80.0
+        log.best_step = step
+        log.on_train_batch_end(step, {"loss": 1.0})
+    assert drawn == [(8, "curves.png", 7), (16, "curves.png", 15)]
+    assert {line["tokens_per_second"] for line in lines_of(tmp_path, timings=True)} == {10.0}
+    log.on_train_end()
+    assert drawn[-1] == (20, "curves.png", 19)
+
+
+def test_a_picture_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    """A run that is killed while it draws leaves the old one."""
+    path = tmp_path / "curves.png"
+    plot_curves([{"step": 1, "loss": 2.0}], path, "old")
+    old = path.read_bytes()
+
+    def killed(self, file, **options):
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", killed)
+    with pytest.raises(KeyboardInterrupt):
+        plot_curves([{"step": 1, "loss": 2.0}], path, "new")
+    assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]

@@ -77,9 +77,63 @@ def test_peak_is_found_soon_and_is_no_less_than_a_plain_product(precision):
     assert 0.1 * 2 * 256**3 / (time.perf_counter() - began) < peak < 1e16
 
 
-def test_peak_in_tokens(bert, monkeypatch):
-    monkeypatch.setattr(throughput, "matrix_product_peak", lambda precision: {"float32": 1e9}[precision])
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine whose peaks are measured one after the other, and its clock, which a test puts forward."""
+
+    def prepare(*peaks):
+        measured, clock = iter(peaks), [0.0]
+
+        def measure(precision):
+            assert precision == "float32"
+            peak = next(measured)
+            if isinstance(peak, Exception):
+                raise peak
+            return peak
+
+        monkeypatch.setattr(throughput, "measure_peak", measure)
+        monkeypatch.setattr(throughput.time, "monotonic", lambda: clock[0])
+        throughput.matrix_product_peak.cache_clear()
+        return clock
+
+    yield prepare
+    throughput.matrix_product_peak.cache_clear()
+
+
+def shares(clock, flops):
+    """What is shown every ten seconds."""
+    utilization, found = throughput.Utilization("float32", 1.0), []
+    for value in flops:
+        clock[0] += 10.0
+        found.append(utilization.share(value))
+    return found
+
+
+def test_a_share_is_given_once_two_peaks_agree(machine):
+    assert shares(machine(100.0, 110.0), [55.0, 22.0]) == [0.5, 0.2]
+    # Measured on a busy machine twice, and then a third and fourth time on a quiet one.
+    assert shares(machine(40.0, 100.0, 120.0, 125.0), [60.0] * 3) == [None, 0.5, 0.5]
+
+
+def test_a_share_never_exceeds_one(machine):
+    """A training faster than both peaks has them measured again; without a higher one there is no share."""
+    assert shares(machine(50.0, 50.0, 200.0, 190.0), [90.0, 90.0, 90.0]) == [None, None, 0.45]
+    assert shares(machine(*[50.0] * 5), [90.0] * 9 + [25.0]) == [None] * 9 + [0.5]
+    full = RuntimeError("out of memory")
+    assert shares(machine(50.0, *[full] * 4), [25.0] * 9) == [None] * 9
+
+
+def test_a_short_run_measures_once(machine):
+    clock = machine(100.0)
+    utilization = throughput.Utilization("float32", 1.0)
+    clock[0] += 4.0
+    assert utilization.share(50.0) is None
+
+
+def test_utilization_of_a_model(bert, machine):
+    clock = machine(1e9, 1e9)
     inputs = {"token_ids": np.zeros((2, LENGTH)), "masked_positions": np.zeros((2, 4))}
     model = BertPretraining(bert)
-    flops = model.training_flops(LENGTH, 4)
-    assert throughput.peak_tokens_per_second(model, inputs) == 1e9 / flops
+    utilization = throughput.Utilization.of(model, inputs)
+    clock[0] += 10.0
+    assert utilization.share(1000.0) == 1000 * model.training_flops(LENGTH, 4) / 1e9
