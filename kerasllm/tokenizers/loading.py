@@ -11,7 +11,7 @@ from kerasllm.errors import InputError
 from kerasllm.tokenizers.byte_level_bpe import read_byte_level_bpe
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
 from kerasllm.tokenizers.encoding import refusing, vocabulary_size
-from kerasllm.tokenizers.special_tokens import remember_roles
+from kerasllm.tokenizers.special_tokens import remember_length, remember_roles
 from kerasllm.tokenizers.wordpiece import bert_tokenizer, read_vocabulary, special_token_ids
 
 SETTINGS_FILE = "tokenizer_config.json"
@@ -136,7 +136,9 @@ def _partner(path: Path) -> Path:
 
 def _load(path: Path) -> Tokenizer:
     tokenizer = _read(path)
-    remember_roles(tokenizer, _read_settings(path.with_name(SETTINGS_FILE)))
+    settings = _read_settings(path.with_name(SETTINGS_FILE))
+    remember_roles(tokenizer, settings)
+    remember_length(tokenizer, settings)
     greatest = vocabulary_size(tokenizer) - 1
     if greatest >= _LARGEST_VOCABULARY:  # the library allocates all ids up to the greatest, also unused ones
         raise InputError(f"{path}: the greatest id is {greatest}: no vocabulary is as large as that")

@@ -93,6 +93,11 @@ class ConversationBatches(MicroBatches):
         self.set_steps(self.steps_per_epoch * epochs, start_step=start_step, prefetch=prefetch)
 
     @property
+    def greatest_token(self) -> int:
+        """The greatest token id of all conversations."""
+        return max(int(talk.token_ids.max()) for talk in self._conversations)
+
+    @property
     def summary(self) -> str:
         """A line of text that describes an epoch."""
         count = len(self._conversations) + self.num_dropped

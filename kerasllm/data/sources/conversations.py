@@ -1,7 +1,7 @@
 """Reading of conversations from JSON lines, with a check of each record."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,19 +47,31 @@ def read_conversations(path: Path) -> Iterator[Conversation | Completion]:
     is_empty = True
     for place, record in _records(path):
         is_empty = False
-        if "messages" in record:
-            yield Conversation(check_messages(record["messages"], place), place)
-        elif "prompt" in record and "completion" in record:
-            for name in ("prompt", "completion"):
-                if not isinstance(record[name], str) or not record[name]:
-                    raise InputError(f"{place}: {name!r} is {record[name]!r}, it must be text")
-            yield Completion(record["prompt"], record["completion"], place)
-        else:
-            raise InputError(
-                f"{place}: the fields are {sorted(record)}; give 'messages', or 'prompt' and 'completion'"
-            )
+        yield read_record(record, place)
     if is_empty:
         raise InputError(f"{path}: holds no conversation")
+
+
+def read_record(record: Mapping[str, Any], place: str) -> Conversation | Completion:
+    """Returns a record of any form that is taken.
+
+    Args:
+        record: the record.
+        place: the place of the record, for messages.
+
+    Raises:
+        InputError: as for `read_conversations`.
+    """
+    if "messages" in record:
+        return Conversation(check_messages(record["messages"], place), place)
+    if "prompt" not in record or "completion" not in record:
+        raise InputError(
+            f"{place}: the fields are {sorted(record)}; give 'messages', or 'prompt' and 'completion'"
+        )
+    for name in ("prompt", "completion"):
+        if not isinstance(record[name], str) or not record[name]:
+            raise InputError(f"{place}: {name!r} is {record[name]!r}, it must be text")
+    return Completion(record["prompt"], record["completion"], place)
 
 
 def is_conversation_file(path: str) -> bool:
