@@ -19,12 +19,12 @@ from kerasllm.errors import InputError
 from kerasllm.tasks import Classification, Regression
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.model_options import BertStartOptions
+from kerasllm.training.model_options import BertStartOptions, LowRankOptions
 from kerasllm.training.options import LabelledOptions, TrainingOptions
 
 
 @dataclass(kw_only=True)
-class Config(LabelledOptions, BertStartOptions, TrainingOptions):
+class Config(LabelledOptions, BertStartOptions, LowRankOptions, TrainingOptions):
     """Fine-tunes a BERT on labeled texts or pairs and writes a run directory."""
 
     positions = 128
@@ -70,9 +70,10 @@ def main(config: Config) -> int:
     def make_model() -> BertClassifier | BertRegressor:
         num_tokens = vocabulary_size(tokenizer)
         if isinstance(task, Regression):
-            return config.make_model(BertRegressor, num_tokens, seed=config.seed)
+            return config.make_model(BertRegressor, num_tokens, seed=config.seed, **config.adapters)
         names = training.label_names
-        return config.make_model(BertClassifier, num_tokens, label_names=names, seed=config.seed)
+        settings = {"label_names": names, "seed": config.seed, **config.adapters}
+        return config.make_model(BertClassifier, num_tokens, **settings)
 
     batches = make_batches()
     held_out = {
@@ -107,6 +108,9 @@ def check(config: Config) -> None:
         raise InputError(
             "--tokenizer is for training from scratch: with --init the checkpoint's own is taken"
         )
+    config.check_adapters()
+    if config.lora_rank and not config.init:
+        raise InputError(f"--lora_rank {config.lora_rank} adapts a checkpoint: name it with --init")
     config.check_start()
 
 

@@ -41,7 +41,17 @@ MAY_IMPORT = {
     | {"data", "tokenizers", "files", "cli", ""},
     "__main__": {""},
     # kerasllm/__init__.py, which loads data, tasks and tokenizers on use
-    "": {"backend", "models", "losses", "metrics", "checkpoints", "generation", "data", "tasks", "tokenizers"},
+    "": {
+        "backend",
+        "models",
+        "losses",
+        "metrics",
+        "checkpoints",
+        "generation",
+        "data",
+        "tasks",
+        "tokenizers",
+    },
 }
 
 names = [str(path.relative_to(ROOT)) for path in PACKAGE + RECIPES]

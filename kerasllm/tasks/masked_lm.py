@@ -137,6 +137,4 @@ def _candidates(tokenizer: Any, scores: np.ndarray, top_k: int) -> list[dict[str
     probabilities = np.exp(scores - scores.max())
     probabilities /= probabilities.sum()
     best = np.argsort(-probabilities, kind="stable")[:top_k]
-    return [
-        {"token": tokenizer.id_to_token(int(i)), "score": float(probabilities[i])} for i in best
-    ]
+    return [{"token": tokenizer.id_to_token(int(i)), "score": float(probabilities[i])} for i in best]

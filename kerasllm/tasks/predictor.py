@@ -100,7 +100,9 @@ class Predictor:
             yield from found
         if cut:
             warnings.warn(
-                f"{cut:,} of {total:,} texts were cut to {settings.sequence_length} tokens", InputWarning, stacklevel=3
+                f"{cut:,} of {total:,} texts were cut to {settings.sequence_length} tokens",
+                InputWarning,
+                stacklevel=4,
             )
 
     def generate(

@@ -116,6 +116,8 @@ class _SetEpoch(keras.callbacks.Callback):
         whole = self.params.get("steps") in (None, len(data))
         if whole or not self.has_begun:
             data.epoch = epoch
-        elif data._last == len(data) - 1:  # with `steps_per_epoch`, a pass goes on over several epochs of `fit`
+        elif (
+            data._last == len(data) - 1
+        ):  # with `steps_per_epoch`, a pass goes on over several epochs of `fit`
             data.epoch += 1
         self.has_begun = True

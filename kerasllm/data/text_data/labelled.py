@@ -61,7 +61,7 @@ class _LabelledTexts(TextData):
             warnings.warn(
                 f"{self.num_truncated:,} of {len(texts):,} texts are cut to sequence_length {sequence_length}",
                 InputWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
         settings: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
         self.has_labels = labels is not None
@@ -168,7 +168,9 @@ class TextClassificationData(_LabelledTexts):
             known = None if label_names is None else len(label_names)
             self._values = read_label_lists(labels, known) if multi_label else read_labels(labels)
             check_count(found, self._values)
-            flat: list[Label] = [label for row in self._values for label in row] if multi_label else self._values
+            flat: list[Label] = (
+                [label for row in self._values for label in row] if multi_label else self._values
+            )
             self._named = any(isinstance(label, str) for label in flat)
             if label_names is None and self._named:
                 self.label_names = sorted_names(map(str, flat))

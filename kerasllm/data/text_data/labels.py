@@ -45,17 +45,16 @@ def read_label_lists(labels: Any, num_classes: int | None) -> list[list[Label]]:
     rows: list[list[Any]] = []
     for index, item in enumerate(items):
         if isinstance(item, str) or not isinstance(item, Iterable):
-            raise InputError(f"labels[{index}] is {short(item)}, with multi_label it must be a list of labels")
+            raise InputError(
+                f"labels[{index}] is {short(item)}, with multi_label it must be a list of labels"
+            )
         rows.append(list(item))
     if is_array or _are_indicators(rows, num_classes):
         for index, row in enumerate(rows):
             if any(value not in (0, 1) for value in row):
                 raise InputError(f"labels[{index}] is {short(row)}, an indicator must be 0 or 1")
         return [[number for number, value in enumerate(row) if value] for row in rows]
-    found = [
-        [_label(value, f"labels[{index}]") for value in row]
-        for index, row in enumerate(rows)
-    ]
+    found = [[_label(value, f"labels[{index}]") for value in row] for index, row in enumerate(rows)]
     _refuse_mixture(found)
     return found
 
@@ -69,7 +68,7 @@ def read_numbers(labels: Any) -> np.ndarray:
     found = []
     for index, value in enumerate(_items(labels)):
         number = _plain(value)
-        if isinstance(number, bool) or not isinstance(number, Real) or not abs(number) < 3e38:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < 3e38:
             raise InputError(f"labels[{index}] is {short(number)}, it must be a finite number")
         found.append(float(number))
     return np.array(found, np.float32)
@@ -101,7 +100,9 @@ def check_names(names: Any) -> tuple[str, ...] | None:
     return found
 
 
-def class_ids(labels: Sequence[Label], names: Sequence[str] | None, num_classes: int, whose: str) -> np.ndarray:
+def class_ids(
+    labels: Sequence[Label], names: Sequence[str] | None, num_classes: int, whose: str
+) -> np.ndarray:
     """Returns labels as class ids, int32 (texts,).
 
     Args:
@@ -114,7 +115,9 @@ def class_ids(labels: Sequence[Label], names: Sequence[str] | None, num_classes:
         InputError: a label is of no class; the message has its index.
     """
     ids = {name: number for number, name in enumerate(names or ())}
-    return np.array([_id(label, f"labels[{i}]", ids, num_classes, whose) for i, label in enumerate(labels)], np.int32)
+    return np.array(
+        [_id(label, f"labels[{i}]", ids, num_classes, whose) for i, label in enumerate(labels)], np.int32
+    )
 
 
 def indicators(
@@ -158,11 +161,15 @@ def _label(value: Any, place: str) -> Label:
         return str(label)
     if isinstance(label, Integral):
         return int(label)
-    if isinstance(label, Real) and math.isfinite(label):
+    if isinstance(label, float) and math.isfinite(label):
         if float(label).is_integer():
             return int(label)
         raise InputError(f"{place} is {label}, which is no class: numbers are for TextRegressionData")
-    mend = "; several labels a text need multi_label=True" if isinstance(value, list | tuple | np.ndarray) else ""
+    mend = (
+        "; several labels a text need multi_label=True"
+        if isinstance(value, list | tuple | np.ndarray)
+        else ""
+    )
     raise InputError(f"{place} is {short(value)}, it must be a class name or a class id{mend}")
 
 
@@ -180,7 +187,9 @@ def _are_indicators(rows: Sequence[Sequence[Any]], num_classes: int | None) -> b
     values = [_plain(value) for row in rows for value in row]
     if not all(isinstance(value, Real) and value in (0, 1) for value in values):
         return False
-    if any(isinstance(value, float | bool) for value in values) or any(len(set(row)) < len(row) for row in rows):
+    if any(isinstance(value, float | bool) for value in values) or any(
+        len(set(row)) < len(row) for row in rows
+    ):
         return num_classes is None or sizes == {num_classes}
     if sizes == {2}:
         raise InputError(

@@ -73,11 +73,13 @@ def read_single_texts(texts: Any, name: str = "texts") -> list[str]:
     return [text for (text,) in found]
 
 
-def check_count(texts: Sequence[Any], labels: Sequence[Any]) -> None:
+def check_count(texts: Sequence[Any], labels: Any) -> None:
     """Checks that there is one label for each text.
 
     Raises:
         InputError: there are more or fewer.
     """
     if len(labels) != len(texts):
-        raise InputError(f"there are {len(texts):,} texts and {len(labels):,} labels: give one label for each text")
+        raise InputError(
+            f"there are {len(texts):,} texts and {len(labels):,} labels: give one label for each text"
+        )
