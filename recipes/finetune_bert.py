@@ -34,7 +34,9 @@ class Config(LabelledOptions, BertStartOptions, LowRankOptions, TrainingOptions)
     """Pack several texts into a row, where none attends to another; otherwise pad rows to one of a few lengths."""
 
     learning_rate: float = 5e-5
-    monitor: Literal["loss", "accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman"] = "loss"
+    monitor: Literal["loss", "accuracy", "f1", "f1_macro", "f1_micro", "matthews", "pearson", "spearman"] = (
+        "loss"
+    )
     """Validation figure that --restore_best and --patience use."""
 
 
@@ -72,8 +74,8 @@ def main(config: Config) -> int:
         if isinstance(task, Regression):
             return config.make_model(BertRegressor, num_tokens, seed=config.seed, **config.adapters)
         names = training.label_names
-        settings = {"label_names": names, "seed": config.seed, **config.adapters}
-        return config.make_model(BertClassifier, num_tokens, **settings)
+        settings = {"label_names": names, "multi_label": config.multi_label, "seed": config.seed}
+        return config.make_model(BertClassifier, num_tokens, **settings, **config.adapters)
 
     batches = make_batches()
     held_out = {
@@ -117,10 +119,11 @@ def check(config: Config) -> None:
 def task_of(config: Config, training: LabelledTexts) -> Classification | Regression:
     """Returns the task that suits the labels; its figures must include the one to be monitored."""
     regression = training.task == "regression"
-    task = Regression() if regression else Classification(training.label_names or ())
+    names = training.label_names or ()
+    task = Regression() if regression else Classification(names, multi_label=config.multi_label)
     if config.monitor not in task.monitors:
         raise InputError(f"--monitor {config.monitor} is no figure of {task.name}")
-    if config.monitor == "f1" and len(training.label_names or ()) != 2:
+    if config.monitor == "f1" and len(names) != 2:
         raise InputError("--monitor f1 is for two classes; with more it is f1_macro")
     return task
 

@@ -22,7 +22,13 @@ def my_bert(tmp_path_factory):
     path = tmp_path_factory.mktemp("bert")
     tokenizer = kerasllm.train_wordpiece(DOCUMENTS, vocabulary_size=80)
     config = kerasllm.BertConfig(
-        vocabulary_size=80, num_layers=1, num_heads=2, hidden_dim=16, max_sequence_length=32, dropout=0.0
+        vocabulary_size=80,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=16,
+        max_sequence_length=32,
+        dropout=0.0,
+        initializer_range=0.3,
     )
     kerasllm.BertBackbone(config, seed=0).save_pretrained(path, tokenizer=tokenizer)
     return path
@@ -48,9 +54,11 @@ def test_classifier(my_bert):
     model = kerasllm.BertClassifier.from_pretrained(my_bert, label_names=["ham", "spam"], seed=0)
     model.compile(keras.optimizers.Adam(1e-2))
     model.fit(
-        kerasllm.TextClassificationData(TEXTS, LABELS, tokenizer=tokenizer, batch_size=8), epochs=6, verbose=0
+        kerasllm.TextClassificationData(TEXTS, LABELS, tokenizer=tokenizer, batch_size=8),
+        epochs=10,
+        verbose=0,
     )
-    found = kerasllm.Predictor(model, tokenizer).predict(["win a prize", "at home"])
+    found = kerasllm.Predictor(model, tokenizer).predict(["win a prize now", "i am at home"])
     assert [row["label"] for row in found] == ["spam", "ham"] and min(row["score"] for row in found) > 0.8
 
 
@@ -75,7 +83,7 @@ def test_regression(my_bert):
     model.compile(keras.optimizers.Adam(1e-2))
     numbers = [float(label == "spam") for label in LABELS]
     model.fit(
-        kerasllm.TextRegressionData(TEXTS, numbers, tokenizer=tokenizer, batch_size=8), epochs=6, verbose=0
+        kerasllm.TextRegressionData(TEXTS, numbers, tokenizer=tokenizer, batch_size=8), epochs=14, verbose=0
     )
     one, other = kerasllm.Predictor(model, tokenizer).predict([SPAM[0], HAM[0]])
     assert one["value"] > 0.7 and other["value"] < 0.3
@@ -89,7 +97,7 @@ def test_several_labels(my_bert):
     )
     model.compile(keras.optimizers.Adam(1e-2))
     data = kerasllm.TextClassificationData(TEXTS, topics, tokenizer=tokenizer, batch_size=8, multi_label=True)
-    model.fit(data, epochs=10, verbose=0)
+    model.fit(data, epochs=12, verbose=0)
     found = kerasllm.Predictor(model, tokenizer).predict(TEXTS[:6])
     assert [sorted(row["labels"]) for row in found] == topics[:6]
 
@@ -103,7 +111,9 @@ def test_pretraining(tmp_path, pairs):
     model = (kerasllm.BertPretraining if pairs else kerasllm.BertMaskedLM)(config, seed=0)
     model.compile(keras.optimizers.Adam(1e-2))
     data_class = kerasllm.SentencePairPretrainingData if pairs else kerasllm.MaskedLanguageModelData
-    history = model.fit(data_class(DOCUMENTS, tokenizer=tokenizer, batch_size=4), epochs=3, verbose=0)
+    history = model.fit(
+        data_class(DOCUMENTS, tokenizer=tokenizer, batch_size=4, sequence_length=32), epochs=3, verbose=0
+    )
     assert history.history["loss"][-1] < history.history["loss"][0]
     model.save_pretrained(tmp_path, tokenizer=tokenizer)
     (found,) = kerasllm.load(tmp_path).predict(["see you at [MASK]."], top_k=3)

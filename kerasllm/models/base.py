@@ -143,8 +143,9 @@ class LanguageModel(keras.Model):
         each epoch its own order, whatever `shuffle` is.
 
         Raises:
-            kerasllm.errors.InputError: a data set of texts does not suit the model, the inputs are texts or have wrong names, an id or a label is out of range, or
-                there are class weights for a model that does not predict one class for each row.
+            kerasllm.errors.InputError: a data set of texts does not suit the model, the inputs are texts or have wrong
+                names, an id or a label is out of range, or there are class weights for a model that does not predict
+                one class for each row.
         """
         if settings.get("class_weight") and tuple(self.label_counts) != ("classes",):
             raise InputError(
