@@ -19,7 +19,7 @@ def save_tokenizer(
     tokenizer: Tokenizer,
     directory: str | os.PathLike[str],
     *,
-    max_length: int,
+    max_length: int | None = None,
     chat_template: str | None = None,
 ) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json`, from which `transformers.AutoTokenizer` loads.
@@ -28,7 +28,7 @@ def save_tokenizer(
         tokenizer: a tokenizer of any kind. Its special tokens are saved with their roles; if it has no
             padding token, its end mark is saved as one.
         directory: the directory, which is created if it is missing.
-        max_length: the most tokens that the model takes, with special tokens.
+        max_length: the most tokens that the model takes, with special tokens; None if there is no model yet.
         chat_template: a chat template in Hugging Face's form (Jinja), or None.
 
     Raises:
@@ -40,7 +40,7 @@ def save_tokenizer(
     wordpiece = description["model"].get("type") == "WordPiece"
     settings: dict[str, Any] = {
         "tokenizer_class": "BertTokenizer" if wordpiece else "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
+        **({} if max_length is None else {"model_max_length": max_length}),
         "clean_up_tokenization_spaces": False,
         **_roles(tokenizer),
     }

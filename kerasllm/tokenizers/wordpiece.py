@@ -17,6 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.training_texts import training_texts
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _CONTINUATION = "##"
@@ -68,7 +69,7 @@ def train_wordpiece(texts: Iterable[str], vocabulary_size: int, *, lowercase: bo
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", newline="\n") as normalized:
-        for text in texts:
+        for text in training_texts(texts):
             for start in range(0, len(text), _TEXT_LIMIT):
                 line = " ".join(normalizer.normalize_str(text[start : start + _TEXT_LIMIT]).split())
                 counts.update(line)
