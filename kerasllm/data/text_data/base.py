@@ -34,7 +34,13 @@ class TextData(keras.utils.PyDataset, abc.ABC):
         super().__init__()
         self.batches, self.shuffle = batches, shuffle
         self.epoch = self._reads = 0
-        self._last = -1
+        self._last, self._shapes_asked, self._in_epoch = -1, False, False
+
+    @property
+    def num_batches(self) -> int:
+        """The number of batches in an epoch, by which Keras asks before it compares the shapes of the first two."""
+        self._shapes_asked = not self._in_epoch
+        return len(self)
 
     def __len__(self) -> int:
         """Returns the number of batches in an epoch."""
@@ -45,17 +51,18 @@ class TextData(keras.utils.PyDataset, abc.ABC):
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         self._reads, self._last = self._reads + 1, index
+        # Outside of an epoch, the batches show TensorFlow which axes vary; nobody else is shown anything but the texts.
+        (self.batches.on_epoch_end if self._shapes_asked and index < 2 else self.batches.on_epoch_begin)()
         epoch = self.epoch if self.shuffle else 0
         return self.batches.whole(epoch * len(self) + index, index)
 
     def on_epoch_begin(self) -> None:
         """Counts the batches that are read from here on."""
-        self._reads = 0
-        self.batches.on_epoch_begin()
+        self._reads, self._shapes_asked, self._in_epoch = 0, False, True
 
     def on_epoch_end(self) -> None:
         """Goes on to the next epoch if the whole of this one was read."""
-        self.batches.on_epoch_end()
+        self._shapes_asked = self._in_epoch = False
         if self._reads >= len(self):
             self.epoch += 1
 
