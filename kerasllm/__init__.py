@@ -1,12 +1,59 @@
 """kerasllm: the whole training process of a language model in Keras 3.
 
-Importing the package loads Keras and the one backend that `KERAS_BACKEND` names, and nothing heavier.
+Importing the package loads Keras and the one backend that `KERAS_BACKEND` names, and nothing heavier: what reads texts
+is loaded when it is first used.
 """
 
+import importlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kerasllm.checkpoints.tokenizers import load_tokenizer
+    from kerasllm.data.text_data.causal_lm import CausalLanguageModelData
+    from kerasllm.data.text_data.conversations import ConversationData
+    from kerasllm.data.text_data.labelled import TextClassificationData, TextRegressionData
+    from kerasllm.data.text_data.masked_lm import MaskedLanguageModelData, SentencePairPretrainingData
+    from kerasllm.tasks.predictor import Predictor, load
+    from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
+    from kerasllm.tokenizers.characters import train_characters
+    from kerasllm.tokenizers.saving import save_tokenizer
+    from kerasllm.tokenizers.wordpiece import train_wordpiece
 
 __version__ = "0.2.0"
+
+
+_LOADED_ON_USE = {
+    "CausalLanguageModelData": "data.text_data.causal_lm",
+    "ConversationData": "data.text_data.conversations",
+    "MaskedLanguageModelData": "data.text_data.masked_lm",
+    "Predictor": "tasks.predictor",
+    "SentencePairPretrainingData": "data.text_data.masked_lm",
+    "TextClassificationData": "data.text_data.labelled",
+    "TextRegressionData": "data.text_data.labelled",
+    "load": "tasks.predictor",
+    "load_tokenizer": "checkpoints.tokenizers",
+    "save_tokenizer": "tokenizers.saving",
+    "train_byte_level_bpe": "tokenizers.byte_level_bpe",
+    "train_characters": "tokenizers.characters",
+    "train_wordpiece": "tokenizers.wordpiece",
+}
+"""The modules of the public names that need more than Keras."""
+
+
+def __getattr__(name: str) -> Any:
+    """Returns a public name whose module is loaded on its first use."""
+    if name not in _LOADED_ON_USE:
+        raise AttributeError(f"module 'kerasllm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"kerasllm.{_LOADED_ON_USE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Returns all names, also those that are not loaded yet."""
+    return sorted({*globals(), *__all__})
 
 
 def _is_command() -> bool:
@@ -52,19 +99,32 @@ __all__ = [
     "BertMaskedLM",
     "BertPretraining",
     "BertRegressor",
+    "CausalLanguageModelData",
     "CausalLanguageModelLoss",
     "ClassificationLoss",
+    "ConversationData",
     "GPTBackbone",
     "GPTCausalLM",
     "GPTConfig",
     "MaskedLanguageModelAccuracy",
+    "MaskedLanguageModelData",
     "MaskedLanguageModelLoss",
     "MultiLabelLoss",
     "NextSentenceAccuracy",
     "NextSentenceLoss",
     "Perplexity",
+    "Predictor",
+    "SentencePairPretrainingData",
     "SquaredErrorLoss",
+    "TextClassificationData",
+    "TextRegressionData",
     "__version__",
     "from_keras_hub",
+    "load",
+    "load_tokenizer",
+    "save_tokenizer",
     "to_keras_hub",
+    "train_byte_level_bpe",
+    "train_characters",
+    "train_wordpiece",
 ]

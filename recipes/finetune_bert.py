@@ -19,13 +19,13 @@ from kerasllm.errors import InputError
 from kerasllm.tasks import Classification, Regression
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.model_options import BertStartOptions
+from kerasllm.training.model_options import BertStartOptions, LowRankOptions
 from kerasllm.training.options import LabelledOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
 @dataclass(kw_only=True)
-class Config(LabelledOptions, BertStartOptions, TrainingOptions):
+class Config(LabelledOptions, BertStartOptions, LowRankOptions, TrainingOptions):
     """Fine-tunes a BERT on labeled texts or pairs and writes a run directory."""
 
     positions = 128
@@ -35,7 +35,9 @@ class Config(LabelledOptions, BertStartOptions, TrainingOptions):
     """Pack several texts into a row, where none attends to another; otherwise pad rows to one of a few lengths."""
 
     learning_rate: float = 5e-5
-    monitor: Literal["loss", "accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman"] = "loss"
+    monitor: Literal["loss", "accuracy", "f1", "f1_macro", "f1_micro", "matthews", "pearson", "spearman"] = (
+        "loss"
+    )
     """Validation figure that --restore_best and --patience use."""
 
 
@@ -71,9 +73,10 @@ def main(config: Config) -> int:
     def make_model() -> BertClassifier | BertRegressor:
         num_tokens = vocabulary_size(tokenizer)
         if isinstance(task, Regression):
-            return config.make_model(BertRegressor, num_tokens, seed=config.seed)
+            return config.make_model(BertRegressor, num_tokens, seed=config.seed, **config.adapters)
         names = training.label_names
-        return config.make_model(BertClassifier, num_tokens, label_names=names, seed=config.seed)
+        settings = {"label_names": names, "multi_label": config.multi_label, "seed": config.seed}
+        return config.make_model(BertClassifier, num_tokens, **settings, **config.adapters)
 
     batches = make_batches()
     held_out = {
@@ -113,16 +116,20 @@ def check(config: Config) -> None:
         raise InputError(
             "--tokenizer is for training from scratch: with --init the checkpoint's own is taken"
         )
+    config.check_adapters()
+    if config.lora_rank and not config.init:
+        raise InputError(f"--lora_rank {config.lora_rank} adapts a checkpoint: name it with --init")
     config.check_start()
 
 
 def task_of(config: Config, training: LabelledTexts) -> Classification | Regression:
     """Returns the task that suits the labels; its figures must include the one to be monitored."""
     regression = training.task == "regression"
-    task = Regression() if regression else Classification(training.label_names or ())
+    names = training.label_names or ()
+    task = Regression() if regression else Classification(names, multi_label=config.multi_label)
     if config.monitor not in task.monitors:
         raise InputError(f"--monitor {config.monitor} is no figure of {task.name}")
-    if config.monitor == "f1" and len(training.label_names or ()) != 2:
+    if config.monitor == "f1" and len(names) != 2:
         raise InputError("--monitor f1 is for two classes; with more it is f1_macro")
     return task
 

@@ -10,14 +10,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kerasllm import BertConfig, cli
+from kerasllm import cli, load
 from kerasllm.cli.ranges import at_least
 from kerasllm.data.sources.labelled import read_texts
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_writable, write_output
-from kerasllm.tasks import PredictionSettings, task_of
-from kerasllm.tasks.saved_model import open_model
-from kerasllm.tokenizers.loading import load_wordpiece
 
 
 @dataclass
@@ -52,22 +49,26 @@ class Config:
 def main(config: Config) -> int:
     """Reads the model and the texts, and writes the predictions."""
     check(config)
-    saved = open_model(config.model, BertConfig, load_wordpiece)
-    positions = saved.config.max_sequence_length
+    predictor = load(config.model)
+    positions = predictor.model.config.max_sequence_length
     length = positions if config.sequence_length is None else config.sequence_length
     if length > positions:
-        raise InputError(
-            f"--sequence_length {length} is above the {positions} positions of {saved.directory}"
-        )
-    task = task_of(saved)
-    options = PredictionSettings(length, config.batch_size, config.top_k)
-    rows = task.predict(saved, texts_of(config), options)
+        raise InputError(f"--sequence_length {length} is above the {positions} positions of {config.model}")
+    texts = texts_of(config)
+    predictions = predictor.predict(
+        texts,
+        batch_size=config.batch_size,
+        sequence_length=length,
+        probabilities=True,
+        top_k=config.top_k,
+    )
+    rows = [predictor.task.record(text, found) for text, found in zip(texts, predictions, strict=True)]
     if config.output:
         write_output(Path(config.output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         print(f"{len(rows)} predictions written to {config.output}", file=sys.stderr)
     else:
         for row in rows:
-            print(*task.show(row), sep="\n")
+            print(*predictor.task.show(row), sep="\n")
     return 0
 
 

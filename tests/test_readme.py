@@ -103,11 +103,13 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore::kerasllm.errors.InputWarning")
 def test_python_blocks_run(workplace):
     blocks = [text for language, text in BLOCKS if language == "python"]
     assert blocks
+    names = {}  # a block goes on with what the one before made
     for text in blocks:
-        exec(compile(text, "README.md", "exec"), {})  # the test's own exec, of the project's own text
+        exec(compile(text, "README.md", "exec"), names)  # the test's own exec, of the project's own text
     assert (workplace / "my_bert" / "model.safetensors").is_file()
 
 

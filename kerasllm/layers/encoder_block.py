@@ -32,6 +32,8 @@ class TransformerEncoderBlock(keras.layers.Layer):
         dropout: of both residual branches.
         attention_dropout: of the attention probabilities.
         standard_deviation: of the initial values, which are cut at two of them.
+        lora_rank: above 0, all but low-rank adapters beside the projections is frozen.
+        lora_alpha: the adapters count alpha / rank; twice the rank where left out.
         seed: of the initial values and the dropout.
 
     Call with `hidden` (batch, length, hidden_dim) and, optionally, `padding_mask` (batch, length), 1 for real
@@ -59,6 +61,8 @@ class TransformerEncoderBlock(keras.layers.Layer):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         standard_deviation: float = 0.02,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
         seed: int | None = None,
         **kwargs,
     ) -> None:
@@ -74,6 +78,8 @@ class TransformerEncoderBlock(keras.layers.Layer):
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.standard_deviation = standard_deviation
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha or 2.0 * lora_rank
         self.seed = default_seed() if seed is None else seed
         self.seed_generator = keras.random.SeedGenerator(self.seed)
 
@@ -86,6 +92,8 @@ class TransformerEncoderBlock(keras.layers.Layer):
             "deviation": self.standard_deviation,
             "truncated": True,
             "use_bias": self.use_bias,
+            "lora_rank": self.lora_rank,
+            "lora_alpha": self.lora_alpha,
         }
         norm = partial(
             Norm,
@@ -94,6 +102,7 @@ class TransformerEncoderBlock(keras.layers.Layer):
             kind=self.normalization,
             epsilon=self.layer_norm_epsilon,
             use_bias=self.use_bias,
+            trainable=not self.lora_rank,
         )
         # The order is that of the weights in checkpoints.
         self.attention = Attention(
@@ -167,5 +176,7 @@ class TransformerEncoderBlock(keras.layers.Layer):
             "dropout": self.dropout,
             "attention_dropout": self.attention_dropout,
             "standard_deviation": self.standard_deviation,
+            "lora_rank": self.lora_rank,
+            "lora_alpha": self.lora_alpha,
             "seed": self.seed,
         }

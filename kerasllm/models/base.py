@@ -139,28 +139,41 @@ class LanguageModel(keras.Model):
     def fit(self, x: Any = None, y: Any = None, *args: Any, **settings: Any) -> Any:
         """Trains the model as Keras does, after a look at the inputs; see `kerasllm.models.inputs.checked_inputs`.
 
+        A data set made from texts, such as `kerasllm.TextClassificationData`, is bound to the model first, and gives
+        each epoch its own order, whatever `shuffle` is.
+
         Raises:
-            kerasllm.errors.InputError: the inputs are texts or have wrong names, an id or a label is out of range, or
-                there are class weights for a model that does not predict one class for each row.
+            kerasllm.errors.InputError: a data set of texts does not suit the model, the inputs are texts or have wrong
+                names, an id or a label is out of range, or there are class weights for a model that does not predict
+                one class for each row.
         """
         if settings.get("class_weight") and tuple(self.label_counts) != ("classes",):
             raise InputError(
                 f"class_weight is for models that predict one class for each row, {type(self).__name__} is none: "
                 "give sample_weight instead"
             )
+        held_out: Any = settings.get("validation_data")
+        for data in (x, held_out):
+            if hasattr(data, "bind_to"):
+                data.bind_to(self)
+        if hasattr(x, "epoch_callback"):
+            settings |= {"shuffle": False, "callbacks": _with(settings.get("callbacks"), x.epoch_callback())}
         x = checked_inputs(self, x, y, settings.get("sample_weight"))
-        held_out = settings.get("validation_data")
         if isinstance(held_out, tuple):
             settings["validation_data"] = (checked_inputs(self, *held_out), *held_out[1:])
         return super().fit(x, y, *args, **settings)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **settings: Any) -> Any:
-        """Evaluates the model as Keras does, after a look at the inputs as in `fit`."""
+        """Evaluates the model as Keras does, after a look at the inputs as in `fit`; of texts, the first epoch."""
+        if hasattr(x, "bind_to"):
+            x.bind_to(self)
+            x.epoch = 0
         x = checked_inputs(self, x, y, settings.get("sample_weight"))
         return super().evaluate(x, y, *args, **settings)
 
     def predict(self, x: Any, *args: Any, **settings: Any) -> Any:
-        """Predicts as Keras does, after a look at the inputs as in `fit`."""
+        """Predicts as Keras does, after a look at the inputs as in `fit`; labeled texts keep their order."""
+        x = x.in_order() if hasattr(x, "in_order") else x
         return super().predict(checked_inputs(self, x), *args, **settings)
 
     def make_train_function(self, force: bool = False) -> None:
@@ -274,3 +287,12 @@ class LanguageModel(keras.Model):
                 all positions.
         """
         return family_of(type(self)).training_flops(self, length, length if predicted is None else predicted)
+
+
+def _with(callbacks: Any, callback: keras.callbacks.Callback) -> Any:
+    """Returns callbacks as `fit` takes them, and one more."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.append(callback)
+        return callbacks
+    given = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+    return [each for each in given if each is not None] + [callback]

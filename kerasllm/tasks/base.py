@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import keras
 
 from kerasllm import backend
+from kerasllm.data.batches.padded_labelled import ClassificationBatches
+from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.errors import InputError, NewHeadWarning
 from kerasllm.tasks.saved_model import SavedModel
 
@@ -25,11 +27,13 @@ class PredictionSettings:
         sequence_length: the most tokens of a text, with special tokens; longer texts are truncated.
         batch_size: number of texts in a batch.
         top_k: number of candidates, for a task that gives several.
+        probabilities: whether the probabilities of all classes are part of a prediction.
     """
 
     sequence_length: int
     batch_size: int = 64
     top_k: int = 5
+    probabilities: bool = False
 
 
 class Task(abc.ABC):
@@ -39,11 +43,15 @@ class Task(abc.ABC):
         name: the name of the task in results and options.
         model_classes: the classes of models that are saved for the task.
         monitors: the figures of `evaluate` by which a run may choose its best weights.
+        heads: the head layers that predictions need; those of a new model are untrained.
+        reads_wordpiece: whether the tokenizer needs BERT's special tokens.
     """
 
     name: ClassVar[str]
     model_classes: ClassVar[tuple[type, ...]]
     monitors: ClassVar[tuple[str, ...]] = ("loss",)
+    heads: ClassVar[frozenset[str]] = frozenset()
+    reads_wordpiece: ClassVar[bool] = True
 
     def compile(
         self,
@@ -89,24 +97,43 @@ class Task(abc.ABC):
         """
 
     @classmethod
-    def predict(
-        cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
-    ) -> list[dict[str, Any]]:
-        """Returns a prediction for each text, as a dict that JSON can hold.
-
-        Args:
-            saved: the saved model, whose weights are read here.
-            texts: tuples of one text or of two.
-            options: the settings of the predictions.
+    def load(cls, saved: SavedModel) -> Any:
+        """Returns the model of a directory, for predictions.
 
         Raises:
-            InputError: the model or a text does not suit the task.
+            InputError: the weights cannot be read, or lack a head that predictions need.
         """
-        raise InputError(f"{saved.directory}: there are no predictions for {cls.name}")
+        return load_whole(saved.model_class, saved.directory, cls.heads)
+
+    @classmethod
+    def predict(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        texts: Sequence[tuple[str, ...]],
+        settings: PredictionSettings,
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Returns a prediction for each text, as a dict that JSON can hold, and the number of texts that were cut.
+
+        Args:
+            model: a model of one of `model_classes`.
+            tokenizer: the model's tokenizer.
+            texts: tuples of one text or of two, at least one of them.
+            settings: the settings of the predictions.
+
+        Raises:
+            InputError: a text does not suit the task.
+        """
+        raise InputError(f"there are no predictions for {cls.name}")
+
+    @classmethod
+    def record(cls, text: tuple[str, ...], prediction: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a text and its prediction as one line of a file of predictions."""
+        return {"text": "\t".join(text), **prediction}
 
     @classmethod
     def show(cls, prediction: Mapping[str, Any]) -> list[str]:
-        """Returns the lines of text that show one of the results of `predict`."""
+        """Returns the lines of text that show one of the results of `record`."""
         return [str(dict(prediction))]
 
 
@@ -123,7 +150,7 @@ def numbers(figures: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def load_whole(model_class: Any, directory: Path, heads: set[str]) -> Any:
+def load_whole(model_class: Any, directory: Path, heads: Collection[str]) -> Any:
     """Returns a model whose checkpoint has all of its `heads`, as predictions of a new head would be random.
 
     Args:
@@ -138,9 +165,25 @@ def load_whole(model_class: Any, directory: Path, heads: set[str]) -> Any:
         warnings.simplefilter("always")
         model = model_class.from_pretrained(directory)
     for warning in (each.message for each in caught):
-        if isinstance(warning, NewHeadWarning) and (found := sorted(heads.intersection(warning.heads))):
+        if isinstance(warning, NewHeadWarning) and (found := sorted(set(heads).intersection(warning.heads))):
             raise InputError(
                 f"{directory}: the weights hold no {' and no '.join(found)}: fine-tune or pretrain the model first"
             )
         warnings.warn(warning, stacklevel=2)
     return model
+
+
+def prediction_batches(
+    tokenizer: Any, texts: Sequence[tuple[str, ...]], settings: PredictionSettings
+) -> ClassificationBatches:
+    """Returns padded batches of texts without labels, whose few lengths are the same for any texts.
+
+    Lengths are powers of two, and so is the number of rows for a few texts, so that a model is compiled for few shapes.
+    """
+    encoded = encode_texts(tokenizer, texts, settings.sequence_length)
+    lengths = [1 << power for power in range(4, settings.sequence_length.bit_length())]
+    buckets = [length for length in lengths if length < settings.sequence_length]
+    rows = min(settings.batch_size, 1 << (len(texts) - 1).bit_length())
+    return ClassificationBatches(
+        encoded, None, batch_size=rows, shuffle=False, buckets=[*buckets, settings.sequence_length]
+    )

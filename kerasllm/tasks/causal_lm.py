@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from kerasllm.errors import InputError
 from kerasllm.models import GPTBackbone, GPTCausalLM
-from kerasllm.tasks.base import Task
+from kerasllm.tasks.base import PredictionSettings, Task, load_whole
+from kerasllm.tasks.saved_model import SavedModel
 
 
 class CausalLanguageModeling(Task):
@@ -14,6 +17,13 @@ class CausalLanguageModeling(Task):
 
     name: ClassVar[str] = "causal_lm"
     model_classes: ClassVar[tuple[type, ...]] = (GPTCausalLM, GPTBackbone)
+    heads: ClassVar[frozenset[str]] = frozenset({"head"})
+    reads_wordpiece: ClassVar[bool] = False
+
+    @classmethod
+    def load(cls, saved: SavedModel) -> Any:
+        """Returns the model of a directory; a plain backbone's output table is that of its embedding."""
+        return load_whole(GPTCausalLM, saved.directory, cls.heads)
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
         """Returns the loss alone."""
@@ -36,3 +46,25 @@ class CausalLanguageModeling(Task):
             tokens += weight
         mean = loss / max(tokens, 1.0)
         return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "tokens": round(tokens)}
+
+    @classmethod
+    def predict(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        texts: Sequence[tuple[str, ...]],
+        settings: PredictionSettings,
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Returns each text with its likeliest continuation, as `{"text"}`; see `Task.predict`."""
+        if any(len(text) == 2 for text in texts):
+            raise InputError("a GPT continues one text, not a pair of texts")
+        found: list[str] = []
+        for start in range(0, len(texts), settings.batch_size):
+            batch = [text for (text,) in texts[start : start + settings.batch_size]]
+            found += model.generate(batch, tokenizer=tokenizer)
+        return [{"text": text} for text in found], 0
+
+    @classmethod
+    def show(cls, prediction: Mapping[str, Any]) -> list[str]:
+        """Returns the text with its continuation."""
+        return [str(prediction["text"])]

@@ -14,12 +14,9 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from kerasllm.data.batches.padded_labelled import ClassificationBatches
-from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.models import BertClassifier
-from kerasllm.tasks.base import PredictionSettings, Task, load_whole
+from kerasllm.tasks.base import PredictionSettings, Task, prediction_batches
 from kerasllm.tasks.ordered_outputs import finite, predict_in_order
-from kerasllm.tasks.saved_model import SavedModel
 
 
 class Classification(Task):
@@ -33,6 +30,7 @@ class Classification(Task):
     name: ClassVar[str] = "classification"
     model_classes: ClassVar[tuple[type, ...]] = (BertClassifier,)
     monitors: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1", "f1_macro", "matthews")
+    heads: ClassVar[frozenset[str]] = frozenset({"classifier"})
 
     def __init__(self, label_names: Sequence[str], *, multi_label: bool = False) -> None:
         self.label_names, self.multi_label = tuple(label_names), multi_label
@@ -68,38 +66,45 @@ class Classification(Task):
 
     @classmethod
     def predict(
-        cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
-    ) -> list[dict[str, Any]]:
-        """Returns the label and probabilities of each text, or the labels and probabilities for a multi-label model.
+        cls,
+        model: Any,
+        tokenizer: Any,
+        texts: Sequence[tuple[str, ...]],
+        settings: PredictionSettings,
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Returns `label` and `score` of each text, or `labels` and `scores` for a multi-label model.
 
-        See `Task.predict`.
+        See `Task.predict`. With `settings.probabilities` there are `probabilities` of all classes by name.
         """
-        encoded = encode_texts(saved.tokenizer, texts, options.sequence_length)
-        batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
-        model = load_whole(saved.model_class, saved.directory, {"classifier"})
+        batches = prediction_batches(tokenizer, texts, settings)
         logits = predict_in_order(model, batches).astype("float64")
         names = list(model.label_names or map(str, range(model.num_classes)))
-        joined = ["\t".join(text) for text in texts]
+        found: list[dict[str, Any]]
         if model.multi_label:
-            return [
-                {
-                    "text": text,
-                    "labels": [name for name, logit in zip(names, row, strict=True) if logit > 0],
-                    "probabilities": _by_name(names, 0.5 + np.tanh(row / 2) / 2),  # the logistic function
-                }
-                for text, row in zip(joined, logits, strict=True)
+            scores = 0.5 + np.tanh(logits / 2) / 2  # the logistic function
+            chosen = [[name for name, score in zip(names, row, strict=True) if score > 0.5] for row in scores]
+            found = [
+                {"labels": own, "scores": [float(row[names.index(name)]) for name in own]}
+                for own, row in zip(chosen, scores, strict=True)
             ]
-        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
-        return [
-            {
-                "text": text,
-                "label": names[row.argmax()],
-                "probability": round(float(row.max()), 4),
-                "probabilities": _by_name(names, row),
-            }
-            for text, row in zip(joined, probabilities, strict=True)
-        ]
+        else:
+            scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+            scores /= scores.sum(axis=1, keepdims=True)
+            found = [{"label": names[row.argmax()], "score": float(row.max())} for row in scores]
+        if settings.probabilities:
+            for prediction, row in zip(found, scores, strict=True):
+                prediction["probabilities"] = dict(zip(names, map(float, row), strict=True))
+        return found, batches.encoded.num_truncated
+
+    @classmethod
+    def record(cls, text: tuple[str, ...], prediction: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns `text`, `label` (or `labels`), `probability` and `probabilities`, rounded."""
+        own = {"text": "\t".join(text)}
+        rounded = {name: round(score, 4) for name, score in prediction["probabilities"].items()}
+        if "labels" in prediction:
+            return {**own, "labels": prediction["labels"], "probabilities": rounded}
+        score = round(prediction["score"], 4)
+        return {**own, "label": prediction["label"], "probability": score, "probabilities": rounded}
 
     @classmethod
     def show(cls, prediction: Mapping[str, Any]) -> list[str]:
@@ -108,11 +113,6 @@ class Classification(Task):
             found = [f"{name} {prediction['probabilities'][name]:.4f}" for name in prediction["labels"]]
             return [f"{', '.join(found) or 'none'}\t{prediction['text']}"]
         return [f"{prediction['label']}\t{prediction['probability']:.4f}\t{prediction['text']}"]
-
-
-def _by_name(names: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:
-    """Returns the probability of each label."""
-    return {name: round(float(p), 4) for name, p in zip(names, probabilities, strict=True)}
 
 
 def classification_figures(

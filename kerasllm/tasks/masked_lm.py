@@ -8,13 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kerasllm.data.batches.padded_labelled import ClassificationBatches
-from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.errors import InputError
 from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy
 from kerasllm.models import BertBackbone, BertMaskedLM, BertPretraining
 from kerasllm.models.inputs import check_values
-from kerasllm.tasks.base import PredictionSettings, Task, load_whole
+from kerasllm.tasks.base import PredictionSettings, Task, load_whole, prediction_batches
 from kerasllm.tasks.saved_model import SavedModel
 from kerasllm.tokenizers.wordpiece import special_token_ids
 
@@ -24,6 +22,7 @@ class MaskedLanguageModeling(Task):
 
     name: ClassVar[str] = "masked_lm"
     model_classes: ClassVar[tuple[type, ...]] = (BertPretraining, BertMaskedLM, BertBackbone)
+    heads: ClassVar[frozenset[str]] = frozenset({"masked_lm_head", "masked_lm_projection"})
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
         """Returns a loss and an accuracy for each objective."""
@@ -74,25 +73,34 @@ class MaskedLanguageModeling(Task):
         return result
 
     @classmethod
+    def load(cls, saved: SavedModel) -> Any:
+        """Returns the model of a directory; the head of masked-LM may be beside a plain backbone, too."""
+        model_class = BertMaskedLM if saved.model_class is BertBackbone else saved.model_class
+        return load_whole(model_class, saved.directory, cls.heads)
+
+    @classmethod
     def predict(
-        cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
-    ) -> list[dict[str, Any]]:
-        """Returns the most likely tokens for each [MASK] of each text, as `{"text", "masks"}`.
+        cls,
+        model: Any,
+        tokenizer: Any,
+        texts: Sequence[tuple[str, ...]],
+        settings: PredictionSettings,
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Returns `masks`, the most likely tokens for each [MASK] of each text, each with its `score`.
 
         See `Task.predict`.
         """
-        mask = special_token_ids(saved.tokenizer).mask
-        length = options.sequence_length
-        encoded = encode_texts(saved.tokenizer, texts, length)
+        if getattr(model, "masked_lm_head", None) is None:
+            raise InputError(f"a {type(model).__name__} without a masked-LM head fills no [MASK]")
+        mask = special_token_ids(tokenizer).mask
+        batches = prediction_batches(tokenizer, texts, settings)
+        encoded = batches.encoded
         for text, start, end in zip(texts, encoded.offsets[:-1], encoded.offsets[1:], strict=True):
             if mask not in encoded.token_ids[start:end]:
                 raise InputError(
-                    f"{_joined(text)[:60]!r} holds no [MASK] within {length} tokens, and {saved.directory} is a "
-                    "pretrained model: put [MASK] in the place of a word"
+                    f"{' '.join(text)[:60]!r} holds no [MASK] within {settings.sequence_length} tokens, and the model "
+                    "is a pretrained model: put [MASK] in the place of a word"
                 )
-        model_class = BertMaskedLM if saved.model_class is BertBackbone else saved.model_class
-        model = load_whole(model_class, saved.directory, {"masked_lm_head", "masked_lm_projection"})
-        batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
         masks: dict[int, list[list[dict[str, Any]]]] = {}
         for step in range(batches.steps):
             inputs = batches.batch(step)[0]
@@ -102,9 +110,18 @@ class MaskedLanguageModeling(Task):
                 if index >= 0:
                     places = np.flatnonzero(inputs["token_ids"][row] == mask)
                     masks[int(index)] = [
-                        _candidates(saved.tokenizer, logits[row, place], options.top_k) for place in places
+                        _candidates(tokenizer, logits[row, place], settings.top_k) for place in places
                     ]
-        return [{"text": _joined(text), "masks": masks[index]} for index, text in enumerate(texts)]
+        return [{"masks": masks[index]} for index in range(len(texts))], encoded.num_truncated
+
+    @classmethod
+    def record(cls, text: tuple[str, ...], prediction: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns `text` and `masks`, each candidate with its `token` and `probability`, rounded."""
+        masks = [
+            [{"token": each["token"], "probability": round(each["score"], 4)} for each in place]
+            for place in prediction["masks"]
+        ]
+        return {"text": "\t".join(text), "masks": masks}
 
     @classmethod
     def show(cls, prediction: Mapping[str, Any]) -> list[str]:
@@ -120,12 +137,4 @@ def _candidates(tokenizer: Any, scores: np.ndarray, top_k: int) -> list[dict[str
     probabilities = np.exp(scores - scores.max())
     probabilities /= probabilities.sum()
     best = np.argsort(-probabilities, kind="stable")[:top_k]
-    return [
-        {"token": tokenizer.id_to_token(int(i)), "probability": round(float(probabilities[i]), 4)}
-        for i in best
-    ]
-
-
-def _joined(text: tuple[str, ...]) -> str:
-    """Returns a text, or the two texts of a pair separated by a tab."""
-    return "\t".join(text)
+    return [{"token": tokenizer.id_to_token(int(i)), "score": float(probabilities[i])} for i in best]

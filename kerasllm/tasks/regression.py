@@ -11,12 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kerasllm.data.batches.padded_labelled import ClassificationBatches
-from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.models import BertRegressor
-from kerasllm.tasks.base import PredictionSettings, Task, load_whole
+from kerasllm.tasks.base import PredictionSettings, Task, prediction_batches
 from kerasllm.tasks.ordered_outputs import finite, predict_in_order
-from kerasllm.tasks.saved_model import SavedModel
 
 
 class Regression(Task):
@@ -25,6 +22,7 @@ class Regression(Task):
     name: ClassVar[str] = "regression"
     model_classes: ClassVar[tuple[type, ...]] = (BertRegressor,)
     monitors: ClassVar[tuple[str, ...]] = ("loss", "pearson", "spearman")
+    heads: ClassVar[frozenset[str]] = frozenset({"classifier"})
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
         """Returns the squared error."""
@@ -42,16 +40,16 @@ class Regression(Task):
 
     @classmethod
     def predict(
-        cls, saved: SavedModel, texts: Sequence[tuple[str, ...]], options: PredictionSettings
-    ) -> list[dict[str, Any]]:
-        """Returns the predicted number of each text, as `{"text", "value"}`; see `Task.predict`."""
-        encoded = encode_texts(saved.tokenizer, texts, options.sequence_length)
-        batches = ClassificationBatches(encoded, None, batch_size=options.batch_size, shuffle=False)
-        values = predict_in_order(load_whole(saved.model_class, saved.directory, {"classifier"}), batches)
-        return [
-            {"text": "\t".join(text), "value": float(value)}
-            for text, value in zip(texts, values, strict=True)
-        ]
+        cls,
+        model: Any,
+        tokenizer: Any,
+        texts: Sequence[tuple[str, ...]],
+        settings: PredictionSettings,
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Returns the predicted number of each text, as `{"value"}`; see `Task.predict`."""
+        batches = prediction_batches(tokenizer, texts, settings)
+        values = predict_in_order(model, batches)
+        return [{"value": float(value)} for value in values], batches.encoded.num_truncated
 
     @classmethod
     def show(cls, prediction: Mapping[str, Any]) -> list[str]:

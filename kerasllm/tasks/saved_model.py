@@ -35,12 +35,14 @@ class SavedModel:
         return model_class_of(self.settings, self.directory)
 
 
-def open_model(source: str, config_class: type, load: Callable[[Path], Any] = load_tokenizer) -> SavedModel:
+def open_model(
+    source: str | Path, config_class: type | None = None, load: Callable[[Path], Any] = load_tokenizer
+) -> SavedModel:
     """Returns a saved model, after checking that its tokenizer fits its vocabulary size.
 
     Args:
         source: a run directory, a model directory or a hub id.
-        config_class: the config class of the expected family.
+        config_class: the config class of the expected family; None accepts any family.
         load: a function that loads the tokenizer in a directory.
 
     Raises:

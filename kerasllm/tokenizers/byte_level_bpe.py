@@ -14,6 +14,7 @@ from kerasllm.errors import InputError
 from kerasllm.tokenizers.added_tokens import mark_processor
 from kerasllm.tokenizers.cutting import cut_between_words, plain_text
 from kerasllm.tokenizers.special_tokens import END_OF_TEXT
+from kerasllm.tokenizers.training_texts import training_texts
 
 _BYTES = 256
 
@@ -47,7 +48,7 @@ def train_byte_level_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenize
     def parts() -> Iterable[str]:
         """Yields small parts, as the trainer keeps 256 of them in memory."""
         nonlocal characters
-        for text in texts:
+        for text in training_texts(texts):
             for part in cut_between_words([plain_text(text)]):
                 characters += len(part)
                 yield part

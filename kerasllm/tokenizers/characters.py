@@ -10,6 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.special_tokens import END_OF_TEXT
+from kerasllm.tokenizers.training_texts import training_texts
 
 _ANY_CHARACTER = r"[\s\S]"
 
@@ -26,7 +27,7 @@ def train_characters(texts: Iterable[str]) -> Tokenizer:
         InputError: there are no characters.
     """
     found: set[str] = set()
-    for text in texts:
+    for text in training_texts(texts):
         found.update(text)
     if not found:
         raise InputError("the tokenizer's training text holds no characters; give it a corpus with text")

@@ -18,7 +18,7 @@ from kerasllm.tokenizers.settings import (
     read_settings,
     register_special_tokens,
 )
-from kerasllm.tokenizers.special_tokens import remember_roles, remember_templates
+from kerasllm.tokenizers.special_tokens import remember_length, remember_roles, remember_templates
 from kerasllm.tokenizers.wordpiece import bert_tokenizer, read_vocabulary, special_token_ids
 
 _TEMPLATE, _OTHER_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
@@ -177,6 +177,7 @@ def _load(path: Path) -> Tokenizer:
     tokenizer = _read(path, settings)
     register_special_tokens(tokenizer, settings)
     remember_roles(tokenizer, settings)
+    remember_length(tokenizer, settings)
     with contextlib.suppress(InputError):  # a broken template is told where it is used
         remember_templates(tokenizer, _read_templates(path.parent))
     greatest = vocabulary_size(tokenizer) - 1

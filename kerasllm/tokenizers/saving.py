@@ -18,7 +18,7 @@ def save_tokenizer(
     tokenizer: Tokenizer,
     directory: str | os.PathLike[str],
     *,
-    max_length: int,
+    max_length: int | None = None,
     chat_template: str | None = None,
 ) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json`, from which `transformers.AutoTokenizer` loads.
@@ -27,7 +27,7 @@ def save_tokenizer(
         tokenizer: a tokenizer of any kind. Its special tokens are saved with their roles; if it has no
             padding token, its end mark is saved as one.
         directory: the directory, which is created if it is missing.
-        max_length: the most tokens that the model takes, with special tokens.
+        max_length: the most tokens that the model takes, with special tokens; None if there is no model yet.
         chat_template: a chat template in Hugging Face's form (Jinja); by default that which lay beside the
             tokenizer when it was loaded, if there was one.
 
@@ -43,7 +43,7 @@ def save_tokenizer(
     is_bert &= (description.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
     settings: dict[str, Any] = {
         "tokenizer_class": "BertTokenizer" if is_bert else "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
+        **({} if max_length is None else {"model_max_length": max_length}),
         "clean_up_tokenization_spaces": False,
         **saved_roles(tokenizer),
     }

@@ -120,3 +120,23 @@ def end_of_text_id(tokenizer: Tokenizer) -> int:
     number = tokenizer.token_to_id(found[0])
     assert number is not None
     return number
+
+
+_lengths: WeakKeyDictionary[Tokenizer, int] = WeakKeyDictionary()
+
+
+def remember_length(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Remembers `model_max_length` of `tokenizer_config.json`, the most tokens that the model takes.
+
+    Args:
+        tokenizer: the tokenizer.
+        settings: the content of the file; without a length, or with `transformers`' number for none, there is none.
+    """
+    length = settings.get("model_max_length")
+    if isinstance(length, int) and not isinstance(length, bool) and 0 < length < 2**26:
+        _lengths[tokenizer] = length
+
+
+def default_length(tokenizer: Tokenizer, most: int) -> int:
+    """Returns `most`, or the number of tokens that the tokenizer's model takes, if it is known and smaller."""
+    return min(most, _lengths.get(tokenizer, most))

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.settings import bert_normalizer, check_bert_settings
 from kerasllm.tokenizers.stripped_marks import warn_of_stripped_marks
+from kerasllm.tokenizers.training_texts import training_texts
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _CONTINUATION = "##"
@@ -79,7 +80,7 @@ def train_wordpiece(
     counts: Counter[str] = Counter()
     original: Counter[str] = Counter()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", newline="\n") as normalized:
-        for text in texts:
+        for text in training_texts(texts):
             for start in range(0, len(text), _TEXT_LIMIT):
                 part = text[start : start + _TEXT_LIMIT]
                 if strips:

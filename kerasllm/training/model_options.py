@@ -334,19 +334,14 @@ class GPTStartOptions:
 
 
 @dataclass(kw_only=True)
-class AdapterOptions:
-    """Settings for how a checkpoint is trained: its dropout, and low-rank adapters."""
-
-    dropout: float | None = field(default=None, metadata=within(0, 1))
-    """Dropout in place of the checkpoint's; null keeps that."""
+class LowRankOptions:
+    """Settings of low-rank adapters."""
 
     lora_rank: int = field(default=0, metadata=at_least(0))
-    """Above 0, train only low-rank adapters of this rank; they are merged into the saved model."""
+    """Above 0, train only low-rank adapters of this rank (and new heads); they are merged into the saved model."""
 
     lora_alpha: float | None = field(default=None, metadata=above(0))
     """The adapters' output is scaled by alpha / rank; alpha is twice the rank if null."""
-
-    seed: int = 0
 
     def check_adapters(self) -> None:
         """Refuses a scale of adapters if there are no adapters.
@@ -360,10 +355,25 @@ class AdapterOptions:
             )
 
     @property
+    def adapters(self) -> dict[str, Any]:
+        """The arguments of a model that are options of this group."""
+        return {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
+
+
+@dataclass(kw_only=True)
+class AdapterOptions(LowRankOptions):
+    """Settings for how a checkpoint is trained: its dropout, and low-rank adapters."""
+
+    dropout: float | None = field(default=None, metadata=within(0, 1))
+    """Dropout in place of the checkpoint's; null keeps that."""
+
+    seed: int = 0
+
+    @property
     def model_settings(self) -> dict[str, Any]:
         """The arguments of `from_pretrained` that are options of this group."""
         changes = {} if self.dropout is None else {"dropout": self.dropout}
-        return {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha, "seed": self.seed, **changes}
+        return {**self.adapters, "seed": self.seed, **changes}
 
 
 def _say_that_a_tokenizer_is_trained(kind: str, size: int) -> None:

@@ -77,6 +77,12 @@ class LabelledOptions:
     task: Literal["auto", "classification", "regression"] = "auto"
     """auto chooses regression if every label is a number and at least one is not whole."""
 
+    multi_label: bool = False
+    """A text may have several labels or none: a list in .jsonl and .parquet, or parts of a cell, as in "sea,storm"."""
+
+    label_separator: str = ","
+    """With --multi_label: what stands between the labels of a cell."""
+
     epochs: int = field(default=3, metadata=at_least(1))
     """Passes over --train."""
 
@@ -87,8 +93,13 @@ class LabelledOptions:
             InputError: a file cannot be read, or a label of one part does not occur in training.
         """
         columns = self.text_columns, self.label_column
-        training = read_labelled(self.train, *columns, task=self.task, split="train")
-        like: dict[str, Any] = {"task": training.task, "label_names": training.label_names}
+        if self.multi_label and self.task == "regression":
+            raise InputError("--multi_label is for classes, and --task is regression: give one of the two")
+        if not self.label_separator:
+            raise InputError("--label_separator is empty: give the text between two labels, such as ','")
+        several: dict[str, Any] = {"separator": self.label_separator if self.multi_label else None}
+        training = read_labelled(self.train, *columns, task=self.task, split="train", **several)
+        like: dict[str, Any] = {"task": training.task, "label_names": training.label_names, **several}
         parts = {"train": training}
         for name, source in (("validation", self.validation), ("test", self.test)):
             if source:

@@ -278,3 +278,43 @@ def test_mixed_bfloat16_is_close_and_keeps_float32_weights():
 def test_public_names():
     for name in kerasllm.__all__:
         assert hasattr(kerasllm, name)
+
+
+def test_adapters_learn_beside_the_head_and_merge(tmp_path):
+    config = BertConfig(
+        vocabulary_size=30,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=8,
+        max_sequence_length=12,
+        dropout=0,
+        initializer_range=0.5,
+    )
+    plain = BertClassifier(config, seed=1)
+    model = BertClassifier(config, lora_rank=2, seed=1)
+    x = {"token_ids": np.random.default_rng(0).integers(5, 30, (8, 6)).astype("int32")}
+    start = ops.convert_to_numpy(plain(x))
+    np.testing.assert_allclose(ops.convert_to_numpy(model(x)), start, atol=1e-6)  # b is zero at first
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.5), loss=loss, run_eagerly=keras.backend.backend() == "tensorflow")
+    before = {name: ops.convert_to_numpy(value).copy() for name, value in model.named_variables().items()}
+    losses = [model.train_on_batch(x, np.arange(8) % 2) for _ in range(5)]
+    assert losses[-1] < losses[0]
+    after = {name: ops.convert_to_numpy(value) for name, value in model.named_variables().items()}
+    moved = {name for name, value in after.items() if np.abs(value - before[name]).max() > 0}
+    layers = {name.partition("/")[0] for name in moved if "lora" not in name}
+    assert layers == {"classifier", "pooler"}
+    assert sum("lora" in name for name in moved) == 2 * 4
+    model.save_pretrained(tmp_path)
+    merged = BertClassifier.from_pretrained(tmp_path)
+    assert not any("lora" in name for name in merged.named_variables())
+    np.testing.assert_allclose(ops.convert_to_numpy(merged(x)), ops.convert_to_numpy(model(x)), atol=1e-5)
+    assert BertClassifier.from_config(model.get_config()).backbone.lora_rank == 2
+
+
+def test_adapters_leave_the_masked_lm_head_alone():
+    config = BertConfig(vocabulary_size=30, num_layers=1, num_heads=2, hidden_dim=8, max_sequence_length=12)
+    names = [variable.path for variable in BertMaskedLM(config, lora_rank=2).trainable_variables]
+    assert len(names) == 8 and all("lora" in name for name in names)
+    with pytest.raises(ValueError, match="lora_rank is -1"):
+        BertPretraining(config, lora_rank=-1)

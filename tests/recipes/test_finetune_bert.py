@@ -7,6 +7,7 @@ import pytest
 
 from kerasllm import BertClassifier
 from kerasllm.checkpoints import resolve_directory
+from kerasllm.data.sources.labelled import read_labelled
 from kerasllm.tokenizers.loading import load_wordpiece
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*new, with initial values")
@@ -188,3 +189,48 @@ def test_predict_names_all_labels_of_a_text(pretrained, run_recipe, capsys, tmp_
     assert run_recipe("predict", *argv, "--output", tmp_path / "found.jsonl") == 0
     row = json.loads((tmp_path / "found.jsonl").read_text())
     assert row["labels"] == ["sea", "storm"] and row["probabilities"]["ship"] < 0.01
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_several_labels_and_adapters(pretrained, run_recipe, read_run, tmp_path, capsys):
+    """Labels in one column of a TSV, or lists in JSON lines; adapters, merged into the saved model."""
+    rows = [
+        ("the old cat", "cat,old"),
+        ("the young dog", "dog"),
+        ("the old dog", "dog,old"),
+        ("near the river", ""),
+    ] * 6
+    table = write_tsv(tmp_path / "train.tsv", rows, (0, 1))
+    lists = tmp_path / "test.jsonl"
+    lines = [
+        {"text": text, "label": [label for label in labels.split(",") if label]} for text, labels in rows[:4]
+    ]
+    lists.write_text("\n".join(map(json.dumps, lines)))
+    columns = ["--text_columns", "0", "--label_column", "1"]
+    argv = ["--init", pretrained, "--train", table, *columns, "--validation", table, "--multi_label"]
+    argv += ["--sequence_length", "16", *TRAINING, "--monitor", "f1_micro"]
+    assert run_recipe("finetune_bert", *argv, "--epochs", "30", "--output", tmp_path / "run") == 0
+    _, results = read_run(tmp_path / "run")
+    assert results["validation"]["f1_micro"] > 0.85
+    adapters = ["--lora_rank", "4", "--epochs", "1"]
+    assert run_recipe("finetune_bert", *argv, *adapters, "--output", tmp_path / "adapted") == 0
+    _, adapted = read_run(tmp_path / "adapted")
+    assert adapted["trainable_parameters"] < results["trainable_parameters"] == results["parameters"]
+    assert BertClassifier.from_pretrained(tmp_path / "adapted").count_params() == results["parameters"]
+    saved = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert saved["problem_type"] == "multi_label_classification"
+    assert saved["id2label"] == {"0": "cat", "1": "dog", "2": "old"}
+    capsys.readouterr()
+    assert run_recipe("predict", "--model", tmp_path / "run", "--text", "the old dog") == 0
+    assert re.match(r"(dog 0\.\d+, )?old 0\.\d+\t|dog 0\.\d+\t", capsys.readouterr().out)
+    read = read_labelled(str(lists), separator=",")
+    assert read.label_names == ("cat", "dog", "old") and read.labels.tolist()[2:] == [[0, 1, 1], [0, 0, 0]]
+    other = write_tsv(tmp_path / "other.tsv", [("the old cat", "cat,lion")], (0, 1))
+    for wrong, words in (
+        (["--task", "regression"], "--multi_label is for classes"),
+        (["--validation", other], "label 'lion' is not one of"),
+    ):
+        assert run_recipe("finetune_bert", *argv, *wrong, "--output", tmp_path / "no") == 2
+        assert words in capsys.readouterr().err
+    assert run_recipe("finetune_bert", *argv[2:], *adapters, "--output", tmp_path / "no") == 2
+    assert "name it with --init" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Characters as tokens: dense ids, exact return of the text, unknown characters told by name and place."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from tokenizers import Tokenizer, models
 
 from kerasllm.data.token_cache.tokenization import UnknownCharacter, VerbatimTokenizer, plain_tokenizer
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import character_ids, train_characters
 from kerasllm.tokenizers.encoding import encode, vocabulary_size
 from kerasllm.tokenizers.known_characters import KnownCharacters
 from kerasllm.tokenizers.loading import load_tokenizer
 from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.tokenizers.special_tokens import end_of_text_id
+from kerasllm.tokenizers.wordpiece import train_wordpiece
 
 TEXT = "To be, or not\tto be:\n\n  that\u00a0is \u00e9\u0301 \U0001f600\U0001f469\u200d\U0001f680 \x85\u2028 \x00 ]^-\\"
 
@@ -99,3 +102,22 @@ def test_other_tokenizers_are_not_taken_for_characters():
 def test_texts_without_characters_are_refused():
     with pytest.raises(InputError, match="no characters"):
         train_characters(["", ""])
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        train_characters,
+        *(partial(train, vocabulary_size=300) for train in (train_byte_level_bpe, train_wordpiece)),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(train):
+    with pytest.raises(InputError, match="texts is 'a text', it must be a list of texts"):
+        train("a text")
+    with pytest.raises(InputError, match=r"texts\[1\] is None \(NoneType\)"):
+        train(["a text", None])
+
+
+def test_a_tokenizer_is_saved_alone(tmp_path):
+    save_tokenizer(train_characters(["abc"]), tmp_path)
+    assert load_tokenizer(tmp_path).encode("cab").ids == [2, 0, 1]

@@ -104,10 +104,13 @@ class CausalBatches(MicroBatches):
 
 
 class CausalEvaluationBatches(MicroBatches):
-    """Batches of adjacent windows that cover the whole stream once, for evaluation.
+    """Batches of adjacent windows that cover the whole stream once, for evaluation, or once in each epoch.
 
     The last batch is filled up with windows of weight 0. Each token but the first is predicted once, except
     for those at the end that do not fill a window.
+
+    With `shuffle`, steps from `steps` on are those of further epochs. Each epoch but the first cuts the stream at other
+    places, as its first window is shorter, and has the windows in random order.
 
     Args:
         stream: the tokenized corpus.
@@ -116,6 +119,8 @@ class CausalEvaluationBatches(MicroBatches):
         limit: the most batches, from the beginning of the stream; None for all.
         within_documents: as for `CausalBatches`.
         keep_partial: whether to keep the last window if the stream does not fill it, with weight 0 beyond the end.
+        shuffle: whether the windows have a random order, which differs by epoch; with `keep_partial` alone.
+        seed: seed of the order.
 
     Items are those of `CausalBatches`; the weights are 1 or 0.
 
@@ -132,30 +137,50 @@ class CausalEvaluationBatches(MicroBatches):
         limit: int | None = None,
         within_documents: bool = False,
         keep_partial: bool = False,
+        shuffle: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size)
         check_positive(context_length=context_length, limit=1 if limit is None else limit)
+        if shuffle and not keep_partial:
+            raise ValueError("shuffled windows cover the whole stream: give keep_partial=True")
         _check_length(stream, 1 if keep_partial else context_length)
         self.stream, self.context_length = stream, context_length
         self.within_documents = within_documents
         self._tokens = np.asarray(stream.tokens)
         predicted = len(self._tokens) - 1
         self._num_windows = -(-predicted // context_length) if keep_partial else predicted // context_length
-        batches = -(-self._num_windows // batch_size)
-        self.set_steps(batches if limit is None else min(batches, limit))
+        # A shorter first window may need one more at the end.
+        self._num_windows += shuffle and predicted > context_length
+        self.shuffle, self.seed = shuffle, seed
+        self.steps_per_epoch = -(-self._num_windows // batch_size)
+        self._orders = PerEpoch(self._make_order)
+        random_stream(seed, WINDOWS, 0)  # an invalid seed raises here
+        self.set_steps(self.steps_per_epoch if limit is None else min(self.steps_per_epoch, limit))
 
     def batch(self, step: int) -> Batch:
         """Makes batch number `step`, counted from 0."""
-        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epoch, position = divmod(step, self.steps_per_epoch)
+        shift, order = self._orders[epoch if self.shuffle else 0]
+        numbers = np.arange(position * self.batch_size, (position + 1) * self.batch_size)
         real = numbers < self._num_windows
         # Windows that only fill up the batch repeat real ones.
-        starts = (numbers % self._num_windows) * self.context_length
+        numbers = order[numbers % self._num_windows]
+        starts = numbers * self.context_length - shift
         places = starts[:, None] + np.arange(self.context_length + 1)  # (batch, length + 1)
-        exists = places < len(self._tokens)
+        exists = (places >= 0) & (places < len(self._tokens))
         rows = np.where(exists, self._tokens[np.where(exists, places, 0)], self.stream.end_id)
         inputs, labels, weights = make_batch(rows.astype(np.int32), self.stream.end_id, self.within_documents)
-        weights *= exists[:, 1:] & real[:, None]
+        weights *= exists[:, :-1] & exists[:, 1:] & real[:, None]
         return inputs, labels, weights
+
+    def _make_order(self, epoch: int) -> tuple[int, np.ndarray]:
+        """Returns how many tokens before the stream the first window begins, and the windows in the order of use."""
+        if not self.shuffle:
+            return 0, np.arange(self._num_windows)
+        random = random_stream(self.seed, WINDOWS, epoch)
+        shifts = self.context_length if self._num_windows > 1 else 1
+        return int(random.integers(shifts)), random.permutation(self._num_windows)
 
 
 def make_batch(rows: np.ndarray, end_id: int, within_documents: bool) -> Batch:

@@ -98,6 +98,11 @@ class ConversationBatches(MicroBatches):
         return len(self._conversations) + self.num_dropped
 
     @property
+    def greatest_token(self) -> int:
+        """The greatest token id of all conversations."""
+        return max(int(talk.token_ids.max()) for talk in self._conversations)
+
+    @property
     def summary(self) -> str:
         """A line of text that describes an epoch."""
         count = self.num_conversations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 
+import keras
 import numpy as np
 
 from kerasllm.data.batches.base import MicroBatches, PerEpoch, check_positive
@@ -23,7 +24,8 @@ class LabelledBatches(MicroBatches):
 
     Args:
         encoded: the texts.
-        labels: integers or floats (texts,); None for prediction, which gives labels of 0.
+        labels: integers or floats (texts,), or (texts, classes) for several labels a text; None for prediction,
+            which gives labels of 0.
         batch_size: number of texts in a micro-batch.
         seed: seed of the order.
         epochs: number of passes over all texts.
@@ -59,7 +61,7 @@ class LabelledBatches(MicroBatches):
             raise InputError("there are no texts to make batches of")
         if labels is None:
             labels = np.zeros(len(encoded), np.int32)
-        if labels.shape != (len(encoded),):
+        if labels.shape[:1] != (len(encoded),):
             raise ValueError(f"labels of shape {labels.shape} for {len(encoded)} texts")
         self.encoded, self.lengths = encoded, encoded.lengths
         self.labels = labels.astype(np.int32 if np.issubdtype(labels.dtype, np.integer) else np.float32)
@@ -67,14 +69,17 @@ class LabelledBatches(MicroBatches):
         self.steps_per_epoch = -(-len(encoded) // self.examples_per_step)
         self.set_steps(epochs * self.steps_per_epoch, start_step=start_step)
         self._orders = PerEpoch(self._make_order)
-        self._last: tuple[tuple[int, int], Batch] | None = None
+        self._last: tuple[tuple[int, tuple[int, int]], Batch] | None = None
 
     def whole(self, step: int, index: int) -> Batch:
         """Returns all micro-batches of a step, and keeps them for the next calls."""
-        wanted = step, self._columns_to_show(index)
+        columns, fewer = extent = self._extent_to_show(step, index)
         known = self._last
-        if known is None or known[0] != wanted:
-            known = self._last = wanted, self.batch(step, extra_columns=wanted[1])
+        if known is None or known[0] != (step, extent):
+            made = self.batch(step, extra_columns=columns)
+            if fewer:
+                made = keras.tree.map_structure(lambda array: array[:-fewer], made)
+            known = self._last = (step, extent), made
         return known[1]
 
     @abc.abstractmethod
@@ -91,9 +96,9 @@ class LabelledBatches(MicroBatches):
         chosen = self._texts_of(step)
         return int(self.lengths[chosen[chosen >= 0]].sum())
 
-    def _columns_to_show(self, index: int) -> int:
-        """Returns the number of padding columns beyond the batch's length in item `index`."""
-        return 0
+    def _extent_to_show(self, step: int, index: int) -> tuple[int, int]:
+        """Returns how many columns item `index`, of step `step`, has in addition, and how many rows it lacks."""
+        return 0, 0
 
     def _texts_of(self, step: int) -> np.ndarray:
         epoch, position = divmod(step, self.steps_per_epoch)

@@ -31,7 +31,8 @@ class PackedClassificationBatches(LabelledBatches):
 
     Attributes:
         row_length: number of columns, a multiple of 16 or `encoded.sequence_length`, chosen for these texts.
-        rows_per_batch: number of rows in a micro-batch, as many as the largest of the run needs.
+        rows_per_batch: number of rows in a micro-batch, as many as the largest of `epochs` needs. Epochs after these
+            have the micro-batches of one of them, in a new order.
         slots: the most texts in a row.
         fill: share of an epoch's places that hold tokens.
 
@@ -78,6 +79,12 @@ class PackedClassificationBatches(LabelledBatches):
         inputs = packed.inputs(tokens, {"token_ids": encoded.pad_id})
         weights = self.normalized(packed.by_slot(np.ones(len(chosen), np.float32)))
         return inputs, packed.by_slot(self.labels[chosen]), weights
+
+    def _order_of_epoch(self, epoch: int) -> np.ndarray:
+        order = super()._order_of_epoch(epoch % self.epochs)
+        if epoch < self.epochs:
+            return order
+        return random_stream(self.seed, SHUFFLING, epoch).permutation(order)
 
     def _packed(self, parts: np.ndarray, row_length: int) -> Iterator[list[list[int]]]:
         """Yields the rows of each micro-batch, as lists of indices into its texts."""

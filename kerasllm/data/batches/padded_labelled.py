@@ -32,6 +32,9 @@ class ClassificationBatches(LabelledBatches):
         shuffle: whether to shuffle the texts; otherwise they are only sorted by bucket, and `order` gives their rows.
         buckets: the lengths to pad to; "auto" chooses up to four for these texts, and None pads all texts to
             `encoded.sequence_length`.
+        keep_order: whether texts that are not shuffled keep their own order, instead of being sorted by bucket.
+        fill: whether the last batch of an epoch is filled up with rows of weight 0. Otherwise it is shorter, and
+            padded to the longest bucket, so that there is one more shape at most; not with accumulation.
         settings: the other arguments of `LabelledBatches`.
 
     An item is (inputs, labels, weights): a dict of `token_ids`, `segment_ids` and `padding_mask` (1 for real
@@ -46,10 +49,14 @@ class ClassificationBatches(LabelledBatches):
         *,
         shuffle: bool = True,
         buckets: Sequence[int] | Literal["auto"] | None = "auto",
+        keep_order: bool = False,
+        fill: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(encoded, labels, **settings)
-        self.shuffle = shuffle
+        self.shuffle, self.keep_order, self.fill = shuffle, keep_order, fill
+        if not fill and self.gradient_accumulation > 1:
+            raise ValueError("batches for gradient accumulation are filled up")
         if buckets is None:
             self.buckets: tuple[int, ...] = (encoded.sequence_length,)
         elif isinstance(buckets, str):
@@ -58,7 +65,7 @@ class ClassificationBatches(LabelledBatches):
             self.buckets = tuple(sorted(buckets))
         if not self.buckets or self.buckets[-1] < self.lengths.max():
             raise InputError(f"buckets {self.buckets}: the longest text has {self.lengths.max()} tokens")
-        self.shapes = len(self.buckets)
+        self.shapes = len(self.buckets) + (not fill)
         self._bucket_of = np.searchsorted(self.buckets, self.lengths)
         self._in_epoch = False
         self._order_of_epoch(0)  # an invalid seed raises here
@@ -66,9 +73,11 @@ class ClassificationBatches(LabelledBatches):
     def batch(self, step: int, extra_columns: int = 0) -> Batch:
         """Makes all texts of optimizer step `step`, padded; see `LabelledBatches.batch`."""
         encoded, chosen = self.encoded, self._texts_of(step)  # (rows,), -1 for an empty row
-        real = chosen >= 0
+        real, length = chosen >= 0, self._length(chosen) + extra_columns
+        if not self.fill:
+            chosen, real = chosen[real], real[real]
         chosen = np.where(real, chosen, chosen[0])  # a row of padding would have no token to attend to
-        places = encoded.offsets[chosen, None] + np.arange(self._length(chosen) + extra_columns)
+        places = encoded.offsets[chosen, None] + np.arange(length)
         mask = places < encoded.offsets[chosen + 1, None]  # (rows, length)
         places = places[mask]
         token_ids = np.full(mask.shape, encoded.pad_id, np.int32)
@@ -83,25 +92,29 @@ class ClassificationBatches(LabelledBatches):
         return self._order_of_epoch(0).reshape(-1, self.batch_size)
 
     def on_epoch_begin(self) -> None:
-        """Records that an epoch runs; see `_columns_to_show`."""
+        """Records that an epoch runs; see `_extent_to_show`."""
         self._in_epoch = True
 
     def on_epoch_end(self) -> None:
-        """Records that no epoch runs; see `_columns_to_show`."""
+        """Records that no epoch runs; see `_extent_to_show`."""
         self._in_epoch = False
 
-    def _columns_to_show(self, index: int) -> int:
-        """Returns 1 for item 1 outside of an epoch on TensorFlow, if items 0 and 1 have the same length, else 0.
+    def _extent_to_show(self, step: int, index: int) -> tuple[int, int]:
+        """Returns columns to add and rows to leave out in item 1, outside of an epoch on TensorFlow, else 0 and 0.
 
         Before an epoch, Keras compares the shapes of items 0 and 1 there, and treats an axis with equal sizes as
-        fixed, so that a later item with another length would be an error.
+        fixed, so that a later item with another length or number of rows would be an error.
         """
-        if index != 1 or self._in_epoch or len(self.buckets) == 1 or keras.backend.backend() != "tensorflow":
-            return 0
-        steps = (self.start_step, self.start_step + 1 // self.gradient_accumulation)
-        return int(self._length(self._texts_of(steps[0])) == self._length(self._texts_of(steps[1])))
+        if index != 1 or self._in_epoch or keras.backend.backend() != "tensorflow":
+            return 0, 0
+        first, second = self._texts_of(step - 1 // self.gradient_accumulation), self._texts_of(step)
+        varies = not self.fill and len(self.encoded) % self.examples_per_step > 0
+        columns = len(self.buckets) > 1 and self._length(first) == self._length(second)
+        return int(columns), int(varies and (first >= 0).sum() == (second >= 0).sum())
 
     def _length(self, texts: np.ndarray) -> int:
+        if not self.fill and (texts < 0).any():
+            return self.buckets[-1]
         return self.buckets[self._bucket_of[texts[texts >= 0]].max()]
 
     def _order_of_epoch(self, epoch: int) -> np.ndarray:
@@ -116,7 +129,8 @@ class ClassificationBatches(LabelledBatches):
         if self.shuffle:
             order = rng.permutation(count)
             sizes = rng.permutation(sizes)  # otherwise the small batch would always have the longest texts
-        order = order[np.argsort(self._bucket_of[order], kind="stable")]
+        if self.shuffle or not self.keep_order:
+            order = order[np.argsort(self._bucket_of[order], kind="stable")]
         rows = np.full((self.steps_per_epoch, size), -1, np.int64)
         rows[np.arange(size) < sizes[:, None]] = order
         return rng.permutation(rows) if self.shuffle else rows

@@ -124,6 +124,39 @@ def classification_labels(
     return np.array([ids[value] for value in values], np.int32), names
 
 
+def multi_label_indicators(
+    table: Table, lines: Sequence[int], rows: Sequence[Sequence[str]], known: Sequence[str] | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns the labels of rows that may have several, and the names of the classes.
+
+    The labels are float32 (rows, classes), 1 for each label of the row and 0 for the others.
+
+    Args:
+        table: the table, for messages.
+        lines: the line number of each row.
+        rows: the labels of each row as text.
+        known: the names of the classes in order; None uses the labels that occur, sorted.
+
+    Raises:
+        InputError: a label is not known, or there are fewer than two classes.
+    """
+    counts = Counter(label for row in rows for label in row)
+    names = tuple(known) if known is not None else _sorted_names(counts)
+    if len(names) < 2:
+        raise InputError(
+            f"{table.source}: the rows have {len(names)} different labels in all, a classifier needs two; is this the "
+            "label column, and the separator between labels?"
+        )
+    ids = {name: number for number, name in enumerate(names)}
+    found = np.zeros((len(rows), len(names)), np.float32)
+    for index, (line, row) in enumerate(zip(lines, rows, strict=True)):
+        for label in row:
+            if label not in ids:
+                raise InputError(_unknown_label(table, line, label, names, first=line == lines[0]))
+            found[index, ids[label]] = 1
+    return found, names
+
+
 def _sorted_names(labels: Counter[str]) -> tuple[str, ...]:
     """Returns the labels sorted by value if all are whole numbers, so that ids equal names, else alphabetically."""
     try:

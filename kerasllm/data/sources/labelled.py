@@ -12,7 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kerasllm.data.sources.label_values import classification_labels, parse_number, regression_labels, task_of
+from kerasllm.data.sources.label_values import (
+    classification_labels,
+    multi_label_indicators,
+    parse_number,
+    regression_labels,
+    task_of,
+)
 from kerasllm.data.sources.lines import text_lines
 from kerasllm.data.sources.tables import Column, Table, open_table
 from kerasllm.errors import InputError
@@ -55,7 +61,8 @@ class LabelledTexts(UnlabelledTexts):
         texts: tuples of one text, or of the two texts of a pair.
         lines: int64, the line number of each text (the row number in Parquet and on the hub).
         source: the file or data set that the texts come from.
-        labels: int32 indexes into `label_names`, or float32 numbers for regression.
+        labels: int32 indexes into `label_names`, or float32 numbers for regression; of several labels a text, float32
+            (texts, classes) of 0 and 1.
         label_names: the names of the classes; None for regression.
         task: the task that the labels belong to.
     """
@@ -73,6 +80,7 @@ def read_labelled(
     task: Literal["auto", "classification", "regression"] = "auto",
     label_names: Sequence[str] | None = None,
     split: str = "train",
+    separator: str | None = None,
 ) -> LabelledTexts:
     """Reads texts and labels; rows are streamed, and only texts and labels are kept in memory.
 
@@ -89,6 +97,8 @@ def read_labelled(
         label_names: the class names of the training data, for validation data, which must have no others. The
             default is the names that the data set declares, or else the sorted labels that occur.
         split: the split of a dataset on the hub, if its source names none.
+        separator: the text between the labels of one row, if a text may have several labels or none; a cell may also
+            hold a list.
 
     Raises:
         InputError: the file, a column or a label is invalid; the message names file and line.
@@ -106,19 +116,27 @@ def read_labelled(
     texts: Texts = []
     lines: list[int] = []
     values: list[str] = []
+    several: list[list[str]] = []
+    names: tuple[str, ...] | None
     declared = table.class_names.get(label)
     for line, row in table.rows(columns):
         texts.append(_texts(table, line, row[:-1], columns))
-        values.append(_label(table, line, row[-1], label, declared))
+        if separator is None:
+            values.append(_label(table, line, row[-1], label, declared))
+        else:
+            several.append(_labels(table, line, row[-1], label, declared, separator))
         lines.append(line)
     if not texts:
         raise InputError(f"{source}: holds no rows{' below its header' if table.can_lack_header else ''}")
+    known = tuple(map(str, label_names)) if label_names is not None else declared
+    if separator is not None:
+        indicators, names = multi_label_indicators(table, lines, several, known)
+        return LabelledTexts(texts, np.array(lines, np.int64), source, indicators, names, "classification")
     _refuse_header(table, columns, lines, values)
     if label_names is not None or (declared is not None and task == "auto"):
         task = "classification"
-    known = tuple(map(str, label_names)) if label_names is not None else declared
     found: Task = task_of(table, lines, values) if task == "auto" else task
-    names: tuple[str, ...] | None = None
+    names = None
     if found == "regression":
         labels = regression_labels(table, lines, values)
     else:
@@ -263,6 +281,17 @@ def _label(table: Table, line: int, value: Any, column: str, declared: Sequence[
     if not label:
         raise InputError(f"{table.place(line)}: the label is empty; mend or remove the row")
     return label
+
+
+def _labels(
+    table: Table, line: int, value: Any, column: str, declared: Sequence[str] | None, separator: str
+) -> list[str]:
+    """Returns the labels of one row, which may be none: those of a list, or the parts of a text."""
+    if isinstance(value, str):
+        value = [part for part in value.split(separator) if part.strip()]
+    elif value is None or not isinstance(value, list):
+        value = [] if value is None else [value]
+    return [_label(table, line, each, column, declared) for each in value]
 
 
 def _refuse_header(

@@ -6,6 +6,7 @@ into memory.
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from kerasllm.data.token_cache.build import STREAM
 from kerasllm.data.token_cache.cache import open_files, open_or_build
 from kerasllm.data.token_cache.writers import DOCUMENT_OFFSETS
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.encoding import encode, vocabulary_size
 from kerasllm.tokenizers.special_tokens import end_of_text_id
 
 _COPIED_AT_A_TIME = 1 << 22  # tokens
@@ -139,6 +141,29 @@ class TokenStream:
             done, first = done + len(block), last
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
         return TokenStream(tokens, starts, self.vocabulary_size, self.end_id)
+
+
+def stream_of_texts(texts: Sequence[str], tokenizer: Tokenizer) -> TokenStream:
+    """Returns a stream in memory, in which the end mark follows each text.
+
+    Args:
+        texts: the texts, which are tokenized verbatim; empty ones are left out.
+        tokenizer: a tokenizer with an end mark; "<|endoftext|>" and the like in a text are plain text.
+
+    Raises:
+        InputError: there are no tokens, the tokenizer has no end mark, or does not know a character.
+    """
+    end, size = end_of_text_id(tokenizer), vocabulary_size(tokenizer)
+    found, starts, place = [], [], 0
+    for index, text in enumerate(texts):
+        ids = encode(tokenizer, text, f"texts[{index}]")
+        if ids:
+            found.append(np.array([*ids, end], np.uint16 if size <= 2**16 else np.uint32))
+            starts.append(place)
+            place += len(found[-1])
+    if not found:
+        raise InputError("texts hold no tokens: give at least one text that is not empty")
+    return TokenStream(np.concatenate(found), np.array(starts, np.int64), size, end)
 
 
 def tokenize_stream(

@@ -23,6 +23,9 @@ class BertBackbone(LanguageModel):
     Args:
         config: the architecture.
         pooler: whether there is a pooler, which gives the pooled output.
+        lora_rank: rank of the low-rank adapters beside the blocks' projections, which alone are trained, with the
+            pooler; 0 for none.
+        lora_alpha: the adapters' outputs are scaled by lora_alpha / lora_rank; the default is twice the rank.
         seed: seed of the initial values and of dropout.
 
     Call it with a dict of `token_ids` int (batch, length) and, optionally, `segment_ids` int (batch, length) and
@@ -41,9 +44,19 @@ class BertBackbone(LanguageModel):
     config_class = BertConfig
 
     def __init__(
-        self, config: BertConfig, *, pooler: bool = True, seed: int | None = None, name: str | None = None
+        self,
+        config: BertConfig,
+        *,
+        pooler: bool = True,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        seed: int | None = None,
+        name: str | None = None,
     ):
         super().__init__(config, seed=seed, name=name)
+        if lora_rank < 0:
+            raise ValueError(f"lora_rank is {lora_rank}, it must be at least 0")
+        self.lora_rank, self.lora_alpha = lora_rank, lora_alpha
         shared: dict[str, Any] = {
             "dropout": config.dropout,
             "layer_norm_epsilon": config.layer_norm_epsilon,
@@ -64,6 +77,8 @@ class BertBackbone(LanguageModel):
                 intermediate_dim=config.intermediate_dim or 4 * config.hidden_dim,
                 activation=config.activation,
                 attention_dropout=config.attention_dropout or 0.0,
+                lora_rank=lora_rank,
+                lora_alpha=lora_alpha,
                 name=f"block_{index}",
                 **shared,
             )
@@ -74,6 +89,7 @@ class BertBackbone(LanguageModel):
             self.pooler = Pooler(standard_deviation=config.initializer_range, seed=self.seed, name="pooler")
 
         self.embeddings.build()
+        self.embeddings.trainable = not lora_rank
         for block in self.blocks:
             block.build((None, None, config.hidden_dim))
         if self.pooler is not None:
@@ -119,5 +135,6 @@ class BertBackbone(LanguageModel):
         return outputs
 
     def get_config(self):
-        """Returns the fields of the config, and `pooler`."""
-        return super().get_config() | {"pooler": self.pooler is not None}
+        """Returns the fields of the config, `pooler`, `lora_rank` and `lora_alpha`."""
+        own = {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
+        return super().get_config() | own | {"pooler": self.pooler is not None}

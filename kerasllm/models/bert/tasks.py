@@ -24,10 +24,18 @@ from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BertConfig
 
 
-def _backbone(config: BertConfig, backbone: BertBackbone | None, seed: int, pooler: bool) -> BertBackbone:
+def _backbone(
+    config: BertConfig,
+    backbone: BertBackbone | None,
+    seed: int,
+    pooler: bool,
+    lora_rank: int,
+    lora_alpha: float | None,
+) -> BertBackbone:
     """Returns the given backbone, which may be trained already, or a new one."""
     if backbone is None:
-        return BertBackbone(config, pooler=pooler, seed=seed)
+        adapters: dict[str, Any] = {"lora_rank": lora_rank, "lora_alpha": lora_alpha}
+        return BertBackbone(config, pooler=pooler, seed=seed, **adapters)
     if backbone.config != config:
         raise ValueError(f"the backbone was made with another config: {backbone.config} instead of {config}")
     if pooler and backbone.pooler is None:
@@ -62,6 +70,18 @@ def _masked_lm_projection(config: BertConfig, seed: int) -> VocabularyHead | Non
     return head
 
 
+def _freeze_masked_lm(model: Any) -> None:
+    """Freezes the masked-LM head of a model with adapters, as a GPT's head is."""
+    for head in (model.masked_lm_head, model.masked_lm_projection):
+        if head is not None:
+            head.trainable = not model.backbone.lora_rank
+
+
+def _adapters(model: Any) -> dict[str, Any]:
+    """Returns `lora_rank` and `lora_alpha`, for `get_config`."""
+    return {"lora_rank": model.backbone.lora_rank, "lora_alpha": model.backbone.lora_alpha}
+
+
 def _classification_head(
     config: BertConfig, seed: int, name: str, num_outputs: int, dropout: float | None
 ) -> ClassificationHead:
@@ -90,6 +110,8 @@ class BertPretraining(LanguageModel):
         config: the architecture.
         objectives: "masked_lm", "next_sentence", or both.
         backbone: an existing backbone; the default is a new one.
+        lora_rank: as in `BertBackbone`; used only for a new backbone. The masked-LM head is frozen, too.
+        lora_alpha: as in `BertBackbone`; used only for a new backbone.
         seed: seed of the initial values and of dropout.
 
     Call it with the dict that the backbone takes, and `masked_positions` int (batch, slots) for masked-LM logits at
@@ -106,6 +128,8 @@ class BertPretraining(LanguageModel):
         *,
         objectives: Sequence[str] = ("masked_lm", "next_sentence"),
         backbone: BertBackbone | None = None,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
         seed: int | None = None,
         name: str | None = None,
     ):
@@ -113,11 +137,13 @@ class BertPretraining(LanguageModel):
         self.objectives = tuple(objectives)
         if not objectives or set(objectives) - {"masked_lm", "next_sentence"}:
             raise ValueError(f"objectives {list(objectives)}: choose masked_lm, next_sentence or both")
-        self.backbone = _backbone(config, backbone, self.seed, pooler="next_sentence" in objectives)
+        has_pooler = "next_sentence" in objectives
+        self.backbone = _backbone(config, backbone, self.seed, has_pooler, lora_rank, lora_alpha)
         self.masked_lm_head = self.masked_lm_projection = self.next_sentence_head = None
         if "masked_lm" in objectives:
             self.masked_lm_head = _masked_lm_head(config, self.seed)
             self.masked_lm_projection = _masked_lm_projection(config, self.seed)
+            _freeze_masked_lm(self)
         if "next_sentence" in objectives:
             self.next_sentence_head = _classification_head(
                 config, self.seed, "next_sentence_head", 2, dropout=0.0
@@ -147,8 +173,8 @@ class BertPretraining(LanguageModel):
         return {name: losses[name](reduction=reduction) for name in self.objectives}
 
     def get_config(self):
-        """Returns the fields of the config, and `objectives`."""
-        return super().get_config() | {"objectives": list(self.objectives)}
+        """Returns the fields of the config, `objectives`, `lora_rank` and `lora_alpha`."""
+        return super().get_config() | {"objectives": list(self.objectives)} | _adapters(self)
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -158,6 +184,8 @@ class BertMaskedLM(LanguageModel):
     Args:
         config: the architecture.
         backbone: an existing backbone; the default is a new one.
+        lora_rank: as in `BertBackbone`; used only for a new backbone. The head is frozen, too.
+        lora_alpha: as in `BertBackbone`; used only for a new backbone.
         seed: seed of the initial values and of dropout.
 
     Call it like `BertPretraining`. It returns a dict of `masked_lm`, logits (batch, slots or length, vocabulary_size).
@@ -170,13 +198,16 @@ class BertMaskedLM(LanguageModel):
         config: BertConfig,
         *,
         backbone: BertBackbone | None = None,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
         seed: int | None = None,
         name: str | None = None,
     ):
         super().__init__(config, seed=seed, name=name)
-        self.backbone = _backbone(config, backbone, self.seed, pooler=False)
+        self.backbone = _backbone(config, backbone, self.seed, False, lora_rank, lora_alpha)
         self.masked_lm_head = _masked_lm_head(config, self.seed)
         self.masked_lm_projection = _masked_lm_projection(config, self.seed)
+        _freeze_masked_lm(self)
         self.built = True
 
     def call(self, inputs, training=False):
@@ -193,6 +224,10 @@ class BertMaskedLM(LanguageModel):
         """Returns a `MaskedLanguageModelLoss`."""
         return {"masked_lm": MaskedLanguageModelLoss(reduction=reduction)}
 
+    def get_config(self):
+        """Returns the fields of the config, `lora_rank` and `lora_alpha`."""
+        return super().get_config() | _adapters(self)
+
 
 @keras.saving.register_keras_serializable(package="kerasllm")
 class BertClassifier(LanguageModel):
@@ -204,6 +239,8 @@ class BertClassifier(LanguageModel):
         label_names: names of the classes, which are written to config.json's `id2label`.
         multi_label: whether a text may have several labels, or none; written to config.json's `problem_type`.
         backbone: an existing backbone; the default is a new one.
+        lora_rank: as in `BertBackbone`; used only for a new backbone. The head is trained.
+        lora_alpha: as in `BertBackbone`; used only for a new backbone.
         seed: seed of the initial values and of dropout.
 
     Call it with the dict that the backbone takes. It returns logits (batch, num_classes), for a `ClassificationLoss`
@@ -220,6 +257,8 @@ class BertClassifier(LanguageModel):
         label_names: Sequence[str] | None = None,
         multi_label: bool = False,
         backbone: BertBackbone | None = None,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
         seed: int | None = None,
         name: str | None = None,
     ):
@@ -234,7 +273,7 @@ class BertClassifier(LanguageModel):
         if self.label_names and len(self.label_names) != num_classes:
             raise ValueError(f"label_names are {len(self.label_names)}, num_classes is {num_classes}")
         self.num_classes, self.multi_label = num_classes, multi_label
-        self.backbone = _backbone(config, backbone, self.seed, pooler=True)
+        self.backbone = _backbone(config, backbone, self.seed, True, lora_rank, lora_alpha)
         self.classifier = _classification_head(
             config, self.seed, "classifier", num_classes, config.classifier_dropout
         )
@@ -255,10 +294,10 @@ class BertClassifier(LanguageModel):
         return (MultiLabelLoss if self.multi_label else ClassificationLoss)(reduction=reduction)
 
     def get_config(self):
-        """Returns the fields of the config, `num_classes`, `label_names` and `multi_label`."""
+        """Returns the fields of the config, `num_classes`, `label_names`, `multi_label` and the adapters' settings."""
         names = None if self.label_names is None else list(self.label_names)
         labels = {"num_classes": self.num_classes, "label_names": names, "multi_label": self.multi_label}
-        return super().get_config() | labels
+        return super().get_config() | labels | _adapters(self)
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -268,6 +307,8 @@ class BertRegressor(LanguageModel):
     Args:
         config: the architecture.
         backbone: an existing backbone; the default is a new one.
+        lora_rank: as in `BertBackbone`; used only for a new backbone. The head is trained.
+        lora_alpha: as in `BertBackbone`; used only for a new backbone.
         seed: seed of the initial values and of dropout.
 
     Call it with the dict that the backbone takes. It returns numbers (batch,), for a `SquaredErrorLoss`.
@@ -280,11 +321,13 @@ class BertRegressor(LanguageModel):
         config: BertConfig,
         *,
         backbone: BertBackbone | None = None,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
         seed: int | None = None,
         name: str | None = None,
     ):
         super().__init__(config, seed=seed, name=name)
-        self.backbone = _backbone(config, backbone, self.seed, pooler=True)
+        self.backbone = _backbone(config, backbone, self.seed, True, lora_rank, lora_alpha)
         self.regressor = _classification_head(config, self.seed, "classifier", 1, config.classifier_dropout)
         self.built = True
 
@@ -296,3 +339,7 @@ class BertRegressor(LanguageModel):
     def default_loss(self, reduction="mean_with_sample_weight"):
         """Returns a `SquaredErrorLoss`."""
         return SquaredErrorLoss(reduction=reduction)
+
+    def get_config(self):
+        """Returns the fields of the config, `lora_rank` and `lora_alpha`."""
+        return super().get_config() | _adapters(self)

@@ -1,0 +1,1 @@
+"""Data sets for `fit`, `evaluate` and `predict`, made from texts in memory; they read the batches of `data.batches`."""

@@ -1,0 +1,27 @@
+"""The texts that a tokenizer is trained on, each checked when it is read."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from kerasllm.errors import InputError, short
+
+
+def training_texts(texts: Any) -> Iterator[str]:
+    """Returns an iterator over texts.
+
+    Args:
+        texts: any iterable of texts, but not a single text, whose characters would be taken for texts.
+
+    Raises:
+        InputError: `texts` is no such iterable or, when it is read, one of them is no text.
+    """
+    if isinstance(texts, str | bytes | dict) or not isinstance(texts, Iterable):
+        raise InputError(f"texts is {short(texts)}, it must be a list of texts")
+    return _checked(texts)
+
+
+def _checked(texts: Iterable[Any]) -> Iterator[str]:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"texts[{index}] is {short(text)} ({type(text).__name__}), it must be a text")
+        yield text
