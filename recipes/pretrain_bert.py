@@ -6,6 +6,7 @@ KERAS_BACKEND=jax python recipes/pretrain_bert.py --corpus my.txt --size mini --
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from kerasllm.data.batches.masked_lm import BertPretrainingBatches, read_objecti
 from kerasllm.data.batches.sentence_pairs import SHORTEST_SEQUENCE
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.store import TokenStore, tokenize_corpus
-from kerasllm.errors import naming
+from kerasllm.errors import InputError, naming
 from kerasllm.tasks import MaskedLanguageModeling
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.wordpiece import continuation_mask, special_token_ids
@@ -123,13 +124,9 @@ def token_stores(config: Config, corpus: Corpus, tokenizer: Any) -> tuple[TokenS
         validation = tokenize_corpus(held_out, tokenizer, processes=config.processes)
     elif config.validation_fraction > 0:
         least = 2 if {"next_sentence", "sentence_order"} & set(config.objectives) else 1
-        if training.num_documents >= 2 * least:
+        with suppress(InputError):  # `main` tells that there is no validation
             training, validation = training.split(config.validation_fraction, config.seed, least=least)
-    print(
-        f"corpus {corpus.fingerprint()[:16]}: {training.num_documents:,} documents, "
-        f"{training.num_sentences:,} sentences, {training.num_tokens:,} tokens to train on",
-        flush=True,
-    )
+    config.report(training, validation)
     return training, validation
 
 

@@ -119,11 +119,7 @@ def token_streams(config: Config, corpus: Corpus, tokenizer: Any) -> tuple[Token
             training, validation = training.split(
                 config.validation_fraction, by=config.validation_split, seed=config.seed
             )
-    print(
-        f"corpus {corpus.fingerprint()[:16]}: {len(training.tokens):,} tokens to train on, "
-        f"{len(validation.tokens) if validation else 0:,} to validate with",
-        flush=True,
-    )
+    config.report(training, validation)
     return training, validation
 
 

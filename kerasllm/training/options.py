@@ -6,16 +6,21 @@ A recipe's `Config` inherits the groups that it needs. On the command line their
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kerasllm.cli.ranges import above, at_least, within
 from kerasllm.data.sources.labelled import LabelledTexts, read_labelled
-from kerasllm.errors import InputError
+from kerasllm.data.token_cache.store import TokenStore
+from kerasllm.data.token_cache.stream import TokenStream
+from kerasllm.errors import InputError, InputWarning, counted
 from kerasllm.training.callbacks.number_guard import GuardOptions
 
 HELD_OUT_TEXT = "--validation_corpus or a --validation_fraction above 0"
 """The options that provide validation text in pretraining, for messages."""
+
+_FAR = 0.25  # a share that differs by more than this part of what is asked for is told
 
 
 @dataclass(kw_only=True)
@@ -53,6 +58,38 @@ class CorpusOptions:
     def has_validation(self) -> bool:
         """True if text is given or set aside for validation."""
         return bool(self.validation_corpus) or self.validation_fraction > 0
+
+    def report(self, training: TokenStore | TokenStream, validation: TokenStore | TokenStream | None) -> None:
+        """Prints how much text there is to train on and to validate with, and what share was set aside.
+
+        Args:
+            training: the text to train on.
+            validation: the text to validate with; None if there is none.
+
+        Warns:
+            InputWarning: the share that was set aside is far from `--validation_fraction`.
+        """
+
+        def amount(part: TokenStore | TokenStream) -> str:
+            return f"{counted(part.num_documents, 'document')}, {counted(part.num_tokens, 'token')}"
+
+        print(f"to train on: {amount(training)}", flush=True)
+        if validation is None:
+            return
+        if self.validation_corpus:
+            print(f"to validate with: {amount(validation)}", flush=True)
+            return
+        share = validation.num_tokens / (training.num_tokens + validation.num_tokens)
+        print(
+            f"set aside for validation: {amount(validation)}, {100 * share:.2g} % of the corpus", flush=True
+        )
+        if abs(share - self.validation_fraction) > _FAR * self.validation_fraction:
+            warnings.warn(
+                f"--validation_fraction asks for {100 * self.validation_fraction:.2g} % and {100 * share:.2g} % was "
+                "set aside, as the documents cannot be divided better; name a --validation_corpus, or another fraction",
+                InputWarning,
+                stacklevel=2,
+            )
 
 
 @dataclass(kw_only=True)
