@@ -15,12 +15,12 @@ from kerasllm.data.batches.packed_labelled import PackedClassificationBatches
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.examples.labelled import EncodedTexts, encode_texts
 from kerasllm.data.sources.labelled import LabelledTexts
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, counted
 from kerasllm.tasks import Classification, Regression
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import BertStartOptions
-from kerasllm.training.options import LabelledOptions, TrainingOptions
+from kerasllm.training.options import HELD_OUT_EXAMPLES, LabelledOptions, TrainingOptions
 
 
 @dataclass(kw_only=True)
@@ -46,7 +46,7 @@ def main(config: Config) -> int:
     if is_finished(config, may_grow=NO_GROWTH):
         return 0
     check(config)
-    parts = config.read()
+    parts = config.read(config.seed)
     training = parts["train"]
     task = task_of(config, training)
     tokenizer = config.find_tokenizer(text for pair in training.texts for text in pair)
@@ -102,7 +102,8 @@ def main(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Refuses settings that contradict each other, before anything is read."""
-    config.check_validation(config.validation is not None, "--validation")
+    config.check_parts()
+    config.check_validation(config.has_validation, HELD_OUT_EXAMPLES)
     if config.init and config.tokenizer:
         raise InputError(
             "--tokenizer is for training from scratch: with --init the checkpoint's own is taken"
@@ -126,7 +127,7 @@ def report(encoded: dict[str, EncodedTexts]) -> None:
     for name, part in encoded.items():
         cut = part.num_truncated
         also = f", {cut:,} of them cut to {part.sequence_length} tokens" if cut else ""
-        print(f"{name}: {len(part):,} examples{also}", flush=True)
+        print(f"{name}: {counted(len(part), 'example')}{also}", flush=True)
 
 
 if __name__ == "__main__":

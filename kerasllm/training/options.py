@@ -6,19 +6,28 @@ A recipe's `Config` inherits the groups that it needs. On the command line their
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from kerasllm.cli.ranges import above, at_least, within
+from kerasllm.data.sources.label_values import renamed
 from kerasllm.data.sources.labelled import LabelledTexts, read_labelled
+from kerasllm.data.sources.splitting import split_records, text_key
 from kerasllm.data.token_cache.store import TokenStore
 from kerasllm.data.token_cache.stream import TokenStream
-from kerasllm.errors import InputError, InputWarning, counted
+from kerasllm.errors import InputError, InputWarning, counted, naming
 from kerasllm.training.callbacks.number_guard import GuardOptions
 
 HELD_OUT_TEXT = "--validation_corpus or a --validation_fraction above 0"
 """The options that provide validation text in pretraining, for messages."""
+
+HELD_OUT_EXAMPLES = "--validation or a --validation_fraction above 0"
+"""The options that provide validation examples in fine-tuning, for messages."""
 
 _FAR = 0.25  # a share that differs by more than this part of what is asked for is told
 
@@ -93,17 +102,118 @@ class CorpusOptions:
 
 
 @dataclass(kw_only=True)
-class LabelledOptions:
-    """Settings for the labeled texts, or pairs of texts, that a model is fine-tuned on."""
+class FineTuningOptions:
+    """Settings for the data that a model is fine-tuned on."""
 
     train: str
-    """Labeled texts: .tsv, .csv, .jsonl, .parquet, or hub:ID (hub:glue/mrpc)."""
+    """Training data: a file, or hub:ID of a data set."""
 
     validation: str | None = None
     """Validation data, given like --train; evaluated after each epoch."""
 
     test: str | None = None
     """Test data, given like --train; evaluated once, at the end."""
+
+    validation_fraction: float = field(default=0.0, metadata=within(0, 1))
+    """Share of --train to set aside for validation, in place of --validation."""
+
+    test_fraction: float = field(default=0.0, metadata=within(0, 1))
+    """Share of --train to set aside as test data, in place of --test."""
+
+    epochs: int = field(default=3, metadata=at_least(1))
+    """Passes over --train."""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The data by part: "train" and, if they are given, "validation" and "test"."""
+        given = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: source for name, source in given.items() if source}
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """The shares of --train that are set aside by part, without those of 0."""
+        given = {"validation": self.validation_fraction, "test": self.test_fraction}
+        return {name: share for name, share in given.items() if share}
+
+    @property
+    def has_validation(self) -> bool:
+        """True if validation data is given or set aside."""
+        return bool(self.validation or self.validation_fraction)
+
+    def check_parts(self) -> None:
+        """Refuses data of a part that is both given and set aside, before anything is read.
+
+        Raises:
+            InputError: the message names both options.
+        """
+        for name in self.fractions:
+            if name in self.sources:
+                raise InputError(
+                    f"--{name}_fraction sets a part of --train aside and --{name} names a file: give one of the two"
+                )
+        if sum(self.fractions.values()) >= 1:
+            given = " and ".join(f"--{name}_fraction {share}" for name, share in self.fractions.items())
+            raise InputError(f"{given} leave nothing to train on: their sum must be below 1")
+
+    def set_aside(
+        self, groups: Sequence[Hashable], seed: int, strata: Sequence[Hashable] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns which records of --train belong to "train" and to each part that is set aside, and prints how many.
+
+        Args:
+            groups: the group of each record, which stays together, such as `text_key` of its texts.
+            seed: seed of the division.
+            strata: the label of each record, of which each part gets the same share.
+
+        Returns:
+            Indices of records by part; see `split_records`.
+        """
+        if not self.fractions:
+            return {"train": np.arange(len(groups))}
+        with naming(f"--train {self.train}"):
+            parts = split_records(groups, self.fractions, seed, strata)
+        for name in self.fractions:
+            share = len(parts[name]) / len(groups)
+            print(
+                f"set aside for {name}: {counted(len(parts[name]), 'example')} of {len(groups):,}, "
+                f"{100 * share:.2g} % of --train",
+                flush=True,
+            )
+            if abs(share - self.fractions[name]) > _FAR * self.fractions[name]:
+                warnings.warn(
+                    f"--{name}_fraction asks for {100 * self.fractions[name]:.2g} % and {100 * share:.2g} % was set "
+                    "aside, as there are few examples or many of one text",
+                    InputWarning,
+                    stacklevel=2,
+                )
+        return parts
+
+    def set_text_aside(self, stream: TokenStream) -> dict[str, TokenStream]:
+        """Returns the plain text of --train by part: the end of it is test data, and what stands before validates.
+
+        Args:
+            stream: the tokens of --train.
+
+        Raises:
+            InputError: the text is too short to be divided.
+        """
+        parts = {"train": stream}
+        left = 1.0
+        for name, share in reversed(self.fractions.items()):
+            with naming(f"--train {self.train}"):
+                parts["train"], parts[name] = parts["train"].split(share / left)
+            left -= share
+            found = counted(parts[name].num_tokens, "token")
+            print(f"set aside for {name}: {found}, {100 * share:.2g} % of --train", flush=True)
+        return parts
+
+
+@dataclass(kw_only=True)
+class LabelledOptions(FineTuningOptions):
+    """Settings for the labeled texts, or pairs of texts, that a model is fine-tuned on."""
+
+    train: str
+    """Labeled texts: .tsv, .csv, .jsonl, .parquet, or hub:ID (hub:glue/mrpc)."""
 
     text_columns: str | None = None
     """One column or two, separated by a comma: names, or numbers from 0 if the file has no header."""
@@ -114,23 +224,32 @@ class LabelledOptions:
     task: Literal["auto", "classification", "regression"] = "auto"
     """auto chooses regression if every label is a number and at least one is not whole."""
 
-    epochs: int = field(default=3, metadata=at_least(1))
-    """Passes over --train."""
+    label_names: str | None = None
+    """Names of the classes for predictions and the saved model: 0=negative,1=positive."""
 
-    def read(self) -> dict[str, LabelledTexts]:
+    def read(self, seed: int) -> dict[str, LabelledTexts]:
         """Returns the data by part; validation and test data have the task and labels of the training data.
 
+        Args:
+            seed: seed of the choice of examples that are set aside.
+
         Raises:
-            InputError: a file cannot be read, or a label of one part does not occur in training.
+            InputError: a file cannot be read, a label of one part does not occur in training, or `label_names` does
+                not name each class.
         """
         columns = self.text_columns, self.label_column
-        training = read_labelled(self.train, *columns, task=self.task, split="train")
-        like: dict[str, Any] = {"task": training.task, "label_names": training.label_names}
-        parts = {"train": training}
-        for name, source in (("validation", self.validation), ("test", self.test)):
-            if source:
+        whole = read_labelled(self.train, *columns, task=self.task, split="train")
+        like: dict[str, Any] = {"task": whole.task, "label_names": whole.label_names}
+        strata = None if whole.label_names is None else list(map(repr, whole.labels.tolist()))
+        groups = [text_key(*texts) for texts in whole.texts]
+        parts = {
+            name: whole.select(records) for name, records in self.set_aside(groups, seed, strata).items()
+        }
+        for name, source in self.sources.items():
+            if name != "train":
                 parts[name] = read_labelled(source, *columns, split=name, **like)
-        return parts
+        names = renamed(whole.label_names, self.label_names) if self.label_names else whole.label_names
+        return {name: dataclasses.replace(part, label_names=names) for name, part in parts.items()}
 
 
 @dataclass(kw_only=True)

@@ -159,6 +159,42 @@ def classification_labels(
     return np.array([ids[value] for value in values], np.int32), names
 
 
+def renamed(names: Sequence[str] | None, new_names: str) -> tuple[str, ...]:
+    """Returns the names that the user gives to classes, in the order of the classes.
+
+    Args:
+        names: the names in the data; None for regression.
+        new_names: the new name of each class, `0=negative,1=positive`.
+
+    Raises:
+        InputError: a class has no new name or two, a name is no class, or two classes get one name.
+    """
+    option = f"--label_names {new_names}"
+    if names is None:
+        raise InputError(f"{option} is for classes, and the labels are numbers to predict")
+    shown = "[" + ", ".join(map(repr, names[:_SHOWN])) + (", …]" if len(names) > _SHOWN else "]")
+    by_key = {class_key(name): name for name in names}
+    found: dict[str, str] = {}
+    for entry in new_names.split(","):
+        old, equals, new = (part.strip() for part in entry.partition("="))
+        if not (old and equals and new):
+            raise InputError(
+                f"{option}: {entry!r} is not LABEL=NAME; name each of {shown}, as in 0=negative,1=positive"
+            )
+        name = old if old in names else by_key.get(class_key(old))
+        if name is None:
+            raise InputError(f"{option}: there is no label {old!r} in the data, only {shown}")
+        if name in found:
+            raise InputError(f"{option}: label {old!r} has two names")
+        if new in found.values():
+            raise InputError(f"{option}: two labels have the name {new!r}")
+        found[name] = new
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise InputError(f"{option}: label {missing[0]!r} has no name; name each of {shown}")
+    return tuple(found[name] for name in names)
+
+
 def _class_names(values: Iterable[str]) -> Mapping[str, str]:
     """Returns the name of each label's class: the label itself, or the key if all are whole or spellings vary."""
     spellings: dict[str, set[str]] = defaultdict(set)

@@ -8,7 +8,7 @@ import difflib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -65,6 +65,11 @@ class LabelledTexts(UnlabelledTexts):
     labels: np.ndarray
     label_names: tuple[str, ...] | None
     task: Task
+
+    def select(self, records: np.ndarray) -> "LabelledTexts":
+        """Returns the records with these indices, in this order."""
+        texts = [self.texts[record] for record in records.tolist()]
+        return replace(self, texts=texts, lines=self.lines[records], labels=self.labels[records])
 
 
 def read_labelled(
