@@ -6,15 +6,17 @@ KERAS_BACKEND=jax python recipes/finetune_bert.py --init runs/mine --train train
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from kerasllm import BertClassifier, BertRegressor, cli
+from kerasllm.cli.settings import in_group
 from kerasllm.data.batches.labelled import LabelledBatches
 from kerasllm.data.batches.packed_labelled import PackedClassificationBatches
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.examples.labelled import EncodedTexts, encode_texts
 from kerasllm.data.sources.labelled import LabelledTexts
+from kerasllm.data.sources.text import first_words
 from kerasllm.errors import InputError, counted
 from kerasllm.tasks import Classification, Regression
 from kerasllm.tokenizers.encoding import vocabulary_size
@@ -27,6 +29,8 @@ from kerasllm.training.options import HELD_OUT_EXAMPLES, LabelledOptions, Traini
 class Config(LabelledOptions, BertStartOptions, TrainingOptions):
     """Fine-tunes a BERT on labeled texts or pairs and writes a run directory."""
 
+    group = "data"
+
     positions = 128
 
     vocabulary_size: int = 8192
@@ -34,7 +38,9 @@ class Config(LabelledOptions, BertStartOptions, TrainingOptions):
     """Pack several texts into a row, where none attends to another; otherwise pad rows to one of a few lengths."""
 
     learning_rate: float = 5e-5
-    monitor: Literal["loss", "accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman"] = "loss"
+    monitor: Literal["loss", "accuracy", "f1", "f1_macro", "matthews", "pearson", "spearman"] = field(
+        default="loss", metadata=in_group("validation")
+    )
     """Validation figure that --restore_best and --patience use."""
 
 
@@ -95,6 +101,7 @@ def main(config: Config) -> int:
             eval_interval=batches.steps_per_epoch,
             monitor=config.monitor,
             recorded={"labels": list(training.label_names or ()), "task": task.name, "steps": batches.steps},
+            example=("--text", first_words("\t".join(training.texts[0]))),
             may_grow=NO_GROWTH,
         ),
     )

@@ -13,6 +13,7 @@ from typing import Any
 from kerasllm import GPTCausalLM, cli
 from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import at_least
+from kerasllm.cli.settings import in_group
 from kerasllm.data.batches.causal_lm import CausalBatches, CausalEvaluationBatches
 from kerasllm.data.batches.conversations import ConversationBatches
 from kerasllm.data.examples.conversations import encode_conversations
@@ -33,7 +34,9 @@ from kerasllm.training.options import HELD_OUT_EXAMPLES, FineTuningOptions, Trai
 class Config(AdapterOptions, FineTuningOptions, TrainingOptions):
     """Fine-tunes a GPT and writes a run directory."""
 
-    init: str
+    group = "data"
+
+    init: str = field(metadata=in_group("model"))
     """The model to start from: a run, a model directory or a hub id."""
 
     train: str
@@ -93,6 +96,7 @@ def main(config: Config) -> int:
             chat_template=template or read_chat_template(directory),
             held_out=held_out,
             eval_interval=batches.steps // config.epochs,
+            example=("--chat",) if template else None,
         ),
     )
 

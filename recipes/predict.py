@@ -13,9 +13,9 @@ from pathlib import Path
 from kerasllm import BertConfig, cli
 from kerasllm.cli.ranges import at_least
 from kerasllm.data.sources.labelled import read_texts
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, counted
 from kerasllm.files.atomic import check_writable, write_output
-from kerasllm.tasks import PredictionSettings, task_of
+from kerasllm.tasks import PredictionSettings, pointing_to_recipe, task_of
 from kerasllm.tasks.saved_model import open_model
 from kerasllm.tokenizers.loading import load_wordpiece
 
@@ -52,7 +52,8 @@ class Config:
 def main(config: Config) -> int:
     """Reads the model and the texts, and writes the predictions."""
     check(config)
-    saved = open_model(config.model, BertConfig, load_wordpiece)
+    with pointing_to_recipe(config.model, "predict"):
+        saved = open_model(config.model, BertConfig, load_wordpiece)
     positions = saved.config.max_sequence_length
     length = positions if config.sequence_length is None else config.sequence_length
     if length > positions:
@@ -61,10 +62,17 @@ def main(config: Config) -> int:
         )
     task = task_of(saved)
     options = PredictionSettings(length, config.batch_size, config.top_k)
-    rows = task.predict(saved, texts_of(config), options)
+    texts = texts_of(config)
+    if task.name != "masked_lm" and any("[MASK]" in part for text in texts for part in text):
+        print(
+            f"note: {config.model} is for {task.name.replace('_', ' ')} and fills in no [MASK]: a pretrained BERT "
+            "does, such as a run of pretrain_bert",
+            file=sys.stderr,
+        )
+    rows = task.predict(saved, texts, options)
     if config.output:
         write_output(Path(config.output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        print(f"{len(rows)} predictions written to {config.output}", file=sys.stderr)
+        print(f"{counted(len(rows), 'prediction')} written to {config.output}", file=sys.stderr)
     else:
         for row in rows:
             print(*task.show(row), sep="\n")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from kerasllm import BertPretraining, cli
 from kerasllm.cli.ranges import at_least, within
+from kerasllm.cli.settings import in_group
 from kerasllm.data.batches.masked_lm import BertPretrainingBatches, read_objectives
 from kerasllm.data.batches.sentence_pairs import SHORTEST_SEQUENCE
 from kerasllm.data.sources.corpus import Corpus
@@ -30,6 +31,8 @@ from kerasllm.training.options import HELD_OUT_TEXT, CorpusOptions, TrainingOpti
 class Config(CorpusOptions, BertStartOptions, TrainingOptions):
     """Pretrains a BERT with masked-LM and next-sentence prediction and writes a run directory."""
 
+    group = "data"
+
     shortest = SHORTEST_SEQUENCE
 
     objectives: list[Literal["masked_lm", "next_sentence", "sentence_order"]] = field(
@@ -46,10 +49,10 @@ class Config(CorpusOptions, BertStartOptions, TrainingOptions):
     packing: bool = False
     """Pack several examples into a row, where none attends to another; --batch_size then counts rows."""
 
-    steps: int = field(default=10_000, metadata=at_least(1))
+    steps: int = field(default=10_000, metadata=at_least(1) | in_group("optimization"))
     """Optimizer steps."""
 
-    eval_batches: int = field(default=50, metadata=at_least(1))
+    eval_batches: int = field(default=50, metadata=at_least(1) | in_group("validation"))
     """Maximum batches per validation."""
 
 

@@ -39,11 +39,15 @@ class Task(abc.ABC):
         name: the name of the task in results and options.
         model_classes: the classes of models that are saved for the task.
         monitors: the figures of `evaluate` by which a run may choose its best weights.
+        recipe: the recipe that uses a model of the task.
+        example: arguments of that recipe beside the model, for a line that tells how to use one.
     """
 
     name: ClassVar[str]
     model_classes: ClassVar[tuple[type, ...]]
     monitors: ClassVar[tuple[str, ...]] = ("loss",)
+    recipe: ClassVar[str] = "predict"
+    example: ClassVar[tuple[str, ...]] = ("--text", "A text of your own.")
 
     def compile(
         self,

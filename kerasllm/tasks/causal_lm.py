@@ -15,6 +15,8 @@ class CausalLanguageModeling(Task):
 
     name: ClassVar[str] = "causal_lm"
     model_classes: ClassVar[tuple[type, ...]] = (GPTCausalLM, GPTBackbone)
+    recipe: ClassVar[str] = "generate"
+    example: ClassVar[tuple[str, ...]] = ("--prompt", "Once upon a time")
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
         """Returns the loss alone."""

@@ -24,6 +24,7 @@ class MaskedLanguageModeling(Task):
 
     name: ClassVar[str] = "masked_lm"
     model_classes: ClassVar[tuple[type, ...]] = (BertPretraining, BertMaskedLM, BertBackbone)
+    example: ClassVar[tuple[str, ...]] = ("--text", "The capital of France is [MASK].")
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
         """Returns a loss and an accuracy for each objective."""

@@ -156,6 +156,8 @@ class GPTOptions(_ModelOptions):
 class BertStartOptions:
     """Settings for the BERT that a run starts from: a checkpoint with its tokenizer, or a new model."""
 
+    group: ClassVar[str] = "model"
+
     init: str | None = None
     """A run, model directory or hub id to start from, with its tokenizer; from scratch if null."""
 
@@ -238,6 +240,8 @@ class BertStartOptions:
 @dataclass(kw_only=True)
 class GPTStartOptions:
     """Settings for the GPT that a run starts from: a checkpoint with its tokenizer, or a new model."""
+
+    group: ClassVar[str] = "model"
 
     init: str | None = None
     """A run, model directory or hub id to start from, with its tokenizer; from scratch if null."""
@@ -329,6 +333,8 @@ class GPTStartOptions:
 @dataclass(kw_only=True)
 class AdapterOptions:
     """Settings for how a checkpoint is trained: its dropout, and low-rank adapters."""
+
+    group: ClassVar[str] = "model"
 
     dropout: float | None = field(default=None, metadata=within(0, 1))
     """Dropout in place of the checkpoint's; null keeps that."""

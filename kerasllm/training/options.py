@@ -10,11 +10,12 @@ import dataclasses
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from kerasllm.cli.ranges import above, at_least, within
+from kerasllm.cli.settings import continues, in_group
 from kerasllm.data.sources.label_values import renamed
 from kerasllm.data.sources.labelled import LabelledTexts, read_labelled
 from kerasllm.data.sources.splitting import split_records, text_key
@@ -29,20 +30,22 @@ HELD_OUT_TEXT = "--validation_corpus or a --validation_fraction above 0"
 HELD_OUT_EXAMPLES = "--validation or a --validation_fraction above 0"
 """The options that provide validation examples in fine-tuning, for messages."""
 
-_FAR = 0.25  # a share that differs by more than this part of what is asked for is told
+_FAR = 1.75  # a share is told that is so many times as large as what was asked for, or as small
 
 
 @dataclass(kw_only=True)
 class CorpusOptions:
     """Settings for the text that a model is pretrained on."""
 
+    group: ClassVar[str] = "data"
+
     corpus: list[str]
     """Text files or directories, .jsonl, .parquet, hub:ID of a data set, or python-docs; several allowed."""
 
-    validation_corpus: list[str] = field(default_factory=list)
+    validation_corpus: list[str] = field(default_factory=list, metadata=in_group("validation"))
     """Validation text, given like --corpus; without it, --validation_fraction sets text aside."""
 
-    validation_fraction: float = field(default=0.05, metadata=within(0, 1))
+    validation_fraction: float = field(default=0.05, metadata=within(0, 1) | in_group("validation"))
     """Share of the text set aside for validation if there is no --validation_corpus; 0 for none."""
 
     text_column: str = "text"
@@ -92,7 +95,7 @@ class CorpusOptions:
         print(
             f"set aside for validation: {amount(validation)}, {100 * share:.2g} % of the corpus", flush=True
         )
-        if abs(share - self.validation_fraction) > _FAR * self.validation_fraction:
+        if not 1 / _FAR < share / self.validation_fraction < _FAR:
             warnings.warn(
                 f"--validation_fraction asks for {100 * self.validation_fraction:.2g} % and {100 * share:.2g} % was "
                 "set aside, as the documents cannot be divided better; name a --validation_corpus, or another fraction",
@@ -105,22 +108,24 @@ class CorpusOptions:
 class FineTuningOptions:
     """Settings for the data that a model is fine-tuned on."""
 
+    group: ClassVar[str] = "data"
+
     train: str
     """Training data: a file, or hub:ID of a data set."""
 
-    validation: str | None = None
+    validation: str | None = field(default=None, metadata=in_group("validation"))
     """Validation data, given like --train; evaluated after each epoch."""
 
-    test: str | None = None
+    test: str | None = field(default=None, metadata=in_group("validation"))
     """Test data, given like --train; evaluated once, at the end."""
 
-    validation_fraction: float = field(default=0.0, metadata=within(0, 1))
+    validation_fraction: float = field(default=0.0, metadata=within(0, 1) | in_group("validation"))
     """Share of --train to set aside for validation, in place of --validation."""
 
-    test_fraction: float = field(default=0.0, metadata=within(0, 1))
+    test_fraction: float = field(default=0.0, metadata=within(0, 1) | in_group("validation"))
     """Share of --train to set aside as test data, in place of --test."""
 
-    epochs: int = field(default=3, metadata=at_least(1))
+    epochs: int = field(default=3, metadata=at_least(1) | in_group("optimization"))
     """Passes over --train."""
 
     @property
@@ -179,7 +184,7 @@ class FineTuningOptions:
                 f"{100 * share:.2g} % of --train",
                 flush=True,
             )
-            if abs(share - self.fractions[name]) > _FAR * self.fractions[name]:
+            if not 1 / _FAR < share / self.fractions[name] < _FAR:
                 warnings.warn(
                     f"--{name}_fraction asks for {100 * self.fractions[name]:.2g} % and {100 * share:.2g} % was set "
                     "aside, as there are few examples or many of one text",
@@ -211,6 +216,8 @@ class FineTuningOptions:
 @dataclass(kw_only=True)
 class LabelledOptions(FineTuningOptions):
     """Settings for the labeled texts, or pairs of texts, that a model is fine-tuned on."""
+
+    group: ClassVar[str] = "data"
 
     train: str
     """Labeled texts: .tsv, .csv, .jsonl, .parquet, or hub:ID (hub:glue/mrpc)."""
@@ -256,6 +263,8 @@ class LabelledOptions(FineTuningOptions):
 class OptimizerOptions:
     """Settings of AdamW, its schedule and its batches."""
 
+    group: ClassVar[str] = "optimization"
+
     batch_size: int = field(default=32, metadata=at_least(1))
     """Rows of a batch; an optimizer step sees batch_size * gradient_accumulation."""
 
@@ -281,6 +290,8 @@ class OptimizerOptions:
 @dataclass(kw_only=True)
 class ValidationOptions:
     """Settings for when a run is validated, and what follows from it."""
+
+    group: ClassVar[str] = "validation"
 
     eval_interval: int | None = field(default=None, metadata=at_least(1))
     """Steps between validations; if null, a tenth of all steps in pretraining and an epoch in fine-tuning."""
@@ -312,6 +323,8 @@ class ValidationOptions:
 class RunOptions:
     """Settings of the run directory, the machine, and everything else around the training."""
 
+    group: ClassVar[str] = "run"
+
     output: str
     """Directory of the run: settings, log, checkpoints, model, results."""
 
@@ -324,13 +337,13 @@ class RunOptions:
     log_interval: int | None = field(default=None, metadata=at_least(1))
     """Steps between lines of metrics.jsonl; if null, 1 for a run of up to 100 steps, else 10."""
 
-    checkpoint_steps: int | None = field(default=None, metadata=at_least(1))
+    checkpoint_steps: int | None = field(default=None, metadata=at_least(1) | in_group("checkpoints"))
     """Steps between checkpoints."""
 
-    checkpoint_minutes: float | None = field(default=10.0, metadata=above(0))
+    checkpoint_minutes: float | None = field(default=10.0, metadata=above(0) | in_group("checkpoints"))
     """Minutes between checkpoints."""
 
-    keep: int = field(default=2, metadata=at_least(1))
+    keep: int = field(default=2, metadata=at_least(1) | in_group("checkpoints"))
     """Number of newest checkpoints to keep."""
 
     seed: int = field(default=0, metadata=within(0, 2**31))
@@ -338,8 +351,8 @@ class RunOptions:
 
     guard: GuardOptions = field(default_factory=GuardOptions)
 
-    resume: bool = False
-    """Continue an interrupted run."""
+    resume: bool = field(default=False, metadata=continues("output") | in_group("checkpoints"))
+    """Continue the interrupted run in --output, with its settings; no other option is needed."""
 
     @property
     def for_fit(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from kerasllm.errors import InputError
 from kerasllm.tokenizers.encoding import vocabulary_size
 
 _NEAR = 0.2  # the share of whole documents may differ by so much from the share that is asked for
+_MISS = 1.0  # as much may a part miss what is asked for where documents have to be cut
 _PARTS = 16  # number of parts of long documents that are set aside instead
 _SHORTEST_PART = 128  # tokens
 _LEAST_PART = 48  # tokens, in a corpus that is too small for longer ones
@@ -111,19 +112,30 @@ class TokenStore:
             raise InputError(f"validation_fraction {validation_fraction} is not between 0 and 1")
         through = np.concatenate([[0], np.cumsum(self.sentence_ends - self.sentence_starts)])
         wanted = validation_fraction * through[-1]
-        offsets = self.document_offsets
+        miss = (
+            _MISS * wanted
+        )  # of a division of whole documents or, where there are too few, the most allowed
         if self.num_documents >= 2 * least:
-            held_out = _draw(np.diff(through[offsets]), wanted, seed, least)
-            if abs(np.diff(through[offsets])[held_out].sum() - wanted) <= _NEAR * wanted:
-                return self.select(np.flatnonzero(~held_out)), self.select(np.flatnonzero(held_out))
+            lengths = np.diff(through[self.document_offsets])
+            held_out = _draw(lengths, wanted, seed, least)
+            miss = abs(lengths[held_out].sum() - wanted)
+            whole = self.select(np.flatnonzero(~held_out)), self.select(np.flatnonzero(held_out))
+            if miss <= _NEAR * wanted:
+                return whole
         longest = max(wanted / _PARTS, min(_SHORTEST_PART, wanted / least), _LEAST_PART)
         offsets = self._part_offsets(through, longest, max(longest, wanted / 2))
-        if len(offsets) - 1 < 2 * least:
+        lengths = np.diff(through[offsets])
+        can_divide = len(lengths) >= 2 * least
+        if can_divide:
+            held_out = _draw(lengths, wanted, seed, least)
+            can_divide = bool(abs(lengths[held_out].sum() - wanted) <= miss)
+        if not can_divide:
+            if self.num_documents >= 2 * least:
+                return whole
             raise InputError(
                 f"the corpus has {self.num_documents} document(s) and cannot be split into parts of at least "
                 f"{least}; separate documents by blank lines, or name a validation corpus of its own"
             )
-        held_out = _draw(np.diff(through[offsets]), wanted, seed, least)
         parts = TokenStore(
             self.tokens, self.sentence_starts, self.sentence_ends, offsets, self.vocabulary_size
         )
