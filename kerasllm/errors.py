@@ -52,6 +52,11 @@ class NewHeadWarning(InputWarning):
         self.heads = heads
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Returns a number with its noun, in the plural unless it is 1: "1 step", "2,000 steps"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def short(value: Any) -> str:
     """Returns a value as a message shows it: its `repr`, cut off after 60 characters."""
     text = repr(value)

@@ -23,7 +23,7 @@ from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.stream import tokenize_stream
 from kerasllm.errors import InputError, naming
 from kerasllm.files.atomic import check_writable, write_output
-from kerasllm.tasks import CausalLanguageModeling
+from kerasllm.tasks import CausalLanguageModeling, pointing_to_recipe
 from kerasllm.tokenizers.added_tokens import added_ids
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import load_tokenizer
@@ -70,10 +70,11 @@ def main(config: Config) -> int:
     if config.output:
         check_writable(Path(config.output))
     directory = resolve_directory(config.model)
-    tokenizer = load_tokenizer(directory)
-    shape = GPTOptions().check_with(
-        config.model, vocabulary_size=vocabulary_size(tokenizer), sequence_length=config.context_length
-    )
+    with pointing_to_recipe(config.model, "generate"):  # which uses the same models
+        tokenizer = load_tokenizer(directory)
+        shape = GPTOptions().check_with(
+            config.model, vocabulary_size=vocabulary_size(tokenizer), sequence_length=config.context_length
+        )
     length = config.context_length or shape.max_sequence_length
     stride = config.stride or max(length // 2, 1)
     if stride > length:

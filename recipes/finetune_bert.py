@@ -6,27 +6,31 @@ KERAS_BACKEND=jax python recipes/finetune_bert.py --init runs/mine --train train
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from kerasllm import BertClassifier, BertRegressor, cli
+from kerasllm.cli.settings import in_group
 from kerasllm.data.batches.labelled import LabelledBatches
 from kerasllm.data.batches.packed_labelled import PackedClassificationBatches
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.examples.labelled import EncodedTexts, encode_texts
 from kerasllm.data.sources.labelled import LabelledTexts
-from kerasllm.errors import InputError
+from kerasllm.data.sources.text import first_words
+from kerasllm.errors import InputError, counted
 from kerasllm.tasks import Classification, Regression
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import BertStartOptions, LowRankOptions
-from kerasllm.training.options import LabelledOptions, TrainingOptions
+from kerasllm.training.options import HELD_OUT_EXAMPLES, LabelledOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
 @dataclass(kw_only=True)
 class Config(LabelledOptions, BertStartOptions, LowRankOptions, TrainingOptions):
     """Fine-tunes a BERT on labeled texts or pairs and writes a run directory."""
+
+    group = "data"
 
     positions = 128
 
@@ -36,7 +40,7 @@ class Config(LabelledOptions, BertStartOptions, LowRankOptions, TrainingOptions)
 
     learning_rate: float = 5e-5
     monitor: Literal["loss", "accuracy", "f1", "f1_macro", "f1_micro", "matthews", "pearson", "spearman"] = (
-        "loss"
+        field(default="loss", metadata=in_group("validation"))
     )
     """Validation figure that --restore_best and --patience use."""
 
@@ -49,7 +53,7 @@ def main(config: Config) -> int:
     if is_finished(config, may_grow=NO_GROWTH):
         return 0
     check(config)
-    parts = config.read()
+    parts = config.read(config.seed)
     training = parts["train"]
     task = task_of(config, training)
     tokenizer = config.find_tokenizer(text for pair in training.texts for text in pair)
@@ -104,6 +108,7 @@ def main(config: Config) -> int:
                 "task": task.name,
                 "steps": batches.steps,
             },
+            example=("--text", first_words("\t".join(training.texts[0]))),
             may_grow=NO_GROWTH,
         ),
     )
@@ -111,7 +116,8 @@ def main(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Refuses settings that contradict each other, before anything is read."""
-    config.check_validation(config.validation is not None, "--validation")
+    config.check_parts()
+    config.check_validation(config.has_validation, HELD_OUT_EXAMPLES)
     if config.init and config.tokenizer:
         raise InputError(
             "--tokenizer is for training from scratch: with --init the checkpoint's own is taken"
@@ -139,7 +145,7 @@ def report(encoded: dict[str, EncodedTexts]) -> None:
     for name, part in encoded.items():
         cut = part.num_truncated
         also = f", {cut:,} of them cut to {part.sequence_length} tokens" if cut else ""
-        print(f"{name}: {len(part):,} examples{also}", flush=True)
+        print(f"{name}: {counted(len(part), 'example')}{also}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ from typing import Any
 from kerasllm import GPTCausalLM, cli
 from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import at_least
+from kerasllm.cli.settings import in_group
 from kerasllm.data.batches.causal_lm import CausalBatches, CausalEvaluationBatches
 from kerasllm.data.batches.conversations import ConversationBatches
 from kerasllm.data.examples.conversations import encode_conversations
 from kerasllm.data.sources.conversations import is_conversation_file, read_conversations
 from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.sources.splitting import text_key
 from kerasllm.data.token_cache.stream import tokenize_stream
 from kerasllm.errors import naming
 from kerasllm.tasks import CausalLanguageModeling
@@ -25,22 +27,21 @@ from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import find_chat_template, load_tokenizer
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import AdapterOptions, GPTOptions
-from kerasllm.training.options import TrainingOptions
+from kerasllm.training.options import HELD_OUT_EXAMPLES, FineTuningOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
 @dataclass(kw_only=True)
-class Config(AdapterOptions, TrainingOptions):
+class Config(AdapterOptions, FineTuningOptions, TrainingOptions):
     """Fine-tunes a GPT and writes a run directory."""
 
-    init: str
+    group = "data"
+
+    init: str = field(metadata=in_group("model"))
     """The model to start from: a run, a model directory or a hub id."""
 
     train: str
     """JSONL or JSON of {"messages": [{"role", "content"}]}, {"prompt", "completion"}, ShareGPT or Alpaca; or text."""
-
-    validation: str | None = None
-    """Validation data of the same kind as --train."""
 
     text_column: str = "text"
     """Field that holds the text in .jsonl, .parquet and hub data sets of plain text."""
@@ -50,9 +51,6 @@ class Config(AdapterOptions, TrainingOptions):
 
     context_length: int | None = field(default=None, metadata=at_least(1))
     """Tokens per row, into which several conversations are packed; all of the model's positions if null."""
-
-    epochs: int = field(default=3, metadata=at_least(1))
-    """Passes over the training data."""
 
     batch_size: int = 8
     learning_rate: float = 2e-5
@@ -67,7 +65,8 @@ def main(config: Config) -> int:
     """Goes from the checkpoint and its tokenizer to conversations or text and batches, and trains."""
     if is_finished(config):
         return 0
-    config.check_validation(config.validation is not None, "--validation")
+    config.check_parts()
+    config.check_validation(config.has_validation, HELD_OUT_EXAMPLES)
     config.check_adapters()
     directory = resolve_directory(config.init)
     tokenizer = load_tokenizer(directory)
@@ -80,9 +79,9 @@ def main(config: Config) -> int:
     if is_conversation_file(config.train):
         template, name = find_chat_template(config.chat_template, directory)
         reading = {"template": template, "template_name": name, "end_token_id": shape.end_token_ids}
-        make_batches, validation = read_conversation_files(config, tokenizer, shared, reading)
+        make_batches, held_out = read_conversation_files(config, tokenizer, shared, reading)
     else:
-        make_batches, validation = read_texts(config, tokenizer, shared)
+        make_batches, held_out = read_texts(config, tokenizer, shared)
     batches = make_batches()
 
     rows = config.batch_size * config.gradient_accumulation
@@ -96,47 +95,55 @@ def main(config: Config) -> int:
             tokens_per_step=length * rows * getattr(batches, "fill", 1.0),
             tokenizer=tokenizer,
             chat_template=template,
-            held_out={"validation": validation},
-            recorded={"data": part_sizes({"train": batches, "validation": validation})},
+            held_out=held_out,
+            recorded={"data": part_sizes({"train": batches, **held_out})},
             eval_interval=batches.steps // config.epochs,
+            example=("--chat",) if template else None,
         ),
     )
 
 
-def read_conversation_files(config: Config, tokenizer: Any, shared: dict, reading: dict) -> tuple[Any, Any]:
-    """Returns a function from the steps done to the remaining batches, and the validation batches or None."""
-    examples = encode_conversations(read_conversations(Path(config.train)), tokenizer, **reading)
+def read_conversation_files(config: Config, tokenizer: Any, shared: dict, reading: dict) -> tuple[Any, dict]:
+    """Returns a function from the steps done to the remaining batches, and the batches of the other parts."""
+    records = {name: list(read_conversations(Path(source))) for name, source in config.sources.items()}
+    groups = [text_key(repr(record._replace(place=""))) for record in records["train"]]
+    parts = config.set_aside(groups, config.seed)
+    records |= {name: [records["train"][record] for record in chosen] for name, chosen in parts.items()}
+    examples = {name: encode_conversations(part, tokenizer, **reading) for name, part in records.items()}
     run: dict[str, Any] = {
         "epochs": config.epochs,
         "seed": config.seed,
         "gradient_accumulation": config.gradient_accumulation,
     }
-    make_batches = partial(ConversationBatches, examples, **run, **shared)
+    make_batches = partial(ConversationBatches, examples.pop("train"), **run, **shared)
     with naming(f"--train {config.train}"):
         print(make_batches().summary, flush=True)
-    if config.validation is None:
-        return make_batches, None
-    held_out = encode_conversations(read_conversations(Path(config.validation)), tokenizer, **reading)
-    with naming(f"--validation {config.validation}"):
-        return make_batches, ConversationBatches(held_out, shuffle=False, prefetch=0, **shared)
+    held_out: dict[str, Any] = {"validation": None}
+    for name, part in examples.items():
+        with naming(f"--{name} {config.sources.get(name, 'set aside')}"):
+            held_out[name] = ConversationBatches(part, shuffle=False, prefetch=0, **shared)
+    return make_batches, held_out
 
 
-def read_texts(config: Config, tokenizer: Any, shared: dict) -> tuple[Any, Any]:
+def read_texts(config: Config, tokenizer: Any, shared: dict) -> tuple[Any, dict]:
     """Returns the same as `read_conversation_files`, for plain text."""
-    corpus = Corpus([config.train], config.text_column)
-    stream = tokenize_stream(corpus, tokenizer, processes=config.processes)
+    streams = {
+        name: tokenize_stream(Corpus([source], config.text_column), tokenizer, processes=config.processes)
+        for name, source in config.sources.items()
+    }
+    streams |= config.set_text_aside(streams["train"])
+    stream = streams.pop("train")
     a_step = shared["context_length"] * config.batch_size * config.gradient_accumulation
     run: dict[str, Any] = {"steps": config.epochs * max(stream.num_tokens // a_step, 1), "seed": config.seed}
     accumulation: dict[str, Any] = {"gradient_accumulation": config.gradient_accumulation}
     make_batches = partial(CausalBatches, stream, **run, **accumulation, **shared)
     with naming(f"--train {config.train}"):
         make_batches()
-    if config.validation is None:
-        return make_batches, None
-    corpus = Corpus([config.validation], config.text_column)
-    held_out = tokenize_stream(corpus, tokenizer, processes=config.processes)
-    with naming(f"--validation {config.validation}"):
-        return make_batches, CausalEvaluationBatches(held_out, keep_partial=True, **shared)
+    held_out: dict[str, Any] = {"validation": None}
+    for name, part in streams.items():
+        with naming(f"--{name} {config.sources.get(name, 'set aside')}"):
+            held_out[name] = CausalEvaluationBatches(part, keep_partial=True, **shared)
+    return make_batches, held_out
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.generation.chat import talk
 from kerasllm.generation.prompts import check_room
 from kerasllm.generation.terminal import continue_visibly
+from kerasllm.tasks import pointing_to_recipe
 from kerasllm.tasks.saved_model import open_model
 from kerasllm.tokenizers.loading import find_chat_template
 
@@ -87,7 +88,8 @@ SETTINGS = (*DRAWING, "max_new_tokens", "repetition_penalty", "num_beams", "leng
 def main(config: Config) -> int:
     """Reads the model and the prompts, and writes the continuations."""
     check(config)
-    saved = open_model(config.model, GPTConfig)
+    with pointing_to_recipe(config.model, "generate"):
+        saved = open_model(config.model, GPTConfig)
     tokenizer = saved.tokenizer
     prompts = read_prompts(config)
     check_room(prompts, tokenizer, config.max_new_tokens, saved.config.max_sequence_length)

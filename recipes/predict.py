@@ -13,7 +13,7 @@ from pathlib import Path
 from kerasllm import cli, load
 from kerasllm.cli.ranges import at_least
 from kerasllm.data.sources.labelled import read_texts
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, counted
 from kerasllm.files.atomic import check_writable, write_output
 
 
@@ -55,6 +55,13 @@ def main(config: Config) -> int:
     if length > positions:
         raise InputError(f"--sequence_length {length} is above the {positions} positions of {config.model}")
     texts = texts_of(config)
+    task = predictor.task
+    if task.name != "masked_lm" and any("[MASK]" in part for text in texts for part in text):
+        print(
+            f"note: {config.model} is for {task.name.replace('_', ' ')} and fills in no [MASK]: a pretrained BERT "
+            "does, such as a run of pretrain_bert",
+            file=sys.stderr,
+        )
     predictions = predictor.predict(
         texts,
         batch_size=config.batch_size,
@@ -62,13 +69,13 @@ def main(config: Config) -> int:
         probabilities=True,
         top_k=config.top_k,
     )
-    rows = [predictor.task.record(text, found) for text, found in zip(texts, predictions, strict=True)]
+    rows = [task.record(text, found) for text, found in zip(texts, predictions, strict=True)]
     if config.output:
         write_output(Path(config.output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        print(f"{len(rows)} predictions written to {config.output}", file=sys.stderr)
+        print(f"{counted(len(rows), 'prediction')} written to {config.output}", file=sys.stderr)
     else:
         for row in rows:
-            print(*predictor.task.show(row), sep="\n")
+            print(*task.show(row), sep="\n")
     return 0
 
 

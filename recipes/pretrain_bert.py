@@ -6,16 +6,18 @@ KERAS_BACKEND=jax python recipes/pretrain_bert.py --corpus my.txt --size mini --
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kerasllm import BertPretraining, cli
 from kerasllm.cli.ranges import at_least, within
+from kerasllm.cli.settings import in_group
 from kerasllm.data.batches.masked_lm import BertPretrainingBatches, read_objectives
 from kerasllm.data.batches.sentence_pairs import SHORTEST_SEQUENCE
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.store import TokenStore, tokenize_corpus
-from kerasllm.errors import naming
+from kerasllm.errors import InputError, naming
 from kerasllm.tasks import MaskedLanguageModeling
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.wordpiece import continuation_mask, special_token_ids
@@ -29,6 +31,8 @@ from kerasllm.training.run.card import part_sizes
 @dataclass(kw_only=True)
 class Config(CorpusOptions, BertStartOptions, TrainingOptions):
     """Pretrains a BERT with masked-LM and next-sentence prediction and writes a run directory."""
+
+    group = "data"
 
     shortest = SHORTEST_SEQUENCE
 
@@ -46,10 +50,10 @@ class Config(CorpusOptions, BertStartOptions, TrainingOptions):
     packing: bool = False
     """Pack several examples into a row, where none attends to another; --batch_size then counts rows."""
 
-    steps: int = field(default=10_000, metadata=at_least(1))
+    steps: int = field(default=10_000, metadata=at_least(1) | in_group("optimization"))
     """Optimizer steps."""
 
-    eval_batches: int = field(default=50, metadata=at_least(1))
+    eval_batches: int = field(default=50, metadata=at_least(1) | in_group("validation"))
     """Maximum batches per validation."""
 
 
@@ -128,13 +132,9 @@ def token_stores(config: Config, corpus: Corpus, tokenizer: Any) -> tuple[TokenS
         validation = tokenize_corpus(held_out, tokenizer, processes=config.processes)
     elif config.validation_fraction > 0:
         least = 2 if {"next_sentence", "sentence_order"} & set(config.objectives) else 1
-        if training.num_documents >= 2 * least:
+        with suppress(InputError):  # `main` tells that there is no validation
             training, validation = training.split(config.validation_fraction, config.seed, least=least)
-    print(
-        f"{training.num_documents:,} documents, "
-        f"{training.num_sentences:,} sentences, {training.num_tokens:,} tokens to train on",
-        flush=True,
-    )
+    config.report(training, validation)
     return training, validation
 
 

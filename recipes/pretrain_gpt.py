@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from kerasllm import GPTCausalLM, cli
 from kerasllm.cli.ranges import at_least
+from kerasllm.cli.settings import in_group
 from kerasllm.data.batches.causal_lm import CausalBatches, CausalEvaluationBatches
 from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.sources.text import first_words
 from kerasllm.data.token_cache.stream import TokenStream, tokenize_stream
 from kerasllm.errors import InputError, naming
 from kerasllm.tasks import CausalLanguageModeling
@@ -28,31 +30,35 @@ from kerasllm.training.run.card import part_sizes
 class Config(CorpusOptions, GPTStartOptions, TrainingOptions):
     """Pretrains a GPT and writes a run directory."""
 
+    group = "data"
+
     validation_fraction: float = 0.1
-    validation_split: Literal["fraction", "document"] = "fraction"
+    validation_split: Literal["fraction", "document"] = field(
+        default="fraction", metadata=in_group("validation")
+    )
     """Set aside the end of the text for validation, or whole documents drawn at random."""
 
     within_documents: bool = False
     """Keep attention within documents, and restart positions at each."""
 
     batch_size: int = 12
-    steps: int = field(default=5_000, metadata=at_least(1))
+    steps: int = field(default=5_000, metadata=at_least(1) | in_group("optimization"))
     """Optimizer steps."""
 
     learning_rate: float = 6e-4
-    minimum_learning_rate: float | None = field(default=None, metadata=at_least(0))
+    minimum_learning_rate: float | None = field(default=None, metadata=at_least(0) | in_group("optimization"))
     """Learning rate at the end of the cosine; a tenth of the peak if null."""
 
     warmup: float = 0.05
     weight_decay: float = 0.1
     beta_2: float = 0.95
-    eval_batches: int | None = field(default=200, metadata=at_least(1))
+    eval_batches: int | None = field(default=200, metadata=at_least(1) | in_group("validation"))
     """Training batches whose number of tokens is used per validation; all validation tokens if null."""
 
-    sample_tokens: int = field(default=128, metadata=at_least(0))
+    sample_tokens: int = field(default=128, metadata=at_least(0) | in_group("validation"))
     """Tokens to generate at each validation, for samples.jsonl; 0 for no samples."""
 
-    sample_prompt: str = ""
+    sample_prompt: str = field(default="", metadata=in_group("validation"))
     """Text that samples begin with; if empty, a line break for characters, else the token between documents."""
 
 
@@ -76,6 +82,7 @@ def main(config: Config) -> int:
         batches = make_batches()  # reports a text that is too short before anything is written
     minimum = config.minimum_learning_rate
     minimum = config.learning_rate / 10 if minimum is None else minimum
+    most = min(max(config.context_length // 4, 1), 40)  # characters, each of at most four tokens
     return train(
         config,
         Job(
@@ -93,6 +100,7 @@ def main(config: Config) -> int:
             sample_tokens=config.sample_tokens,
             recorded={"data": sizes, "corpus_sha256": corpus.fingerprint()},
             results=("corpus_sha256",),
+            example=("--prompt", first_words(tokenizer.decode(training.tokens[:200].tolist()), most)),
         ),
     )
 
@@ -121,11 +129,7 @@ def token_streams(config: Config, corpus: Corpus, tokenizer: Any) -> tuple[Token
             training, validation = training.split(
                 config.validation_fraction, by=config.validation_split, seed=config.seed
             )
-    print(
-        f"{len(training.tokens):,} tokens to train on, "
-        f"{len(validation.tokens) if validation else 0:,} to validate with",
-        flush=True,
-    )
+    config.report(training, validation)
     return training, validation
 
 

@@ -1,7 +1,9 @@
 """Finds out which backend Keras will take before Keras is imported.
 
 Where its backend is not installed, Keras itself ends in a `ModuleNotFoundError` thirty frames down that names neither
-the setting nor the mend. The rule is Keras' own: KERAS_BACKEND, else keras.json, else tensorflow.
+the setting nor the mend. The rule is Keras' own: KERAS_BACKEND, else keras.json, else tensorflow. But where that is not
+installed, KERAS_BACKEND is not set and a single backend is installed, that one is taken: Keras writes keras.json itself
+on its first import, so that it seldom tells what a user wants.
 """
 
 import contextlib
@@ -29,7 +31,10 @@ def choose() -> str:
     if "keras" not in sys.modules:
         name, reason = _choice()
         if name not in BACKENDS or find_spec(name) is None:
-            raise _error(name, reason)
+            there = [other for other in BACKENDS if find_spec(other) is not None]
+            if os.environ.get("KERAS_BACKEND") or len(there) != 1:
+                raise _error(name, reason)
+            os.environ["KERAS_BACKEND"] = there[0]  # Keras reads it when it is imported
     import keras
 
     name = keras.backend.backend()

@@ -11,6 +11,7 @@ import errno
 import inspect
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -31,6 +32,7 @@ _BUILT_IN = {
     "print_config": "print all settings as YAML and exit",
     "help": "show this help and exit",
 }
+_INDENT = 29  # columns before the explanation of an option
 _LONGEST_LINE = 2000  # characters; a message may quote a file, which may hold anything
 _ONE_LINE_ERRORS = {*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 
@@ -109,6 +111,8 @@ def _out_of_memory(error: Exception) -> bool:
 def parse(config_class: type[Config], argv: Sequence[str]) -> Config:
     """Returns the config that `argv` describes: the defaults, changed by `--config` files in order, then by options.
 
+    A flag that continues a run (`settings.continues`) puts the run's own settings in the place of the defaults.
+
     Args:
         config_class: see `run`.
         argv: the arguments without the program's name.
@@ -128,6 +132,12 @@ def parse(config_class: type[Config], argv: Sequence[str]) -> Config:
         values.update(settings.read_file(Path(file), options))
     for name, text in given.items():
         values[name] = settings.convert(options[name].type, text, f"--{name}")
+    continued = next(
+        (option for option in options.values() if option.continues and values.get(option.name)), None
+    )
+    recorded = None if continued is None else _recorded(values.get(continued.continues))
+    if recorded is not None:
+        values = settings.read_file(recorded, options) | values
     for name in given:
         for other in options[name].without:
             if values.get(other) is not None:
@@ -141,12 +151,20 @@ def parse(config_class: type[Config], argv: Sequence[str]) -> Config:
         if option.default is dataclasses.MISSING and name not in values
     ]
     if missing:
-        raise InputError(
-            f"missing {', '.join('--' + name for name in missing)} (--help explains all options)"
-        )
+        mend = "--help explains all options"
+        if continued is not None and continued.continues in values:
+            run = values[continued.continues]
+            mend = f"--{continued.name} takes them from {run}/config.yaml, which does not exist"
+        raise InputError(f"missing {', '.join('--' + name for name in missing)} ({mend})")
     config = settings.build(config_class, values)
     check_ranges(config)
     return config
+
+
+def _recorded(directory: Any) -> Path | None:
+    """Returns the file with the settings of the run in a directory, or None if there is none."""
+    file = Path(str(directory or ""), "config.yaml")
+    return file if str(directory or "").strip() and file.is_file() else None
 
 
 def _read_arguments(
@@ -196,7 +214,7 @@ def _read_arguments(
 
 
 def _help(config_class: type, options: Iterable[settings.Option]) -> str:
-    """Returns the usage, the first paragraph of the config's docstring, and each option with its default."""
+    """Returns the usage, the first paragraph of the config's docstring, the options by group, and an example."""
     width = min(shutil.get_terminal_size((110, 24)).columns, 110)
     program = sys.argv[0] or "recipe"
     program = program if program.startswith("kerasllm ") else f"python {program}"
@@ -205,34 +223,54 @@ def _help(config_class: type, options: Iterable[settings.Option]) -> str:
     if not documentation.startswith(f"{config_class.__name__}("):  # `dataclass` writes such a one itself
         first = inspect.cleandoc(documentation).split("\n\n")[0]
         lines += [*textwrap.wrap(" ".join(first.split()), width), ""]
-    rows = [(f"--{name}", text) for name, text in _BUILT_IN.items()]
-    sections = {"": rows}
+    sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in ("options", *settings.GROUPS)}
     for option in options:
         row = (f"--{option.name}", f"{option.documentation} ({_kind(option)})".strip())
-        sections.setdefault(option.section, []).append(row)
-    for section, rows in sections.items():
-        lines += [f"{section or 'options'}:", *_rows(rows, width), ""]
-    return "\n".join(lines).rstrip()
+        sections.setdefault(option.group or option.section or "options", []).append(row)
+    sections["settings and help"] = [(f"--{name}", text) for name, text in _BUILT_IN.items()]
+    for heading, rows in sections.items():
+        if rows:
+            lines += [f"{heading}:", *_rows(rows, width), ""]
+    return "\n".join([*lines, *_example(config_class, program, width)]).rstrip()
+
+
+def _example(config_class: type, program: str, width: int) -> list[str]:
+    """Returns lines with the command in the recipe's docstring, as it is typed to run this program."""
+    text = sys.modules[config_class.__module__].__doc__ or ""
+    command = re.search(r"^KERAS_BACKEND=.*(?:\\\n.*)*", text, re.MULTILINE)
+    if command is None:
+        return []
+    plain_text = " ".join(command[0].replace("\\\n", " ").split())
+    first, *others = re.split(r" (?=--)", re.sub(r"python recipes/\S+", lambda _: program, plain_text))
+    lines = [f"  {first}"]
+    for part in others:
+        if len(lines[-1]) + len(part) + 3 <= width:  # with a space before and a backslash behind
+            lines[-1] += f" {part}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"    {part}")
+    return ["example:", *lines]
 
 
 def _rows(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
-    """Returns lines with the names in a column of 32 characters and the texts wrapped beside them."""
+    """Returns lines with the names in a column and the texts wrapped beside them."""
     lines = []
     for name, text in rows:
-        wrapped = textwrap.wrap(text, max(width - 32, 20), break_on_hyphens=False) or [""]
-        if len(name) > 27:
+        wrapped = textwrap.wrap(text, max(width - _INDENT, 20), break_on_hyphens=False) or [""]
+        if len(name) > _INDENT - 4:
             lines.append(f"  {name}")
         else:
-            lines.append(f"  {name:<28}  {wrapped.pop(0)}".rstrip())
-        lines += [" " * 32 + line for line in wrapped]
+            lines.append(f"  {name:<{_INDENT - 4}}  {wrapped.pop(0)}".rstrip())
+        lines += [" " * _INDENT + line for line in wrapped]
     return lines
 
 
 def _kind(option: settings.Option) -> str:
-    """Returns what an option accepts and its default: `a whole number or null; default: null`."""
+    """Returns what an option accepts and its default: `a whole number; default: null`."""
     kind = settings.expected(option.type)
     if option.default is dataclasses.MISSING:
         return f"{kind}; required"
+    kind = kind.removesuffix(" or null") if option.default is None else kind
     value = plain(option.default)
     if isinstance(value, list):
         shown = " ".join(map(str, value)) or "none"

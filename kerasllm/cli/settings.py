@@ -55,6 +55,8 @@ class Option:
         documentation: the field's doc line, joined to one line.
         section: the name up to its last dot, or "".
         without: options beside which this one has no effect.
+        continues: for a flag, the option that names the directory whose config.yaml holds the settings to begin with.
+        group: the heading in the help.
     """
 
     name: str
@@ -63,6 +65,28 @@ class Option:
     documentation: str
     section: str
     without: tuple[str, ...] = ()
+    continues: str = ""
+    group: str = ""
+
+
+GROUPS = ("data", "model", "optimization", "validation", "checkpoints", "run")
+"""The headings of the help, in this order; options of no group come first."""
+
+
+def in_group(group: str) -> dict[str, str]:
+    """Returns the metadata of a field that the help lists under another heading than its class's `group`."""
+    return {"group": group}
+
+
+def continues(directory: str) -> dict[str, str]:
+    """Returns the metadata of a flag that takes the settings of an earlier run: `metadata=continues("output")`.
+
+    Options on the command line and `--config` files override them.
+
+    Args:
+        directory: the option that names the run's directory, which holds config.yaml.
+    """
+    return {"continues": directory}
 
 
 def only_without(*names: str) -> dict[str, tuple[str, ...]]:
@@ -74,13 +98,16 @@ def only_without(*names: str) -> dict[str, tuple[str, ...]]:
     return {"without": names}
 
 
-def options(config_class: type, prefix: str = "", default: Any = dataclasses.MISSING) -> Iterator[Option]:
+def options(
+    config_class: type, prefix: str = "", default: Any = dataclasses.MISSING, group: str = ""
+) -> Iterator[Option]:
     """Yields the options of a dataclass: required ones first, its own before inherited ones, nested groups last.
 
     Args:
         config_class: the dataclass.
         prefix: text before each name.
         default: for a nested dataclass, an instance that holds the defaults.
+        group: the group of options that have none of their own.
     """
     hints = typing.get_type_hints(config_class)
     documentation = _documentation(config_class)
@@ -97,11 +124,25 @@ def options(config_class: type, prefix: str = "", default: Any = dataclasses.MIS
         value = _default(field) if default is dataclasses.MISSING else getattr(default, field.name)
         name, hint = prefix + field.name, hints[field.name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from options(hint, name + ".", value)
+            yield from options(hint, name + ".", value, _group(config_class, field.name))
         else:
-            text = documentation.get(field.name, "")
-            without = metadata_of(config_class, field.name).get("without", ())
-            yield Option(name, hint, value, text, prefix.rstrip("."), without)
+            metadata = metadata_of(config_class, field.name)
+            yield Option(
+                name,
+                hint,
+                value,
+                documentation.get(field.name, ""),
+                prefix.rstrip("."),
+                metadata.get("without", ()),
+                metadata.get("continues", ""),
+                metadata.get("group") or _group(config_class, field.name) or group,
+            )
+
+
+def _group(config_class: type, name: str) -> str:
+    """Returns the `group` of the class that first declares a field, or else of a class that declares it again."""
+    declaring = [base for base in config_class.__mro__ if name in inspect.get_annotations(base)]
+    return next((vars(base)["group"] for base in reversed(declaring) if "group" in vars(base)), "")
 
 
 def _default(field: dataclasses.Field) -> Any:

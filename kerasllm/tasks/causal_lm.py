@@ -19,6 +19,8 @@ class CausalLanguageModeling(Task):
     model_classes: ClassVar[tuple[type, ...]] = (GPTCausalLM, GPTBackbone)
     heads: ClassVar[frozenset[str]] = frozenset({"head"})
     reads_wordpiece: ClassVar[bool] = False
+    recipe: ClassVar[str] = "generate"
+    example: ClassVar[tuple[str, ...]] = ("--prompt", "Once upon a time")
 
     @classmethod
     def load(cls, saved: SavedModel) -> Any:

@@ -23,6 +23,7 @@ class MaskedLanguageModeling(Task):
     name: ClassVar[str] = "masked_lm"
     model_classes: ClassVar[tuple[type, ...]] = (BertPretraining, BertMaskedLM, BertBackbone)
     heads: ClassVar[frozenset[str]] = frozenset({"masked_lm_head", "masked_lm_projection"})
+    example: ClassVar[tuple[str, ...]] = ("--text", "The capital of France is [MASK].")
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
         """Returns a loss and an accuracy for each objective."""

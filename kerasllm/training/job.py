@@ -15,6 +15,8 @@ from typing import Any
 import keras
 
 from kerasllm.checkpoints import write_model
+from kerasllm.cli.commands import command
+from kerasllm.errors import counted
 from kerasllm.tasks import Task, numbers
 from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.training.callbacks.interruption import Interruptible
@@ -29,6 +31,8 @@ from kerasllm.training.optimization.schedules import LinearWarmupDecay, warmup_s
 from kerasllm.training.options import TrainingOptions
 from kerasllm.training.run.directory import RunDirectory
 from kerasllm.training.run.settings import MAY_GROW, nothing_to_resume
+
+_NO_JUDGE = "nothing will judge this run, as it has no validation and no test data; see --validation_fraction"
 
 
 @dataclass(kw_only=True)
@@ -52,6 +56,7 @@ class Job:
         sample_tokens: tokens per sample; 0 for no samples.
         recorded: facts about the data for config.yaml and, if `results` names them, for results.json.
         results: names in `recorded` that results.json holds, too.
+        example: arguments of the task's recipe that show how the model is used; None for the task's own.
         may_grow: settings that a resumed run may raise.
     """
 
@@ -71,6 +76,7 @@ class Job:
     sample_tokens: int = 0
     recorded: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[str, ...] = ()
+    example: tuple[str, ...] | None = None
     may_grow: frozenset[str] = MAY_GROW
 
 
@@ -105,6 +111,8 @@ def train(config: TrainingOptions, job: Job) -> int:
         sizes = _sizes(model)
         run.record(precision=precision, model=dataclasses.asdict(model.config), **sizes, **job.recorded)
         print(_model_line(sizes, job.batches), flush=True)
+        if all(part is None for part in job.held_out.values()):
+            print(_NO_JUDGE, flush=True)
         result = _fit(config, job, model, run)
         if result.interrupted is not None:
             return result.interrupted
@@ -124,7 +132,9 @@ def train(config: TrainingOptions, job: Job) -> int:
         for name, values in figures.items():
             if values is not None:
                 print(f"{name}: {in_words(values)}")
-        print(f"peak memory {_peak_memory():,} MiB; written to {run.path}")
+        print(f"written to {run.path} (peak memory {_peak_memory():,} MiB)")
+        example = job.task.example if job.example is None else job.example
+        print(f"to use it: {command(job.task.recipe, ['--model', str(run.path), *example])}", flush=True)
     return 0
 
 
@@ -201,7 +211,7 @@ def _model_line(sizes: Mapping[str, int], batches: Any) -> str:
         share = 100 * sizes["trainable_parameters"] / sizes["parameters"]
         line = f"{sizes['trainable_parameters']:,} of {parameters} are trained ({share:.2f} %)"
     an_epoch = getattr(batches, "steps_per_epoch", None)
-    return line if an_epoch is None else f"{line}; {an_epoch:,} steps an epoch"
+    return line if an_epoch is None else f"{line}; {counted(an_epoch, 'step')} an epoch"
 
 
 def _peak_memory() -> int:

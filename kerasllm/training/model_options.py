@@ -156,6 +156,8 @@ class GPTOptions(_ModelOptions):
 class BertStartOptions:
     """Settings for the BERT that a run starts from: a checkpoint with its tokenizer, or a new model."""
 
+    group: ClassVar[str] = "model"
+
     init: str | None = None
     """A run, model directory or hub id to start from, with its tokenizer; from scratch if null."""
 
@@ -244,6 +246,8 @@ class BertStartOptions:
 @dataclass(kw_only=True)
 class GPTStartOptions:
     """Settings for the GPT that a run starts from: a checkpoint with its tokenizer, or a new model."""
+
+    group: ClassVar[str] = "model"
 
     init: str | None = None
     """A run, model directory or hub id to start from, with its tokenizer; from scratch if null."""
@@ -336,6 +340,8 @@ class GPTStartOptions:
 @dataclass(kw_only=True)
 class LowRankOptions:
     """Settings of low-rank adapters."""
+
+    group: ClassVar[str] = "model"
 
     lora_rank: int = field(default=0, metadata=at_least(0))
     """Above 0, train only low-rank adapters of this rank (and new heads); they are merged into the saved model."""

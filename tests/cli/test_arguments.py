@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerasllm.cli import parse, run
-from kerasllm.cli.settings import only_without
+from kerasllm.cli.settings import continues, in_group, only_without
 from kerasllm.errors import InputError
 
 
@@ -312,6 +312,68 @@ def test_help(capsys, monkeypatch):
     ):
         assert expected in squeezed
     assert max(map(len, shown.splitlines())) <= 110
+
+
+@dataclass(kw_only=True)
+class Steps:
+    group = "optimization"
+
+    steps: int = 5
+    """How many."""
+    seed: int = field(default=0, metadata=in_group("run"))
+
+
+@dataclass(kw_only=True)
+class Continued(Steps):
+    group = "data"
+
+    corpus: str
+    output: str
+    rate: float = 0.5
+    steps: int = 7
+    resume: bool = field(default=False, metadata=continues("output"))
+    model: Model = field(default_factory=Model)
+
+
+def test_a_run_continues_with_its_own_settings(tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "corpus: a.txt\noutput: elsewhere\nrate: 0.25\nsteps: 9\nresume: false\nmodel:\n  dropout: 0.2\n"
+        "versions: {}\nresolved: {}\n"
+    )
+    (tmp_path / "other.yaml").write_text("steps: 8\n")
+    run = str(tmp_path)
+    found = parse(Continued, ["--output", run, "--resume"])
+    expected = Continued(
+        corpus="a.txt", output=run, rate=0.25, steps=9, resume=True, model=Model(dropout=0.2)
+    )
+    assert found == expected
+    other = ["--config", str(tmp_path / "other.yaml"), "--output", run, "--resume", "--rate", "1"]
+    assert parse(Continued, other) == dataclasses.replace(expected, steps=8, rate=1.0)
+    assert parse(Continued, ["--output", run, "--corpus", "b"]) == Continued(corpus="b", output=run)
+
+
+def test_a_run_without_settings_is_not_continued(tmp_path, monkeypatch):
+    run = str(tmp_path / "none")
+    with pytest.raises(
+        InputError, match=rf"missing --corpus \(--resume takes them from {run}/config.yaml, which"
+    ):
+        parse(Continued, ["--output", run, "--resume"])
+    found = parse(Continued, ["--output", run, "--resume", "--corpus", "a"])
+    assert found == Continued(corpus="a", output=run, resume=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("corpus: mine\n")
+    with pytest.raises(InputError, match="missing --corpus"):
+        parse(Continued, ["--output", "", "--resume"])
+
+
+def test_help_is_in_groups(capsys):
+    with pytest.raises(SystemExit):
+        parse(Continued, ["--help"])
+    shown = capsys.readouterr().out
+    groups = {part.split(":\n")[0]: part for part in shown.split("\n\n")}
+    assert "--corpus" in groups["data"] and "--model.dropout" in groups["data"]
+    assert "--steps" in groups["optimization"] and "How many." in groups["optimization"]
+    assert "--seed" in groups["run"]
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Every recipe's help and settings, and the settings that are shipped."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,28 @@ def test_help_explains_every_option(name, recipe, run_recipe, capsys):
         assert f"--{option.name}" in words
         assert option.documentation, f"--{option.name} is not explained"
     assert {"--config", "--print_config", "--help"} <= words
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_ends_with_a_command_that_can_be_typed(name, recipe, run_recipe, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [f"kerasllm {name}"])
+    monkeypatch.setenv("COLUMNS", "80")
+    run_recipe(name, "--help")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    words = shlex.split("\n".join(lines[lines.index("example:") + 1 :]).replace("\\\n", ""))
+    assert words[0].startswith("KERAS_BACKEND=") and words[1:3] == ["kerasllm", name]
+    cli.parse(recipe(name).Config, words[3:])
+
+
+@pytest.mark.parametrize("name", ["pretrain_bert", "pretrain_gpt", "finetune_bert", "finetune_gpt"])
+def test_help_has_the_settings_of_training_in_groups(name, run_recipe, capsys):
+    run_recipe(name, "--help")
+    headings = [
+        line for line in capsys.readouterr().out.splitlines() if line.endswith(":") and line[0] != " "
+    ]
+    groups = [f"{group}:" for group in settings.GROUPS]
+    assert headings == [*groups, "settings and help:", "example:"]
 
 
 @pytest.mark.parametrize("name", RECIPES)

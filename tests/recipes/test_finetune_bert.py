@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import pytest
 
@@ -234,3 +235,89 @@ def test_several_labels_and_adapters(pretrained, run_recipe, read_run, tmp_path,
         assert words in capsys.readouterr().err
     assert run_recipe("finetune_bert", *argv[2:], *adapters, "--output", tmp_path / "no") == 2
     assert "name it with --init" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def one_file(tmp_path_factory, make_rows):
+    """Rows of one file, some of them twice, with labels 0.0 and 1.0."""
+    rows = [(row[0], f"{float(row[2] == 'dogs')}") for row in make_rows(80, 5)]
+    path = tmp_path_factory.mktemp("one") / "all.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows + rows[:10]))
+    return path
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_one_file_is_enough(one_file, run_recipe, read_run, tiny, tmp_path, capsys):
+    """Validation and test data are set aside, classes have names, and the last line can be typed as it stands."""
+    argv = ["--train", one_file, "--validation_fraction", "0.2", "--test_fraction", "0.1", *tiny["model"]]
+    argv += ["--label_names", "0=cats,1=dogs", "--vocabulary_size", "100", "--output", tmp_path / "run"]
+    assert run_recipe("finetune_bert", *argv, *TRAINING, "--epochs", "1") == 0
+    shown = capsys.readouterr().out
+    assert "nothing will judge" not in shown
+    results = read_run(tmp_path / "run")[1]
+    sizes = {name: results[name]["examples"] for name in ("validation", "test")}
+    assert abs(sizes["validation"] - 18) <= 1 and abs(sizes["test"] - 9) <= 1  # texts that are there twice
+    for name, size in sizes.items():
+        assert f"set aside for {name}: {size} examples of 90, {100 * size / 90:.2g} % of --train" in shown
+    assert results["test"]["confusion"].keys() == {"cats", "dogs"}
+    assert json.loads((tmp_path / "run/model/config.json").read_text())["id2label"] == {
+        "0": "cats",
+        "1": "dogs",
+    }
+    *_, reached, where, use = shown.splitlines()
+    assert reached.startswith("test: loss ") and where.startswith(f"written to {tmp_path / 'run'} (")
+    words = shlex.split(use[use.index("--model") :])
+    assert run_recipe("predict", *words) == 0
+    assert capsys.readouterr().out.split("\t")[0] in ("cats", "dogs")
+    assert run_recipe("predict", "--model", tmp_path / "run", "--text", "The old [MASK] runs.") == 0
+    assert "fills in no [MASK]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        ("0=cats", "label '1' has no name"),
+        ("0=cats,1=dogs,2=owls", "no label '2' in the data, only ['0', '1']"),
+        ("0=cats,0.0=dogs,1=x", "label '0.0' has two names"),
+        ("0=cats,1=cats", "two labels have the name 'cats'"),
+        ("cats,dogs", "'cats' is not LABEL=NAME"),
+        ("0=,1=dogs", "'0=' is not LABEL=NAME"),
+    ],
+)
+def test_names_that_do_not_fit_the_classes(one_file, run_recipe, tiny, tmp_path, capsys, names, part):
+    argv = ["--train", one_file, "--label_names", names, "--output", tmp_path / "run", *tiny["model"]]
+    assert run_recipe("finetune_bert", *argv) == 2
+    assert part in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        (
+            ["--validation_fraction", "0.1", "--validation", "a"],
+            "--validation names a file: give one of the two",
+        ),
+        (["--test_fraction", "0.1", "--test", "a"], "--test names a file: give one of the two"),
+        (["--validation_fraction", "0.5", "--test_fraction", "0.5"], "leave nothing to train on"),
+        (["--validation_fraction", "1"], "--validation_fraction is 1.0, it must lie in [0, 1)"),
+        (["--validation_fraction", "0.001"], "is none; give more data (at least 1000)"),
+        (["--patience", "2"], "--patience needs --validation or a --validation_fraction above 0"),
+    ],
+)
+def test_parts_that_cannot_be(one_file, run_recipe, tiny, tmp_path, capsys, more, part):
+    argv = ["--train", one_file, "--output", tmp_path / "run", *tiny["model"], *more]
+    assert run_recipe("finetune_bert", *argv) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_parts_are_a_function_of_the_seed_and_no_text_is_in_two(one_file, recipe, tmp_path):
+    module = recipe("finetune_bert")
+    config = module.Config(train=str(one_file), output="x", validation_fraction=0.2, test_fraction=0.1)
+    parts, again, other = config.read(3), config.read(3), config.read(4)
+    texts = {name: [text for (text,) in part.texts] for name, part in parts.items()}
+    assert not set(texts["train"]) & set(texts["validation"] + texts["test"])
+    assert not set(texts["validation"]) & set(texts["test"])
+    assert sum(map(len, texts.values())) == 90
+    for name, part in parts.items():
+        assert again[name].lines.tolist() == part.lines.tolist() != other[name].lines.tolist()
+        assert part.labels.mean() == pytest.approx(0.5, abs=0.12)

@@ -10,6 +10,7 @@ from keras import ops
 from safetensors.numpy import load_file
 
 from kerasllm import GPTCausalLM
+from kerasllm.errors import InputError
 
 ANIMALS = ["cat", "dog", "fox", "owl"]
 
@@ -82,6 +83,33 @@ def test_dialogue_with_adapters(base, talks, run_recipe, read_run, tmp_path, cap
         == 0
     )
     assert capsys.readouterr().out.startswith("User: The fox?\nAssistant:")
+
+
+@pytest.mark.parametrize("kind", ["talks", "text"])
+def test_parts_are_set_aside_from_one_file(
+    base, talks, corpus, run_recipe, tmp_path, capsys, monkeypatch, kind
+):
+    """Training stops where it would begin, as only the data is of interest."""
+    jobs = []
+
+    def stop(config, job, model, run):
+        jobs.append(job)
+        raise InputError("here training begins")
+
+    monkeypatch.setattr("kerasllm.training.job._fit", stop)
+    train = talks if kind == "talks" else corpus
+    argv = ["--init", base, "--train", train, "--validation_fraction", "0.2", "--test_fraction", "0.15"]
+    assert run_recipe("finetune_gpt", *argv, *TUNING, "--processes", "1", "--output", tmp_path / "run") == 2
+    shown = capsys.readouterr()
+    assert shown.err.endswith("here training begins\n")
+    assert list(jobs[0].held_out) == ["validation", "test"]
+    if kind == "talks":  # 24 conversations, of which four differ
+        assert "set aside for validation: 6 examples of 24, 25 % of --train" in shown.out
+        assert "12 conversations in" in shown.out
+    else:
+        assert "set aside for validation: " in shown.out and "20 % of --train" in shown.out
+    sizes = {name: sum(int(batch[2].sum()) for batch in part) for name, part in jobs[0].held_out.items()}
+    assert sizes["validation"] > sizes["test"] > 0 if kind == "text" else sizes["validation"] == sizes["test"]
 
 
 def test_interrupted_it_resumes(base, talks, run_recipe, read_run, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import shutil
 import signal
 
@@ -76,7 +77,7 @@ def test_interrupted_and_resumed_it_ends_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(MetricsLog, "on_step_end", interrupt)
         assert run_recipe("pretrain_gpt", *training_options(corpus, path)) == 143
-    assert run_recipe("pretrain_gpt", *training_options(corpus, path), "--resume") == 0
+    assert run_recipe("pretrain_gpt", "--output", path, "--resume") == 0  # its settings are in config.yaml
     assert read_run(path)[0] == read_run(trained)[0]
     assert (path / "samples.jsonl").read_text() == (trained / "samples.jsonl").read_text()
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
@@ -84,7 +85,7 @@ def test_interrupted_and_resumed_it_ends_the_same(
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_one_seed_gives_the_same_bytes_twice(corpus, run_recipe, read_run, tmp_path):
+def test_one_seed_gives_the_same_bytes_twice(corpus, run_recipe, read_run, tmp_path, capsys):
     """And another seed others; with dropout, and without anything else being set or kept from the first run."""
     few = ["--tokenizer", "characters", "--steps", "2", "--validation_fraction", "0", "--sample_tokens", "4"]
     options = ["--corpus", corpus, *few, "--model.dropout", "0.1", *MODEL]
@@ -97,6 +98,14 @@ def test_one_seed_gives_the_same_bytes_twice(corpus, run_recipe, read_run, tmp_p
     weights = "model/model.safetensors"
     assert (first / weights).read_bytes() != (other / weights).read_bytes()
     assert read_run(first)[0][0]["loss"] != read_run(other)[0][0]["loss"]
+    *_, where, use = capsys.readouterr().out.splitlines()
+    assert where.startswith(f"written to {other} (")
+    words = shlex.split(use[use.index("--model") :])
+    assert run_recipe("generate", *words, "--max_new_tokens", "2") == 0
+    assert capsys.readouterr().out.startswith(words[-1])
+    assert run_recipe("predict", "--model", other, "--text", "a cat") == 2
+    shown = capsys.readouterr().err
+    assert f"kerasllm generate --model {other} --prompt" in shown
 
 
 def test_going_on_from_a_run(trained, corpus, run_recipe, read_run, tmp_path):

@@ -147,7 +147,7 @@ def test_too_many(train, tmp_path, capsys):
     skip = ["--guard.non_finite", "skip", "--guard.skip_limit", "2"]
     assert train("run", *skip, bad={1, 5, 9}) == 3
     assert "stopped at step 10" in (error := capsys.readouterr().err)
-    assert "2 batches are left out already" in error
+    assert "2 batches had been left out before" in error
     assert train("run", "--resume", *skip, bad={9, 10}) == 3
     assert "stopped at step 10" in capsys.readouterr().err
 

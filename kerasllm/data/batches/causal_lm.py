@@ -8,7 +8,7 @@ import numpy as np
 
 from kerasllm.data.batches.base import MicroBatches, PerEpoch, check_positive
 from kerasllm.data.random_streams import WINDOWS, random_stream
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, counted
 
 if TYPE_CHECKING:
     from kerasllm.data.token_cache.stream import TokenStream
@@ -207,6 +207,7 @@ def make_batch(rows: np.ndarray, end_id: int, within_documents: bool) -> Batch:
 def _check_length(stream: TokenStream, context_length: int) -> None:
     if len(stream.tokens) < context_length + 1:
         raise InputError(
-            f"--context_length {context_length} is longer than the corpus of {len(stream.tokens)} tokens: a window "
-            "needs one token more than its length; give more text or shorter windows"
+            f"--context_length {context_length} is longer than the corpus of "
+            f"{counted(len(stream.tokens), 'token')}: a window needs one token more than "
+            "its length; give more text or shorter windows"
         )

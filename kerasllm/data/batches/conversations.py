@@ -12,7 +12,7 @@ import numpy as np
 from kerasllm.data.batches.base import MicroBatches, PerEpoch, check_positive
 from kerasllm.data.batches.packing import PackedRows, Rows, pack
 from kerasllm.data.examples.conversations import EncodedConversation
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, counted
 
 Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
@@ -109,8 +109,8 @@ class ConversationBatches(MicroBatches):
         cut = f", {self.num_cut} cut at {self.context_length} tokens" if self.num_cut else ""
         left = f", {self.num_dropped} left out: nothing to learn within the cut" if self.num_dropped else ""
         return (
-            f"{count:,} conversations in {self.num_rows:,} rows, {100 * self.fill:.0f} % full, "
-            f"{self.learnt_tokens:,} tokens to learn{cut}{left}"
+            f"{counted(count, 'conversation')} in {counted(self.num_rows, 'row')}, {100 * self.fill:.0f} % full, "
+            f"{counted(self.learnt_tokens, 'token')} to learn{cut}{left}"
         )
 
     def batch(self, step: int) -> Batch:

@@ -16,7 +16,7 @@ from kerasllm.data.batches.masking import MaskingMode, default_num_slots, mask_t
 from kerasllm.data.batches.packing import PackedRows, Rows, pack
 from kerasllm.data.batches.sentence_pairs import NextSentence, PairPlan, plan_pairs
 from kerasllm.data.random_streams import MASKING, SHUFFLING, random_stream
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, counted
 
 if TYPE_CHECKING:
     from kerasllm.data.token_cache.store import TokenStore
@@ -198,9 +198,9 @@ class BertPretrainingBatches(MicroBatches):
             return -(-num_rows // size)
         if num_rows < size:
             num_tokens = int(np.sum(self.store.sentence_ends) - np.sum(self.store.sentence_starts))
-            what = "rows" if self.packing else "examples"
+            made = counted(num_rows, "row" if self.packing else "example")
             raise InputError(
-                f"the corpus of {num_tokens:,} tokens makes {num_rows:,} {what} of sequence_length "
+                f"the corpus of {counted(num_tokens, 'token')} makes {made} of sequence_length "
                 f"{self.sequence_length}, fewer than one step of {size:,} (batch_size {self.batch_size} x "
                 f"gradient_accumulation {self.gradient_accumulation}): lower one of these, or give more text"
             )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from kerasllm.data.random_streams import PLANNING, random_stream
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, counted
 
 if TYPE_CHECKING:
     from kerasllm.data.token_cache.store import TokenStore
@@ -169,7 +169,7 @@ def _check(sentences: _Sentences, next_sentence: NextSentence) -> None:
         )
     if next_sentence is not None and np.diff(sentences.offsets).max() < 2:
         raise InputError(
-            f"none of the {num_documents} documents has two sentences, so there are no sentence pairs: "
+            f"there are no sentence pairs in {counted(num_documents, 'document')}, as none has two sentences: "
             "separate documents by blank lines, not sentences, or use --objectives masked_lm"
         )
 

@@ -293,8 +293,15 @@ def _json_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[Pie
 
 
 def _lines(path: Path) -> Iterator[bytes]:
+    """Yields the lines of a JSON lines file; a carriage return ends one too, as a text holds none unescaped."""
     rest: list[bytes] = []
+    previous = b""
     for block in _blocks(path):
+        if b"\r" in block or previous == b"\r":
+            previous, block = block[-1:], block.removeprefix(b"\n") if previous == b"\r" else block
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        else:
+            previous = b""
         first, *others = block.split(b"\n")
         rest.append(first)
         for line in others:
@@ -309,17 +316,22 @@ def _parquet_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            if text_column not in file.schema_arrow.names:
+            names = file.schema_arrow.names
+            if text_column not in names:
                 raise InputError(
-                    f"{path}: no column {text_column!r}; the columns are {file.schema_arrow.names}; "
-                    "set text_column"
+                    f"{path}: no column {text_column!r}; the columns are {names}; set text_column"
                 )
+            if names.count(text_column) > 1:
+                raise InputError(f"{path}: the column {text_column!r} is there twice: {names}; rename one")
             kind: Any = file.schema_arrow.field(text_column).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            if pyarrow.types.is_dictionary(kind):
+                kind = kind.value_type
+            is_text = ("is_string", "is_large_string", "is_string_view")
+            if not any(getattr(pyarrow.types, name)(kind) for name in is_text):
                 raise InputError(f"{path}: column {text_column!r} holds {kind}, not text")
             before = 0  # number of rows in earlier batches
             for batch in file.iter_batches(batch_size=64, columns=[text_column], use_threads=False):
-                for row, text in enumerate(batch.column(0).to_pylist(), before + 1):
+                for row, text in enumerate(batch.column(text_column).to_pylist(), before + 1):
                     if text:
                         yield from cutting.document(text, f"{path}: row {row}")
                 before += len(batch)

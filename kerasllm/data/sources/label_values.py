@@ -2,9 +2,12 @@
 
 import difflib
 import math
+import re
+import unicodedata
 import warnings
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Literal
 
 import numpy as np
@@ -17,6 +20,21 @@ _RARE = 2  # a label that occurs at most this often and resembles one 25 times a
 _FREQUENT = 25
 _ALIKE = 0.8
 _LARGEST = float(np.finfo(np.float32).max)
+
+
+_WHOLE = re.compile(r"(-?[0-9]+)(?:\.0*)?")
+_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+
+
+def class_key(label: str) -> str:
+    """Returns the same text for all spellings of a class: "1" for "1.0", and "true" for "True".
+
+    Tools write whole numbers as fractions where a column has gaps, and each writes Booleans in its own way.
+    """
+    whole = _WHOLE.fullmatch(label)
+    if whole:
+        return "0" if whole[1] == "-0" else whole[1]
+    return label.lower() if label.lower() in ("true", "false") else label
 
 
 def parse_number(label: str) -> float | None:
@@ -38,8 +56,15 @@ def task_of(
         values: the labels as text.
 
     Raises:
-        InputError: all but a few labels are fractions, or numbers are missing (`nan`) among numbers.
+        InputError: all but a few labels are fractions, numbers are missing (`nan`) among numbers, or numbers have a
+            decimal comma.
     """
+    comma = next((i for i, value in enumerate(values) if _COMMA.fullmatch(value)), None)
+    if comma is not None and all(_COMMA.fullmatch(v) or parse_number(v) is not None for v in values):
+        raise InputError(
+            f"{table.place(lines[comma])}: label {values[comma]!r} has a decimal comma; write "
+            f"{values[comma].replace(',', '.')}, or give task classification"
+        )
     numbers = [parse_number(value) for value in values]
     finite = [number for number in numbers if number is not None and math.isfinite(number)]
     fractions = sum(not number.is_integer() for number in finite)
@@ -93,20 +118,30 @@ def classification_labels(
         table: the table, for messages.
         lines: the line number of each label.
         values: the labels as text.
-        known: the names of the classes in order; None uses the labels that occur, sorted by value if all are whole
-            numbers, else alphabetically.
+        known: the names of the classes in order; None uses the labels that occur, sorted by value if all are
+            numbers, else alphabetically. Labels of one `class_key` are one class.
         must_vary: whether to refuse a single class, as in training.
 
     Raises:
         InputError: a label is not known, there is a single class, or no label occurs twice.
 
     Warns:
-        InputWarning: a label seems misspelled.
+        InputWarning: a label seems misspelled, or two labels seem to mean the same.
     """
-    counts = Counter(values)
-    names = tuple(known) if known is not None else _sorted_names(counts)
     if known is None:
+        name_of = _class_names(values)
+        values = [name_of[value] for value in values]
+        counts = Counter(values)
+        names = _sorted_names(counts)
         _warn_of_misspelling(table, lines, values, counts)
+        _warn_of_two_spellings(table, names)
+    else:
+        names = tuple(known)
+        keys = Counter(map(class_key, names))
+        name_of = {class_key(name): name for name in names if keys[class_key(name)] == 1}
+        exact = set(names)
+        values = [value if value in exact else name_of.get(class_key(value), value) for value in values]
+        counts = Counter(values)
     ids = {name: i for i, name in enumerate(names)}
     for line, value in zip(lines, values, strict=True):
         if value not in ids:
@@ -157,12 +192,82 @@ def multi_label_indicators(
     return found, names
 
 
-def _sorted_names(labels: Counter[str]) -> tuple[str, ...]:
-    """Returns the labels sorted by value if all are whole numbers, so that ids equal names, else alphabetically."""
+def renamed(names: Sequence[str] | None, new_names: str) -> tuple[str, ...]:
+    """Returns the names that the user gives to classes, in the order of the classes.
+
+    Args:
+        names: the names in the data; None for regression.
+        new_names: the new name of each class, `0=negative,1=positive`.
+
+    Raises:
+        InputError: a class has no new name or two, a name is no class, or two classes get one name.
+    """
+    option = f"--label_names {new_names}"
+    if names is None:
+        raise InputError(f"{option} is for classes, and the labels are numbers to predict")
+    shown = "[" + ", ".join(map(repr, names[:_SHOWN])) + (", …]" if len(names) > _SHOWN else "]")
+    by_key = {class_key(name): name for name in names}
+    found: dict[str, str] = {}
+    for entry in new_names.split(","):
+        old, equals, new = (part.strip() for part in entry.partition("="))
+        if not (old and equals and new):
+            raise InputError(
+                f"{option}: {entry!r} is not LABEL=NAME; name each of {shown}, as in 0=negative,1=positive"
+            )
+        name = old if old in names else by_key.get(class_key(old))
+        if name is None:
+            raise InputError(f"{option}: there is no label {old!r} in the data, only {shown}")
+        if name in found:
+            raise InputError(f"{option}: label {old!r} has two names")
+        if new in found.values():
+            raise InputError(f"{option}: two labels have the name {new!r}")
+        found[name] = new
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise InputError(f"{option}: label {missing[0]!r} has no name; name each of {shown}")
+    return tuple(found[name] for name in names)
+
+
+def _class_names(values: Iterable[str]) -> Mapping[str, str]:
+    """Returns the name of each label's class: the label itself, or the key if all are whole or spellings vary."""
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for value in values:
+        spellings[class_key(value)].add(value)
+    all_whole = all(_WHOLE.fullmatch(key) for key in spellings)
+    by_key = all_whole or any(len(group) > 1 for group in spellings.values())
+    return {value: key if by_key else value for key, group in spellings.items() for value in group}
+
+
+def _sorted_names(labels: Iterable[str]) -> tuple[str, ...]:
+    """Returns the labels sorted by value if all are numbers, so that ids equal names 0, 1, …, else alphabetically."""
     try:
-        return tuple(sorted(labels, key=lambda label: (int(label), label)))
-    except ValueError:
+        numbers = {label: Decimal(label) for label in labels}
+    except InvalidOperation:
         return tuple(sorted(labels))
+    if not all(number.is_finite() for number in numbers.values()):
+        return tuple(sorted(labels))
+    return tuple(sorted(labels, key=lambda label: (numbers[label], label)))
+
+
+def _warn_of_two_spellings(table: Table, names: Sequence[str]) -> None:
+    """Warns of classes whose names differ only in case or spaces, and of Booleans beside 0 and 1."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+    groups = [group for group in alike.values() if len(group) > 1]
+    lowered = {name.lower(): name for name in names}
+    groups += [
+        [lowered[word], lowered[digit]]
+        for word, digit in (("false", "0"), ("true", "1"))
+        if word in lowered and digit in lowered
+    ]
+    for group in groups:
+        warnings.warn(
+            f"{table.source}: the labels {' and '.join(map(repr, group))} are classes of their own; if they mean "
+            "the same, write them alike",
+            InputWarning,
+            stacklevel=4,
+        )
 
 
 def _unknown_label(table: Table, line: int, value: str, names: Sequence[str], *, first: bool) -> str:

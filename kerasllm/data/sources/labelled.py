@@ -5,9 +5,10 @@ that can be recognized in the data are reported here, with the line.
 """
 
 import difflib
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ _DEFAULT_LABEL = "label"
 _HEADER_WORDS = frozenset(
     {"label", "labels", "class", "category", "target", "quality", "sentiment", "score", "y"}
 )
+_TEXT_WORDS = frozenset({"text", "texts", "sentence", "sentence1", "review", "message", "content"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,11 @@ class LabelledTexts(UnlabelledTexts):
     labels: np.ndarray
     label_names: tuple[str, ...] | None
     task: Task
+
+    def select(self, records: np.ndarray) -> "LabelledTexts":
+        """Returns the records with these indices, in this order."""
+        texts = [self.texts[record] for record in records.tolist()]
+        return replace(self, texts=texts, lines=self.lines[records], labels=self.labels[records])
 
 
 def read_labelled(
@@ -132,7 +139,7 @@ def read_labelled(
     if separator is not None:
         indicators, names = multi_label_indicators(table, lines, several, known)
         return LabelledTexts(texts, np.array(lines, np.int64), source, indicators, names, "classification")
-    _refuse_header(table, columns, lines, values)
+    _refuse_header(table, columns, texts, lines, values)
     if label_names is not None or (declared is not None and task == "auto"):
         task = "classification"
     found: Task = task_of(table, lines, values) if task == "auto" else task
@@ -177,7 +184,7 @@ def _plain_texts(source: str) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Yields the number and the text of each line."""
     blank = 0  # the first blank line; no text may follow it, as predictions are numbered by line
     for number, line in text_lines(source):
-        line = line.removesuffix("\n").removesuffix("\r")
+        line = line.rstrip("\r\n")
         if not line.strip():
             blank = blank or number
             continue
@@ -210,12 +217,15 @@ def _open(source: str, text_columns: Columns, label: str | None, split: str) -> 
         raise InputError(
             f"text_columns names {len(texts)} columns, a model takes one text or a pair: {texts}"
         )
+    columns = [Column(name, "text") for name in texts]
+    columns += [] if label is None else [Column(label, "label")]
+    for column in columns:
+        table.require(column)
     if len(set(texts)) < len(texts):
         raise InputError(f"text_columns names {texts[0]!r} twice; a pair is two columns")
     if label in texts:
         raise InputError(f"column {label!r} is both label_column and one of text_columns")
-    columns = [Column(name, "text") for name in texts]
-    return table, columns if label is None else [*columns, Column(label, "label")]
+    return table, columns
 
 
 def _split_columns(columns: Columns) -> list[str]:
@@ -272,12 +282,16 @@ def _label(table: Table, line: int, value: Any, column: str, declared: Sequence[
         return declared[value]
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and math.isnan(value):
+        raise InputError(
+            f"{table.place(line)}: column {column!r} (label) holds NaN, a missing value; mend or remove the row"
+        )
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if value is None or isinstance(value, list | dict):
         kind = "null" if value is None else f"a {type(value).__name__}"
         raise InputError(f"{table.place(line)}: column {column!r} (label) holds {kind}, not a label")
-    label = str(value).strip()
+    label = str(value).strip("\ufeff").strip()
     if not label:
         raise InputError(f"{table.place(line)}: the label is empty; mend or remove the row")
     return label
@@ -295,11 +309,17 @@ def _labels(
 
 
 def _refuse_header(
-    table: Table, columns: Sequence[Column], lines: Sequence[int], values: Sequence[str]
+    table: Table, columns: Sequence[Column], texts: Texts, lines: Sequence[int], values: Sequence[str]
 ) -> None:
-    """Refuses a first line that seems to be a header, though it was read as an example."""
+    """Refuses a line that seems to be a header, though it was read as an example."""
     if table.header is not None or len(values) < 2:
         return
+    for line, text, value in zip(lines[1:], texts[1:], values[1:], strict=True):
+        if value.casefold() in _HEADER_WORDS and text[0].strip("\ufeff").casefold() in _TEXT_WORDS:
+            raise InputError(
+                f"{table.place(line)}: text {text[0]!r} and label {value!r} look like a header; were files put one "
+                "behind the other? Remove the line"
+            )
     first, others = values[0], Counter(values[1:])
     if first in others:
         return

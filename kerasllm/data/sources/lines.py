@@ -1,12 +1,14 @@
 """Reading of text files as numbered lines, so that errors can name their place.
 
-Lines end only at a line feed. Python's own text mode also splits at a lone carriage return, and `str.splitlines` at a
-dozen other characters, which do occur in the texts of data sets.
+Lines end at a line feed. A lone carriage return ends lines only in a file that has no line feed at all, as it may
+belong to a text elsewhere; formats in which it cannot divide the lines further with `split_at_returns`. Python's
+`str.splitlines` would also split at a dozen other characters, which do occur in the texts of data sets.
 """
 
 import difflib
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +44,15 @@ def require_file(source: str) -> Path:
     raise InputError(f"{source}: no such file{meant}")
 
 
+def split_at_returns(line: str) -> list[str]:
+    r"""Returns the lines that lone carriage returns end within a line, each with its line break.
+
+    Args:
+        line: a line, which may end in "\n" or "\r\n".
+    """
+    return re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", line)
+
+
 def text_lines(source: str) -> Iterator[tuple[int, str]]:
     """Yields the number, from 1, and the text of each line with its line break, without a byte order mark.
 
@@ -71,7 +82,10 @@ def text_lines(source: str) -> Iterator[tuple[int, str]]:
                         "iconv -f WINDOWS-1252 -t UTF-8"
                     ) from error
                 offset += len(raw)
-                yield number, line
+                if number == 1 and "\r" in line and not line.endswith("\n"):
+                    yield from enumerate(split_at_returns(line), 1)
+                else:
+                    yield number, line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{source}: broken gzip file: {error}; fetch or compress it again") from error
     except OSError as error:

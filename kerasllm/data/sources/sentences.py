@@ -102,9 +102,12 @@ def split_paragraphs(text: str) -> list[str]:
     Returns:
         The sentences of all paragraphs in order; none extends across a line break.
     """
-    return [
-        sentence for paragraph in text.split("\n") if paragraph for sentence in split_sentences(paragraph)
-    ]
+    return [sentence for paragraph in sentences_by_paragraph(text) for sentence in paragraph]
+
+
+def sentences_by_paragraph(text: str) -> list[list[str]]:
+    """Returns the sentences of each line of a document that is not empty; see `split_paragraphs`."""
+    return [split_sentences(paragraph) for paragraph in text.split("\n") if paragraph]
 
 
 def _is_abbreviation(text: str, start: int, stop: int, boundary: re.Match[str]) -> bool:

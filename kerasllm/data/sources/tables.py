@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kerasllm.data.sources.hub import HubDataset
-from kerasllm.data.sources.lines import require_file, text_lines
+from kerasllm.data.sources.lines import require_file, split_at_returns, text_lines
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.cutting import without_surrogates
 
@@ -77,10 +77,15 @@ class Table:
             InputError: there is no such column, or a row is broken.
         """
         for column in columns:
-            self._require(column)
+            self.require(column)
         return self.read_rows(columns)
 
-    def _require(self, column: Column) -> None:
+    def require(self, column: Column) -> None:
+        """Refuses a column that is not there, or is there twice.
+
+        Raises:
+            InputError: the message names the column and those that are there.
+        """
         if self.header is None or self.header.count(column.name) == 1:
             return
         there = ", ".join(map(repr, self.header[:20])) + (", …" if len(self.header) > 20 else "")
@@ -133,14 +138,25 @@ def open_table(source: str, *, by_index: bool, split: str = "train") -> Table:
 
 
 def _tsv_records(source: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields the line number and the fields of each line of a TSV that is not blank."""
+    num_tabs = None
     for number, line in text_lines(source):
-        line = line.removesuffix("\n").removesuffix("\r")
-        if "\t" in line or (line and not line.isspace()):
-            yield number, line.split("\t")
+        rows = [line.removesuffix("\n").removesuffix("\r")]
+        if "\r" in rows[0]:
+            # A lone carriage return ends a row if all rows between them are complete; otherwise it belongs to a text.
+            parts = rows[0].split("\r")
+            wanted = parts[0].count("\t") if num_tabs is None else num_tabs
+            if wanted and all(part.count("\t") == wanted for part in parts if part):
+                rows = parts
+        for row in rows:
+            if "\t" in row or (row and not row.isspace()):
+                num_tabs = row.count("\t") if num_tabs is None else num_tabs
+                yield number, row.split("\t")
 
 
 def _csv_records(source: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader((line for _, line in text_lines(source)), strict=True)
+    lines = (part for _, line in text_lines(source) for part in split_at_returns(line))
+    reader = csv.reader(lines, strict=True)
     before = csv.field_size_limit(_FIELD_LIMIT)
     start = 1
     try:
@@ -168,10 +184,18 @@ def _open_delimited(source: str, records: Iterator[tuple[int, list[str]]], by_in
             f"{source}:{first_line}: one column only; is {other!r} the separator? .csv has ',', .tsv tabs"
         )
     width = len(names)
+    header = list(map(_plain_name, names))
 
     def read_rows(columns: Sequence[Column]) -> Iterator[Row]:
         indexes = [int(column.name) if by_index else names.index(column.name) for column in columns]
         for line, fields in records:
+            found = list(map(_plain_name, fields)) if not by_index and len(fields) == width else []
+            if found and sorted(found) == sorted(header):
+                raise InputError(
+                    f"{source}:{line}: repeats the header of line {first_line}; were files put one behind the other? "
+                    "Remove the line"
+                    + ("" if found == header else " (and see that the columns have the same order)")
+                )
             if len(fields) > width and any(fields[width:]):
                 raise InputError(
                     f"{source}:{line}: has {len(fields)} fields where line {first_line} has {width}; "
@@ -195,8 +219,14 @@ def _open_delimited(source: str, records: Iterator[tuple[int, list[str]]], by_in
     )
 
 
+def _plain_name(name: str) -> str:
+    """Returns a column's name as it is compared with a row, without a byte order mark, quotation marks and spaces."""
+    return name.removeprefix("\ufeff").strip().strip('"')
+
+
 def _json_records(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in text_lines(source):
+    lines = ((number, part) for number, line in text_lines(source) for part in split_at_returns(line))
+    for number, line in lines:
         if not line.strip():
             continue
         try:

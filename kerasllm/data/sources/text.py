@@ -100,6 +100,22 @@ def read_text(blocks: Iterable[bytes], name: str) -> Iterator[Piece]:
         yield Piece("", True)
 
 
+def first_words(text: str, most: int = 40) -> str:
+    """Returns the beginning of a text's first line that is not blank, for an example on a command line.
+
+    Args:
+        text: the text; each text of a pair, which a tab separates, is cut for itself.
+        most: the most characters.
+    """
+    line = next((line for line in text.splitlines() if line.strip()), text)
+    parts = []
+    for part in line.split("\t"):
+        words = part.strip().lstrip("-")
+        end = words.rfind(" ", 0, most + 1) if len(words) > most else len(words)
+        parts.append(words[: end if end > 0 else most])
+    return "\t".join(parts)
+
+
 def with_end(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Yields the blocks that are not empty, and at last an empty one, which marks the end."""
     for block in blocks:

@@ -15,9 +15,15 @@ from tokenizers import Tokenizer
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.build import SENTENCES
 from kerasllm.data.token_cache.cache import open_files, open_or_build
-from kerasllm.data.token_cache.writers import DOCUMENT_OFFSETS, SENTENCE_OFFSETS
+from kerasllm.data.token_cache.writers import DOCUMENT_OFFSETS, PARAGRAPH_OFFSETS, SENTENCE_OFFSETS
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.encoding import vocabulary_size
+
+_NEAR = 0.2  # the share of whole documents may differ by so much from the share that is asked for
+_MISS = 1.0  # as much may a part miss what is asked for where documents have to be cut
+_PARTS = 16  # number of parts of long documents that are set aside instead
+_SHORTEST_PART = 128  # tokens
+_LEAST_PART = 48  # tokens, in a corpus that is too small for longer ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +39,8 @@ class TokenStore:
         sentence_ends: int64 (sentences,), positions in `tokens`, exclusive.
         document_offsets: int64 (documents + 1,), indices of sentences.
         vocabulary_size: one more than the greatest id that the tokenizer knows.
+        paragraph_offsets: int64 (paragraphs + 1,), indices of sentences; None in a store that was selected from
+            another or made by hand, in which each sentence counts as a paragraph.
     """
 
     tokens: np.ndarray
@@ -40,6 +48,7 @@ class TokenStore:
     sentence_ends: np.ndarray
     document_offsets: np.ndarray
     vocabulary_size: int
+    paragraph_offsets: np.ndarray | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -85,8 +94,10 @@ class TokenStore:
     ) -> tuple["TokenStore", "TokenStore"]:
         """Returns stores for training and validation, between which the documents are divided at random.
 
-        The validation store gets the number of documents that comes nearest to the fraction of *tokens*. The
-        documents of both keep their order.
+        The validation store gets the number of documents that comes nearest to the fraction of *tokens*. Where that
+        is not near, as in a corpus of a few books, long documents are first cut into parts between paragraphs. A part
+        that is set aside is a document, and so is what remains before, between and after such parts. The documents
+        of both stores keep their order.
 
         Args:
             validation_fraction: share of the tokens for validation, between 0 and 1 (exclusive).
@@ -94,23 +105,99 @@ class TokenStore:
             least: the least number of documents in each part; next-sentence prediction needs two.
 
         Raises:
-            InputError: the fraction is out of range, or there are fewer than 2 * `least` documents.
+            InputError: the fraction is out of range, or there are fewer than 2 * `least` documents and they are too
+                short to be cut.
         """
         if not 0 < validation_fraction < 1:
             raise InputError(f"validation_fraction {validation_fraction} is not between 0 and 1")
-        if self.num_documents < 2 * least:
+        through = np.concatenate([[0], np.cumsum(self.sentence_ends - self.sentence_starts)])
+        wanted = validation_fraction * through[-1]
+        miss = (
+            _MISS * wanted
+        )  # of a division of whole documents or, where there are too few, the most allowed
+        if self.num_documents >= 2 * least:
+            lengths = np.diff(through[self.document_offsets])
+            held_out = _draw(lengths, wanted, seed, least)
+            miss = abs(lengths[held_out].sum() - wanted)
+            whole = self.select(np.flatnonzero(~held_out)), self.select(np.flatnonzero(held_out))
+            if miss <= _NEAR * wanted:
+                return whole
+        longest = max(wanted / _PARTS, min(_SHORTEST_PART, wanted / least), _LEAST_PART)
+        offsets = self._part_offsets(through, longest, max(longest, wanted / 2))
+        lengths = np.diff(through[offsets])
+        can_divide = len(lengths) >= 2 * least
+        if can_divide:
+            held_out = _draw(lengths, wanted, seed, least)
+            can_divide = bool(abs(lengths[held_out].sum() - wanted) <= miss)
+        if not can_divide:
+            if self.num_documents >= 2 * least:
+                return whole
             raise InputError(
                 f"the corpus has {self.num_documents} document(s) and cannot be split into parts of at least "
                 f"{least}; separate documents by blank lines, or name a validation corpus of its own"
             )
-        order = np.random.Generator(np.random.Philox(seed)).permutation(self.num_documents)
-        through = np.concatenate([[0], np.cumsum(self.sentence_ends - self.sentence_starts)])[
-            self.document_offsets
-        ]
-        taken = np.cumsum(np.diff(through)[order])
-        nearest = int(np.argmin(np.abs(taken[:-1] - validation_fraction * taken[-1]))) + 1
-        nearest = min(max(nearest, least), self.num_documents - least)
-        return self.select(np.sort(order[nearest:])), self.select(np.sort(order[:nearest]))
+        parts = TokenStore(
+            self.tokens, self.sentence_starts, self.sentence_ends, offsets, self.vocabulary_size
+        )
+        # Neighbors in one document that have the same fate stay together, unless too few documents would remain.
+        begins = np.isin(offsets[:-1], self.document_offsets)
+        begins[1:] |= held_out[1:] != held_out[:-1]
+        joined = TokenStore(
+            self.tokens,
+            self.sentence_starts,
+            self.sentence_ends,
+            np.append(offsets[:-1][begins], offsets[-1]),
+            self.vocabulary_size,
+        )
+        fate = held_out[begins]
+        training, validation = (
+            joined.select(np.flatnonzero(fate == which))
+            if np.count_nonzero(fate == which) >= least
+            else parts.select(np.flatnonzero(held_out == which))
+            for which in (False, True)
+        )
+        return training, validation
+
+    def _part_offsets(self, through: np.ndarray, longest: float, longest_paragraph: float) -> np.ndarray:
+        """Returns the offsets of documents, and of parts between paragraphs of those longer than `longest` tokens.
+
+        Args:
+            through: int64 (sentences + 1,), the number of tokens before each sentence.
+            longest: tokens.
+            longest_paragraph: tokens; a paragraph that is longer is cut between sentences.
+        """
+        paragraphs = self.paragraph_offsets
+        if paragraphs is None:
+            paragraphs = np.arange(self.num_sentences + 1)
+        # The places to cut: the sentences that begin a document, a paragraph, or stand in a long paragraph.
+        places = np.zeros(self.num_sentences, bool)
+        places[self.document_offsets[:-1]] = places[paragraphs[:-1]] = True
+        places |= np.repeat(np.diff(through[paragraphs]) > longest_paragraph, np.diff(paragraphs))
+        sentences = np.flatnonzero(places)
+        document = np.searchsorted(self.document_offsets, sentences, side="right") - 1
+        start, length = through[self.document_offsets[:-1]], np.diff(through[self.document_offsets])
+        number = np.maximum(np.rint(length / longest), 1)
+        part = ((through[sentences] - start[document]) * number[document]) // length[document]
+        begins = np.ones(len(sentences), bool)
+        begins[1:] = (np.diff(part) != 0) | (np.diff(document) != 0)
+        return np.append(sentences[begins], self.num_sentences)
+
+
+def _draw(lengths: np.ndarray, wanted: float, seed: int, least: int) -> np.ndarray:
+    """Returns which of some documents are drawn, boolean (documents,): as many as come nearest to `wanted` tokens.
+
+    Args:
+        lengths: int64 (documents,), tokens of each document.
+        wanted: the number of tokens.
+        seed: seed of the random order.
+        least: the least number of documents that are drawn, and that are not.
+    """
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(lengths))
+    taken = np.cumsum(lengths[order])
+    nearest = int(np.argmin(np.abs(taken[:-1] - wanted))) + 1
+    drawn = np.zeros(len(lengths), bool)
+    drawn[order[: min(max(nearest, least), len(lengths) - least)]] = True
+    return drawn
 
 
 def store_of_sentences(documents: Sequence[Sequence[str]], tokenizer: Tokenizer) -> TokenStore:
@@ -171,11 +258,14 @@ def tokenize_corpus(
 
 def open_store(directory: Path) -> TokenStore | None:
     """Returns the store in a directory, or None if there is none or it is damaged."""
-    files = open_files(directory, SENTENCE_OFFSETS, DOCUMENT_OFFSETS)
-    if files is None:
+    files = open_files(directory, SENTENCE_OFFSETS, DOCUMENT_OFFSETS, PARAGRAPH_OFFSETS)
+    if files is None:  # also an entry of an earlier version, without paragraphs; it is then built again
         return None
-    sentence_offsets, document_offsets = files.offsets
-    if sentence_offsets[-1] != len(files.tokens) or document_offsets[-1] != len(sentence_offsets) - 1:
+    sentence_offsets, document_offsets, paragraph_offsets = files.offsets
+    num_sentences = len(sentence_offsets) - 1
+    if sentence_offsets[-1] != len(files.tokens):
+        return None
+    if document_offsets[-1] != num_sentences or paragraph_offsets[-1] != num_sentences:
         return None
     return TokenStore(
         files.tokens,
@@ -183,4 +273,5 @@ def open_store(directory: Path) -> TokenStore | None:
         sentence_offsets[1:],
         document_offsets,
         files.meta["vocabulary_size"],
+        paragraph_offsets,
     )

@@ -19,7 +19,7 @@ from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.build import STREAM
 from kerasllm.data.token_cache.cache import open_files, open_or_build
 from kerasllm.data.token_cache.writers import DOCUMENT_OFFSETS
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, counted
 from kerasllm.tokenizers.encoding import encode, vocabulary_size
 from kerasllm.tokenizers.special_tokens import end_of_text_id
 
@@ -92,7 +92,7 @@ class TokenStream:
         stop = self.num_tokens - (marked and self.num_documents == 1)
         if place == 0 or place >= stop:
             raise InputError(
-                f"the corpus of {words:,} tokens is too short to set aside a validation_fraction of "
+                f"the corpus of {counted(words, 'token')} is too short to set aside a validation_fraction of "
                 f"{validation_fraction}; give more text, or name a --validation_corpus"
             )
         starts = self.document_starts

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from tokenizers import Tokenizer
 
-from kerasllm.data.sources.sentences import split_paragraphs
+from kerasllm.data.sources.sentences import sentences_by_paragraph
 from kerasllm.data.token_cache.known_words import KnownWords
 from kerasllm.tokenizers.characters import character_ids
 from kerasllm.tokenizers.known_characters import KnownCharacters
@@ -23,6 +23,8 @@ class TokenizedPieces(NamedTuple):
         tokens: unsigned integers (tokens,), the tokens of all sentences in order.
         sentence_lengths: int64 (sentences,), the number of tokens in each sentence, never 0.
         sentences_per_piece: int64 (pieces,), the number of sentences in each piece.
+        sentences_per_paragraph: int64 (paragraphs,), the number of sentences in each paragraph, never 0; empty if
+            pieces are tokenized verbatim.
 
     If pieces are tokenized verbatim, each counts as one sentence, which may be empty.
     """
@@ -30,6 +32,7 @@ class TokenizedPieces(NamedTuple):
     tokens: np.ndarray
     sentence_lengths: np.ndarray
     sentences_per_piece: np.ndarray
+    sentences_per_paragraph: np.ndarray
 
 
 class UnknownCharacter(Exception):
@@ -105,7 +108,7 @@ class VerbatimTokenizer:
             tokens, lengths = self._id_of_code[codes], np.array([len(text) for text in texts], np.int64)
         else:
             tokens, lengths = self._words.encode(texts)
-        return TokenizedPieces(tokens, lengths, np.ones(len(texts), np.int64))
+        return TokenizedPieces(tokens, lengths, np.ones(len(texts), np.int64), np.zeros(0, np.int64))
 
 
 class SentenceTokenizer:
@@ -125,13 +128,20 @@ class SentenceTokenizer:
         Args:
             texts: paragraphs separated by line breaks.
         """
-        sentences_by_piece = [split_paragraphs(text) for text in texts]
-        sentences = list(chain.from_iterable(sentences_by_piece))
-        tokens, lengths = self._words.encode(sentences)
-        piece_of_sentence = np.repeat(np.arange(len(texts)), [len(piece) for piece in sentences_by_piece])
+        pieces = [sentences_by_paragraph(text) for text in texts]
+        paragraphs = list(chain.from_iterable(pieces))
+        tokens, lengths = self._words.encode(list(chain.from_iterable(paragraphs)))
         kept = lengths > 0
-        sentences_per_piece = np.bincount(piece_of_sentence[kept], minlength=len(texts))
-        return TokenizedPieces(tokens, lengths[kept], sentences_per_piece.astype(np.int64))
+        paragraph_of_sentence = np.repeat(np.arange(len(paragraphs)), [len(each) for each in paragraphs])
+        piece_of_paragraph = np.repeat(np.arange(len(texts)), [len(piece) for piece in pieces])
+        by_paragraph = np.bincount(paragraph_of_sentence[kept], minlength=len(paragraphs))
+        by_piece = np.bincount(piece_of_paragraph, by_paragraph, minlength=len(texts))
+        return TokenizedPieces(
+            tokens,
+            lengths[kept],
+            by_piece.astype(np.int64),
+            by_paragraph[by_paragraph > 0].astype(np.int64),
+        )
 
 
 def plain_tokenizer(description: str) -> Tokenizer:

@@ -21,6 +21,7 @@ FORMAT_VERSION = 1
 TOKEN_FILE = "tokens.bin"
 SENTENCE_OFFSETS = "sentence_offsets.int64"
 DOCUMENT_OFFSETS = "document_offsets.int64"
+PARAGRAPH_OFFSETS = "paragraph_offsets.int64"
 META_FILE = "meta.json"
 
 
@@ -85,9 +86,9 @@ class StoreWriter(ABC):
 
 
 class SentenceWriter(StoreWriter):
-    """A writer of tokens, sentence offsets (in tokens) and document offsets (in sentences)."""
+    """A writer of tokens, sentence offsets (in tokens), and document and paragraph offsets (in sentences)."""
 
-    files = (TOKEN_FILE, SENTENCE_OFFSETS, DOCUMENT_OFFSETS)
+    files = (TOKEN_FILE, SENTENCE_OFFSETS, DOCUMENT_OFFSETS, PARAGRAPH_OFFSETS)
 
     def __init__(self, directory: Path, tokenizer: Tokenizer) -> None:
         super().__init__(directory, tokenizer)
@@ -101,6 +102,7 @@ class SentenceWriter(StoreWriter):
             offsets = self.num_tokens + np.cumsum(tokenized.sentence_lengths)
             self._append(SENTENCE_OFFSETS, offsets)
             self.num_tokens = int(offsets[-1])
+        self._append(PARAGRAPH_OFFSETS, self._num_sentences + np.cumsum(tokenized.sentences_per_paragraph))
         ends = []
         for piece, num_sentences in zip(chunk, tokenized.sentences_per_piece.tolist(), strict=True):
             self._num_sentences += num_sentences

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import keras
 
 from kerasllm.cli.ranges import above, at_least, check_ranges
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, counted
 from kerasllm.training.callbacks.checkpoint import Checkpoint
 from kerasllm.training.callbacks.metrics_log import MetricsLog
 from kerasllm.training.callbacks.step import StepCallback
@@ -147,7 +147,7 @@ class NumberGuard(StepCallback):
             except (OSError, InputError) as error:
                 print(f"the batch cannot be saved: {error}", file=sys.stderr)
         if options.non_finite == "skip":
-            what += f", and {self.skipped} batches are left out already"
+            what += f", and {counted(self.skipped, 'batch', 'batches')} had been left out before"
         mend = "--guard.non_finite skip leaves such a batch out"
         self._stop(what, f"{mend}; it is saved in {place}, --guard.replay runs it again" if place else mend)
 

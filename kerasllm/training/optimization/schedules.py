@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, counted
 
 
 def warmup_steps(warmup: float, steps: int) -> int:
@@ -18,7 +18,7 @@ def warmup_steps(warmup: float, steps: int) -> int:
     if warmup < 0 or (warmup >= 1 and count != warmup):
         raise InputError(f"warmup is {warmup}: give a whole number of steps, or a share of all steps below 1")
     if count >= steps > 1:
-        raise InputError(f"warmup takes {count} of {steps} steps: it must leave some")
+        raise InputError(f"warmup takes {count} of {counted(steps, 'step')}: it must leave some")
     return min(count, steps - 1)
 
 

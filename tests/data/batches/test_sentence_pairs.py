@@ -274,8 +274,8 @@ def test_empty_sentences_and_documents_do_no_harm():
     ("documents", "settings", "message"),
     [
         ([[5, 5]], {}, "at least two documents, the corpus has 1: separate documents by blank lines"),
-        ([[5], [5]], {}, "none of the 2 documents has two sentences"),
-        ([[5], [5]], {"next_sentence": "sop"}, "none of the 2 documents"),
+        ([[5], [5]], {}, "no sentence pairs in 2 documents, as none has two sentences"),
+        ([[5], [5]], {"next_sentence": "sop"}, "no sentence pairs in 2 documents"),
         ([[]], {"next_sentence": None}, "no tokens"),
         ([[5, 5]] * 2, {"sequence_length": 7}, "sequence_length is 7"),
         ([[5, 5]] * 2, {"short_sequence_probability": 2}, "short_sequence_probability is 2"),

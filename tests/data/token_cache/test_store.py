@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import kerasllm.data
 from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.sources.sentences import split_paragraphs
 from kerasllm.data.token_cache import build as token_builder
 from kerasllm.data.token_cache import cache as token_cache
 from kerasllm.data.token_cache import known_words
@@ -25,7 +26,7 @@ from kerasllm.data.token_cache import workers as worker_pool
 from kerasllm.data.token_cache.cache import default_cache_directory, put_in_place
 from kerasllm.data.token_cache.store import TokenStore, open_store, tokenize_corpus
 from kerasllm.data.token_cache.stream import tokenize_stream
-from kerasllm.data.token_cache.tokenization import SentenceTokenizer, plain_tokenizer, split_paragraphs
+from kerasllm.data.token_cache.tokenization import SentenceTokenizer, plain_tokenizer
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.saving import save_tokenizer
@@ -144,7 +145,8 @@ def test_words_looked_up_are_words_encoded(texts):
         assert fast._words.split is not None
         slow = plain_tokenizer(tokenizer.to_str())
         for _ in range(2):
-            tokens, lengths, counts = fast.tokenize(texts)
+            tokens, lengths, counts, paragraphs = fast.tokenize(texts)
+            assert paragraphs.sum() == counts.sum() and (paragraphs > 0).all()
             expected = [
                 [ids for s in split_paragraphs(text) if (ids := slow.encode(s, add_special_tokens=False).ids)]
                 for text in texts
@@ -327,9 +329,8 @@ def test_dead_workers_end_the_build_cleanly(corpus, tokenizer, tmp_path, monkeyp
 
 
 def test_failing_workers_end_the_build_cleanly(corpus, tokenizer, tmp_path, monkeypatch):
-    failing = (
-        "import kerasllm.data.token_cache.tokenization as w\nw.split_paragraphs = lambda text: 1 / 0\nmain()"
-    )
+    module = "kerasllm.data.token_cache.tokenization"
+    failing = f"import {module} as w\nw.sentences_by_paragraph = lambda text: 1 / 0\nmain()"
     monkeypatch.setattr(token_builder, "_CHUNK_SIZE", 3000)
     monkeypatch.setattr(token_builder, "_SMALL_CORPUS", 2)
     monkeypatch.setattr(worker_pool, "_BOOTSTRAP", worker_pool._BOOTSTRAP.replace("main()", failing))
@@ -363,3 +364,18 @@ def test_default_cache_directory(monkeypatch, tmp_path):
     assert default_cache_directory() == tmp_path
     monkeypatch.delenv("KERASLLM_CACHE")
     assert default_cache_directory() == Path.home() / ".cache" / "kerasllm"
+
+
+def test_paragraphs_are_the_lines_of_the_text(corpus, tokenizer, tmp_path):
+    store = tokenize_corpus(corpus, tokenizer, tmp_path / "cache", processes=2)
+    lines = [line for line in make_text(300).split("\n") if line]
+    assert store.paragraph_offsets[0] == 0 and store.paragraph_offsets[-1] == store.num_sentences
+    assert np.diff(store.paragraph_offsets).tolist() == [len(split_paragraphs(line)) for line in lines]
+
+
+def test_an_entry_of_an_earlier_version_is_built_again(corpus, tokenizer, tmp_path):
+    tokenize_corpus(corpus, tokenizer, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").glob("*/paragraph_offsets.int64")
+    file.unlink()
+    assert_equal_to_encoding(tokenize_corpus(corpus, tokenizer, tmp_path / "cache"), corpus, tokenizer)
+    assert file.exists()

@@ -1,5 +1,8 @@
 """Selecting and splitting documents of a token store made by hand."""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,3 +59,57 @@ def test_split_is_near_the_fraction_and_depends_on_the_seed():
         small_store([[1], [2], [3]]).split(0.1, seed=0, least=2)
     with pytest.raises(InputError, match="validation_fraction"):
         store.split(1.0, seed=0)
+
+
+def book_store(books: int, seed: int = 0) -> TokenStore:
+    """A store of books of 60 to 90 thousand tokens, in paragraphs of one to eight sentences."""
+    draw = np.random.default_rng(seed)
+    documents = [draw.integers(4, 40, draw.integers(3000, 4000)).tolist() for _ in range(books)]
+    store = small_store(documents)
+    begins = np.cumsum(draw.integers(1, 9, store.num_sentences))
+    begins = np.union1d(begins[begins < store.num_sentences], store.document_offsets)
+    return dataclasses.replace(store, paragraph_offsets=begins.astype(np.int64))
+
+
+@pytest.mark.parametrize("books", [1, 2, 3, 4])
+@pytest.mark.parametrize("fraction", [0.02, 0.05, 0.3])
+def test_a_few_books_are_divided_between_paragraphs(books, fraction):
+    store = book_store(books)
+    training, validation = store.split(fraction, seed=1, least=2)
+    assert validation.num_tokens == pytest.approx(fraction * store.num_tokens, rel=0.1)
+    both = np.concatenate([training.sentence_starts, validation.sentence_starts])
+    np.testing.assert_array_equal(np.sort(both), store.sentence_starts)
+    paragraphs = set(store.sentence_starts[store.paragraph_offsets[:-1]].tolist())
+    for part in (training, validation):
+        assert part.num_documents >= 2
+        assert set(part.sentence_starts[part.document_offsets[:-1]].tolist()) <= paragraphs
+        ends = np.append(store.sentence_starts, store.num_tokens)[store.document_offsets]
+        book = np.searchsorted(ends, part.sentence_starts, side="right")
+        for start, end in itertools.pairwise(part.document_offsets.tolist()):
+            assert len(set(book[start:end].tolist())) == 1  # no document reaches into another book
+            assert (part.sentence_starts[start + 1 : end] == part.sentence_ends[start : end - 1]).all()
+    again = store.split(fraction, seed=1, least=2)[1]
+    np.testing.assert_array_equal(again.sentence_starts, validation.sentence_starts)
+    other = store.split(fraction, seed=2, least=2)[1]
+    assert set(other.sentence_starts.tolist()) != set(again.sentence_starts.tolist())
+
+
+def test_a_book_without_paragraphs_is_divided_between_sentences():
+    store = book_store(1)
+    store = dataclasses.replace(store, paragraph_offsets=np.array([0, store.num_sentences], np.int64))
+    training, validation = store.split(0.05, seed=0)
+    assert validation.num_tokens == pytest.approx(0.05 * store.num_tokens, rel=0.1)
+    assert training.num_tokens + validation.num_tokens == store.num_tokens
+
+
+def test_a_book_among_short_documents_is_divided_too():
+    store = small_store([[20]] * 300 + [[20] * 3000])
+    for seed in range(5):
+        _, validation = store.split(0.05, seed=seed)
+        assert validation.num_tokens == pytest.approx(0.05 * store.num_tokens, rel=0.2)
+
+
+def test_many_documents_stay_whole():
+    store = small_store([[9, 9]] * 400)
+    training, validation = store.split(0.05, seed=0, least=2)
+    assert (training.num_documents, validation.num_documents) == (380, 20)
