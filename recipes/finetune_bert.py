@@ -31,7 +31,6 @@ class Config(LabelledOptions, BertStartOptions, LowRankOptions, TrainingOptions)
     """Fine-tunes a BERT on labeled texts or pairs and writes a run directory."""
 
     group = "data"
-
     positions = 128
 
     vocabulary_size: int = 8192
@@ -122,9 +121,7 @@ def check(config: Config) -> None:
         raise InputError(
             "--tokenizer is for training from scratch: with --init the checkpoint's own is taken"
         )
-    config.check_adapters()
-    if config.lora_rank and not config.init:
-        raise InputError(f"--lora_rank {config.lora_rank} adapts a checkpoint: name it with --init")
+    config.check_adapters(config.init)
     config.check_start()
 
 

@@ -67,7 +67,7 @@ def main(config: Config) -> int:
         return 0
     config.check_parts()
     config.check_validation(config.has_validation, HELD_OUT_EXAMPLES)
-    config.check_adapters()
+    config.check_adapters(config.init)
     directory = resolve_directory(config.init)
     tokenizer = load_tokenizer(directory)
     shape = GPTOptions(dropout=config.dropout).check_with(

@@ -75,13 +75,11 @@ def main(config: Config) -> int:
     shape = config.find_shape(tokenizer)
     prompt = sample_prompt(tokenizer, config.sample_prompt, config.sample_tokens, shape.max_sequence_length)
     training, validation = token_streams(config, corpus, tokenizer)
-    sizes = part_sizes({"train": training, "validation": validation})
 
     make_batches = partial(CausalBatches, training, **{name: getattr(config, name) for name in WINDOWS})
     with naming(config.corpus_names):
         batches = make_batches()  # reports a text that is too short before anything is written
-    minimum = config.minimum_learning_rate
-    minimum = config.learning_rate / 10 if minimum is None else minimum
+    tenth, minimum = config.learning_rate / 10, config.minimum_learning_rate
     most = min(max(config.context_length // 4, 1), 40)  # characters, each of at most four tokens
     return train(
         config,
@@ -94,11 +92,14 @@ def main(config: Config) -> int:
             tokenizer=tokenizer,
             held_out={"validation": windows(config, validation) if validation else None},
             eval_interval=max(config.steps // 10, 1),
-            schedule=partial(CosineWarmupDecay, minimum=minimum),
+            schedule=partial(CosineWarmupDecay, minimum=tenth if minimum is None else minimum),
             epsilon=1e-8,
             sample_prompt=prompt,
             sample_tokens=config.sample_tokens,
-            recorded={"data": sizes, "corpus_sha256": corpus.fingerprint()},
+            recorded={
+                "data": part_sizes({"train": training, "validation": validation}),
+                "corpus_sha256": corpus.fingerprint(),
+            },
             results=("corpus_sha256",),
             example=("--prompt", first_words(tokenizer.decode(training.tokens[:200].tolist()), most)),
         ),

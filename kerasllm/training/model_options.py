@@ -349,12 +349,17 @@ class LowRankOptions:
     lora_alpha: float | None = field(default=None, metadata=above(0))
     """The adapters' output is scaled by alpha / rank; alpha is twice the rank if null."""
 
-    def check_adapters(self) -> None:
-        """Refuses a scale of adapters if there are no adapters.
+    def check_adapters(self, init: str | None) -> None:
+        """Refuses adapters of a new model, and a scale of adapters if there are none.
+
+        Args:
+            init: the checkpoint that is adapted; None for a new model.
 
         Raises:
-            InputError: `--lora_alpha` is given without `--lora_rank`.
+            InputError: `--lora_rank` is given for a new model, or `--lora_alpha` without it.
         """
+        if self.lora_rank and not init:
+            raise InputError(f"--lora_rank {self.lora_rank} adapts a checkpoint: name it with --init")
         if self.lora_alpha is not None and not self.lora_rank:
             raise InputError(
                 f"--lora_alpha {self.lora_alpha} means nothing without --lora_rank: give that too"
