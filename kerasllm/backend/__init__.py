@@ -131,6 +131,12 @@ Fills a Keras variable with its rows, which `parts` gives as NumPy arrays one af
 the whole.
 """
 
+is_symbolic = ops.is_symbolic
+"""is_symbolic(tensor, axis)
+
+Returns whether the length of that axis stands for every other: it says nothing about the data to come.
+"""
+
 boundary = ops.boundary
 """boundary(hidden)
 

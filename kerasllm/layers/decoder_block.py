@@ -8,13 +8,13 @@ from keras import ops
 
 from kerasllm import backend
 from kerasllm.layers.attention import Attention, Cache
-from kerasllm.layers.dropout import add_dropout
+from kerasllm.layers.dropout import CountsCalls, add_dropout
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import FeedForward, Norm
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
-class TransformerDecoderBlock(keras.layers.Layer):
+class TransformerDecoderBlock(CountsCalls, keras.layers.Layer):
     """`x = x + attention(norm(x))`, then `x = x + feed_forward(norm(x))`; no position sees a later one.
 
     Without `normalize_first` it is `x = norm(x + attention(x))`, then `x = norm(x + feed_forward(x))`. With

@@ -170,3 +170,8 @@ def fill_rows(variable, parts):
         for part in parts:
             variable.value[start : start + len(part)].copy_(torch.from_numpy(part))
             start += len(part)
+
+
+def is_symbolic(tensor, axis: int) -> bool:
+    """Returns whether the tensor has no values, as where Keras tries a model with lengths that it makes up."""
+    return tensor.device.type == "meta"

@@ -24,6 +24,7 @@ class BertBackbone(LanguageModel):
         config: the architecture.
         pooler: whether there is a pooler, which gives the pooled output.
         seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`.
 
     Call it with a dict of `token_ids` int (batch, length) and, optionally, `segment_ids` int (batch, length) and
     `padding_mask` (batch, length), 1 for real tokens. It returns a dict of `sequence_output`
@@ -40,15 +41,14 @@ class BertBackbone(LanguageModel):
 
     config_class = BertConfig
 
-    def __init__(
-        self, config: BertConfig, *, pooler: bool = True, seed: int | None = None, name: str | None = None
-    ):
-        super().__init__(config, seed=seed, name=name)
+    def __init__(self, config: BertConfig, *, pooler: bool = True, seed: int | None = None, **kwargs: Any):
+        super().__init__(config, seed=seed, **kwargs)
         shared: dict[str, Any] = {
             "dropout": config.dropout,
             "layer_norm_epsilon": config.layer_norm_epsilon,
             "standard_deviation": config.initializer_range,
             "seed": self.seed,
+            "dtype": self.dtype_policy,
         }
         self.embeddings = TransformerEmbeddings(
             vocabulary_size=config.vocabulary_size,
@@ -71,9 +71,14 @@ class BertBackbone(LanguageModel):
         ]
         self.pooler = None
         if pooler:
-            self.pooler = Pooler(standard_deviation=config.initializer_range, seed=self.seed, name="pooler")
+            self.pooler = Pooler(
+                standard_deviation=config.initializer_range,
+                seed=self.seed,
+                dtype=self.dtype_policy,
+                name="pooler",
+            )
 
-        self.embeddings.build()
+        self.embeddings.build((None, None))
         for block in self.blocks:
             block.build((None, None, config.hidden_dim))
         if self.pooler is not None:
@@ -119,5 +124,5 @@ class BertBackbone(LanguageModel):
         return outputs
 
     def get_config(self):
-        """Returns the fields of the config, and `pooler`."""
+        """Returns Keras' own settings, the fields of the config, the seed, and `pooler`."""
         return super().get_config() | {"pooler": self.pooler is not None}

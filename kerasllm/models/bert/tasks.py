@@ -17,38 +17,45 @@ from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BertConfig
 
 
-def _backbone(config: BertConfig, backbone: BertBackbone | None, seed: int, pooler: bool) -> BertBackbone:
+def _backbone(model: LanguageModel, backbone: BertBackbone | None, pooler: bool) -> BertBackbone:
     """Returns the given backbone, which may be trained already, or a new one."""
     if backbone is None:
-        return BertBackbone(config, pooler=pooler, seed=seed)
-    if backbone.config != config:
-        raise ValueError(f"the backbone was made with another config: {backbone.config} instead of {config}")
-    if pooler and backbone.pooler is None:
+        backbone = BertBackbone(model.config, pooler=pooler, seed=model.seed, dtype=model.dtype_policy)
+    elif backbone.config != model.config:
+        raise ValueError(
+            f"the backbone was made with another config: {backbone.config} instead of {model.config}"
+        )
+    elif pooler and backbone.pooler is None:
         raise ValueError("this task reads the pooled output, and the backbone was made without a pooler")
+    backbone.build({"token_ids": (None, None)})  # tells Keras the shapes that `summary` shows
     return backbone
 
 
-def _masked_lm_head(config: BertConfig, seed: int) -> MaskedLanguageModelHead:
+def _masked_lm_head(model: LanguageModel) -> MaskedLanguageModelHead:
+    config = model.config
     head = MaskedLanguageModelHead(
         vocabulary_size=config.vocabulary_size,
         activation=config.activation,
         layer_norm_epsilon=config.layer_norm_epsilon,
         standard_deviation=config.initializer_range,
-        seed=seed,
+        seed=model.seed,
+        dtype=model.dtype_policy,
         name="masked_lm_head",
     )
     head.build((None, None, config.hidden_dim))
     return head
 
 
-def _masked_lm_projection(config: BertConfig, seed: int) -> VocabularyHead | None:
+def _masked_lm_projection(model: LanguageModel) -> VocabularyHead | None:
     """Returns the projection to the vocabulary, or None if it is tied to the token embedding."""
+    config = model.config
     if config.tie_embeddings:
         return None
     head = VocabularyHead(
         vocabulary_size=config.vocabulary_size,
         standard_deviation=config.initializer_range,
-        seed=seed,
+        seed=model.seed,
+        dtype=model.dtype_policy,
         name="masked_lm_projection",
     )
     head.build((None, None, config.hidden_dim))
@@ -56,13 +63,15 @@ def _masked_lm_projection(config: BertConfig, seed: int) -> VocabularyHead | Non
 
 
 def _classification_head(
-    config: BertConfig, seed: int, name: str, num_outputs: int, dropout: float | None
+    model: LanguageModel, name: str, num_outputs: int, dropout: float | None
 ) -> ClassificationHead:
+    config = model.config
     head = ClassificationHead(
         num_outputs=num_outputs,
         dropout=config.dropout if dropout is None else dropout,
         standard_deviation=config.initializer_range,
-        seed=seed,
+        seed=model.seed,
+        dtype=model.dtype_policy,
         name=name,
     )
     head.build((None, config.hidden_dim))
@@ -84,6 +93,7 @@ class BertPretraining(LanguageModel):
         objectives: "masked_lm", "next_sentence", or both.
         backbone: an existing backbone; the default is a new one.
         seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
 
     Call it with the dict that the backbone takes, and `masked_positions` int (batch, slots) for masked-LM logits at
     those positions only. It returns a dict of the logits `masked_lm` (batch, slots or length, vocabulary_size) and
@@ -100,21 +110,19 @@ class BertPretraining(LanguageModel):
         objectives: Sequence[str] = ("masked_lm", "next_sentence"),
         backbone: BertBackbone | None = None,
         seed: int | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(config, seed=seed, name=name)
+        super().__init__(config, backbone=backbone, seed=seed, **kwargs)
         self.objectives = tuple(objectives)
         if not objectives or set(objectives) - {"masked_lm", "next_sentence"}:
             raise ValueError(f"objectives {list(objectives)}: choose masked_lm, next_sentence or both")
-        self.backbone = _backbone(config, backbone, self.seed, pooler="next_sentence" in objectives)
+        self.backbone = _backbone(self, backbone, pooler="next_sentence" in objectives)
         self.masked_lm_head = self.masked_lm_projection = self.next_sentence_head = None
         if "masked_lm" in objectives:
-            self.masked_lm_head = _masked_lm_head(config, self.seed)
-            self.masked_lm_projection = _masked_lm_projection(config, self.seed)
+            self.masked_lm_head = _masked_lm_head(self)
+            self.masked_lm_projection = _masked_lm_projection(self)
         if "next_sentence" in objectives:
-            self.next_sentence_head = _classification_head(
-                config, self.seed, "next_sentence_head", 2, dropout=0.0
-            )
+            self.next_sentence_head = _classification_head(self, "next_sentence_head", 2, dropout=0.0)
         self.built = True
 
     def call(self, inputs, training=False):
@@ -141,6 +149,7 @@ class BertMaskedLM(LanguageModel):
         config: the architecture.
         backbone: an existing backbone; the default is a new one.
         seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
 
     Call it like `BertPretraining`. It returns a dict of `masked_lm`, logits (batch, slots or length, vocabulary_size).
     """
@@ -153,12 +162,12 @@ class BertMaskedLM(LanguageModel):
         *,
         backbone: BertBackbone | None = None,
         seed: int | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(config, seed=seed, name=name)
-        self.backbone = _backbone(config, backbone, self.seed, pooler=False)
-        self.masked_lm_head = _masked_lm_head(config, self.seed)
-        self.masked_lm_projection = _masked_lm_projection(config, self.seed)
+        super().__init__(config, backbone=backbone, seed=seed, **kwargs)
+        self.backbone = _backbone(self, backbone, pooler=False)
+        self.masked_lm_head = _masked_lm_head(self)
+        self.masked_lm_projection = _masked_lm_projection(self)
         self.built = True
 
     def call(self, inputs, training=False):
@@ -178,6 +187,7 @@ class BertClassifier(LanguageModel):
         multi_label: whether a text may have several labels, or none; written to config.json's `problem_type`.
         backbone: an existing backbone; the default is a new one.
         seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
 
     Call it with the dict that the backbone takes. It returns logits (batch, num_classes), for a
     `SparseCategoricalCrossentropy(from_logits=True)`, or, with `multi_label`, for a
@@ -195,9 +205,9 @@ class BertClassifier(LanguageModel):
         multi_label: bool = False,
         backbone: BertBackbone | None = None,
         seed: int | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(config, seed=seed, name=name)
+        super().__init__(config, backbone=backbone, seed=seed, **kwargs)
         self.label_names = tuple(label_names) if label_names else None
         if num_classes is None:
             num_classes = len(self.label_names or (0, 1))
@@ -208,10 +218,8 @@ class BertClassifier(LanguageModel):
         if self.label_names and len(self.label_names) != num_classes:
             raise ValueError(f"label_names are {len(self.label_names)}, num_classes is {num_classes}")
         self.num_classes, self.multi_label = num_classes, multi_label
-        self.backbone = _backbone(config, backbone, self.seed, pooler=True)
-        self.classifier = _classification_head(
-            config, self.seed, "classifier", num_classes, config.classifier_dropout
-        )
+        self.backbone = _backbone(self, backbone, pooler=True)
+        self.classifier = _classification_head(self, "classifier", num_classes, config.classifier_dropout)
         self.built = True
 
     def call(self, inputs, training=False):
@@ -234,6 +242,7 @@ class BertRegressor(LanguageModel):
         config: the architecture.
         backbone: an existing backbone; the default is a new one.
         seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
 
     Call it with the dict that the backbone takes. It returns numbers (batch,), for a `SquaredErrorLoss`.
     """
@@ -246,11 +255,11 @@ class BertRegressor(LanguageModel):
         *,
         backbone: BertBackbone | None = None,
         seed: int | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(config, seed=seed, name=name)
-        self.backbone = _backbone(config, backbone, self.seed, pooler=True)
-        self.regressor = _classification_head(config, self.seed, "classifier", 1, config.classifier_dropout)
+        super().__init__(config, backbone=backbone, seed=seed, **kwargs)
+        self.backbone = _backbone(self, backbone, pooler=True)
+        self.regressor = _classification_head(self, "classifier", 1, config.classifier_dropout)
         self.built = True
 
     def call(self, inputs, training=False):
