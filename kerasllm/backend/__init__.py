@@ -117,6 +117,12 @@ Returns the rows of a table (rows, width) at `ids`, int of any shape: (*ids.shap
 is a whole table, in which the rows of an id that occurs several times are summed in float32.
 """
 
+take_positions = ops.take_positions
+"""take_positions(hidden, positions)
+
+Returns (batch, slots, width), of `hidden` (batch, length, width) at `positions` int32 (batch, slots).
+"""
+
 write_slice = ops.write_slice
 """write_slice(cache, value, position)
 
@@ -226,6 +232,15 @@ libraries = training.libraries
 """libraries()
 
 Returns the names of the packages beside the backend that a training step computes with.
+"""
+
+check_saved_model = training.check_saved_model
+"""check_saved_model(path, inputs)
+
+Runs a SavedModel on NumPy arrays by name.
+
+Raises:
+    RuntimeError: the TensorFlow that is installed cannot run it.
 """
 
 guarded_step = guard.guarded_step

@@ -11,7 +11,7 @@ from kerasllm import backend
 
 def gather_positions(hidden, positions):
     """Returns (batch, slots, width), of (batch, length, width) at positions int (batch, slots)."""
-    return ops.take_along_axis(hidden, ops.cast(positions, "int32")[:, :, None], axis=1)
+    return backend.take_positions(hidden, ops.cast(positions, "int32"))
 
 
 def rotary_tables(positions, head_dim: int, base: float):

@@ -16,6 +16,7 @@ from kerasllm.checkpoints import Format, push_model, read_model, write_model
 from kerasllm.errors import InputError
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import merged_kernel
+from kerasllm.models.export import check_export, export_settings, signature_of, types_of
 from kerasllm.models.registry import family_of
 
 
@@ -48,6 +49,7 @@ class LanguageModel(keras.Model):
         self.seed = default_seed() if seed is None else seed
         self.per_step_metrics = False
         self.catch_non_finite = False
+        self._input_types: tuple[tuple[str, tuple[int, str]], ...] = ()
 
     def get_config(self) -> dict[str, Any]:
         """Returns Keras' own settings, the fields of the config, the seed, the backbone, and which layers are frozen.
@@ -90,6 +92,63 @@ class LanguageModel(keras.Model):
         """Returns the shapes of the outputs, of those of the inputs by name."""
         inputs = {name: keras.KerasTensor(shape, "int32") for name, shape in input_shape.items()}
         return keras.tree.map_structure(lambda output: output.shape, self.compute_output_spec(inputs))
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model, and notes which inputs it is given, for `export`."""
+        self._note_inputs(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def stateless_call(
+        self, trainable_variables: Any, non_trainable_variables: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Does what Keras' own does, which is how JAX trains and predicts, and notes the inputs."""
+        self._note_inputs(*args[:1])
+        return super().stateless_call(trainable_variables, non_trainable_variables, *args, **kwargs)
+
+    def _note_inputs(self, inputs: Any = None) -> None:
+        if isinstance(inputs, dict):
+            self._input_types = tuple(types_of(inputs).items())
+
+    def export(
+        self,
+        filepath: str | Path,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes the model for inference, as Keras' own method does, for any number of rows and any length.
+
+        Args:
+            filepath: the file or directory.
+            format: Keras' formats; which are possible depends on the backend and the packages that are installed.
+            verbose: whether a line says where it was written.
+            input_signature: the inputs, `[{"token_ids": keras.InputSpec((None, None), "int32", name="token_ids")}]`
+                for example. By default they are those that the model was called with last, of any length.
+            kwargs: see `keras.Model.export`.
+
+        Raises:
+            kerasllm.errors.InputError: the model was not called and no signature is given, or Keras cannot write the
+                format on this backend.
+        """
+        if input_signature is None:
+            input_signature = signature_of(dict(self._input_types))
+        kwargs = export_settings(format, input_signature, kwargs)
+        self.build(input_signature)  # collects the weights of all layers, which PyTorch's exporters look for
+        super().export(filepath, format, verbose, input_signature, **kwargs)
+        check_export(format, filepath, input_signature)
+
+    def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
+        """Refuses: the layers multiply with the weights themselves, and have no quantized products.
+
+        Raises:
+            kerasllm.errors.InputError: always.
+        """
+        asked = mode or type(config).__name__
+        raise InputError(
+            f"quantize({asked!r}): the layers of {type(self).__name__} have no quantized form; for less memory make the "
+            "model with dtype='bfloat16'"
+        )
 
     def named_variables(self) -> dict[str, keras.Variable]:
         """Returns all weights, without dropout counters, by a name `layer/weight` that is the same on every backend."""

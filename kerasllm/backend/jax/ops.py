@@ -196,6 +196,11 @@ _take_bfloat16.defvjp(
 )
 
 
+def take_positions(hidden, positions):
+    """Returns what stands at the positions."""
+    return keras.ops.take_along_axis(hidden, positions[:, :, None], axis=1)
+
+
 def write_slice(cache, value, position):
     """Returns the cache with `value` in it."""
     return jax.lax.dynamic_update_slice(cache, value.astype(cache.dtype), (0, position, 0))

@@ -202,6 +202,11 @@ def _table_of(upstream, ids, rows, kind):
     return tf.cast(tf.math.unsorted_segment_sum(wide, tf.reshape(ids, (-1,)), rows), kind)
 
 
+def take_positions(hidden, positions):
+    """Returns what stands at the positions."""
+    return keras.ops.take_along_axis(hidden, positions[:, :, None], axis=1)
+
+
 def write_slice(cache, value, position):
     """Returns the cache with `value` in it."""
     return keras.ops.slice_update(cache, (0, position, 0), tf.cast(value, cache.dtype))
