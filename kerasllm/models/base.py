@@ -146,8 +146,8 @@ class LanguageModel(keras.Model):
         """
         asked = mode or type(config).__name__
         raise InputError(
-            f"quantize({asked!r}): the layers of {type(self).__name__} have no quantized form; for less memory make the "
-            "model with dtype='bfloat16'"
+            f"quantize({asked!r}): the layers of {type(self).__name__} have no quantized form; for less memory "
+            "make the model with dtype='bfloat16'"
         )
 
     def named_variables(self) -> dict[str, keras.Variable]:

@@ -35,8 +35,13 @@ CASES = [
     (
         MaskedLanguageModelHead,
         {"vocabulary_size": 11, "seed": 0},
-        # Keras' training check calls a layer with one input alone.
-        {"input_data": HIDDEN, "call_kwargs": {"token_table": TABLE}, "run_training_check": False},
+        # Keras' checks of training and of precision call a layer with one input alone.
+        {
+            "input_data": HIDDEN,
+            "call_kwargs": {"token_table": TABLE},
+            "run_training_check": False,
+            "run_mixed_precision_check": False,
+        },
         (2, 5, 11),
         (5, 0),
     ),
