@@ -118,6 +118,12 @@ have is an error, or a row of NaN. The gradient of the table is a whole table, i
 several times are summed in float32.
 """
 
+take_positions = ops.take_positions
+"""take_positions(hidden, positions)
+
+Returns (batch, slots, width), of `hidden` (batch, length, width) at `positions` int32 (batch, slots).
+"""
+
 write_slice = ops.write_slice
 """write_slice(cache, value, position)
 
@@ -130,6 +136,12 @@ fill_rows = ops.fill_rows
 
 Fills a Keras variable with its rows, which `parts` gives as NumPy arrays one after another, without a second copy of
 the whole.
+"""
+
+is_symbolic = ops.is_symbolic
+"""is_symbolic(tensor, axis)
+
+Returns whether the length of that axis stands for every other: it says nothing about the data to come.
 """
 
 boundary = ops.boundary
@@ -221,6 +233,15 @@ libraries = training.libraries
 """libraries()
 
 Returns the names of the packages beside the backend that a training step computes with.
+"""
+
+check_saved_model = training.check_saved_model
+"""check_saved_model(path, inputs)
+
+Runs a SavedModel on NumPy arrays by name.
+
+Raises:
+    RuntimeError: the TensorFlow that is installed cannot run it.
 """
 
 guarded_step = guard.guarded_step

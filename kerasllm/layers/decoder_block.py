@@ -4,17 +4,18 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from kerasllm import backend
 from kerasllm.layers.attention import Attention, Cache
-from kerasllm.layers.dropout import add_dropout
+from kerasllm.layers.dropout import CountsCalls, add_dropout
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import FeedForward, Norm
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
-class TransformerDecoderBlock(keras.layers.Layer):
+class TransformerDecoderBlock(CountsCalls, keras.layers.Layer):
     """`x = x + attention(norm(x))`, then `x = x + feed_forward(norm(x))`; no position sees a later one.
 
     Without `normalize_first` it is `x = norm(x + attention(x))`, then `x = norm(x + feed_forward(x))`. With
@@ -101,6 +102,11 @@ class TransformerDecoderBlock(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         # Keras would cast the rotary tables to the type computed in.
         self._convert_input_args, self._allow_non_tensor_positional_args = False, True
+
+    def __call__(self, hidden, *args, **kwargs):
+        """Calls the layer, of whose inputs Keras then sees the first one's shape, which it builds the layer for."""
+        hidden = ops.convert_to_tensor(hidden) if isinstance(hidden, np.ndarray) else hidden
+        return super().__call__(hidden, *args, **kwargs)
 
     def build(self, hidden_shape, *other_shapes, **more_shapes):
         """Creates the weights for an input of width `hidden_shape[-1]`."""

@@ -1,6 +1,9 @@
 """Dropout whose mask is a hash of (seed, call number, element number): the same on every backend."""
 
+from typing import Any
+
 import keras
+import numpy as np
 from keras import ops
 
 from kerasllm import backend
@@ -26,3 +29,26 @@ def add_dropout(hidden, branch, rate: float, seed_generator: keras.random.SeedGe
     if rate == 0:
         return hidden + branch
     return backend.add_dropout(hidden, branch, rate, seed_generator.next())
+
+
+class CountsCalls:
+    """Part of a layer with a `seed_generator`: the number of its calls so far is saved with the layer's weights.
+
+    A model that is loaded goes on with other masks than those it has had, as it would without having been saved.
+    """
+
+    seed_generator: keras.random.SeedGenerator
+
+    def save_own_variables(self, store: Any) -> None:
+        """Adds the number of calls to what Keras saves of a layer."""
+        super().save_own_variables(store)  # type: ignore[misc]
+        store["dropout_calls"] = ops.convert_to_numpy(self.seed_generator.state)[1]
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads what was saved; files of before have no number of calls."""
+        weights = {key: store[key] for key in store.keys() if key != "dropout_calls"}  # noqa: SIM118
+        super().load_own_variables(weights)  # type: ignore[misc]
+        if "dropout_calls" in store.keys():  # noqa: SIM118
+            state = self.seed_generator.state
+            calls = store["dropout_calls"][()]
+            state.assign(np.array([ops.convert_to_numpy(state)[0], calls], state.dtype))

@@ -5,14 +5,14 @@ import math
 import keras
 from keras import ops
 
-from kerasllm.backend import take_rows
-from kerasllm.layers.dropout import dropout
+from kerasllm.backend import is_symbolic, take_rows
+from kerasllm.layers.dropout import CountsCalls, dropout
 from kerasllm.layers.initializers import KeyedNormal, KeyedTruncatedNormal, default_seed
 from kerasllm.layers.projections import Norm
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
-class TransformerEmbeddings(keras.layers.Layer):
+class TransformerEmbeddings(CountsCalls, keras.layers.Layer):
     """The sum of token, position and segment embeddings, layer-normalized, then dropped out.
 
     Args:
@@ -65,6 +65,8 @@ class TransformerEmbeddings(keras.layers.Layer):
         self.standard_deviation = standard_deviation
         self.seed = default_seed() if seed is None else seed
         self.seed_generator = keras.random.SeedGenerator(self.seed)
+        # Keras would cast ids that come as floats to the type computed in: bfloat16 has no 257.
+        self._convert_input_args, self._allow_non_tensor_positional_args = False, True
 
     def build(self, token_ids_shape=None, segment_ids_shape=None, position_ids_shape=None):
         """Creates the tables; the shapes of the inputs do not matter."""
@@ -86,8 +88,12 @@ class TransformerEmbeddings(keras.layers.Layer):
 
     def call(self, token_ids, segment_ids=None, position_ids=None, training=False):
         """See the class."""
+        token_ids = ops.convert_to_tensor(token_ids, "int32")
         length = token_ids.shape[1]
-        if isinstance(length, int) and length > self.max_sequence_length:
+        if is_symbolic(token_ids, axis=1):
+            if position_ids is None:
+                position_ids = ops.arange(length, dtype="int32")[None]
+        elif isinstance(length, int) and length > self.max_sequence_length:
             raise ValueError(
                 f"the sequence is {length} tokens long, the model has {self.max_sequence_length} positions: "
                 "shorten it or build the model with a larger max_sequence_length"

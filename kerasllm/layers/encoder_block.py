@@ -8,14 +8,14 @@ from keras import ops
 
 from kerasllm import backend
 from kerasllm.layers.attention import Attention, combined_mask
-from kerasllm.layers.dropout import add_dropout
+from kerasllm.layers.dropout import CountsCalls, add_dropout
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.positions import gather_positions
 from kerasllm.layers.projections import FeedForward, Norm
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
-class TransformerEncoderBlock(keras.layers.Layer):
+class TransformerEncoderBlock(CountsCalls, keras.layers.Layer):
     """`x = norm(x + attention(x))`, then `x = norm(x + feed_forward(x))`: each position sees all others.
 
     With `normalize_first` it is `x = x + attention(norm(x))`, then `x = x + feed_forward(norm(x))`.

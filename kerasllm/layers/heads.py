@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kerasllm import backend
-from kerasllm.layers.dropout import dropout
+from kerasllm.layers.dropout import CountsCalls, dropout
 from kerasllm.layers.initializers import KeyedNormal, KeyedTruncatedNormal, default_seed
 from kerasllm.layers.positions import gather_positions
 from kerasllm.layers.projections import Norm, dense
@@ -24,6 +24,10 @@ class _Head(keras.layers.Layer):
         initializer = KeyedTruncatedNormal(self.standard_deviation, self.seed, f"{self.name}/kernel")
         kernel = self.add_weight(name="kernel", shape=(inputs, outputs), initializer=initializer)
         return kernel, self.add_weight(name="bias", shape=(outputs,), initializer="zeros")
+
+    def _project(self, hidden):
+        # The casts are for a symbolic call on torch, in which Keras gives weights in float32 whatever the precision.
+        return ops.matmul(hidden, ops.cast(self.kernel, hidden.dtype)) + ops.cast(self.bias, hidden.dtype)
 
     def get_config(self):
         """Returns the arguments of the constructor."""
@@ -53,7 +57,7 @@ class Pooler(_Head):
     def call(self, hidden, first_positions=None):
         """See the class."""
         first = hidden[:, 0, :] if first_positions is None else gather_positions(hidden, first_positions)
-        return ops.tanh(ops.matmul(first, self.kernel) + self.bias)
+        return ops.tanh(self._project(first))
 
     def compute_output_shape(self, hidden_shape, first_positions_shape=None):
         """Returns (batch, hidden_dim), or (batch, slots, hidden_dim)."""
@@ -123,7 +127,7 @@ class MaskedLanguageModelHead(_Head):
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
-class ClassificationHead(_Head):
+class ClassificationHead(CountsCalls, _Head):
     """Dropout, then a projection of a pooled output to scores: (..., hidden_dim) → (..., num_outputs).
 
     Args:
@@ -150,7 +154,7 @@ class ClassificationHead(_Head):
     def call(self, pooled, training=False):
         """See the class."""
         pooled = dropout(pooled, self.dropout if training else 0.0, self.seed_generator)
-        return ops.matmul(pooled, self.kernel) + self.bias
+        return self._project(pooled)
 
     def compute_output_shape(self, input_shape):
         """Returns (..., num_outputs)."""

@@ -18,7 +18,7 @@ def gather_positions(hidden, positions):
     """
     positions = ops.cast(positions, "int32")
     is_there = ops.logical_and(positions >= 0, positions < ops.shape(hidden)[1])
-    taken = ops.take_along_axis(hidden, ops.where(is_there, positions, 0)[:, :, None], axis=1)
+    taken = backend.take_positions(hidden, ops.where(is_there, positions, 0))
     return ops.where(is_there[:, :, None], taken, ops.cast(math.nan, taken.dtype))
 
 

@@ -17,6 +17,7 @@ from kerasllm.checkpoints import Format, push_model, read_model, write_model
 from kerasllm.errors import InputError, InputWarning
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import merged_kernel
+from kerasllm.models.export import check_export, export_settings, signature_of, types_of
 from kerasllm.models.inputs import ALL_INPUTS, checked_inputs, named_inputs
 from kerasllm.models.registry import family_of
 
@@ -26,8 +27,11 @@ class LanguageModel(keras.Model):
 
     Args:
         config: an instance of the family's frozen config dataclass.
+        backbone: the backbone that a task model is given; its dtype policy is the model's unless `dtype` is given.
         seed: seed of the initial values and of dropout. By default it is drawn from Python's random generator,
             which `keras.utils.set_random_seed` seeds.
+        dtype: the dtype policy of the model and its layers, as Keras' layers take it; by default the global policy.
+        kwargs: Keras' `name` and `trainable`.
 
     If the attribute `per_step_metrics` is set before `fit`, the logs hold each batch's own values instead of Keras'
     running means over the epoch. If `catch_non_finite` is set before `fit`, a batch whose loss or gradient is not
@@ -37,33 +41,117 @@ class LanguageModel(keras.Model):
     config_class: ClassVar[type]
     accepted_inputs: ClassVar[tuple[str, ...]] = ALL_INPUTS
 
-    def __init__(self, config: Any, *, seed: int | None = None, name: str | None = None) -> None:
-        super().__init__(name=name)
+    def __init__(
+        self, config: Any, *, backbone: Any = None, seed: int | None = None, dtype: Any = None, **kwargs: Any
+    ) -> None:
+        if dtype is None and backbone is not None:
+            dtype = backbone.dtype_policy
+        # Keras would cast token ids that come as floats to the type computed in: bfloat16 has no 257.
+        super().__init__(dtype=dtype, autocast=False, **kwargs)
         self.config = config
         self.seed = default_seed() if seed is None else seed
         self.per_step_metrics = False
         self.catch_non_finite = False
+        self._input_types: tuple[tuple[str, tuple[int, str]], ...] = ()
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the fields of the config; the task models add their own settings."""
-        return asdict(self.config)
+        """Returns Keras' own settings, the fields of the config, the seed, the backbone, and which layers are frozen.
+
+        The task models add their own settings.
+        """
+        frozen = [layer.name for layer in self.layers if not layer.trainable]
+        config = super().get_config() | asdict(self.config) | {"seed": self.seed, "frozen_layers": frozen}
+        if isinstance(backbone := getattr(self, "backbone", None), LanguageModel):
+            config["backbone"] = keras.saving.serialize_keras_object(backbone)
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LanguageModel:
         """Returns a model from the result of `get_config`, with newly initialized weights."""
         names = {field.name for field in fields(cls.config_class)}
-        own = {key: value for key, value in config.items() if key in names}
-        settings = {
-            key: value for key, value in config.items() if key not in names | {"name", "trainable", "dtype"}
-        }
-        return cls(cls.config_class(**own), **settings)
+        settings = {key: value for key, value in config.items() if key not in names}
+        frozen = settings.pop("frozen_layers", None)
+        if "backbone" in settings:
+            backbone = settings["backbone"]
+            settings["backbone"] = keras.saving.deserialize_keras_object(backbone, custom_objects)
+        model = cls(cls.config_class(**{key: config[key] for key in names & config.keys()}), **settings)
+        for layer in model.layers if frozen is not None else ():
+            if layer.trainable == (layer.name in frozen):
+                layer.trainable = not layer.trainable
+        return model
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         """Does nothing, because the constructor creates all weights."""
 
     def build(self, input_shape: Any = None) -> None:
-        """Marks the model as built; the constructor has already created all weights."""
+        """Lets Keras record the shapes of the inputs; the constructor has already created all weights."""
         self.built = True
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the symbolic outputs of a symbolic call, by tracing `call`, which a subclass may have of its own."""
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the shapes of the outputs, of those of the inputs by name."""
+        inputs = {name: keras.KerasTensor(shape, "int32") for name, shape in input_shape.items()}
+        return keras.tree.map_structure(lambda output: output.shape, self.compute_output_spec(inputs))
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model, and notes which inputs it is given, for `export`."""
+        self._note_inputs(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def stateless_call(
+        self, trainable_variables: Any, non_trainable_variables: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Does what Keras' own does, which is how JAX trains and predicts, and notes the inputs."""
+        self._note_inputs(*args[:1])
+        return super().stateless_call(trainable_variables, non_trainable_variables, *args, **kwargs)
+
+    def _note_inputs(self, inputs: Any = None) -> None:
+        if isinstance(inputs, dict):
+            self._input_types = tuple(types_of(inputs).items())
+
+    def export(
+        self,
+        filepath: str | Path,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes the model for inference, as Keras' own method does, for any number of rows and any length.
+
+        Args:
+            filepath: the file or directory.
+            format: Keras' formats; which are possible depends on the backend and the packages that are installed.
+            verbose: whether a line says where it was written.
+            input_signature: the inputs, `[{"token_ids": keras.InputSpec((None, None), "int32", name="token_ids")}]`
+                for example. By default they are those that the model was called with last, of any length.
+            kwargs: see `keras.Model.export`.
+
+        Raises:
+            kerasllm.errors.InputError: the model was not called and no signature is given, or Keras cannot write the
+                format on this backend.
+        """
+        if input_signature is None:
+            input_signature = signature_of(dict(self._input_types))
+        kwargs = export_settings(format, input_signature, kwargs)
+        self.build(input_signature)  # collects the weights of all layers, which PyTorch's exporters look for
+        super().export(filepath, format, verbose, input_signature, **kwargs)
+        check_export(format, filepath, input_signature)
+
+    def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
+        """Refuses: the layers multiply with the weights themselves, and have no quantized products.
+
+        Raises:
+            kerasllm.errors.InputError: always.
+        """
+        asked = mode or type(config).__name__
+        raise InputError(
+            f"quantize({asked!r}): the layers of {type(self).__name__} have no quantized form; for less memory "
+            "make the model with dtype='bfloat16'"
+        )
 
     def named_variables(self) -> dict[str, keras.Variable]:
         """Returns all weights, without dropout counters, by a name `layer/weight` that is the same on every backend."""

@@ -34,6 +34,8 @@ def attention(query, key, value, *, mask=None, is_causal: bool = False, dropout_
 
 def _has_fused_attention(shape: tuple[int, ...], dtype) -> bool:
     """Returns whether the GPU is an NVIDIA of Ampere or later and the heads fit cuDNN's kernel."""
+    if not all(isinstance(length, int) for length in shape):  # a symbolic length may be odd
+        return False
     fits = len(shape) == 4 and shape[-2] % 2 == 0 and shape[-1] % 8 == 0 and shape[-1] <= 128
     return fits and dtype in (jnp.bfloat16, jnp.float16) and _is_ampere_or_later()
 
@@ -196,6 +198,11 @@ _take_bfloat16.defvjp(
 )
 
 
+def take_positions(hidden, positions):
+    """Returns what stands at the positions."""
+    return keras.ops.take_along_axis(hidden, positions[:, :, None], axis=1)
+
+
 def write_slice(cache, value, position):
     """Returns the cache with `value` in it."""
     return jax.lax.dynamic_update_slice(cache, value.astype(cache.dtype), (0, position, 0))
@@ -218,3 +225,8 @@ def fill_rows(variable, parts):
 def boundary(hidden):
     """Returns `hidden`: XLA compiles a step whole."""
     return hidden
+
+
+def is_symbolic(tensor, axis: int) -> bool:
+    """Returns whether the length is a symbol, as where a model is traced for every length."""
+    return not isinstance(tensor.shape[axis], int)

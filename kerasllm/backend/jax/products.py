@@ -90,8 +90,8 @@ def product(left, right, transpose_left: bool = False, transpose_right: bool = F
     widened = ON_CPU and left.dtype.itemsize == 2
     doubled = widened and left.shape[-2] == 1 and not transpose_left
     left = jnp.concatenate([left, left], axis=-2) if doubled else left
-    has_few_rows = left.ndim == 2 and not transpose_left and len(left) <= _FEW_ROWS
-    if _right_first and ON_CPU and left.dtype == jnp.bfloat16 and has_few_rows:
+    is_turned = _right_first and ON_CPU and left.dtype == jnp.bfloat16  # before a length that may be symbolic
+    if is_turned and left.ndim == 2 and not transpose_left and len(left) <= _FEW_ROWS:
         result = _transposed_product(left, right if transpose_right else right.T)
         return result[:1] if doubled else result
     result = jax.lax.dot_general(

@@ -55,3 +55,15 @@ def get_random_state() -> bytes | None:
 
 def set_random_state(state: bytes | None) -> None:
     """Restores nothing, see `get_random_state`."""
+
+
+def check_saved_model(path, inputs):
+    """Runs the model once: TensorFlow may be older than JAX and not know its operations, such as the exact GELU's."""
+    import tensorflow
+
+    try:
+        model = tensorflow.saved_model.load(str(path))
+        model.serve(inputs)
+    except Exception as error:
+        versions = f"TensorFlow {tensorflow.__version__} cannot run what JAX {jax.__version__} wrote"
+        raise RuntimeError(f"{versions} ({type(error).__name__})") from error

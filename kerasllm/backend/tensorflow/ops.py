@@ -208,6 +208,11 @@ def _table_of(upstream, ids, rows, kind):
     return tf.cast(tf.math.unsorted_segment_sum(wide, tf.reshape(ids, (-1,)), rows), kind)
 
 
+def take_positions(hidden, positions):
+    """Returns what stands at the positions."""
+    return keras.ops.take_along_axis(hidden, positions[:, :, None], axis=1)
+
+
 def write_slice(cache, value, position):
     """Returns the cache with `value` in it."""
     return keras.ops.slice_update(cache, (0, position, 0), tf.cast(value, cache.dtype))
@@ -231,3 +236,8 @@ def fill_rows(variable, parts):
 def boundary(hidden):
     """Returns `hidden`: XLA compiles a step whole."""
     return hidden
+
+
+def is_symbolic(tensor, axis: int) -> bool:
+    """Returns False: a length that is not known is None, and a tensor where it is asked for."""
+    return False

@@ -154,6 +154,11 @@ def _in_own_type(variable):
         variable._autocast = casts
 
 
+def take_positions(hidden, positions):
+    """Returns what stands at the positions, by an operator that ONNX has, too."""
+    return torch.gather(hidden, 1, positions.long()[:, :, None].expand(-1, -1, hidden.shape[-1]))
+
+
 def write_slice(cache, value, position):
     """Returns the cache with `value` written in place."""
     if isinstance(position, int):
@@ -170,3 +175,8 @@ def fill_rows(variable, parts):
         for part in parts:
             variable.value[start : start + len(part)].copy_(torch.from_numpy(part))
             start += len(part)
+
+
+def is_symbolic(tensor, axis: int) -> bool:
+    """Returns whether the tensor has no values, as where Keras tries a model with lengths that it makes up."""
+    return tensor.device.type == "meta"

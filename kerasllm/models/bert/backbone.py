@@ -27,6 +27,7 @@ class BertBackbone(LanguageModel):
             pooler; 0 for none.
         lora_alpha: the adapters' outputs are scaled by lora_alpha / lora_rank; the default is twice the rank.
         seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`.
 
     Call it with a dict of `token_ids` int (batch, length) and, optionally, `segment_ids` int (batch, length) and
     `padding_mask` (batch, length), 1 for real tokens. It returns a dict of `sequence_output`
@@ -51,9 +52,9 @@ class BertBackbone(LanguageModel):
         lora_rank: int = 0,
         lora_alpha: float | None = None,
         seed: int | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(config, seed=seed, name=name)
+        super().__init__(config, seed=seed, **kwargs)
         if lora_rank < 0:
             raise ValueError(f"lora_rank is {lora_rank}, it must be at least 0")
         self.lora_rank, self.lora_alpha = lora_rank, lora_alpha
@@ -62,6 +63,7 @@ class BertBackbone(LanguageModel):
             "layer_norm_epsilon": config.layer_norm_epsilon,
             "standard_deviation": config.initializer_range,
             "seed": self.seed,
+            "dtype": self.dtype_policy,
         }
         self.embeddings = TransformerEmbeddings(
             vocabulary_size=config.vocabulary_size,
@@ -86,9 +88,14 @@ class BertBackbone(LanguageModel):
         ]
         self.pooler = None
         if pooler:
-            self.pooler = Pooler(standard_deviation=config.initializer_range, seed=self.seed, name="pooler")
+            self.pooler = Pooler(
+                standard_deviation=config.initializer_range,
+                seed=self.seed,
+                dtype=self.dtype_policy,
+                name="pooler",
+            )
 
-        self.embeddings.build()
+        self.embeddings.build((None, None))
         self.embeddings.trainable = not lora_rank
         for block in self.blocks:
             block.build((None, None, config.hidden_dim))
@@ -135,6 +142,6 @@ class BertBackbone(LanguageModel):
         return outputs
 
     def get_config(self):
-        """Returns the fields of the config, `pooler`, `lora_rank` and `lora_alpha`."""
+        """Returns Keras' own settings, the fields of the config, the seed, `pooler`, `lora_rank` and `lora_alpha`."""
         own = {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
         return super().get_config() | own | {"pooler": self.pooler is not None}

@@ -25,45 +25,57 @@ from kerasllm.models.bert.config import BertConfig
 
 
 def _backbone(
-    config: BertConfig,
+    model: LanguageModel,
     backbone: BertBackbone | None,
-    seed: int,
     pooler: bool,
     lora_rank: int,
     lora_alpha: float | None,
 ) -> BertBackbone:
     """Returns the given backbone, which may be trained already, or a new one."""
     if backbone is None:
-        adapters: dict[str, Any] = {"lora_rank": lora_rank, "lora_alpha": lora_alpha}
-        return BertBackbone(config, pooler=pooler, seed=seed, **adapters)
-    if backbone.config != config:
-        raise ValueError(f"the backbone was made with another config: {backbone.config} instead of {config}")
-    if pooler and backbone.pooler is None:
+        backbone = BertBackbone(
+            model.config,
+            pooler=pooler,
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            seed=model.seed,
+            dtype=model.dtype_policy,
+        )
+    elif backbone.config != model.config:
+        raise ValueError(
+            f"the backbone was made with another config: {backbone.config} instead of {model.config}"
+        )
+    elif pooler and backbone.pooler is None:
         raise ValueError("this task reads the pooled output, and the backbone was made without a pooler")
+    backbone.build({"token_ids": (None, None)})  # tells Keras the shapes that `summary` shows
     return backbone
 
 
-def _masked_lm_head(config: BertConfig, seed: int) -> MaskedLanguageModelHead:
+def _masked_lm_head(model: LanguageModel) -> MaskedLanguageModelHead:
+    config = model.config
     head = MaskedLanguageModelHead(
         vocabulary_size=config.vocabulary_size,
         activation=config.activation,
         layer_norm_epsilon=config.layer_norm_epsilon,
         standard_deviation=config.initializer_range,
-        seed=seed,
+        seed=model.seed,
+        dtype=model.dtype_policy,
         name="masked_lm_head",
     )
     head.build((None, None, config.hidden_dim))
     return head
 
 
-def _masked_lm_projection(config: BertConfig, seed: int) -> VocabularyHead | None:
+def _masked_lm_projection(model: LanguageModel) -> VocabularyHead | None:
     """Returns the projection to the vocabulary, or None if it is tied to the token embedding."""
+    config = model.config
     if config.tie_embeddings:
         return None
     head = VocabularyHead(
         vocabulary_size=config.vocabulary_size,
         standard_deviation=config.initializer_range,
-        seed=seed,
+        seed=model.seed,
+        dtype=model.dtype_policy,
         name="masked_lm_projection",
     )
     head.build((None, None, config.hidden_dim))
@@ -83,13 +95,15 @@ def _adapters(model: Any) -> dict[str, Any]:
 
 
 def _classification_head(
-    config: BertConfig, seed: int, name: str, num_outputs: int, dropout: float | None
+    model: LanguageModel, name: str, num_outputs: int, dropout: float | None
 ) -> ClassificationHead:
+    config = model.config
     head = ClassificationHead(
         num_outputs=num_outputs,
         dropout=config.dropout if dropout is None else dropout,
         standard_deviation=config.initializer_range,
-        seed=seed,
+        seed=model.seed,
+        dtype=model.dtype_policy,
         name=name,
     )
     head.build((None, config.hidden_dim))
@@ -113,6 +127,7 @@ class BertPretraining(LanguageModel):
         lora_rank: as in `BertBackbone`; used only for a new backbone. The masked-LM head is frozen, too.
         lora_alpha: as in `BertBackbone`; used only for a new backbone.
         seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
 
     Call it with the dict that the backbone takes, and `masked_positions` int (batch, slots) for masked-LM logits at
     those positions only. It returns a dict of the logits `masked_lm` (batch, slots or length, vocabulary_size) and
@@ -131,23 +146,21 @@ class BertPretraining(LanguageModel):
         lora_rank: int = 0,
         lora_alpha: float | None = None,
         seed: int | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(config, seed=seed, name=name)
+        super().__init__(config, backbone=backbone, seed=seed, **kwargs)
         self.objectives = tuple(objectives)
         if not objectives or set(objectives) - {"masked_lm", "next_sentence"}:
             raise ValueError(f"objectives {list(objectives)}: choose masked_lm, next_sentence or both")
         has_pooler = "next_sentence" in objectives
-        self.backbone = _backbone(config, backbone, self.seed, has_pooler, lora_rank, lora_alpha)
+        self.backbone = _backbone(self, backbone, has_pooler, lora_rank, lora_alpha)
         self.masked_lm_head = self.masked_lm_projection = self.next_sentence_head = None
         if "masked_lm" in objectives:
-            self.masked_lm_head = _masked_lm_head(config, self.seed)
-            self.masked_lm_projection = _masked_lm_projection(config, self.seed)
+            self.masked_lm_head = _masked_lm_head(self)
+            self.masked_lm_projection = _masked_lm_projection(self)
             _freeze_masked_lm(self)
         if "next_sentence" in objectives:
-            self.next_sentence_head = _classification_head(
-                config, self.seed, "next_sentence_head", 2, dropout=0.0
-            )
+            self.next_sentence_head = _classification_head(self, "next_sentence_head", 2, dropout=0.0)
         self.built = True
 
     def call(self, inputs, training=False):
@@ -187,6 +200,7 @@ class BertMaskedLM(LanguageModel):
         lora_rank: as in `BertBackbone`; used only for a new backbone. The head is frozen, too.
         lora_alpha: as in `BertBackbone`; used only for a new backbone.
         seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
 
     Call it like `BertPretraining`. It returns a dict of `masked_lm`, logits (batch, slots or length, vocabulary_size).
     """
@@ -201,12 +215,12 @@ class BertMaskedLM(LanguageModel):
         lora_rank: int = 0,
         lora_alpha: float | None = None,
         seed: int | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(config, seed=seed, name=name)
-        self.backbone = _backbone(config, backbone, self.seed, False, lora_rank, lora_alpha)
-        self.masked_lm_head = _masked_lm_head(config, self.seed)
-        self.masked_lm_projection = _masked_lm_projection(config, self.seed)
+        super().__init__(config, backbone=backbone, seed=seed, **kwargs)
+        self.backbone = _backbone(self, backbone, False, lora_rank, lora_alpha)
+        self.masked_lm_head = _masked_lm_head(self)
+        self.masked_lm_projection = _masked_lm_projection(self)
         _freeze_masked_lm(self)
         self.built = True
 
@@ -242,6 +256,7 @@ class BertClassifier(LanguageModel):
         lora_rank: as in `BertBackbone`; used only for a new backbone. The head is trained.
         lora_alpha: as in `BertBackbone`; used only for a new backbone.
         seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
 
     Call it with the dict that the backbone takes. It returns logits (batch, num_classes), for a `ClassificationLoss`
     and classes (batch,), or, with `multi_label`, for a `MultiLabelLoss` and labels of 0 and 1 (batch, num_classes).
@@ -260,9 +275,9 @@ class BertClassifier(LanguageModel):
         lora_rank: int = 0,
         lora_alpha: float | None = None,
         seed: int | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(config, seed=seed, name=name)
+        super().__init__(config, backbone=backbone, seed=seed, **kwargs)
         self.label_names = tuple(label_names) if label_names else None
         if num_classes is None:
             num_classes = len(self.label_names or (0, 1))
@@ -273,10 +288,8 @@ class BertClassifier(LanguageModel):
         if self.label_names and len(self.label_names) != num_classes:
             raise ValueError(f"label_names are {len(self.label_names)}, num_classes is {num_classes}")
         self.num_classes, self.multi_label = num_classes, multi_label
-        self.backbone = _backbone(config, backbone, self.seed, True, lora_rank, lora_alpha)
-        self.classifier = _classification_head(
-            config, self.seed, "classifier", num_classes, config.classifier_dropout
-        )
+        self.backbone = _backbone(self, backbone, True, lora_rank, lora_alpha)
+        self.classifier = _classification_head(self, "classifier", num_classes, config.classifier_dropout)
         self.built = True
 
     def call(self, inputs, training=False):
@@ -310,6 +323,7 @@ class BertRegressor(LanguageModel):
         lora_rank: as in `BertBackbone`; used only for a new backbone. The head is trained.
         lora_alpha: as in `BertBackbone`; used only for a new backbone.
         seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
 
     Call it with the dict that the backbone takes. It returns numbers (batch,), for a `SquaredErrorLoss`.
     """
@@ -324,11 +338,11 @@ class BertRegressor(LanguageModel):
         lora_rank: int = 0,
         lora_alpha: float | None = None,
         seed: int | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(config, seed=seed, name=name)
-        self.backbone = _backbone(config, backbone, self.seed, True, lora_rank, lora_alpha)
-        self.regressor = _classification_head(config, self.seed, "classifier", 1, config.classifier_dropout)
+        super().__init__(config, backbone=backbone, seed=seed, **kwargs)
+        self.backbone = _backbone(self, backbone, True, lora_rank, lora_alpha)
+        self.regressor = _classification_head(self, "classifier", 1, config.classifier_dropout)
         self.built = True
 
     def call(self, inputs, training=False):

@@ -7,6 +7,7 @@ Multitask Learners".
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -28,6 +29,7 @@ class GPTBackbone(LanguageModel):
         lora_rank: rank of the low-rank adapters beside the blocks' projections, which alone are trained; 0 for none.
         lora_alpha: the adapters' outputs are scaled by lora_alpha / lora_rank; the default is twice the rank.
         seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`.
 
     Call it with a dict of `token_ids` int (batch, length) and these optional entries: `padding_mask` (batch, length),
     1 for real tokens, is needed only if padding comes *before* tokens, as attention is causal; `sequence_ids` int
@@ -45,9 +47,9 @@ class GPTBackbone(LanguageModel):
         lora_rank: int = 0,
         lora_alpha: float | None = None,
         seed: int | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(config, seed=seed, name=name)
+        super().__init__(config, seed=seed, **kwargs)
         if lora_rank < 0:
             raise ValueError(f"lora_rank is {lora_rank}, it must be at least 0")
         self.lora_rank, self.lora_alpha = lora_rank, lora_alpha
@@ -62,6 +64,7 @@ class GPTBackbone(LanguageModel):
             dropout=config.embedding_dropout or 0.0,
             standard_deviation=config.initializer_range,
             seed=self.seed,
+            dtype=self.dtype_policy,
             name="embeddings",
         )
         self.blocks = [
@@ -81,6 +84,7 @@ class GPTBackbone(LanguageModel):
                 lora_rank=lora_rank,
                 lora_alpha=lora_alpha,
                 seed=self.seed,
+                dtype=self.dtype_policy,
                 name=f"block_{index}",
             )
             for index in range(config.num_layers)
@@ -89,9 +93,10 @@ class GPTBackbone(LanguageModel):
             normalization=config.normalization,
             layer_norm_epsilon=config.layer_norm_epsilon,
             use_bias=config.use_bias,
+            dtype=self.dtype_policy,
             name="final_norm",
         )
-        self.embeddings.build()
+        self.embeddings.build((None, None))
         for block in self.blocks:
             block.build((None, None, config.hidden_dim))
         self.final_norm.build((None, None, config.hidden_dim))
@@ -140,5 +145,5 @@ class GPTBackbone(LanguageModel):
         return self.final_norm(hidden), extended
 
     def get_config(self):
-        """Returns the fields of the config, and `lora_rank` and `lora_alpha`."""
+        """Returns Keras' own settings, the fields of the config, the seed, and `lora_rank` and `lora_alpha`."""
         return super().get_config() | {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}

@@ -28,6 +28,7 @@ class GPTCausalLM(LanguageModel):
         lora_rank: as in `GPTBackbone`; used only for a new backbone.
         lora_alpha: as in `GPTBackbone`; used only for a new backbone.
         seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
 
     Call it with the dict that the backbone takes. It returns logits (batch, length, vocabulary_size); those at position
     i predict token i + 1. If it is compiled with a `CausalLanguageModelLoss` and no metrics, `fit` and `evaluate`
@@ -45,15 +46,18 @@ class GPTCausalLM(LanguageModel):
         lora_rank: int = 0,
         lora_alpha: float | None = None,
         seed: int | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(config, seed=seed, name=name)
+        super().__init__(config, backbone=backbone, seed=seed, **kwargs)
         if backbone is None:
-            backbone = GPTBackbone(config, lora_rank=lora_rank, lora_alpha=lora_alpha, seed=self.seed)
+            backbone = GPTBackbone(
+                config, lora_rank=lora_rank, lora_alpha=lora_alpha, seed=self.seed, dtype=self.dtype_policy
+            )
         elif backbone.config != config:
             raise ValueError(
                 f"the backbone was made with another config: {backbone.config} instead of {config}"
             )
+        backbone.build({"token_ids": (None, None)})  # tells Keras the shapes that `summary` shows
         self.backbone = backbone
         self.head = None
         if not config.tie_embeddings:
@@ -61,6 +65,7 @@ class GPTCausalLM(LanguageModel):
                 vocabulary_size=config.vocabulary_size,
                 standard_deviation=config.initializer_range,
                 seed=self.seed,
+                dtype=self.dtype_policy,
                 name="head",
             )
             self.head.build((None, None, config.hidden_dim))
@@ -225,11 +230,6 @@ class GPTCausalLM(LanguageModel):
     def _next_logits(self, hidden):
         """Returns the logits (rows, vocabulary_size) of hidden states (rows, hidden_dim), by a product for few rows."""
         return backend.decoding.scores(hidden, ops.convert_to_tensor(self.output_table))
-
-    def get_config(self):
-        """Returns the fields of the config, and `lora_rank` and `lora_alpha`."""
-        own = {"lora_rank": self.backbone.lora_rank, "lora_alpha": self.backbone.lora_alpha}
-        return super().get_config() | own
 
 
 class _Projecting:
