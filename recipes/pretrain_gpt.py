@@ -62,7 +62,7 @@ class Config(CorpusOptions, GPTStartOptions, TrainingOptions):
     """Text that samples begin with; if empty, a line break for characters, else the token between documents."""
 
 
-WINDOWS = ("context_length", "batch_size", "steps", "seed", "gradient_accumulation", "within_documents")
+WINDOWS = "context_length batch_size steps seed gradient_accumulation within_documents".split()
 
 
 def main(config: Config) -> int:

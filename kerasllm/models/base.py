@@ -96,22 +96,6 @@ class LanguageModel(keras.Model):
         inputs = {name: keras.KerasTensor(shape, "int32") for name, shape in input_shape.items()}
         return keras.tree.map_structure(lambda output: output.shape, self.compute_output_spec(inputs))
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Calls the model, and notes which inputs it is given, for `export`."""
-        self._note_inputs(inputs)
-        return super().__call__(inputs, *args, **kwargs)
-
-    def stateless_call(
-        self, trainable_variables: Any, non_trainable_variables: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Does what Keras' own does, which is how JAX trains and predicts, and notes the inputs."""
-        self._note_inputs(*args[:1])
-        return super().stateless_call(trainable_variables, non_trainable_variables, *args, **kwargs)
-
-    def _note_inputs(self, inputs: Any = None) -> None:
-        if isinstance(inputs, dict):
-            self._input_types = tuple(types_of(inputs).items())
-
     def export(
         self,
         filepath: str | Path,
@@ -194,10 +178,13 @@ class LanguageModel(keras.Model):
         return super().stateless_call(*args[:2], *self._named(args[2:]), **kwargs)
 
     def _named(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Returns positional arguments with the inputs, which come first, by our names."""
+        """Returns positional arguments with the inputs, which come first, by our names, and notes these for `export`."""
         if not args:
             return args
-        return (named_inputs(args[0], self.accepted_inputs, type(self).__name__), *args[1:])
+        inputs = named_inputs(args[0], self.accepted_inputs, type(self).__name__)
+        if isinstance(inputs, dict):
+            self._input_types = tuple(types_of(inputs).items())
+        return (inputs, *args[1:])
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **settings: Any) -> None:
         """Compiles the model as Keras does; without a loss, with the one that fits it (see `default_loss`).
