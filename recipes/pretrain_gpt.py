@@ -62,7 +62,7 @@ class Config(CorpusOptions, GPTStartOptions, TrainingOptions):
     """Text that samples begin with; if empty, a line break for characters, else the token between documents."""
 
 
-WINDOWS = "context_length batch_size steps seed gradient_accumulation within_documents".split()
+WINDOWS = ("context_length", "batch_size", "steps", "seed", "gradient_accumulation", "within_documents")
 
 
 def main(config: Config) -> int:
@@ -75,7 +75,7 @@ def main(config: Config) -> int:
     shape = config.find_shape(tokenizer)
     prompt = sample_prompt(tokenizer, config.sample_prompt, config.sample_tokens, shape.max_sequence_length)
     training, validation = token_streams(config, corpus, tokenizer)
-
+    sizes = part_sizes({"train": training, "validation": validation})
     make_batches = partial(CausalBatches, training, **{name: getattr(config, name) for name in WINDOWS})
     with naming(config.corpus_names):
         batches = make_batches()  # reports a text that is too short before anything is written
@@ -96,10 +96,7 @@ def main(config: Config) -> int:
             epsilon=1e-8,
             sample_prompt=prompt,
             sample_tokens=config.sample_tokens,
-            recorded={
-                "data": part_sizes({"train": training, "validation": validation}),
-                "corpus_sha256": corpus.fingerprint(),
-            },
+            recorded={"data": sizes, "corpus_sha256": corpus.fingerprint()},
             results=("corpus_sha256",),
             example=("--prompt", first_words(tokenizer.decode(training.tokens[:200].tolist()), most)),
         ),
@@ -121,7 +118,7 @@ def check(config: Config) -> None:
 def token_streams(config: Config, corpus: Corpus, tokenizer: Any) -> tuple[TokenStream, TokenStream | None]:
     """Returns the tokens to train on and those to validate with."""
     training = tokenize_stream(corpus, tokenizer, processes=config.processes)
-    validation: TokenStream | None = None
+    validation = None
     if config.validation_corpus:
         held_out = Corpus(config.validation_corpus, config.text_column)
         validation = tokenize_stream(held_out, tokenizer, processes=config.processes)
