@@ -178,7 +178,7 @@ class LanguageModel(keras.Model):
         return super().stateless_call(*args[:2], *self._named(args[2:]), **kwargs)
 
     def _named(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Returns positional arguments with the inputs, which come first, by our names, and notes these for `export`."""
+        """Returns positional arguments with the inputs, which come first, by our names; they are noted for `export`."""
         if not args:
             return args
         inputs = named_inputs(args[0], self.accepted_inputs, type(self).__name__)
