@@ -24,6 +24,7 @@ if not _is_command():
         MaskedLanguageModelLoss,
         NextSentenceLoss,
         SquaredErrorLoss,
+        TokenClassificationLoss,
     )
     from kerasllm.metrics import MaskedLanguageModelAccuracy, NextSentenceAccuracy, Perplexity
     from kerasllm.models import (
@@ -35,6 +36,7 @@ if not _is_command():
         BertMaskedLM,
         BertPretraining,
         BertRegressor,
+        BertTokenClassifier,
         GPTBackbone,
         GPTCausalLM,
         GPTConfig,
@@ -50,6 +52,7 @@ __all__ = [
     "BertMaskedLM",
     "BertPretraining",
     "BertRegressor",
+    "BertTokenClassifier",
     "CausalLanguageModelLoss",
     "GPTBackbone",
     "GPTCausalLM",
@@ -60,6 +63,7 @@ __all__ = [
     "NextSentenceLoss",
     "Perplexity",
     "SquaredErrorLoss",
+    "TokenClassificationLoss",
     "__version__",
     "from_keras_hub",
     "to_keras_hub",

@@ -114,6 +114,22 @@ class NextSentenceLoss(_CrossEntropy):
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
+class TokenClassificationLoss(_CrossEntropy):
+    """Mean cross-entropy of the tags of the words of a batch.
+
+    Args:
+        label_smoothing: probability mass spread over the tags, in [0, 1).
+        reduction: "mean_with_sample_weight", or "sum" if the weights are already normalized.
+        name: the loss's name.
+
+    Call it with `labels` int (batch, length), `logits` float (batch, length, tags) and `sample_weight`
+    (batch, length), 1 at the first token of each word, 0 elsewhere. It returns a scalar in nats, 0 if all weights are 0.
+
+    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 5.3.
+    """
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
 class SquaredErrorLoss(_WeightedLoss):
     """Mean squared error of one number per example; numbers with a weight of 0 do not count.
 

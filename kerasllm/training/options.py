@@ -56,17 +56,34 @@ class CorpusOptions:
 
 
 @dataclass(kw_only=True)
-class LabelledOptions:
-    """Settings for the labeled texts, or pairs of texts, that a model is fine-tuned on."""
+class FineTuningOptions:
+    """Settings for the data that a model is fine-tuned on."""
 
     train: str
-    """Labeled texts: .tsv, .csv, .jsonl, .parquet, or hub:ID (hub:glue/mrpc)."""
+    """Training data: a file, or hub:ID of a data set."""
 
     validation: str | None = None
     """Validation data, given like --train; evaluated after each epoch."""
 
     test: str | None = None
     """Test data, given like --train; evaluated once, at the end."""
+
+    epochs: int = field(default=3, metadata=at_least(1))
+    """Passes over --train."""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The data by part: "train" and, if they are given, "validation" and "test"."""
+        given = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: source for name, source in given.items() if source}
+
+
+@dataclass(kw_only=True)
+class LabelledOptions(FineTuningOptions):
+    """Settings for the labeled texts, or pairs of texts, that a model is fine-tuned on."""
+
+    train: str
+    """Labeled texts: .tsv, .csv, .jsonl, .parquet, or hub:ID (hub:glue/mrpc)."""
 
     text_columns: str | None = None
     """One column or two, separated by a comma: names, or numbers from 0 if the file has no header."""
@@ -76,9 +93,6 @@ class LabelledOptions:
 
     task: Literal["auto", "classification", "regression"] = "auto"
     """auto chooses regression if every label is a number and at least one is not whole."""
-
-    epochs: int = field(default=3, metadata=at_least(1))
-    """Passes over --train."""
 
     def read(self) -> dict[str, LabelledTexts]:
         """Returns the data by part; validation and test data have the task and labels of the training data.
