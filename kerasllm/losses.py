@@ -123,7 +123,8 @@ class TokenClassificationLoss(_CrossEntropy):
         name: the loss's name.
 
     Call it with `labels` int (batch, length), `logits` float (batch, length, tags) and `sample_weight`
-    (batch, length), 1 at the first token of each word, 0 elsewhere. It returns a scalar in nats, 0 if all weights are 0.
+    (batch, length), 1 at the first token of each word, 0 elsewhere. It returns a scalar in nats, 0 if all weights
+    are 0.
 
     Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 5.3.
     """

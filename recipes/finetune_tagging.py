@@ -7,7 +7,8 @@ KERAS_BACKEND=jax python recipes/finetune_tagging.py --init runs/mine --train tr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from kerasllm import BertTokenClassifier, cli
 from kerasllm.data.batches.labelled import LabelledBatches
@@ -115,10 +116,10 @@ def check(config: Config) -> None:
     config.check_start()
 
 
-def read(config: Config) -> tuple[dict[str, TaggedSentences], object]:
+def read(config: Config) -> tuple[dict[str, TaggedSentences], Any]:
     """Returns the data by part, and the tokenizer; texts with spans need that of --init or --tokenizer."""
     tokenizer = config.find_tokenizer(()) if config.init or config.tokenizer else None
-    splitter = None if tokenizer is None else lambda text: split_words(tokenizer, text)
+    splitter = partial(split_words, tokenizer) if tokenizer else None
     columns = config.token_column, config.label_column
     parts: dict[str, TaggedSentences] = {}
     for name, source in config.sources.items():
