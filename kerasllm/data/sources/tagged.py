@@ -223,7 +223,8 @@ def _from_table(
             raise InputError(f"{source}: holds texts with spans, which need a tokenizer to find the words")
         columns = [Column("text", "text"), Column(spans, "label")]
         return table.place, [
-            _from_spans(table, line, *values, split_words) for line, values in table.rows(columns)
+            _from_spans(table, line, values[0], values[1], split_words)
+            for line, values in table.rows(columns)
         ]
     tags = _column(label_column, _TAGS, header)
     if words is None or tags is None:
@@ -234,7 +235,9 @@ def _from_table(
         )
     names = table.class_names.get(tags)
     columns = [Column(words, "text"), Column(tags, "label")]
-    return table.place, [_from_words(table, line, *values, names) for line, values in table.rows(columns)]
+    return table.place, [
+        _from_words(table, line, values[0], values[1], names) for line, values in table.rows(columns)
+    ]
 
 
 def _column(given: int | str | None, usual: Sequence[str], header: Sequence[str]) -> str | None:
