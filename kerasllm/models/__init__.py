@@ -8,6 +8,7 @@ from kerasllm.models.bert.tasks import (
     BertPretraining,
     BertRegressor,
 )
+from kerasllm.models.bert.token_classifier import BertTokenClassifier
 from kerasllm.models.gpt.backbone import GPTBackbone
 from kerasllm.models.gpt.config import GPT_SIZES, GPTConfig
 from kerasllm.models.gpt.tasks import GPTCausalLM
@@ -21,6 +22,7 @@ __all__ = [
     "BertMaskedLM",
     "BertPretraining",
     "BertRegressor",
+    "BertTokenClassifier",
     "GPTBackbone",
     "GPTCausalLM",
     "GPTConfig",

@@ -18,8 +18,15 @@ from kerasllm.tasks.classification import Classification
 from kerasllm.tasks.masked_lm import MaskedLanguageModeling
 from kerasllm.tasks.regression import Regression
 from kerasllm.tasks.saved_model import SavedModel
+from kerasllm.tasks.tagging import Tagging
 
-TASKS: tuple[type[Task], ...] = (MaskedLanguageModeling, CausalLanguageModeling, Classification, Regression)
+TASKS: tuple[type[Task], ...] = (
+    MaskedLanguageModeling,
+    CausalLanguageModeling,
+    Classification,
+    Regression,
+    Tagging,
+)
 
 
 def task_of(saved: SavedModel) -> type[Task]:
@@ -69,6 +76,7 @@ __all__ = [
     "PredictionSettings",
     "Regression",
     "SavedModel",
+    "Tagging",
     "Task",
     "numbers",
     "pointing_to_recipe",

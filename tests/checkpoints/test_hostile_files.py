@@ -193,7 +193,7 @@ HOSTILE = {
     ),
     "absurd labels of no head": (
         both(without("classifier"), config(id2label=..., num_labels=ABSURD)),
-        "num_labels is 1000000000000: a BertClassifier has at least 2",
+        "num_labels is 1000000000000: a classifier has at least 2",
     ),
     "absurd segments without a table": (
         both(without("token_type"), config(type_vocab_size=ABSURD)),

@@ -21,6 +21,7 @@ CLASSES = {
     "three_classes": kerasllm.BertClassifier,
     "multi_label": kerasllm.BertClassifier,
     "regression": kerasllm.BertRegressor,
+    "tags": kerasllm.BertTokenClassifier,
 }
 
 
@@ -49,6 +50,8 @@ def losses(name, model, inputs, data) -> dict[str, np.ndarray]:
         return {"loss": numpy(loss), "gathered": numpy(gathered)}
     if name == "regression":
         return {"loss": numpy(keras.losses.MeanSquaredError()(data["numbers"], model(inputs)))}
+    if name == "tags":
+        return {"loss": numpy(kerasllm.ClassificationLoss()(data[name], model(inputs), data["tag_weights"]))}
     if name == "multi_label":
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         return {"loss": numpy(loss(data[name], model(inputs)))}

@@ -27,6 +27,7 @@ THEIRS = {
         transformers.BertForSequenceClassification,
         {"num_labels": 1, "problem_type": "regression"},
     ),
+    "tags": (transformers.BertForTokenClassification, {"num_labels": 5}),
 }
 LOGITS = {
     "backbone": {"sequence_output": "last_hidden_state", "pooled_output": "pooler_output"},
@@ -37,6 +38,7 @@ LOGITS = {
     "three_classes": {"logits": "logits"},
     "multi_label": {"logits": "logits"},
     "regression": {"logits": "logits"},
+    "tags": {"logits": "logits"},
 }
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 
@@ -66,6 +68,8 @@ def make_data() -> dict[str, np.ndarray]:
         "three_classes": np.array([2, 1, 0, 0, 2], "int32"),
         "numbers": random.normal(size=batch).astype("float32"),
         "multi_label": random.integers(0, 2, (batch, 3)).astype("float32"),
+        "tags": random.integers(0, 5, (batch, length)).astype("int32"),
+        "tag_weights": (random.random((batch, length)) < 0.5).astype("float32") * padding_mask,
     }
 
 
@@ -80,6 +84,8 @@ def their_labels(name: str, data) -> dict:
         return labels
     if name == "backbone":
         return {}
+    if name == "tags":
+        return {"labels": torch.tensor(np.where(data["tag_weights"] > 0, data["tags"], -100)).long()}
     if name in ("regression", "multi_label"):
         return {"labels": torch.tensor(data["numbers" if name == "regression" else name])}
     return {"labels": torch.tensor(data[name]).long()}
@@ -198,6 +204,7 @@ def test_there_and_back_bit_for_bit(ours, name, tmp_path):
         "BertForPreTraining": kerasllm.BertPretraining,
         "BertForMaskedLM": kerasllm.BertMaskedLM,
         "BertForSequenceClassification": kerasllm.BertClassifier,
+        "BertForTokenClassification": kerasllm.BertTokenClassifier,
     }
     theirs = THEIRS[name][0]
     cls = kerasllm.BertRegressor if name == "regression" else classes[theirs.__name__]

@@ -13,6 +13,7 @@ CONFIGS = sorted((Path(__file__).resolve().parents[2] / "recipes" / "configs").g
 RECIPES = [
     "pretrain_bert",
     "finetune_bert",
+    "finetune_tagging",
     "predict",
     "pretrain_gpt",
     "finetune_gpt",
@@ -24,6 +25,7 @@ RECIPES = [
 REQUIRED = {
     "pretrain_bert": ["--output", "runs/x", "--corpus", "a.txt", "b.txt"],
     "finetune_bert": ["--output", "runs/x", "--train", "a.tsv"],
+    "finetune_tagging": ["--output", "runs/x", "--train", "a.conll"],
     "predict": ["--model", "runs/x"],
     "pretrain_gpt": ["--output", "runs/x", "--corpus", "a.txt"],
     "finetune_gpt": ["--output", "runs/y", "--init", "runs/x", "--train", "a.jsonl"],

@@ -77,8 +77,20 @@ class PackedClassificationBatches(LabelledBatches):
         places = np.concatenate([np.arange(*encoded.offsets[text : text + 2]) for text in chosen])
         tokens = {"token_ids": encoded.token_ids[places], "segment_ids": encoded.segment_ids[places]}
         inputs = packed.inputs(tokens, {"token_ids": encoded.pad_id})
-        weights = self.normalized(packed.by_slot(np.ones(len(chosen), np.float32)))
-        return inputs, packed.by_slot(self.labels[chosen]), weights
+        labels, weights = self._targets(np.array(chosen), packed, places)
+        return inputs, labels, self.normalized(weights)
+
+    def _targets(
+        self, texts: np.ndarray, packed: PackedRows, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the labels of packed texts and their weights, each (rows, ...).
+
+        Args:
+            texts: int64 (texts,), the indices of the texts, row by row.
+            packed: the layout of the texts in rows.
+            places: int64 (tokens,), the positions of their tokens in `encoded.token_ids`.
+        """
+        return packed.by_slot(self.labels[texts]), packed.by_slot(np.ones(len(texts), np.float32))
 
     def _order_of_epoch(self, epoch: int) -> np.ndarray:
         order = super()._order_of_epoch(epoch % self.epochs)

@@ -117,19 +117,26 @@ class PackedRows:
             `first_positions` int32 (rows, slots), 0 in empty slots.
         """
         starts = _bounds(self.lengths)  # positions of the sequences in the tokens
+        rows_start = starts[_bounds(self.counts)]  # positions of the rows in the tokens
         own = {
             "sequence_ids": np.repeat(self._number, self.lengths),
             "position_ids": np.arange(starts[-1]) - np.repeat(starts[:-1], self.lengths),
         }
-        rows_start = starts[_bounds(self.counts)]  # positions of the rows in the tokens
-        fill = np.diff(rows_start)
-        taken = np.arange(self.row_length) < fill[:, None]  # (rows, row_length), in the order of the tokens
-        rows: dict[str, np.ndarray] = {}
-        for name, values in ({**tokens} | own).items():
-            filler = -1 if name == "sequence_ids" else padding.get(name, 0)
-            rows[name] = np.full(taken.shape, filler, np.int32)
-            rows[name][taken] = values
+        rows = {
+            name: self.by_token(values, -1 if name == "sequence_ids" else padding.get(name, 0))
+            for name, values in ({**tokens} | own).items()
+        }
         rows["first_positions"] = self.by_slot(starts[:-1] - np.repeat(rows_start[:-1], self.counts))
+        return rows
+
+    def by_token(self, values: np.ndarray, padding: int = 0) -> np.ndarray:
+        """Returns the tokens' values (tokens,) in rows (rows, row_length), as int32 or float32."""
+        fill = np.diff(_bounds(self.lengths)[_bounds(self.counts)])
+        taken = np.arange(self.row_length) < fill[:, None]  # (rows, row_length), in the order of the tokens
+        rows = np.full(
+            taken.shape, padding, np.int32 if np.issubdtype(values.dtype, np.integer) else np.float32
+        )
+        rows[taken] = values
         return rows
 
     def by_slot(self, values: np.ndarray) -> np.ndarray:

@@ -84,7 +84,21 @@ class ClassificationBatches(LabelledBatches):
         segment_ids = np.zeros(mask.shape, np.int32)
         token_ids[mask], segment_ids[mask] = encoded.token_ids[places], encoded.segment_ids[places]
         inputs = {"token_ids": token_ids, "segment_ids": segment_ids, "padding_mask": mask.astype(np.int32)}
-        return inputs, self.labels[chosen], self.normalized(real.astype(np.float32))
+        labels, weights = self._targets(chosen, mask, places)
+        real = real.reshape(-1, *[1] * (weights.ndim - 1))
+        return inputs, labels, self.normalized(np.where(real, weights, 0.0).astype(np.float32))
+
+    def _targets(
+        self, texts: np.ndarray, mask: np.ndarray, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the labels of some texts and their weights, each (texts, ...).
+
+        Args:
+            texts: int64 (texts,), the indices of the texts.
+            mask: bool (texts, length), True for their tokens.
+            places: int64 (tokens,), the positions of these tokens in `encoded.token_ids`.
+        """
+        return self.labels[texts], np.ones(len(texts), np.float32)
 
     @property
     def order(self) -> np.ndarray:

@@ -289,12 +289,17 @@ def _open_parquet(source: str) -> Table:
 
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = metadata.get("info", {}).get("features", {})
-    class_names = {
-        name: tuple(feature["names"])
-        for name, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and "names" in feature
-    }
+    class_names = {name: names for name, feature in features.items() if (names := _class_names(feature))}
     return Table(source, tuple(schema.names), read_rows, class_names=class_names, has_lines=False)
+
+
+def _class_names(feature: Any) -> tuple[str, ...]:
+    """Returns the class names of a column of class ids, or of lists of them, as `datasets` describes it; else none."""
+    if not isinstance(feature, dict):
+        return ()
+    if feature.get("_type") == "ClassLabel":
+        return tuple(feature.get("names") or ())
+    return _class_names(feature.get("feature"))
 
 
 def _open_hub(source: str, split: str) -> Table:
@@ -324,8 +329,7 @@ def _open_hub(source: str, split: str) -> Table:
         for number, row in enumerate(rows.select_columns(list(dict.fromkeys(names))), 1):
             yield Row(number, tuple(row[name] for name in names))
 
-    class_names = {
-        name: tuple(feature.names) for name, feature in rows.features.items() if hasattr(feature, "names")
-    }
+    features = rows.features.to_dict()
+    class_names = {name: names for name, feature in features.items() if (names := _class_names(feature))}
     name = source if "#" in source else f"{source}#{wanted.split}"
     return Table(name, tuple(rows.column_names), read_rows, class_names=class_names, has_lines=False)

@@ -6,6 +6,7 @@ from kerasllm.models.bert.flops import training_flops
 from kerasllm.models.bert.hugging_face import BERT
 from kerasllm.models.bert.keras_hub import KERAS_HUB
 from kerasllm.models.bert.tasks import BertClassifier, BertMaskedLM, BertPretraining, BertRegressor
+from kerasllm.models.bert.token_classifier import BertTokenClassifier
 from kerasllm.models.registry import Family, register
 
 register(
@@ -14,7 +15,7 @@ register(
         config_class=BertConfig,
         sizes=BERT_SIZES,
         backbone=BertBackbone,
-        tasks=(BertPretraining, BertMaskedLM, BertClassifier, BertRegressor),
+        tasks=(BertPretraining, BertMaskedLM, BertClassifier, BertRegressor, BertTokenClassifier),
         formats=(BERT,),
         training_flops=training_flops,
         keras_hub=KERAS_HUB,

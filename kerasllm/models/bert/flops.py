@@ -21,7 +21,8 @@ def training_flops(model: Any, length: int, predicted: int) -> float:
     config, backbone = model.config, getattr(model, "backbone", model)
     masked_lm = getattr(model, "masked_lm_head", None) is not None
     read = length
-    if model is not backbone:
+    every = getattr(model, "reads_all", False)
+    if model is not backbone and not every:
         read = min(length, (predicted if masked_lm else 0) + (backbone.pooler is not None))
     last = f"block_{config.num_layers - 1}"
     per_token = per_prediction = per_sequence = per_read = 0.0
@@ -30,7 +31,7 @@ def training_flops(model: Any, length: int, predicted: int) -> float:
             queries = flops / 3 if weight == "query_key_value_kernel" else flops
             per_read += queries
             per_token += flops - queries
-        elif layer.startswith("block_"):
+        elif layer.startswith("block_") or every:
             per_token += flops
         elif layer == "masked_lm_head":
             per_prediction += flops

@@ -26,6 +26,7 @@ from kerasllm.models.bert.tasks import (
     BertPretraining,
     BertRegressor,
 )
+from kerasllm.models.bert.token_classifier import BertTokenClassifier
 
 # Buffers in older files, and tensors that repeat other weights if the projection is tied to the token embedding.
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
@@ -63,6 +64,12 @@ _ARCHITECTURES = (
     ),
     Architecture(_SEQUENCE[0], BertClassifier, *_SEQUENCE[1:]),
     Architecture(_SEQUENCE[0], BertRegressor, *_SEQUENCE[1:], problem_type="regression"),
+    Architecture(
+        "BertForTokenClassification",
+        BertTokenClassifier,
+        "AutoModelForTokenClassification",
+        "token-classification",
+    ),
 )
 _SINGLE, _MULTI = "single_label_classification", "multi_label_classification"
 _ONE_OBJECTIVE = {"masked_lm": "BertForMaskedLM", "next_sentence": "BertForNextSentencePrediction"}
@@ -87,8 +94,9 @@ def _write_config(model: Any) -> dict[str, Any]:
     config |= {name: getattr(model.config, ours) for ours, name in _CONFIG_NAMES.items()}
     config["hidden_act"] = written_activation(model.config)
     names: tuple[str, ...] = ()
-    if isinstance(model, BertClassifier):
+    if isinstance(model, BertClassifier | BertTokenClassifier):
         names = model.label_names or tuple(f"LABEL_{index}" for index in range(model.num_classes))
+    if isinstance(model, BertClassifier):
         config["problem_type"] = _MULTI if model.multi_label else _SINGLE
     if isinstance(model, BertRegressor):
         names, config["problem_type"] = ("LABEL_0",), "regression"
@@ -109,9 +117,12 @@ def _class_settings(
         return {"pooler": any(name.endswith("pooler.dense.weight") for name in shapes)} | asked
     if issubclass(model_class, BertRegressor):
         _check_regression(theirs, path)
-    if not issubclass(model_class, BertClassifier) or "num_classes" in asked or "label_names" in asked:
+    labelled = issubclass(model_class, BertClassifier | BertTokenClassifier)
+    if not labelled or "num_classes" in asked or "label_names" in asked:
         return asked
     kind = theirs.get("problem_type")
+    if issubclass(model_class, BertTokenClassifier):
+        return _label_settings(theirs, path, shapes) | asked
     if kind not in (None, _SINGLE, _MULTI):
         mend = "; BertRegressor reads it" if kind == "regression" else ""
         raise InputError(
@@ -121,6 +132,14 @@ def _class_settings(
     names = _label_names(theirs, path)
     if kind is None and names and len(names) == 1:
         raise InputError(f"{path}: has one label: BertRegressor reads it, or give num_classes for a new head")
+    return _label_settings(theirs, path, shapes) | {"multi_label": kind == _MULTI} | asked
+
+
+def _label_settings(
+    theirs: Mapping[str, Any], path: str, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Returns `num_classes` and `label_names`, which must fit the weights."""
+    names = _label_names(theirs, path)
     count = len(names) if names else theirs.get("num_labels", 2)
     head = shapes.get("classifier.weight")
     if head and head[0] != count:
@@ -130,10 +149,10 @@ def _class_settings(
         )
     if not isinstance(count, int) or isinstance(count, bool) or not 2 <= count <= _most_labels(shapes):
         raise InputError(
-            f"{path}: num_labels is {count!r}: a BertClassifier has at least 2, and no more than the weights are "
+            f"{path}: num_labels is {count!r}: a classifier has at least 2, and no more than the weights are "
             "large; give num_classes for a new head"
         )
-    return {"num_classes": count, "label_names": names, "multi_label": kind == _MULTI} | asked
+    return {"num_classes": count, "label_names": names}
 
 
 def _check_regression(theirs: Mapping[str, Any], path: str) -> None:

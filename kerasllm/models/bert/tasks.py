@@ -10,8 +10,6 @@ from typing import Any
 
 import keras
 
-from kerasllm.layers import ClassificationHead, MaskedLanguageModelHead
-from kerasllm.layers.heads import VocabularyHead
 from kerasllm.losses import (
     ClassificationLoss,
     MaskedLanguageModelLoss,
@@ -22,98 +20,15 @@ from kerasllm.losses import (
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BertConfig
-
-
-def _backbone(
-    model: LanguageModel,
-    backbone: BertBackbone | None,
-    pooler: bool,
-    lora_rank: int,
-    lora_alpha: float | None,
-) -> BertBackbone:
-    """Returns the given backbone, which may be trained already, or a new one."""
-    if backbone is None:
-        backbone = BertBackbone(
-            model.config,
-            pooler=pooler,
-            lora_rank=lora_rank,
-            lora_alpha=lora_alpha,
-            seed=model.seed,
-            dtype=model.dtype_policy,
-        )
-    elif backbone.config != model.config:
-        raise ValueError(
-            f"the backbone was made with another config: {backbone.config} instead of {model.config}"
-        )
-    elif pooler and backbone.pooler is None:
-        raise ValueError("this task reads the pooled output, and the backbone was made without a pooler")
-    backbone.build({"token_ids": (None, None)})  # tells Keras the shapes that `summary` shows
-    return backbone
-
-
-def _masked_lm_head(model: LanguageModel) -> MaskedLanguageModelHead:
-    config = model.config
-    head = MaskedLanguageModelHead(
-        vocabulary_size=config.vocabulary_size,
-        activation=config.activation,
-        layer_norm_epsilon=config.layer_norm_epsilon,
-        standard_deviation=config.initializer_range,
-        seed=model.seed,
-        dtype=model.dtype_policy,
-        name="masked_lm_head",
-    )
-    head.build((None, None, config.hidden_dim))
-    return head
-
-
-def _masked_lm_projection(model: LanguageModel) -> VocabularyHead | None:
-    """Returns the projection to the vocabulary, or None if it is tied to the token embedding."""
-    config = model.config
-    if config.tie_embeddings:
-        return None
-    head = VocabularyHead(
-        vocabulary_size=config.vocabulary_size,
-        standard_deviation=config.initializer_range,
-        seed=model.seed,
-        dtype=model.dtype_policy,
-        name="masked_lm_projection",
-    )
-    head.build((None, None, config.hidden_dim))
-    return head
-
-
-def _freeze_masked_lm(model: Any) -> None:
-    """Freezes the masked-LM head of a model with adapters, as a GPT's head is."""
-    for head in (model.masked_lm_head, model.masked_lm_projection):
-        if head is not None:
-            head.trainable = not model.backbone.lora_rank
-
-
-def _adapters(model: Any) -> dict[str, Any]:
-    """Returns `lora_rank` and `lora_alpha`, for `get_config`."""
-    return {"lora_rank": model.backbone.lora_rank, "lora_alpha": model.backbone.lora_alpha}
-
-
-def _classification_head(
-    model: LanguageModel, name: str, num_outputs: int, dropout: float | None
-) -> ClassificationHead:
-    config = model.config
-    head = ClassificationHead(
-        num_outputs=num_outputs,
-        dropout=config.dropout if dropout is None else dropout,
-        standard_deviation=config.initializer_range,
-        seed=model.seed,
-        dtype=model.dtype_policy,
-        name=name,
-    )
-    head.build((None, config.hidden_dim))
-    return head
-
-
-def _output_table(model: Any) -> Any:
-    """Returns the table of the projection to the vocabulary, (vocabulary_size, hidden_dim)."""
-    own = model.masked_lm_projection
-    return model.backbone.embeddings.token if own is None else own.kernel
+from kerasllm.models.bert.construction import (
+    adapters_of,
+    freeze_masked_lm,
+    make_backbone,
+    make_head,
+    make_masked_lm_head,
+    make_masked_lm_projection,
+    output_table,
+)
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -153,14 +68,14 @@ class BertPretraining(LanguageModel):
         if not objectives or set(objectives) - {"masked_lm", "next_sentence"}:
             raise ValueError(f"objectives {list(objectives)}: choose masked_lm, next_sentence or both")
         has_pooler = "next_sentence" in objectives
-        self.backbone = _backbone(self, backbone, has_pooler, lora_rank, lora_alpha)
+        self.backbone = make_backbone(self, backbone, has_pooler, lora_rank, lora_alpha)
         self.masked_lm_head = self.masked_lm_projection = self.next_sentence_head = None
         if "masked_lm" in objectives:
-            self.masked_lm_head = _masked_lm_head(self)
-            self.masked_lm_projection = _masked_lm_projection(self)
-            _freeze_masked_lm(self)
+            self.masked_lm_head = make_masked_lm_head(self)
+            self.masked_lm_projection = make_masked_lm_projection(self)
+            freeze_masked_lm(self)
         if "next_sentence" in objectives:
-            self.next_sentence_head = _classification_head(self, "next_sentence_head", 2, dropout=0.0)
+            self.next_sentence_head = make_head(self, "next_sentence_head", 2, dropout=0.0)
         self.built = True
 
     def call(self, inputs, training=False):
@@ -169,7 +84,7 @@ class BertPretraining(LanguageModel):
         encoded = self.backbone(inputs, only_read=not needs_all, training=training)
         outputs = {}
         if self.masked_lm_head is not None:
-            outputs["masked_lm"] = self.masked_lm_head(encoded["sequence_output"], _output_table(self))
+            outputs["masked_lm"] = self.masked_lm_head(encoded["sequence_output"], output_table(self))
         if self.next_sentence_head is not None:
             outputs["next_sentence"] = self.next_sentence_head(encoded["pooled_output"], training=training)
         return outputs
@@ -187,7 +102,7 @@ class BertPretraining(LanguageModel):
 
     def get_config(self):
         """Returns the fields of the config, `objectives`, `lora_rank` and `lora_alpha`."""
-        return super().get_config() | {"objectives": list(self.objectives)} | _adapters(self)
+        return super().get_config() | {"objectives": list(self.objectives)} | adapters_of(self)
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -218,16 +133,16 @@ class BertMaskedLM(LanguageModel):
         **kwargs: Any,
     ):
         super().__init__(config, backbone=backbone, seed=seed, **kwargs)
-        self.backbone = _backbone(self, backbone, False, lora_rank, lora_alpha)
-        self.masked_lm_head = _masked_lm_head(self)
-        self.masked_lm_projection = _masked_lm_projection(self)
-        _freeze_masked_lm(self)
+        self.backbone = make_backbone(self, backbone, False, lora_rank, lora_alpha)
+        self.masked_lm_head = make_masked_lm_head(self)
+        self.masked_lm_projection = make_masked_lm_projection(self)
+        freeze_masked_lm(self)
         self.built = True
 
     def call(self, inputs, training=False):
         """See the class."""
         encoded = self.backbone(inputs, only_read="masked_positions" in inputs, training=training)
-        return {"masked_lm": self.masked_lm_head(encoded["sequence_output"], _output_table(self))}
+        return {"masked_lm": self.masked_lm_head(encoded["sequence_output"], output_table(self))}
 
     @property
     def label_counts(self):
@@ -240,7 +155,7 @@ class BertMaskedLM(LanguageModel):
 
     def get_config(self):
         """Returns the fields of the config, `lora_rank` and `lora_alpha`."""
-        return super().get_config() | _adapters(self)
+        return super().get_config() | adapters_of(self)
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -288,8 +203,8 @@ class BertClassifier(LanguageModel):
         if self.label_names and len(self.label_names) != num_classes:
             raise ValueError(f"label_names are {len(self.label_names)}, num_classes is {num_classes}")
         self.num_classes, self.multi_label = num_classes, multi_label
-        self.backbone = _backbone(self, backbone, True, lora_rank, lora_alpha)
-        self.classifier = _classification_head(self, "classifier", num_classes, config.classifier_dropout)
+        self.backbone = make_backbone(self, backbone, True, lora_rank, lora_alpha)
+        self.classifier = make_head(self, "classifier", num_classes, config.classifier_dropout)
         self.built = True
 
     def call(self, inputs, training=False):
@@ -310,7 +225,7 @@ class BertClassifier(LanguageModel):
         """Returns the fields of the config, `num_classes`, `label_names`, `multi_label` and the adapters' settings."""
         names = None if self.label_names is None else list(self.label_names)
         labels = {"num_classes": self.num_classes, "label_names": names, "multi_label": self.multi_label}
-        return super().get_config() | labels | _adapters(self)
+        return super().get_config() | labels | adapters_of(self)
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -341,8 +256,8 @@ class BertRegressor(LanguageModel):
         **kwargs: Any,
     ):
         super().__init__(config, backbone=backbone, seed=seed, **kwargs)
-        self.backbone = _backbone(self, backbone, True, lora_rank, lora_alpha)
-        self.regressor = _classification_head(self, "classifier", 1, config.classifier_dropout)
+        self.backbone = make_backbone(self, backbone, True, lora_rank, lora_alpha)
+        self.regressor = make_head(self, "classifier", 1, config.classifier_dropout)
         self.built = True
 
     def call(self, inputs, training=False):
@@ -356,4 +271,4 @@ class BertRegressor(LanguageModel):
 
     def get_config(self):
         """Returns the fields of the config, `lora_rank` and `lora_alpha`."""
-        return super().get_config() | _adapters(self)
+        return super().get_config() | adapters_of(self)
