@@ -131,6 +131,38 @@ class TokenClassificationLoss(_CrossEntropy):
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
+class AnswerSpanLoss(_CrossEntropy):
+    """Mean cross-entropy of the first and the last token of an answer, among all tokens of the row.
+
+    The loss of a row is the mean of that of its first and that of its last token. As in `transformers`, padding counts
+    among the tokens of a row.
+
+    Args:
+        label_smoothing: probability mass spread over the tokens, in [0, 1).
+        reduction: "mean_with_sample_weight", or "sum" if the weights are already normalized.
+        name: the loss's name.
+
+    Call it with `labels` int (batch, 2), the positions of the first and the last token, both 0 ([CLS]) without an
+    answer; `logits` float (batch, length, 2); and, optionally, `sample_weight` (batch, 2), or (batch,) for both. It
+    returns a scalar in nats.
+
+    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 4.2.
+    """
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """Returns a scalar, or the unreduced losses (batch, 2) with `reduction=None`."""
+        if sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight)
+            if len(sample_weight.shape) == 1:
+                sample_weight = ops.stack([sample_weight, sample_weight], axis=-1)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true, y_pred):
+        """Returns the losses of the first and of the last token, (batch, 2), in nats."""
+        return super().call(y_true, ops.swapaxes(y_pred, 1, 2))
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
 class SquaredErrorLoss(_WeightedLoss):
     """Mean squared error of one number per example; numbers with a weight of 0 do not count.
 
