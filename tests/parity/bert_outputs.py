@@ -22,6 +22,7 @@ CLASSES = {
     "multi_label": kerasllm.BertClassifier,
     "regression": kerasllm.BertRegressor,
     "tags": kerasllm.BertTokenClassifier,
+    "answers": kerasllm.BertQuestionAnswering,
 }
 
 
@@ -54,6 +55,8 @@ def losses(name, model, inputs, data) -> dict[str, np.ndarray]:
         return {
             "loss": numpy(kerasllm.TokenClassificationLoss()(data[name], model(inputs), data["tag_weights"]))
         }
+    if name == "answers":
+        return {"loss": numpy(kerasllm.AnswerSpanLoss()(data[name], model(inputs)))}
     if name == "multi_label":
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         return {"loss": numpy(loss(data[name], model(inputs)))}
