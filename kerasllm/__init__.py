@@ -67,6 +67,7 @@ if not _is_command():
     import kerasllm.backend  # first, as it reports in one line that the backend is not installed
     import kerasllm.checkpoints  # noqa: F401 - for `kerasllm.checkpoints.push_model`
     from kerasllm.losses import (
+        AnswerSpanLoss,
         CausalLanguageModelLoss,
         ClassificationLoss,
         MaskedLanguageModelLoss,
@@ -83,6 +84,7 @@ if not _is_command():
         BertConfig,
         BertMaskedLM,
         BertPretraining,
+        BertQuestionAnswering,
         BertRegressor,
         BertTokenClassifier,
         GPTBackbone,
@@ -94,11 +96,13 @@ if not _is_command():
 __all__ = [
     "BERT_SIZES",
     "GPT_SIZES",
+    "AnswerSpanLoss",
     "BertBackbone",
     "BertClassifier",
     "BertConfig",
     "BertMaskedLM",
     "BertPretraining",
+    "BertQuestionAnswering",
     "BertRegressor",
     "BertTokenClassifier",
     "CausalLanguageModelData",

@@ -194,6 +194,36 @@ class NextSentenceLoss(_CrossEntropy):
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
+class AnswerSpanLoss(_CrossEntropy):
+    """Mean cross-entropy of the first and the last token of an answer, among all tokens of the row.
+
+    The loss of a row is the mean of that of its first and that of its last token. As in `transformers`, padding counts
+    among the tokens of a row.
+
+    Args:
+        label_smoothing: probability mass spread over the tokens, in [0, 1).
+        reduction: "mean_with_sample_weight", or "sum" if the weights are already normalized.
+        name: the loss's name.
+
+    Call it with `labels` int (batch, 2), the positions of the first and the last token, both 0 ([CLS]) without an
+    answer; `logits` float (batch, length, 2); and, optionally, `sample_weight` (batch, 2), or (batch,) for both. It
+    returns a scalar in nats.
+
+    Reference: Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 4.2.
+    """
+
+    takes_classes = False
+
+    def prepare(self, y_true, y_pred, sample_weight):
+        """Returns the result of `valid_labels`, where the classes are the tokens of a row."""
+        return valid_labels(y_true, sample_weight, ops.shape(y_pred)[1])
+
+    def call(self, y_true, y_pred):
+        """Returns the losses of the first and of the last token, (batch, 2), in nats."""
+        return super().call(y_true, ops.swapaxes(y_pred, 1, 2))
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
 class SquaredErrorLoss(_WeightedLoss):
     """Mean squared error of one number per example; numbers with a weight of 0 do not count.
 

@@ -2,6 +2,7 @@
 
 from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BERT_SIZES, BertConfig
+from kerasllm.models.bert.question_answering import BertQuestionAnswering
 from kerasllm.models.bert.tasks import (
     BertClassifier,
     BertMaskedLM,
@@ -21,6 +22,7 @@ __all__ = [
     "BertConfig",
     "BertMaskedLM",
     "BertPretraining",
+    "BertQuestionAnswering",
     "BertRegressor",
     "BertTokenClassifier",
     "GPTBackbone",

@@ -16,6 +16,7 @@ from kerasllm.tasks.base import PredictionSettings, Task, numbers
 from kerasllm.tasks.causal_lm import CausalLanguageModeling
 from kerasllm.tasks.classification import Classification
 from kerasllm.tasks.masked_lm import MaskedLanguageModeling
+from kerasllm.tasks.question_answering import QuestionAnswering
 from kerasllm.tasks.regression import Regression
 from kerasllm.tasks.saved_model import SavedModel
 from kerasllm.tasks.tagging import Tagging
@@ -26,6 +27,7 @@ TASKS: tuple[type[Task], ...] = (
     Classification,
     Regression,
     Tagging,
+    QuestionAnswering,
 )
 
 
@@ -74,6 +76,7 @@ __all__ = [
     "Classification",
     "MaskedLanguageModeling",
     "PredictionSettings",
+    "QuestionAnswering",
     "Regression",
     "SavedModel",
     "Tagging",

@@ -100,6 +100,10 @@ class Task(abc.ABC):
             batches: a sequence of (inputs, labels, weights) in a fixed order, with weights of 1 or 0.
         """
 
+    def kept_predictions(self) -> Mapping[str, Mapping[str, Any]]:
+        """Returns what a run keeps of the last `evaluate` beside its figures: JSON files by name; none by default."""
+        return {}
+
     @classmethod
     def load(cls, saved: SavedModel) -> Any:
         """Returns the model of a directory, for predictions.

@@ -17,6 +17,8 @@ import keras
 from kerasllm.checkpoints import write_model
 from kerasllm.cli.commands import command
 from kerasllm.errors import counted
+from kerasllm.files.atomic import write_atomically
+from kerasllm.files.json import to_json
 from kerasllm.tasks import Task, numbers
 from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.training.callbacks.interruption import Interruptible
@@ -119,9 +121,13 @@ def train(config: TrainingOptions, job: Job) -> int:
         write_model(model, run.model)
         length = model.config.max_sequence_length
         save_tokenizer(job.tokenizer, run.model, max_length=length, chat_template=job.chat_template)
-        figures = {
-            name: held_out and job.task.evaluate(model, held_out) for name, held_out in job.held_out.items()
-        }
+        figures: dict[str, Any] = {}
+        for name, held_out in job.held_out.items():
+            figures[name] = held_out and job.task.evaluate(model, held_out)
+            if held_out:
+                prefix = "" if name == "validation" else f"{name}_"
+                for file, content in job.task.kept_predictions().items():
+                    write_atomically(run.path / f"{prefix}{file}.json", to_json(content, indent=4) + "\n")
         run.write_results(
             figures
             | {"task": job.task.name, "steps": result.last_step, "best_step": result.best_step}

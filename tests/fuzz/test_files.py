@@ -19,9 +19,11 @@ from kerasllm import BertBackbone, BertConfig, GPTCausalLM, GPTConfig
 from kerasllm.checkpoints import write_model
 from kerasllm.cli import parse, settings
 from kerasllm.data.examples.conversations import encode_conversations
+from kerasllm.data.examples.questions import encode_questions
 from kerasllm.data.sources.conversations import read_conversations
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.sources.labelled import read_labelled
+from kerasllm.data.sources.squad import read_questions
 from kerasllm.models.registry import check_checkpoint, read_settings
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
@@ -106,6 +108,38 @@ def test_conversations(fuzz, tmp_path):
         encode_conversations(read_conversations(file), tokenizer, DEFAULT_CHAT_TEMPLATE)
 
     fuzz(conversations)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_questions(fuzz, tmp_path, suffix):
+    tokenizer = train_wordpiece([TEXT * 2], 80)
+    asked = [
+        {"id": f"q{at}", "question": "Who sat?", "answers": [{"text": text, "answer_start": at}]}
+        for text, at in (("The cat", 0), ("mat", 15), ("café", TEXT.index("café")), ("kg", 4))
+    ]
+    asked.append({"id": "none", "question": "Who ran?", "answers": [], "is_impossible": True})
+    nested = {"version": "2.0", "data": [{"title": "", "paragraphs": [{"context": TEXT, "qas": asked}]}]}
+    good = (
+        json.dumps(nested).encode() if suffix == "json" else jsonl(*({**q, "context": TEXT} for q in asked))
+    )
+
+    def questions(spoiler):
+        file = tmp_path / f"questions.{suffix}"
+        file.write_bytes(spoiler.json(good) if suffix == "json" else spoiler.lines(good))
+        found = read_questions(str(file), strict=spoiler.random.random() < 0.3)
+        encode_questions(
+            tokenizer,
+            found.questions,
+            found.contexts,
+            found.context_of,
+            64,
+            stride=16,
+            spans=found.spans,
+            skip_unknown=spoiler.random.random() < 0.5,
+        )
+
+    questions.__name__ = suffix
+    fuzz(questions)
 
 
 def test_chat_templates(fuzz):

@@ -22,6 +22,7 @@ CLASSES = {
     "multi_label": kerasllm.BertClassifier,
     "regression": kerasllm.BertRegressor,
     "tags": kerasllm.BertTokenClassifier,
+    "answers": kerasllm.BertQuestionAnswering,
 }
 
 
@@ -51,7 +52,10 @@ def losses(name, model, inputs, data) -> dict[str, np.ndarray]:
     if name == "regression":
         return {"loss": numpy(keras.losses.MeanSquaredError()(data["numbers"], model(inputs)))}
     if name == "tags":
-        return {"loss": numpy(kerasllm.ClassificationLoss()(data[name], model(inputs), data["tag_weights"]))}
+        loss = kerasllm.ClassificationLoss()
+        return {"loss": numpy(loss(data[name], model(inputs), data["tag_weights"]))}
+    if name == "answers":
+        return {"loss": numpy(kerasllm.AnswerSpanLoss()(data[name], model(inputs)))}
     if name == "multi_label":
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         return {"loss": numpy(loss(data[name], model(inputs)))}

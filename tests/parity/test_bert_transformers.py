@@ -28,6 +28,7 @@ THEIRS = {
         {"num_labels": 1, "problem_type": "regression"},
     ),
     "tags": (transformers.BertForTokenClassification, {"num_labels": 5}),
+    "answers": (transformers.BertForQuestionAnswering, {}),
 }
 LOGITS = {
     "backbone": {"sequence_output": "last_hidden_state", "pooled_output": "pooler_output"},
@@ -39,6 +40,7 @@ LOGITS = {
     "multi_label": {"logits": "logits"},
     "regression": {"logits": "logits"},
     "tags": {"logits": "logits"},
+    "answers": {"logits": ("start_logits", "end_logits")},
 }
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 
@@ -69,6 +71,7 @@ def make_data() -> dict[str, np.ndarray]:
         "numbers": random.normal(size=batch).astype("float32"),
         "multi_label": random.integers(0, 2, (batch, 3)).astype("float32"),
         "tags": random.integers(0, 5, (batch, length)).astype("int32"),
+        "answers": np.array([[3, 5], [0, 0], [2, 6], [19, 19], [10, 12]], "int32"),
         "tag_weights": (random.random((batch, length)) < 0.5).astype("float32") * padding_mask,
     }
 
@@ -86,6 +89,9 @@ def their_labels(name: str, data) -> dict:
         return {}
     if name == "tags":
         return {"labels": torch.tensor(np.where(data["tag_weights"] > 0, data["tags"], -100)).long()}
+    if name == "answers":
+        starts, ends = torch.tensor(data[name]).long().T
+        return {"start_positions": starts, "end_positions": ends}
     if name in ("regression", "multi_label"):
         return {"labels": torch.tensor(data["numbers" if name == "regression" else name])}
     return {"labels": torch.tensor(data[name]).long()}
@@ -96,7 +102,12 @@ def run_theirs(name: str, model, data) -> dict[str, np.ndarray]:
     inputs = {theirs: torch.tensor(data[ours]).long() for theirs, ours in names.items()}
     with torch.no_grad():
         outputs = model.eval()(**inputs, **their_labels(name, data), output_hidden_states=True)
-    found = {ours: outputs[theirs].numpy() for ours, theirs in LOGITS[name].items()}
+    found = {
+        ours: outputs[theirs].numpy()
+        if isinstance(theirs, str)
+        else np.stack([outputs[each].numpy() for each in theirs], axis=-1)
+        for ours, theirs in LOGITS[name].items()
+    }
     found["hidden_states"] = np.stack([state.numpy() for state in outputs.hidden_states])
     if "loss" in outputs:
         found["loss"] = outputs.loss.numpy()
@@ -205,6 +216,7 @@ def test_there_and_back_bit_for_bit(ours, name, tmp_path):
         "BertForMaskedLM": kerasllm.BertMaskedLM,
         "BertForSequenceClassification": kerasllm.BertClassifier,
         "BertForTokenClassification": kerasllm.BertTokenClassifier,
+        "BertForQuestionAnswering": kerasllm.BertQuestionAnswering,
     }
     theirs = THEIRS[name][0]
     cls = kerasllm.BertRegressor if name == "regression" else classes[theirs.__name__]

@@ -5,6 +5,7 @@ from kerasllm.models.bert.config import BERT_SIZES, BertConfig
 from kerasllm.models.bert.flops import training_flops
 from kerasllm.models.bert.hugging_face import BERT
 from kerasllm.models.bert.keras_hub import KERAS_HUB
+from kerasllm.models.bert.question_answering import BertQuestionAnswering
 from kerasllm.models.bert.tasks import BertClassifier, BertMaskedLM, BertPretraining, BertRegressor
 from kerasllm.models.bert.token_classifier import BertTokenClassifier
 from kerasllm.models.registry import Family, register
@@ -15,7 +16,14 @@ register(
         config_class=BertConfig,
         sizes=BERT_SIZES,
         backbone=BertBackbone,
-        tasks=(BertPretraining, BertMaskedLM, BertClassifier, BertRegressor, BertTokenClassifier),
+        tasks=(
+            BertPretraining,
+            BertMaskedLM,
+            BertClassifier,
+            BertRegressor,
+            BertTokenClassifier,
+            BertQuestionAnswering,
+        ),
         formats=(BERT,),
         training_flops=training_flops,
         keras_hub=KERAS_HUB,

@@ -20,6 +20,7 @@ from kerasllm.checkpoints.name_table import Architecture, Entry, Format, norm
 from kerasllm.errors import InputError, short
 from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BertConfig
+from kerasllm.models.bert.question_answering import BertQuestionAnswering
 from kerasllm.models.bert.tasks import (
     BertClassifier,
     BertMaskedLM,
@@ -69,6 +70,12 @@ _ARCHITECTURES = (
         BertTokenClassifier,
         "AutoModelForTokenClassification",
         "token-classification",
+    ),
+    Architecture(
+        "BertForQuestionAnswering",
+        BertQuestionAnswering,
+        "AutoModelForQuestionAnswering",
+        "question-answering",
     ),
 )
 _SINGLE, _MULTI = "single_label_classification", "multi_label_classification"
@@ -251,6 +258,7 @@ def _heads(config: BertConfig) -> list[Entry]:
         *norm("masked_lm_head/norm_", f"{predictions}transform.LayerNorm", width),
         *projection,
         *_dense("next_sentence_head/", width, 2, "cls.seq_relationship"),
+        *_dense("answer_head/", width, 2, "qa_outputs"),
         *classifier,
     ]
 
@@ -260,8 +268,15 @@ BERT = Format(
     architectures=_ARCHITECTURES,
     prefix="bert.",
     entries=_entries,
-    headed=("cls.", "classifier."),
-    heads=("pooler", "masked_lm_head", "masked_lm_projection", "next_sentence_head", "classifier"),
+    headed=("cls.", "classifier.", "qa_outputs."),
+    heads=(
+        "pooler",
+        "masked_lm_head",
+        "masked_lm_projection",
+        "next_sentence_head",
+        "classifier",
+        "answer_head",
+    ),
     read_config=_read_config,
     write_config=_write_config,
     class_settings=_class_settings,

@@ -1,0 +1,159 @@
+"""Fine-tunes a BERT to answer questions by a span of a text.
+
+KERAS_BACKEND=jax python recipes/finetune_qa.py --init runs/mine --train train.json --validation dev.json \
+    --output runs/reader
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kerasllm import BertQuestionAnswering, cli
+from kerasllm.cli.ranges import at_least
+from kerasllm.cli.settings import in_group
+from kerasllm.data.batches.questions import JudgedBatches, QuestionBatches
+from kerasllm.data.examples.questions import EncodedQuestions, encode_questions
+from kerasllm.data.sources.splitting import text_key
+from kerasllm.data.sources.squad import Questions, read_questions
+from kerasllm.errors import InputError, naming
+from kerasllm.tasks import QuestionAnswering
+from kerasllm.tokenizers.encoding import vocabulary_size
+from kerasllm.training.job import Job, is_finished, train
+from kerasllm.training.model_options import BertStartOptions, LowRankOptions
+from kerasllm.training.options import HELD_OUT_EXAMPLES, FineTuningOptions, TrainingOptions
+from kerasllm.training.run.card import part_sizes
+
+
+@dataclass(kw_only=True)
+class Config(FineTuningOptions, BertStartOptions, LowRankOptions, TrainingOptions):
+    """Fine-tunes a BERT on questions with answers in a text, and writes a run directory."""
+
+    group = "data"
+
+    train: str
+    """Questions in SQuAD's .json, or with columns question, context and answers in .jsonl, .parquet or hub:ID."""
+
+    sequence_length: int = 384
+    document_stride: int = field(default=128, metadata=at_least(0))
+    """Tokens that neighboring windows of a long context share."""
+
+    max_answer_length: int = field(default=30, metadata=at_least(1))
+    """Maximum tokens of an answer, in prediction."""
+
+    n_best: int = field(default=20, metadata=at_least(1))
+    """Answers to each question in nbest_predictions.json."""
+
+    strict: bool = False
+    """Refuse answers that do not stand where answer_start says, and ids that occur twice."""
+
+    vocabulary_size: int = 8192
+    epochs: int = 3
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    monitor: Literal["loss", "exact_match", "f1"] = field(default="loss", metadata=in_group("validation"))
+    """Validation figure that --restore_best and --patience use."""
+
+
+NO_GROWTH: frozenset[str] = frozenset()  # more epochs would change the schedule
+
+
+def main(config: Config) -> int:
+    """Goes from questions to a tokenizer, windows and batches, and trains."""
+    if is_finished(config, may_grow=NO_GROWTH):
+        return 0
+    config.check_parts()
+    config.check_validation(config.has_validation, HELD_OUT_EXAMPLES)
+    config.check_adapters(config.init)
+    config.check_start()
+    if config.document_stride >= config.sequence_length - 3:
+        raise InputError(
+            f"--document_stride {config.document_stride} leaves no room in --sequence_length {config.sequence_length}"
+        )
+    given = {
+        name: read_questions(source, strict=config.strict, split=name)
+        for name, source in config.sources.items()
+    }
+    whole = given.pop("train")
+    groups = [text_key(whole.contexts[index]) for index in whole.context_of]
+    parts = {
+        name: whole.select(chosen) for name, chosen in config.set_aside(groups, config.seed).items()
+    } | given
+    training = parts["train"]
+    tokenizer = config.find_tokenizer([*training.contexts, *training.questions])
+    encoded = {name: encode(config, tokenizer, name, part) for name, part in parts.items()}
+    report(parts, encoded)
+
+    def make_batches(start_step: int = 0) -> QuestionBatches:
+        return QuestionBatches(
+            encoded["train"],
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epochs=config.epochs,
+            gradient_accumulation=config.gradient_accumulation,
+            start_step=start_step,
+        )
+
+    def make_model() -> BertQuestionAnswering:
+        size = vocabulary_size(tokenizer)
+        return config.make_model(BertQuestionAnswering, size, seed=config.seed, **config.adapters)
+
+    batches = make_batches()
+    held_out = {
+        name: JudgedBatches(
+            encoded[name], part, chooses_threshold=name == "validation", batch_size=config.batch_size
+        )
+        for name, part in parts.items()
+        if name != "train"
+    }
+    may_lack_answer = any(part.has_unanswerable for part in parts.values())
+    return train(
+        config,
+        Job(
+            task=QuestionAnswering(
+                may_lack_answer, max_answer_length=config.max_answer_length, n_best=config.n_best
+            ),
+            make_model=make_model,
+            batches=batches,
+            make_batches=make_batches,
+            tokens_per_step=lambda step: batches.real_tokens(step - 1),
+            tokenizer=tokenizer,
+            held_out=held_out,
+            eval_interval=batches.steps_per_epoch,
+            monitor=config.monitor,
+            recorded={"data": part_sizes(parts), "may_lack_answer": may_lack_answer, "steps": batches.steps},
+            may_grow=NO_GROWTH,
+        ),
+    )
+
+
+def encode(config: Config, tokenizer: Any, name: str, part: Questions) -> EncodedQuestions:
+    """Returns the windows of a part of the data."""
+    with naming(f"--{name} {part.source}"):
+        return encode_questions(
+            tokenizer,
+            part.questions,
+            part.contexts,
+            part.context_of,
+            config.sequence_length,
+            stride=config.document_stride,
+            spans=part.spans,
+            skip_unknown=name == "train",
+        )
+
+
+def report(parts: dict[str, Questions], encoded: dict[str, EncodedQuestions]) -> None:
+    """Prints a line about each part of the data, and what is unusual in it."""
+    for name, part in parts.items():
+        questions = encoded[name]
+        without = int((questions.spans[:, 0] == 0).sum())
+        line = f"{name}: {len(part):,} questions, {len(questions.windows):,} windows, {without:,} without the answer"
+        if questions.num_cut:
+            line += f", {questions.num_cut:,} questions cut"
+        if questions.num_lost:
+            line += f", {questions.num_lost:,} questions left out"
+        print("\n".join([line, *(f"{name}: {note}" for note in part.notes)]), flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)
