@@ -19,6 +19,13 @@ def _is_command() -> bool:
 if not _is_command():
     import kerasllm.backend  # first, as it reports in one line that the backend is not installed
     import kerasllm.checkpoints  # noqa: F401 - for `kerasllm.checkpoints.push_model`
+    from kerasllm.embedding_losses import (
+        CoSENTLoss,
+        CosineSimilarityLoss,
+        DistillationLoss,
+        RankingLoss,
+        TripletLoss,
+    )
     from kerasllm.losses import (
         CausalLanguageModelLoss,
         MaskedLanguageModelLoss,
@@ -33,6 +40,7 @@ if not _is_command():
         BertBackbone,
         BertClassifier,
         BertConfig,
+        BertEncoder,
         BertMaskedLM,
         BertPretraining,
         BertRegressor,
@@ -49,11 +57,15 @@ __all__ = [
     "BertBackbone",
     "BertClassifier",
     "BertConfig",
+    "BertEncoder",
     "BertMaskedLM",
     "BertPretraining",
     "BertRegressor",
     "BertTokenClassifier",
     "CausalLanguageModelLoss",
+    "CoSENTLoss",
+    "CosineSimilarityLoss",
+    "DistillationLoss",
     "GPTBackbone",
     "GPTCausalLM",
     "GPTConfig",
@@ -62,8 +74,10 @@ __all__ = [
     "NextSentenceAccuracy",
     "NextSentenceLoss",
     "Perplexity",
+    "RankingLoss",
     "SquaredErrorLoss",
     "TokenClassificationLoss",
+    "TripletLoss",
     "__version__",
     "from_keras_hub",
     "to_keras_hub",

@@ -31,16 +31,26 @@ MAY_IMPORT = {
     "backend": set(),
     "layers": {"backend"},
     "losses": {"backend"},
+    "embedding_losses": {"layers"},
     "metrics": {"backend", "losses"},
     "checkpoints": {"layers", "backend", "tokenizers", "files"},
     "generation": {"layers", "backend", "tokenizers", "files"},
     "models": {"checkpoints", "generation", "layers", "backend", "losses", "tokenizers", "files"},
+    "retrieval": {"data", "tokenizers", "files"},
     "tasks": {"models", "checkpoints", "generation", "layers", "backend", "losses", "metrics", "data"}
-    | {"tokenizers", "files"},
+    | {"embedding_losses", "retrieval", "tokenizers", "files"},
     "training": {"tasks", "models", "checkpoints", "generation", "layers", "backend", "losses", "metrics"}
-    | {"data", "tokenizers", "files", "cli", ""},
+    | {"data", "retrieval", "tokenizers", "files", "cli", ""},
     "__main__": {""},
-    "": {"backend", "models", "losses", "metrics", "checkpoints", "generation"},  # kerasllm/__init__.py
+    "": {
+        "backend",
+        "models",
+        "losses",
+        "embedding_losses",
+        "metrics",
+        "checkpoints",
+        "generation",
+    },  # kerasllm/__init__.py
 }
 
 names = [str(path.relative_to(ROOT)) for path in PACKAGE + RECIPES]

@@ -223,6 +223,7 @@ def read_model(
     for name in missing & undrawn.keys():
         variable = variables[name]
         variable.assign(undrawn[name](tuple(variable.shape), variable.dtype))
+    stored.read_parts(model, directory)
     heads = {name.split("/")[0] for name in missing} & set(stored.heads)
     _report(directory, sorted(heads), checkpoint.unused(used))
     return model

@@ -9,6 +9,7 @@ from kerasllm.errors import InputError
 from kerasllm.tasks.base import PredictionSettings, Task, numbers
 from kerasllm.tasks.causal_lm import CausalLanguageModeling
 from kerasllm.tasks.classification import Classification
+from kerasllm.tasks.embedding import Embedding
 from kerasllm.tasks.masked_lm import MaskedLanguageModeling
 from kerasllm.tasks.regression import Regression
 from kerasllm.tasks.saved_model import SavedModel
@@ -20,6 +21,7 @@ TASKS: tuple[type[Task], ...] = (
     Classification,
     Regression,
     Tagging,
+    Embedding,
 )
 
 
@@ -39,6 +41,7 @@ __all__ = [
     "TASKS",
     "CausalLanguageModeling",
     "Classification",
+    "Embedding",
     "MaskedLanguageModeling",
     "PredictionSettings",
     "Regression",

@@ -140,9 +140,9 @@ class PackedRows:
         return rows
 
     def by_slot(self, values: np.ndarray) -> np.ndarray:
-        """Returns the sequences' values by slot (rows, slots), 0 in empty ones, as int32 or float32."""
+        """Returns the sequences' values by slot (rows, slots, ...), 0 in empty ones, as int32 or float32."""
         kind = np.int32 if np.issubdtype(values.dtype, np.integer) else np.float32
-        slots = np.zeros((len(self.counts), self.slots), kind)
+        slots = np.zeros((len(self.counts), self.slots, *values.shape[1:]), kind)
         slots[np.repeat(np.arange(len(self.counts)), self.counts), self._number] = values
         return slots
 

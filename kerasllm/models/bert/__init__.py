@@ -2,6 +2,7 @@
 
 from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BERT_SIZES, BertConfig
+from kerasllm.models.bert.encoder import BertEncoder
 from kerasllm.models.bert.flops import training_flops
 from kerasllm.models.bert.hugging_face import BERT
 from kerasllm.models.bert.keras_hub import KERAS_HUB
@@ -15,7 +16,10 @@ register(
         config_class=BertConfig,
         sizes=BERT_SIZES,
         backbone=BertBackbone,
-        tasks=(BertPretraining, BertMaskedLM, BertClassifier, BertRegressor, BertTokenClassifier),
+        tasks=(
+            *(BertPretraining, BertMaskedLM, BertClassifier, BertRegressor, BertTokenClassifier),
+            BertEncoder,
+        ),
         formats=(BERT,),
         training_flops=training_flops,
         keras_hub=KERAS_HUB,
