@@ -85,19 +85,22 @@ def test_an_equal_positive_is_no_negative():
 
 
 def test_triplets():
-    cosines = [max(0, cosine(a, n) - cosine(a, p) + 0.5) for a, p, n in zip(ANCHORS, POSITIVES, NEGATIVES)]
+    cosines = [
+        max(0, cosine(a, n) - cosine(a, p) + 0.5)
+        for a, p, n in zip(ANCHORS, POSITIVES, NEGATIVES, strict=True)
+    ]
     arguments = laid_out(ANCHORS, POSITIVES, NEGATIVES)
     assert value(TripletLoss(), *arguments) == pytest.approx(np.mean(cosines), rel=1e-5)
     distances = [
         max(0, np.linalg.norm(a - p) - np.linalg.norm(a - n) + 5)
-        for a, p, n in zip(ANCHORS, POSITIVES, NEGATIVES)
+        for a, p, n in zip(ANCHORS, POSITIVES, NEGATIVES, strict=True)
     ]
     euclidean = TripletLoss(margin=5.0, distance="euclidean")
     assert value(euclidean, *arguments) == pytest.approx(np.mean(distances), rel=1e-5)
 
 
 def test_graded_pairs():
-    cosines = np.array([cosine(a, p) for a, p in zip(ANCHORS, POSITIVES)])
+    cosines = np.array([cosine(a, p) for a, p in zip(ANCHORS, POSITIVES, strict=True)])
     arguments = laid_out(ANCHORS, POSITIVES)
     assert value(CosineSimilarityLoss(), *arguments) == pytest.approx(
         np.mean((cosines - SCORES) ** 2), rel=1e-5
@@ -154,7 +157,9 @@ def test_normalized_weights_give_the_mean_over_micro_batches():
     assert total == pytest.approx(mean, rel=1e-6)
 
 
-@pytest.mark.parametrize("cls", [RankingLoss, TripletLoss, CosineSimilarityLoss, CoSENTLoss, DistillationLoss])
+@pytest.mark.parametrize(
+    "cls", [RankingLoss, TripletLoss, CosineSimilarityLoss, CoSENTLoss, DistillationLoss]
+)
 def test_settings_are_kept(cls):
     loss = cls(matryoshka_dims=(4, 2))
     again = keras.losses.deserialize(keras.losses.serialize(loss))

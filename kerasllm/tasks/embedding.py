@@ -7,9 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.batches.pairs import HeldOutGroups
-from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.data.examples.pairs import EncodedGroups
 from kerasllm.data.sources.pairs import TextGroups
 from kerasllm.embedding_losses import (
@@ -20,12 +18,12 @@ from kerasllm.embedding_losses import (
     TripletLoss,
 )
 from kerasllm.errors import InputError
-from kerasllm.models import BertConfig, BertEncoder
+from kerasllm.models import BertEncoder
 from kerasllm.tasks.base import PredictionSettings, Task
 from kerasllm.tasks.ordered_outputs import finite, predict_in_order
 from kerasllm.tasks.regression import regression_figures
-from kerasllm.tasks.saved_model import SavedModel, open_model
-from kerasllm.tokenizers.loading import load_wordpiece
+from kerasllm.tasks.saved_model import SavedModel
+from kerasllm.tasks.sentence_encoder import SentenceEncoder
 
 LossName = Literal["ranking", "cosent", "cosine", "triplet", "distillation"]
 _LOSSES: dict[str, Any] = {
@@ -87,9 +85,8 @@ class Embedding(Task):
         if any(len(text) == 2 for text in texts):
             raise InputError(f"{saved.directory}: encodes single texts, not pairs: leave out the tab")
         plain = [text for (text,) in texts]
-        model = BertEncoder.from_pretrained(saved.directory)
-        vectors = encode(
-            model, saved.tokenizer, plain, options.sequence_length, batch_size=options.batch_size
+        vectors = SentenceEncoder(saved).encode(
+            plain, sequence_length=options.sequence_length, batch_size=options.batch_size
         )
         return [
             {"text": text, "vector": vector.tolist()} for text, vector in zip(plain, vectors, strict=True)
@@ -100,31 +97,6 @@ class Embedding(Task):
         """Returns one line with the first numbers of the vector and the text."""
         numbers = " ".join(f"{number:.4f}" for number in prediction["vector"][:4])
         return [f"{numbers} …\t{prediction['text']}"]
-
-
-def encode(
-    model: Any,
-    tokenizer: Any,
-    texts: Sequence[str],
-    sequence_length: int | None = None,
-    *,
-    prompt: str = "",
-    batch_size: int = 64,
-) -> np.ndarray:
-    """Returns the vectors of texts, float32 (texts, dim), in their order.
-
-    Args:
-        model: a `BertEncoder`.
-        tokenizer: its tokenizer.
-        texts: the texts, at least one.
-        sequence_length: tokens to which longer texts are cut; None means as many as the model is made for.
-        prompt: text that is put before each.
-        batch_size: number of texts in a batch.
-    """
-    length = sequence_length or model.sequence_length or model.config.max_sequence_length
-    encoded = encode_texts(tokenizer, [(prompt + text,) for text in texts], length)
-    batches = ClassificationBatches(encoded, None, batch_size=min(batch_size, len(texts)), shuffle=False)
-    return predict_in_order(model, batches)
 
 
 def teacher_targets(source: str, groups: TextGroups, encoded: EncodedGroups) -> np.ndarray:
@@ -138,9 +110,7 @@ def teacher_targets(source: str, groups: TextGroups, encoded: EncodedGroups) -> 
     Raises:
         InputError: there is no such model.
     """
-    saved = open_model(source, BertConfig, load_wordpiece)
-    firsts = [group[0] for group in groups.texts]
-    vectors = encode(BertEncoder.from_pretrained(saved.directory), saved.tokenizer, firsts)
+    vectors = SentenceEncoder.open(source).encode([group[0] for group in groups.texts])
     targets = np.zeros((len(encoded.texts), vectors.shape[1]), np.float32)
     for column in reversed(
         range(encoded.members.shape[1])
