@@ -162,5 +162,5 @@ def test_normalized_weights_give_the_mean_over_micro_batches():
 )
 def test_settings_are_kept(cls):
     loss = cls(matryoshka_dims=(4, 2))
-    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    again = cls.from_config(loss.get_config())
     assert type(again) is cls and again.get_config() == loss.get_config()
