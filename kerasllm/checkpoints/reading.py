@@ -225,7 +225,8 @@ def read_model(
         variable.assign(undrawn[name](tuple(variable.shape), variable.dtype))
     stored.read_parts(model, directory)
     heads = {name.split("/")[0] for name in missing} & set(stored.heads)
-    _report(directory, sorted(heads), checkpoint.unused(used))
+    unread = getattr(model, "unread", ())
+    _report(directory, sorted(heads), [name for name in checkpoint.unused(used) if name not in unread])
     return model
 
 

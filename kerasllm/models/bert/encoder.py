@@ -43,6 +43,7 @@ class BertEncoder(LanguageModel):
 
     config_class = BertConfig
     reads_all = True
+    unread = ("pooler.dense",)  # which sentence-transformers' checkpoints have, though it plays no part
     headless = True  # model.safetensors holds the backbone alone, as sentence-transformers has it
 
     def __init__(
