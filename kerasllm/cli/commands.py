@@ -1,15 +1,13 @@
 """A recipe with several commands, each with settings of its own: `recipe.py build --option value`."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kerasllm.cli.arguments import run
 
 
-def run_command(
-    commands: Mapping[str, tuple[Callable[[Any], int | None], type]], argv: Sequence[str] | None = None
-) -> None:
+def run_command(commands: Mapping[str, tuple[Any, type]], argv: Sequence[str] | None = None) -> None:
     """Calls the command that the first argument names with the remaining ones, as `run` does.
 
     Args:
