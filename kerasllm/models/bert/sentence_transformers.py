@@ -164,7 +164,7 @@ def _pooling(path: Path, hidden_dim: int) -> str:
         ends = [key.removeprefix("pooling_mode_") for key, on in content.items() if on is True]
         kinds = [ours.get(end, end) for end in ends if f"pooling_mode_{end}" in content] or "mean"
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    if not isinstance(kinds, list) or len(kinds) != 1 or kinds[0] not in _POOLING:
+    if not isinstance(kinds, list) or len(kinds) != 1 or kinds[0] not in list(_POOLING):
         raise InputError(
             f"{path}: the pooling is {short(kinds)}, only one of {', '.join(_POOLING)} can be read"
         )
@@ -179,13 +179,18 @@ def _dense(path: Path, hidden_dim: int) -> dict[str, Any]:
     """Returns the settings of the projection that a config.json describes."""
     content = read_json(path)
     inputs, outputs = content.get("in_features"), content.get("out_features")
-    if inputs != hidden_dim or not isinstance(outputs, int) or not 1 <= outputs <= 1 << 20:
+    if (
+        inputs != hidden_dim
+        or not isinstance(outputs, int)
+        or isinstance(outputs, bool)
+        or not 1 <= outputs <= 1 << 20
+    ):
         raise InputError(
             f"{path}: is from {short(inputs)} to {short(outputs)} numbers, the model's vectors have {hidden_dim}"
         )
     asked = content.get("activation_function", _ACTIVATIONS["tanh"])
     ours = {theirs: name for name, theirs in _ACTIVATIONS.items()}
-    if asked not in ours or content.get("use_residual"):
+    if asked not in list(ours) or content.get("use_residual"):
         raise InputError(f"{path}: activation_function {short(asked)} or use_residual is not supported here")
     return {"projection_dim": outputs, "projection_activation": ours[asked]}
 
@@ -206,7 +211,7 @@ def _prompts(path: Path) -> dict[str, Any]:
     prompts, default = content.get("prompts") or {}, content.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise InputError(f"{path}: prompts is {short(prompts)}, it must be an object of names and texts")
-    if default is not None and default not in prompts:
+    if default is not None and default not in list(prompts):
         raise InputError(f"{path}: default_prompt_name is {short(default)}, which is none of the prompts")
     return {"prompts": prompts, "default_prompt": default}
 
