@@ -66,6 +66,13 @@ def _is_command() -> bool:
 if not _is_command():
     import kerasllm.backend  # first, as it reports in one line that the backend is not installed
     import kerasllm.checkpoints  # noqa: F401 - for `kerasllm.checkpoints.push_model`
+    from kerasllm.embedding_losses import (
+        CoSENTLoss,
+        CosineSimilarityLoss,
+        DistillationLoss,
+        RankingLoss,
+        TripletLoss,
+    )
     from kerasllm.losses import (
         AnswerSpanLoss,
         CausalLanguageModelLoss,
@@ -82,6 +89,7 @@ if not _is_command():
         BertBackbone,
         BertClassifier,
         BertConfig,
+        BertEncoder,
         BertMaskedLM,
         BertPretraining,
         BertQuestionAnswering,
@@ -100,6 +108,7 @@ __all__ = [
     "BertBackbone",
     "BertClassifier",
     "BertConfig",
+    "BertEncoder",
     "BertMaskedLM",
     "BertPretraining",
     "BertQuestionAnswering",
@@ -108,7 +117,10 @@ __all__ = [
     "CausalLanguageModelData",
     "CausalLanguageModelLoss",
     "ClassificationLoss",
+    "CoSENTLoss",
     "ConversationData",
+    "CosineSimilarityLoss",
+    "DistillationLoss",
     "GPTBackbone",
     "GPTCausalLM",
     "GPTConfig",
@@ -120,10 +132,12 @@ __all__ = [
     "NextSentenceLoss",
     "Perplexity",
     "Predictor",
+    "RankingLoss",
     "SentencePairPretrainingData",
     "SquaredErrorLoss",
     "TextClassificationData",
     "TextRegressionData",
+    "TripletLoss",
     "__version__",
     "from_keras_hub",
     "load",

@@ -14,25 +14,22 @@ from kerasllm.cli.ranges import at_least
 from kerasllm.cli.settings import in_group
 from kerasllm.data.batches.questions import JudgedBatches, QuestionBatches
 from kerasllm.data.examples.questions import EncodedQuestions, encode_questions
-from kerasllm.data.sources.splitting import text_key
-from kerasllm.data.sources.squad import Questions, read_questions
+from kerasllm.data.sources.squad import Questions
 from kerasllm.errors import InputError, naming
 from kerasllm.tasks import QuestionAnswering
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.model_options import BertStartOptions, LowRankOptions
-from kerasllm.training.options import HELD_OUT_EXAMPLES, FineTuningOptions, TrainingOptions
+from kerasllm.training.options import HELD_OUT_EXAMPLES, TrainingOptions
+from kerasllm.training.question_options import QuestionOptions
 from kerasllm.training.run.card import part_sizes
 
 
 @dataclass(kw_only=True)
-class Config(FineTuningOptions, BertStartOptions, LowRankOptions, TrainingOptions):
+class Config(QuestionOptions, BertStartOptions, LowRankOptions, TrainingOptions):
     """Fine-tunes a BERT on questions with answers in a text, and writes a run directory."""
 
     group = "data"
-
-    train: str
-    """Questions in SQuAD's .json, or with columns question, context and answers in .jsonl, .parquet or hub:ID."""
 
     sequence_length: int = 384
     document_stride: int = field(default=128, metadata=at_least(0))
@@ -43,9 +40,6 @@ class Config(FineTuningOptions, BertStartOptions, LowRankOptions, TrainingOption
 
     n_best: int = field(default=20, metadata=at_least(1))
     """Answers to each question in nbest_predictions.json."""
-
-    strict: bool = False
-    """Refuse answers that do not stand where answer_start says, and ids that occur twice."""
 
     vocabulary_size: int = 8192
     epochs: int = 3
@@ -70,15 +64,7 @@ def main(config: Config) -> int:
         raise InputError(
             f"--document_stride {config.document_stride} leaves no room in --sequence_length {config.sequence_length}"
         )
-    given = {
-        name: read_questions(source, strict=config.strict, split=name)
-        for name, source in config.sources.items()
-    }
-    whole = given.pop("train")
-    groups = [text_key(whole.contexts[index]) for index in whole.context_of]
-    parts = {
-        name: whole.select(chosen) for name, chosen in config.set_aside(groups, config.seed).items()
-    } | given
+    parts = config.read(config.seed)
     training = parts["train"]
     tokenizer = config.find_tokenizer([*training.contexts, *training.questions])
     encoded = {name: encode(config, tokenizer, name, part) for name, part in parts.items()}

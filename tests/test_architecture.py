@@ -31,20 +31,23 @@ MAY_IMPORT = {
     "backend": set(),
     "layers": {"backend"},
     "losses": {"backend"},
+    "embedding_losses": {"layers"},
     "metrics": {"backend", "losses"},
     "checkpoints": {"layers", "backend", "tokenizers", "files"},
     "generation": {"layers", "backend", "tokenizers", "files"},
     "models": {"checkpoints", "generation", "layers", "backend", "losses", "tokenizers", "files"},
+    "retrieval": {"data", "tokenizers", "files"},
     "tasks": {"models", "checkpoints", "generation", "layers", "backend", "losses", "metrics", "data"}
-    | {"tokenizers", "files"},
+    | {"embedding_losses", "retrieval", "tokenizers", "files"},
     "training": {"tasks", "models", "checkpoints", "generation", "layers", "backend", "losses", "metrics"}
-    | {"data", "tokenizers", "files", "cli", ""},
+    | {"data", "retrieval", "tokenizers", "files", "cli", ""},
     "__main__": {""},
     # kerasllm/__init__.py, which loads data, tasks and tokenizers on use
     "": {
         "backend",
         "models",
         "losses",
+        "embedding_losses",
         "metrics",
         "checkpoints",
         "generation",

@@ -9,6 +9,9 @@ from kerasllm.errors import InputError
 _FILES = ["*.json", "model*.safetensors", "vocab.txt", "merges.txt", "*.jinja"]
 """The files that are downloaded from a repository, none of which is a pickle or a program."""
 
+_MODULE_FILES = ["[1-9]_*/config.json", "[1-9]_*/model.safetensors"]
+"""The files in the folders of a sentence encoder's modules."""
+
 
 def resolve_directory(source: str | Path, revision: str | None = None) -> Path:
     """Returns the directory of a model: itself, the `model/` of a run, or a download in huggingface-hub's cache.
@@ -43,12 +46,12 @@ def resolve_directory(source: str | Path, revision: str | None = None) -> Path:
         raise InputError(f"{source}: names a revision, and revision is {revision!r}; give one of the two")
     from huggingface_hub import snapshot_download
 
+    wanted = after or revision
     try:
-        return Path(
-            snapshot_download(
-                name, revision=after or revision, allow_patterns=_FILES, ignore_patterns=["*/*"]
-            )
-        )
+        found = Path(snapshot_download(name, revision=wanted, allow_patterns=_FILES, ignore_patterns=["*/*"]))
+        if (found / "modules.json").is_file():  # of sentence-transformers, with a folder for each module
+            snapshot_download(name, revision=wanted, allow_patterns=_MODULE_FILES)
+        return found
     except Exception as error:  # the hub's client raises exceptions of many types
         raise InputError(
             f"{source}: no such directory, and the hub gave no such model ({_reason(error)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,7 @@ class Architecture:
         auto_class: the `transformers` class that loads it, or None.
         hub_task: the hub's name of the task, or None.
         problem_type: the `problem_type` in config.json that selects this class, if several classes share the name.
+        key: a key of config.json that selects this class, likewise.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Architecture:
     auto_class: str | None
     hub_task: str | None
     problem_type: str | None = None
+    key: str | None = None
 
 
 def _as_asked(
@@ -117,6 +120,8 @@ class Format:
             config and the content and path of that file.
         write_generation: a function that returns the content of generation_config.json for a model, or None for a
             model that does not generate text.
+        write_parts: a function of a model and a directory that writes what only some classes keep beside the weights.
+        read_parts: a function of a model and a directory that reads these parts into the model.
     """
 
     model_type: str
@@ -136,6 +141,8 @@ class Format:
     represents: Callable[[Any], bool] = lambda config: True
     read_generation: Callable[[Any, Mapping[str, Any], str], Any] = lambda config, theirs, path: config
     write_generation: Callable[[Any], dict[str, Any] | None] = lambda model: None
+    write_parts: Callable[[Any, Path], None] = lambda model, directory: None
+    read_parts: Callable[[Any, Path], None] = lambda model, directory: None
 
     def qualified(self, name: str, is_backbone: bool) -> str:
         """Returns the name of a tensor as this format writes it, with the prefix if it needs one."""
@@ -154,6 +161,9 @@ class Format:
         count = len(labels) if isinstance(labels, dict) else theirs.get("num_labels")
         problem = theirs.get("problem_type") or ("regression" if count == 1 else None)
         named = [row for row in self.architectures if row.name == name] or list(self.architectures)
+        keyed = [row for row in named if row.key and row.key in theirs]
+        if keyed:
+            return keyed[0]
         return next((row for row in named if problem and row.problem_type == problem), named[0])
 
 

@@ -240,10 +240,12 @@ def read_model(
     for name in missing & undrawn.keys():
         variable = variables[name]
         variable.assign(undrawn[name](tuple(variable.shape), variable.dtype))
+    stored.read_parts(model, directory)
     heads = {name.split("/")[0] for name in missing} & set(stored.heads)
     if hasattr(model, "generation_settings"):
         model.generation_settings = read_generation(directory)
-    _report(directory, sorted(heads), checkpoint.unused(used))
+    unread = getattr(model, "unread", ())
+    _report(directory, sorted(heads), [name for name in checkpoint.unused(used) if name not in unread])
     return model
 
 

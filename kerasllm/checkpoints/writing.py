@@ -45,6 +45,7 @@ def write_model(
         write_json(directory / GENERATION_FILE, generation)
     else:  # one may be left from another model
         (directory / GENERATION_FILE).unlink(missing_ok=True)
+    stored.write_parts(model, directory)
     if tokenizer is not None:
         from kerasllm.tokenizers.saving import save_tokenizer
 
@@ -54,8 +55,8 @@ def write_model(
 
 
 def _tensors(model: Any, stored: Format) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the names and values of the tensors; in task models the backbone's names have a prefix."""
-    is_backbone = not hasattr(model, "backbone")
+    """Yields the names and values of the tensors; in task models with a head the backbone's names have a prefix."""
+    is_backbone = getattr(model, "headless", not hasattr(model, "backbone"))
     variables = model.named_variables()
     for entry in stored.entries(model.config):
         if entry.ours in variables:

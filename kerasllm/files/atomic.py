@@ -73,12 +73,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise
 
 
-def write_output(path: Path, content: str) -> None:
+def write_output(path: Path, content: bytes | str) -> None:
     """Writes a file that the user named, whole or not at all.
 
     Args:
         path: the file, or a link to it.
-        content: the text.
+        content: text is written as UTF-8.
 
     Raises:
         InputError: the file cannot be written.

@@ -48,17 +48,26 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or is not JSON, it holds no object, or an object repeats a key.
     """
+    content = read_json_value(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no JSON object but a {type(content).__name__}")
+    return content
+
+
+def read_json_value(path: Path) -> Any:
+    """Reads any JSON value from a file.
+
+    Raises:
+        InputError: the file is missing or is not JSON, or an object repeats a key.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
     except (UnicodeDecodeError, OSError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no JSON object but a {type(content).__name__}")
-    return content
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -166,6 +166,41 @@ class ClassificationHead(CountsCalls, _Head):
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
+class ProjectionHead(_Head):
+    """A dense projection with an activation: (..., hidden_dim) → (..., num_outputs).
+
+    Args:
+        num_outputs: size of the result.
+        activation: "linear" for none, or a name of `keras.activations`.
+        standard_deviation: of the initial values.
+        seed: of the initial values.
+    """
+
+    def __init__(self, *, num_outputs: int, activation: str = "linear", **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.num_outputs = num_outputs
+        self.activation = activation
+
+    def build(self, input_shape):
+        """Creates the weights."""
+        if not self.built:
+            self.kernel, self.bias = self._dense(input_shape[-1], self.num_outputs)
+            self.built = True
+
+    def call(self, inputs):
+        """See the class."""
+        return backend.activation(ops.matmul(inputs, self.kernel) + self.bias, self.activation)
+
+    def compute_output_shape(self, input_shape):
+        """Returns (..., num_outputs)."""
+        return (*input_shape[:-1], self.num_outputs)
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return super().get_config() | {"num_outputs": self.num_outputs, "activation": self.activation}
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
 class FinalNorm(keras.layers.Layer):
     """The normalization after the last pre-normalized block; keeps the shape (..., hidden_dim).
 

@@ -2,6 +2,7 @@
 
 from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BERT_SIZES, BertConfig
+from kerasllm.models.bert.encoder import BertEncoder
 from kerasllm.models.bert.question_answering import BertQuestionAnswering
 from kerasllm.models.bert.tasks import (
     BertClassifier,
@@ -20,6 +21,7 @@ __all__ = [
     "BertBackbone",
     "BertClassifier",
     "BertConfig",
+    "BertEncoder",
     "BertMaskedLM",
     "BertPretraining",
     "BertQuestionAnswering",

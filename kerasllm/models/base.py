@@ -269,6 +269,10 @@ class LanguageModel(keras.Model):
         """Runs Keras' own step, with the same matrix products as a training step."""
         return backend.evaluation_step(self, super().test_step, *args)
 
+    def predict_step(self, *args: Any) -> Any:
+        """Runs Keras' own step, with the same matrix products as a training step."""
+        return backend.evaluation_step(self, super().predict_step, *args)
+
     def _should_torch_compile(self) -> bool:
         """Returns False: `torch.compile` would break the graph of a whole step at every layer; see `train_step`."""
         return False

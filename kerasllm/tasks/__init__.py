@@ -15,6 +15,7 @@ from kerasllm.models.registry import model_class_of, read_settings
 from kerasllm.tasks.base import PredictionSettings, Task, numbers
 from kerasllm.tasks.causal_lm import CausalLanguageModeling
 from kerasllm.tasks.classification import Classification
+from kerasllm.tasks.embedding import Embedding
 from kerasllm.tasks.masked_lm import MaskedLanguageModeling
 from kerasllm.tasks.question_answering import QuestionAnswering
 from kerasllm.tasks.regression import Regression
@@ -28,6 +29,7 @@ TASKS: tuple[type[Task], ...] = (
     Regression,
     Tagging,
     QuestionAnswering,
+    Embedding,
 )
 
 
@@ -74,6 +76,7 @@ __all__ = [
     "TASKS",
     "CausalLanguageModeling",
     "Classification",
+    "Embedding",
     "MaskedLanguageModeling",
     "PredictionSettings",
     "QuestionAnswering",

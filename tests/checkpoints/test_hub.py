@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kerasllm import BertClassifier, BertConfig, GPTCausalLM, GPTConfig
+from kerasllm import BertClassifier, BertConfig, BertEncoder, GPTCausalLM, GPTConfig
 from kerasllm.checkpoints import push_model, resolve_directory
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.characters import train_characters
@@ -178,6 +178,16 @@ def test_there_and_back(hub):
     assert sorted(sent) == ["README.md", "config.json", "model.safetensors"]
     again = BertClassifier.from_pretrained("me/judge")
     assert again.label_names == ("bad", "good") and same(model, again)
+
+
+def test_an_encoder_brings_its_modules(hub):
+    model = BertEncoder(BERT, pooling="max", projection_dim=3, seed=3)
+    model.push_to_hub("me/encoder")
+    assert {"1_Pooling/config.json", "2_Dense/model.safetensors"} < set(
+        hub.repositories["me/encoder"]["main"]
+    )
+    again = BertEncoder.from_pretrained("me/encoder")
+    assert again.pooling == "max" and same(model, again)
 
 
 def test_a_revision_is_a_branch_of_its_own(hub):

@@ -22,8 +22,12 @@ from kerasllm.data.examples.conversations import encode_conversations
 from kerasllm.data.examples.questions import encode_questions
 from kerasllm.data.sources.conversations import read_conversations
 from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.sources.documents import read_documents, read_queries
+from kerasllm.data.sources.judgements import read_judgements, read_run
 from kerasllm.data.sources.labelled import read_labelled
+from kerasllm.data.sources.pairs import read_groups
 from kerasllm.data.sources.squad import read_questions
+from kerasllm.models.bert.sentence_transformers import read_modules
 from kerasllm.models.registry import check_checkpoint, read_settings
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
@@ -95,6 +99,81 @@ def test_tables(fuzz, tmp_path, suffix):
 
     table.__name__ = suffix
     fuzz(table)
+
+
+def test_pairs(fuzz, tmp_path):
+    good = "".join(f"{text}\t{text} again\t{number}.5\n" for number, (text, _) in enumerate(ROWS)).encode()
+
+    def pairs(spoiler):
+        file = tmp_path / "pairs.tsv"
+        file.write_bytes(spoiler.content(good))
+        read_groups(str(file), spoiler.random.choice(["0,1", "0,1,2", "0"]))
+        read_groups(str(file), "0,1", "2")
+
+    fuzz(pairs)
+
+
+def test_documents_and_judgements(fuzz, tmp_path):
+    goods = [
+        b".I 1\n.T\na title\n.W\na title\nand text\n.I 2\n.W\nmore\n",
+        b"<DOC>\n<DOCNO> a </DOCNO>\n<TEXT>\nsome <b>text</b>\n</TEXT>\n</DOC>\n<top><num>3<title>x</top>",
+        b"id\ttext\n1\tone\n2\ttwo\ttitle\n",
+        jsonl({"id": "1", "text": "one", "title": "t"}, {"_id": 2, "text": "two"}),
+    ]
+    lists = [
+        b"1 0 a 2\n1 0 b -1\r\n2 0 a 0\n",
+        b"1 184 2 \r\n1 29 -1\r\n",
+        b"query-id\tcorpus-id\tscore\nq\td\t1\n",
+    ]
+    results = b"1 Q0 a 1 2.5 x\n1 Q0 b 2 1e-3 x\n"
+
+    def documents(spoiler):
+        number = spoiler.random.randrange(4)
+        file = tmp_path / ("documents.jsonl" if number == 3 else "documents")
+        file.write_bytes(spoiler.lines(goods[3]) if number == 3 else spoiler.content(goods[number]))
+        read_documents(file)
+        read_queries(file)
+
+    def judgements(spoiler):
+        file = tmp_path / "list"
+        file.write_bytes(spoiler.content(spoiler.random.choice(lists)))
+        read_judgements(str(file))
+        file.write_bytes(spoiler.content(results))
+        read_run(str(file))
+
+    fuzz(documents)
+    fuzz(judgements)
+
+
+def test_modules_of_sentence_transformers(fuzz, tmp_path):
+    goods = {
+        "modules.json": [
+            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for index, (kind, path) in enumerate(
+                [
+                    ("Transformer", ""),
+                    ("Pooling", "1_Pooling"),
+                    ("Dense", "2_Dense"),
+                    ("Normalize", "3_Normalize"),
+                ]
+            )
+        ],
+        "1_Pooling/config.json": {"word_embedding_dimension": 8, "pooling_mode_mean_tokens": True},
+        "2_Dense/config.json": {"in_features": 8, "out_features": 3, "bias": True},
+        "sentence_bert_config.json": {"max_seq_length": 12, "do_lower_case": False},
+        "config_sentence_transformers.json": {"prompts": {"query": "q: "}, "default_prompt_name": "query"},
+    }
+    for name in ("1_Pooling", "2_Dense"):
+        (tmp_path / name).mkdir()
+
+    def modules(spoiler):
+        spoilt = spoiler.random.choice(list(goods))
+        for name, content in goods.items():
+            good = json.dumps(content).encode()
+            (tmp_path / name).write_bytes(spoiler.json(good) if name == spoilt else good)
+        read_modules(tmp_path, 8, 16)
+
+    fuzz(modules)
 
 
 def test_conversations(fuzz, tmp_path):

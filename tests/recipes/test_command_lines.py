@@ -21,6 +21,8 @@ RECIPES = [
     "finetune_gpt",
     "generate",
     "evaluate",
+    "finetune_embeddings",
+    "embed",
     "quickstart",
     "benchmark",
 ]
@@ -35,6 +37,8 @@ REQUIRED = {
     "finetune_gpt": ["--output", "runs/y", "--init", "runs/x", "--train", "a.jsonl"],
     "generate": ["--model", "runs/x"],
     "evaluate": ["--model", "runs/x", "--corpus", "a.txt"],
+    "finetune_embeddings": ["--output", "runs/x", "--train", "a.tsv"],
+    "embed": ["--model", "runs/x"],
     "quickstart": [],
     "benchmark": ["--output", "runs/x"],
 }

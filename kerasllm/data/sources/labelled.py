@@ -195,14 +195,14 @@ def _plain_texts(source: str) -> Iterator[tuple[int, tuple[str, ...]]]:
 
 def _open(source: str, text_columns: Columns, label: str | None, split: str) -> tuple[Table, list[Column]]:
     """Returns the table and the columns to read, the label's last."""
-    texts = _split_columns(text_columns)
+    texts = split_columns(text_columns)
     given = [*texts, label] if label is not None else texts
-    by_index = any(_is_index(name) for name in given)
+    by_index = any(is_index(name) for name in given)
     table = open_table(source, by_index=by_index, split=split)
     if table.header is None:
         for name, option in [*((name, "text_columns") for name in texts), (label, "label_column")]:
-            if name is not None and not _is_index(name):
-                other = next(name for name in given if _is_index(name))
+            if name is not None and not is_index(name):
+                other = next(name for name in given if is_index(name))
                 raise InputError(
                     f"{option} is {name!r}, a name, but {other} is an index, which means that {source} has "
                     "no header: give all columns by index, or all by name"
@@ -228,7 +228,12 @@ def _open(source: str, text_columns: Columns, label: str | None, split: str) -> 
     return table, columns
 
 
-def _split_columns(columns: Columns) -> list[str]:
+def split_columns(columns: Columns) -> list[str]:
+    """Returns the names or indexes of columns that are given as text or as a list.
+
+    Raises:
+        InputError: a name is empty.
+    """
     if columns is None:
         return []
     if isinstance(columns, str | int):
@@ -241,7 +246,8 @@ def _split_columns(columns: Columns) -> list[str]:
     return names
 
 
-def _is_index(name: str) -> bool:
+def is_index(name: str) -> bool:
+    """Returns whether the name of a column is an index."""
     return name.isascii() and name.isdigit()
 
 

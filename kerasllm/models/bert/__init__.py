@@ -2,6 +2,7 @@
 
 from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BERT_SIZES, BertConfig
+from kerasllm.models.bert.encoder import BertEncoder
 from kerasllm.models.bert.flops import training_flops
 from kerasllm.models.bert.hugging_face import BERT
 from kerasllm.models.bert.keras_hub import KERAS_HUB
@@ -17,12 +18,8 @@ register(
         sizes=BERT_SIZES,
         backbone=BertBackbone,
         tasks=(
-            BertPretraining,
-            BertMaskedLM,
-            BertClassifier,
-            BertRegressor,
-            BertTokenClassifier,
-            BertQuestionAnswering,
+            *(BertPretraining, BertMaskedLM, BertClassifier, BertRegressor),
+            *(BertTokenClassifier, BertQuestionAnswering, BertEncoder),
         ),
         formats=(BERT,),
         training_flops=training_flops,

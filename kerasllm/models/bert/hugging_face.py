@@ -8,6 +8,7 @@ ours as (inputs, outputs), hence `transpose`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kerasllm.checkpoints.config_fields import (
@@ -20,7 +21,9 @@ from kerasllm.checkpoints.name_table import Architecture, Entry, Format, norm
 from kerasllm.errors import InputError, short
 from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BertConfig
+from kerasllm.models.bert.encoder import BertEncoder
 from kerasllm.models.bert.question_answering import BertQuestionAnswering
+from kerasllm.models.bert.sentence_transformers import read_modules, read_projection, write_modules
 from kerasllm.models.bert.tasks import (
     BertClassifier,
     BertMaskedLM,
@@ -55,9 +58,12 @@ _CONFIG_NAMES = {
 # The values of settings that their config.json leaves out, where our defaults differ.
 _DEFAULTS = {"intermediate_size": 3072, "attention_probs_dropout_prob": 0.1}
 
+_EMBEDDING = "sentence_embedding"  # the key in config.json of an encoder, which also has a modules.json
+
 _SEQUENCE = ("BertForSequenceClassification", "AutoModelForSequenceClassification", "text-classification")
 _ARCHITECTURES = (
     Architecture("BertModel", BertBackbone, "AutoModel", "feature-extraction"),
+    Architecture("BertModel", BertEncoder, "AutoModel", "sentence-similarity", key=_EMBEDDING),
     Architecture("BertForPreTraining", BertPretraining, "AutoModelForPreTraining", "fill-mask"),
     Architecture("BertForMaskedLM", BertMaskedLM, "AutoModelForMaskedLM", "fill-mask"),
     Architecture(
@@ -99,6 +105,8 @@ def _write_config(model: Any) -> dict[str, Any]:
         architecture = _ONE_OBJECTIVE[model.objectives[0]]
     config: dict[str, Any] = {"architectures": [architecture], "model_type": "bert"}
     config |= {name: getattr(model.config, ours) for ours, name in _CONFIG_NAMES.items()}
+    if isinstance(model, BertEncoder):
+        config[_EMBEDDING] = True
     config["hidden_act"] = written_activation(model.config)
     names: tuple[str, ...] = ()
     if isinstance(model, BertClassifier | BertTokenClassifier):
@@ -122,6 +130,8 @@ def _class_settings(
 ) -> dict[str, Any]:
     if issubclass(model_class, BertBackbone):
         return {"pooler": any(name.endswith("pooler.dense.weight") for name in shapes)} | asked
+    if issubclass(model_class, BertEncoder):
+        return _encoder_settings(theirs, Path(path).parent) | asked
     if issubclass(model_class, BertRegressor):
         _check_regression(theirs, path)
     labelled = issubclass(model_class, BertClassifier | BertTokenClassifier)
@@ -140,6 +150,11 @@ def _class_settings(
     if kind is None and names and len(names) == 1:
         raise InputError(f"{path}: has one label: BertRegressor reads it, or give num_classes for a new head")
     return _label_settings(theirs, path, shapes) | {"multi_label": kind == _MULTI} | asked
+
+
+def _encoder_settings(theirs: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    config = _read_config(theirs, str(directory / "config.json"))
+    return read_modules(directory, config.hidden_dim, config.max_sequence_length)
 
 
 def _label_settings(
@@ -263,6 +278,18 @@ def _heads(config: BertConfig) -> list[Entry]:
     ]
 
 
+def _write_parts(model: Any, directory: Path) -> None:
+    if isinstance(model, BertEncoder):
+        write_modules(model, directory)
+    else:  # one may be left from another model
+        (directory / "modules.json").unlink(missing_ok=True)
+
+
+def _read_parts(model: Any, directory: Path) -> None:
+    if isinstance(model, BertEncoder):
+        read_projection(model, directory)
+
+
 BERT = Format(
     model_type="bert",
     architectures=_ARCHITECTURES,
@@ -283,4 +310,6 @@ BERT = Format(
     redundant=_redundant,
     tied=("cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"),
     modern=_modern,
+    write_parts=_write_parts,
+    read_parts=_read_parts,
 )

@@ -1,0 +1,116 @@
+"""BERT for sentence embeddings: one vector for each text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import keras
+
+from kerasllm.layers.heads import ProjectionHead
+from kerasllm.layers.pooling import pool_tokens, unit_length
+from kerasllm.models.base import LanguageModel
+from kerasllm.models.bert.backbone import BertBackbone
+from kerasllm.models.bert.config import BertConfig
+from kerasllm.models.bert.construction import adapters_of, make_backbone
+
+PoolingKind = Literal["mean", "cls", "max"]
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class BertEncoder(LanguageModel):
+    """A BERT that turns each text into one vector, as the models of sentence-transformers do.
+
+    Args:
+        config: the architecture.
+        pooling: how the vectors of the tokens become one: their mean, that of [CLS], or the greatest value of each
+            coordinate. Padding does not count.
+        projection_dim: size of a dense projection of the pooled vector; None for no projection.
+        projection_activation: the activation after the projection: "linear" for none, "tanh", "relu" or "gelu".
+        normalize: whether the vectors have length 1, so that their dot product is their cosine.
+        sequence_length: the most tokens of a text that the model is made for, with special tokens; None means all
+            positions.
+        prompts: texts that are put before a text, by the name of their purpose, such as "query" and "document".
+        default_prompt: the name of the prompt that is used if no purpose is given.
+        backbone: an existing backbone; a new one has no pooler.
+        lora_rank: as in `BertBackbone`; used only for a new backbone. The projection is trained.
+        lora_alpha: as in `BertBackbone`; used only for a new backbone.
+        seed: seed of the initial values and of dropout.
+        kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
+
+    Call it with the dict that the backbone takes. It returns vectors (batch, dim), or (rows, slots, dim) for packed
+    rows, where empty slots hold no text's vector.
+
+    Reference: Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084, section 3.
+    """
+
+    config_class = BertConfig
+    reads_all = True
+    unread = ("pooler.dense",)  # which sentence-transformers' checkpoints have, though it plays no part
+    headless = True  # model.safetensors holds the backbone alone, as sentence-transformers has it
+
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        pooling: PoolingKind = "mean",
+        projection_dim: int | None = None,
+        projection_activation: str = "linear",
+        normalize: bool = True,
+        sequence_length: int | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt: str | None = None,
+        backbone: BertBackbone | None = None,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(config, backbone=backbone, seed=seed, **kwargs)
+        if pooling not in get_args(PoolingKind):
+            raise ValueError(f"pooling is {pooling!r}: choose one of {', '.join(get_args(PoolingKind))}")
+        if sequence_length is not None and not 3 <= sequence_length <= config.max_sequence_length:
+            raise ValueError(
+                f"sequence_length is {sequence_length}, it must lie in [3, {config.max_sequence_length}]"
+            )
+        self.pooling, self.normalize, self.sequence_length = pooling, normalize, sequence_length
+        self.projection_dim, self.projection_activation = projection_dim, projection_activation
+        self.prompts, self.default_prompt = dict(prompts or {}), default_prompt
+        self.backbone = make_backbone(self, backbone, False, lora_rank, lora_alpha)
+        self.projection = None
+        if projection_dim is not None:
+            self.projection = ProjectionHead(
+                num_outputs=projection_dim,
+                activation=projection_activation,
+                standard_deviation=config.initializer_range,
+                seed=self.seed,
+                dtype=self.dtype_policy,
+                name="projection",
+            )
+            self.projection.build((None, config.hidden_dim))
+        self.built = True
+
+    @property
+    def dim(self) -> int:
+        """The size of the vectors."""
+        return self.config.hidden_dim if self.projection_dim is None else self.projection_dim
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        hidden = self.backbone(inputs, training=training)["sequence_output"]
+        pooled = pool_tokens(
+            hidden,
+            self.pooling,
+            padding_mask=inputs.get("padding_mask"),
+            sequence_ids=inputs.get("sequence_ids"),
+            first_positions=inputs.get("first_positions"),
+        )
+        if self.projection is not None:
+            pooled = self.projection(pooled)
+        return unit_length(pooled) if self.normalize else pooled
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `LanguageModel.get_config` does, and the other arguments of the constructor."""
+        names = ("pooling", "projection_dim", "projection_activation", "normalize", "sequence_length")
+        settings = {name: getattr(self, name) for name in (*names, "default_prompt")}
+        return super().get_config() | settings | {"prompts": dict(self.prompts)} | adapters_of(self)

@@ -1,0 +1,130 @@
+"""Search, fusion, figures and indexes, against full sorting and figures computed by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from kerasllm.errors import InputError
+from kerasllm.retrieval import search
+from kerasllm.retrieval.figures import ranked, retrieval_figures
+from kerasllm.retrieval.index import Index, build_index
+from kerasllm.retrieval.search import fuse, nearest
+
+DOCUMENTS = {"a": "the wings of birds", "b": "heat of a plate", "c": "wings, wings and feathers", "d": ""}
+
+
+def test_blocks_find_what_sorting_finds(monkeypatch):
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((200, 6)).astype(np.float32)
+    vectors[3] *= 9
+    vectors[150] = vectors[3]
+    queries = np.concatenate([random.standard_normal((5, 6)), vectors[3:4]]).astype(np.float32)
+    products = queries @ vectors.T
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :7]
+    for size in (1 << 27, 6 * 4 * 9):
+        monkeypatch.setattr(search, "_BYTES", size)
+        places, scores = nearest(queries, vectors, 7)
+        np.testing.assert_array_equal(places[:5], expected[:5])
+        np.testing.assert_allclose(scores, np.take_along_axis(products, expected, axis=1), rtol=1e-4)
+    assert set(places[5, :2]) == {3, 150}
+    assert nearest(queries, vectors[:2], 7)[0].shape == (6, 2)
+
+
+def test_fusion_sums_reciprocal_ranks():
+    lists = [{"q": ["a", "b", "c"]}, {"q": ["c", "a"]}]
+    fused = fuse(lists)["q"]
+    assert [name for name, _ in fused] == ["a", "c", "b"]
+    assert fused[0][1] == pytest.approx(1 / 61 + 1 / 62) and fused[2][1] == pytest.approx(1 / 62)
+
+
+def test_figures_by_hand():
+    """The first query finds gains 0, 2, 1 of 2, 1 and 3; the second is not answered; the third has nothing relevant."""
+    gains = {"1": {"x": 2, "y": 1, "z": 3, "n": 0}, "2": {"x": 1}, "3": {"x": 0}}
+    run = {"1": {"n": 3.0, "x": 2.0, "y": 1.0}, "3": {"x": 1.0}, "9": {"x": 1.0}}
+    gained = 2 / math.log2(3) + 1 / math.log2(4)
+    ideal = 3 + 2 / math.log2(3) + 1 / math.log2(4)
+    found = retrieval_figures(gains, run)
+    assert found == {
+        "ndcg@10": pytest.approx(gained / ideal / 3),
+        "map": pytest.approx((1 / 2 + 2 / 3) / 3 / 3),
+        "mrr": pytest.approx(1 / 2 / 3),
+        "mrr@10": pytest.approx(1 / 2 / 3),
+        "recall@1": 0,
+        "recall@10": pytest.approx(2 / 3 / 3),
+        "recall@100": pytest.approx(2 / 3 / 3),
+    }
+    assert ranked({"a": 1.0, "c": 1.0, "b": 2.0}) == ["b", "c", "a"]
+
+
+@pytest.fixture
+def documents(tmp_path):
+    path = tmp_path / "documents.jsonl"
+    path.write_text(
+        "".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in DOCUMENTS.items()),
+        encoding="utf-8",
+    )
+    return path
+
+
+def letters(texts):
+    """Vectors that count letters."""
+    vectors = np.array([[text.count(chr(97 + i)) for i in range(26)] for text in texts], np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+def test_an_index_of_words(documents, tmp_path):
+    pytest.importorskip("bm25s", reason="bm25s is not installed in this environment")
+    index = build_index(tmp_path / "index", documents, model="bm25")
+    assert index.is_bm25 and [passage.id for passage in index.passages] == list(DOCUMENTS)
+    (found, nothing) = Index.open(tmp_path / "index").search(["wing", "zebra"], 3)
+    assert [index.passages[place].id for place, score in found if score > 0] == ["c", "a"]
+    assert [score for _, score in nothing] == [0, 0, 0]
+
+
+def test_an_index_of_vectors_is_whole_or_not_there(documents, tmp_path):
+    target = tmp_path / "index"
+    with pytest.raises(ZeroDivisionError):
+        build_index(target, documents, model="m", encode=lambda texts: np.zeros(1 // 0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["documents.jsonl"]
+    for _ in range(2):  # the second replaces the first
+        index = build_index(target, documents, model="m", encode=letters)
+    assert index.passages[index.search(letters(["plate heat"]), 1)[0][0][0]].id == "b"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["documents.jsonl", "index"]
+
+
+def test_an_index_is_refused_when_its_documents_have_changed(documents, tmp_path):
+    build_index(tmp_path / "index", documents, model="m", encode=letters)
+    documents.write_text(documents.read_text() + '{"id": "e", "text": "new"}\n')
+    with pytest.raises(InputError, match=r"'documents\.jsonl' of .* has changed since the index was built"):
+        Index.open(tmp_path / "index")
+    documents.unlink()
+    with pytest.raises(InputError, match="is missing since the index was built"):
+        Index.open(tmp_path / "index")
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("some words")
+    build_index(tmp_path / "index", folder, model="m", encode=letters)
+    (folder / "b.txt").write_text("more words")
+    with pytest.raises(InputError, match=r"'b\.txt' of .* is new since"):
+        Index.open(tmp_path / "index")
+
+
+def test_other_directories_are_left_alone(documents, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="is there already, and is no index"):
+        build_index(tmp_path / "mine", documents, model="m", encode=letters)
+    with pytest.raises(InputError, match="there is no directory"):
+        build_index(tmp_path / "no" / "index", documents, model="m", encode=letters)
+    with pytest.raises(InputError, match="it is no index; build one first"):
+        Index.open(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("file", ["index.json", "passages.jsonl", "vectors.npy"])
+def test_a_damaged_index_is_refused(file, documents, tmp_path):
+    build_index(tmp_path / "index", documents, model="m", encode=letters)
+    (tmp_path / "index" / file).write_bytes(b"[1]\n")
+    with pytest.raises(InputError, match=r"damaged|no JSON object|build the index anew"):
+        Index.open(tmp_path / "index")
