@@ -30,6 +30,7 @@ if not _is_command():
     from kerasllm.models import (
         BERT_SIZES,
         GPT_SIZES,
+        SEQ2SEQ_SIZES,
         BertBackbone,
         BertClassifier,
         BertConfig,
@@ -40,12 +41,16 @@ if not _is_command():
         GPTBackbone,
         GPTCausalLM,
         GPTConfig,
+        Seq2SeqBackbone,
+        Seq2SeqConfig,
+        Seq2SeqLM,
     )
     from kerasllm.models.registry import from_keras_hub, to_keras_hub
 
 __all__ = [
     "BERT_SIZES",
     "GPT_SIZES",
+    "SEQ2SEQ_SIZES",
     "BertBackbone",
     "BertClassifier",
     "BertConfig",
@@ -62,6 +67,9 @@ __all__ = [
     "NextSentenceAccuracy",
     "NextSentenceLoss",
     "Perplexity",
+    "Seq2SeqBackbone",
+    "Seq2SeqConfig",
+    "Seq2SeqLM",
     "SquaredErrorLoss",
     "TokenClassificationLoss",
     "__version__",

@@ -13,6 +13,7 @@ from kerasllm.tasks.masked_lm import MaskedLanguageModeling
 from kerasllm.tasks.regression import Regression
 from kerasllm.tasks.saved_model import SavedModel
 from kerasllm.tasks.tagging import Tagging
+from kerasllm.tasks.translation import Translation
 
 TASKS: tuple[type[Task], ...] = (
     MaskedLanguageModeling,
@@ -20,6 +21,7 @@ TASKS: tuple[type[Task], ...] = (
     Classification,
     Regression,
     Tagging,
+    Translation,
 )
 
 
@@ -45,6 +47,7 @@ __all__ = [
     "SavedModel",
     "Tagging",
     "Task",
+    "Translation",
     "numbers",
     "task_of",
 ]

@@ -111,11 +111,16 @@ class LabelledOptions(FineTuningOptions):
 
 
 @dataclass(kw_only=True)
-class OptimizerOptions:
-    """Settings of AdamW, its schedule and its batches."""
+class BatchOptions:
+    """The size of batches with a fixed number of rows."""
 
     batch_size: int = field(default=32, metadata=at_least(1))
     """Rows of a batch; an optimizer step sees batch_size * gradient_accumulation."""
+
+
+@dataclass(kw_only=True)
+class OptimizerOptions:
+    """Settings of AdamW and its schedule."""
 
     gradient_accumulation: int = field(default=1, metadata=at_least(1))
     """Batches whose gradients are averaged for one optimizer step."""
@@ -207,5 +212,10 @@ class RunOptions:
 
 
 @dataclass(kw_only=True)
-class TrainingOptions(OptimizerOptions, ValidationOptions, RunOptions):
+class JobOptions(OptimizerOptions, ValidationOptions, RunOptions):
     """The settings that every training recipe has."""
+
+
+@dataclass(kw_only=True)
+class TrainingOptions(BatchOptions, JobOptions):
+    """The settings of a training recipe whose batches have a fixed number of rows."""
