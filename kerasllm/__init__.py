@@ -86,6 +86,7 @@ if not _is_command():
     from kerasllm.models import (
         BERT_SIZES,
         GPT_SIZES,
+        SEQ2SEQ_SIZES,
         BertBackbone,
         BertClassifier,
         BertConfig,
@@ -98,12 +99,16 @@ if not _is_command():
         GPTBackbone,
         GPTCausalLM,
         GPTConfig,
+        Seq2SeqBackbone,
+        Seq2SeqConfig,
+        Seq2SeqLM,
     )
     from kerasllm.models.registry import from_keras_hub, to_keras_hub
 
 __all__ = [
     "BERT_SIZES",
     "GPT_SIZES",
+    "SEQ2SEQ_SIZES",
     "AnswerSpanLoss",
     "BertBackbone",
     "BertClassifier",
@@ -134,6 +139,9 @@ __all__ = [
     "Predictor",
     "RankingLoss",
     "SentencePairPretrainingData",
+    "Seq2SeqBackbone",
+    "Seq2SeqConfig",
+    "Seq2SeqLM",
     "SquaredErrorLoss",
     "TextClassificationData",
     "TextRegressionData",

@@ -312,7 +312,7 @@ class CausalLanguageModelLoss(_CrossEntropy):
     so that memory does not grow with batch x length x vocabulary.
 
     Args:
-        label_smoothing: probability mass spread over the vocabulary, in [0, 1); above 0 there are no chunks.
+        label_smoothing: probability mass spread over the vocabulary, in [0, 1).
         chunk_size: the number of tokens in a chunk; None means as many as give `LOGITS_AT_A_TIME` bytes of logits,
             and 0 means no chunks.
         reduction: "mean_with_sample_weight", or "sum" if the weights are already normalized (see the docstring of
@@ -343,7 +343,7 @@ class CausalLanguageModelLoss(_CrossEntropy):
     def projects(self) -> bool:
         """Whether `project` may be used instead of calling the loss with logits."""
         reductions = ("sum", "mean_with_sample_weight")
-        return self.label_smoothing == 0 and self.chunk_size != 0 and self.reduction in reductions
+        return self.chunk_size != 0 and self.reduction in reductions
 
     @contextmanager
     def projecting(self, table, *, differentiable: bool = True) -> Iterator[None]:
@@ -389,9 +389,22 @@ class CausalLanguageModelLoss(_CrossEntropy):
             -(-tokens // chunks),  # about equal chunks, so that the last is not mostly padding
             differentiable,
         )
+        if self.label_smoothing:
+            total = total + self.label_smoothing * self._spread(labels, hidden, table, weights)
         if self.reduction == "sum":
             return total
         return total / ops.maximum(ops.sum(weights), 1e-7)
+
+    def _spread(self, labels, hidden, table, weights):
+        """Returns the sum over all tokens of the label's logit less the mean logit.
+
+        The cross-entropy with smoothed labels is that without, plus the probability mass times this difference. Logits
+        are linear in the table, so that the mean logit is a product with the table's mean row.
+        """
+        table = ops.convert_to_tensor(table)
+        rows = backend.take_rows(table, labels) - ops.mean(table, axis=0)
+        differences = ops.sum(ops.cast(hidden * rows, "float32"), axis=-1)
+        return ops.sum(ops.where(weights == 0, 0.0, differences * weights))
 
     def get_config(self):
         """Returns the arguments of the constructor."""

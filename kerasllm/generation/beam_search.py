@@ -2,16 +2,19 @@
 
 For each prompt, `num_beams` unfinished texts (beams) are kept. At each step the most likely continuations of all
 beams are found. Those that end join the finished texts, of which the best `num_beams` are kept, and the most likely
-others become the new beams. The score of a finished text is its log probability / (new tokens) ** length_penalty. A
-prompt is done when its best beam scores no higher than the worst of `num_beams` finished texts.
+others become the new beams. The score of a finished text is its log probability divided by
+((offset + new tokens) / (offset + 1)) ** length_penalty: with an offset of 0, by (new tokens) ** length_penalty, and
+with one of 5 by the penalty of GNMT. A prompt is done when its best beam scores no higher than the worst of `num_beams`
+finished texts.
 
-Reference: Graves 2012, https://arxiv.org/abs/1211.3711; the penalty is that of `transformers`.
+Reference: Graves 2012, https://arxiv.org/abs/1211.3711; the penalty with an offset of 0 is that of `transformers`, the
+other one that of Wu et al. 2016, https://arxiv.org/abs/1609.08144, section 7.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import ops
 
@@ -20,6 +23,18 @@ from kerasllm.generation.decoding import Decoder, State
 from kerasllm.generation.sampling import Rule, penalize
 
 _NONE = -1e9  # the score of a missing beam; finite, as the difference of two infinities is undefined
+
+
+class Beam(NamedTuple):
+    """A finished continuation of a prompt.
+
+    Args:
+        tokens: the new tokens, with the stop token if one ended it.
+        score: its score, see the module.
+    """
+
+    tokens: list[int]
+    score: float
 
 
 def beam_search(
@@ -31,20 +46,18 @@ def beam_search(
     num_beams: int,
     capacity: int,
     counts: list[int],
-) -> list[list[int]]:
-    """Returns the best continuation of each prompt.
+) -> list[list[Beam]]:
+    """Returns the finished continuations of each prompt, at most `num_beams`, the best first.
 
     Args:
         decoder: the model's decoder.
         rule: the rule, of which only the repetition penalty is used.
-        inputs: the inputs of `Decoder.begin`, and the float scalar `length_penalty`.
+        inputs: the inputs of `Decoder.begin`, and the float scalars `length_penalty` and `length_offset`.
         weights: the result of `decoder.weights()`.
         num_beams: number of beams per prompt, at least 2.
         capacity: number of columns of the caches and tokens.
         counts: the most new tokens of each prompt.
 
-    Returns:
-        The new tokens of each row, including the stop token if one ended the row.
     """
     width = inputs["prompts"].shape[1]
     ends = [[width + count] for count in counts]
@@ -68,9 +81,15 @@ def beam_search(
         inputs = {name: value for name, value in inputs.items() if name != "prompts"}
         proceed = decoder.program(("more beams", num_beams, rule), step, repeated)
         state = proceed(weights, inputs, state, max(counts) - 1)
-    tokens = ops.convert_to_numpy(state["done_tokens"])[:, 0]  # the finished texts are sorted, the best first
-    ends = ops.convert_to_numpy(state["done_ends"])[:, 0]
-    return [row[width:end].tolist() for row, end in zip(tokens, ends, strict=True)]
+    done = (ops.convert_to_numpy(state[f"done_{name}"]) for name in ("tokens", "ends", "scores"))
+    return [
+        [
+            Beam(tokens[width:end].tolist(), float(score))
+            for tokens, end, score in zip(*row, strict=True)
+            if score > _NONE / 2
+        ]
+        for row in zip(*done, strict=True)
+    ]
 
 
 def _log_probabilities(logits):
@@ -120,7 +139,8 @@ def _advance(model, rule, inputs, state, log_probabilities):
     ends = ops.logical_or(ops.take(is_stop, chosen), last_column)
     ends = ops.logical_and(ends, ops.logical_not(state["closed"])[:, None])
     new_tokens = ops.cast(column + 1 - inputs["width"], "float32")
-    penalty = ops.power(new_tokens, inputs["length_penalty"])
+    offset = inputs["length_offset"]
+    penalty = ops.power((offset + new_tokens) / (offset + 1), inputs["length_penalty"])
     done_scores = ops.concatenate([state["done_scores"], ops.where(ends, best / penalty, _NONE)], axis=1)
     of_beams = ops.reshape(state["tokens"], (rows, beams, capacity))
     candidates = _written(_rows_at(of_beams, parents), column, chosen)

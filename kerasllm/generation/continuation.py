@@ -128,7 +128,7 @@ class Settings:
         )
 
     def strengths(self) -> dict[str, Any]:
-        """Returns the numbers that `Rule.choose` takes, and `length_penalty`."""
+        """Returns the numbers that `Rule.choose` and beam search take."""
         return {
             "temperature": np.float32(1.0 if self.temperature is None else self.temperature),
             "top_k": np.float32(self.top_k or 0),
@@ -136,6 +136,7 @@ class Settings:
             "min_p": np.float32(self.min_p or 1),
             "repetition_penalty": np.float32(self.repetition_penalty),
             "length_penalty": np.float32(self.length_penalty),
+            "length_offset": np.float32(0),
             "seed": np.int32(self.seed % 2**31),
         }
 
@@ -241,11 +242,12 @@ def _stream(
     stops = settings.stop_token_ids
     if stops is None:
         stops = model.config.end_token_ids
-    inputs = _inputs(model, rows, settings, width, stops)
+    inputs = model_inputs(model, rows, settings, width, stops)
     weights = decoder.weights()
     if settings.num_beams > 1:
         sizes = {"num_beams": settings.num_beams, "capacity": capacity}
-        yield from enumerate(beam_search(decoder, rule, inputs, weights, counts=rooms, **sizes))
+        found = beam_search(decoder, rule, inputs, weights, counts=rooms, **sizes)
+        yield from enumerate(beams[0].tokens for beams in found)
         return
     state = decoder.begin(rule, inputs, weights, capacity)
     column = width
@@ -272,7 +274,7 @@ def _stream(
         state = decoder.proceed(rule, inputs, weights, state, min(step, end - column))
 
 
-def _inputs(
+def model_inputs(
     model: GenerativeModel, rows: list[list[int]], settings: Settings, width: int, stops: Sequence[int]
 ) -> dict[str, Any]:
     """Returns the inputs of the compiled programs as tensors."""

@@ -309,3 +309,39 @@ class VocabularyHead(keras.layers.Layer):
             "standard_deviation": self.standard_deviation,
             "seed": self.seed,
         }
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class OutputBias(keras.layers.Layer):
+    """A bias that is added to the scores of the vocabulary and is not trained, as Marian has it; zero at first.
+
+    Args:
+        vocabulary_size: number of scores.
+
+    Call with (..., vocabulary_size); returns the same shape.
+    """
+
+    built: bool
+
+    def __init__(self, *, vocabulary_size: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+
+    def build(self, scores_shape=None):
+        """Creates the weight, (1, vocabulary_size)."""
+        if not self.built:
+            shape = (1, self.vocabulary_size)
+            self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros", trainable=False)
+            self.built = True
+
+    def call(self, scores):
+        """See the class."""
+        return scores + ops.convert_to_tensor(self.bias, scores.dtype)[0]
+
+    def compute_output_shape(self, scores_shape):
+        """Returns the shape of the input."""
+        return scores_shape
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return super().get_config() | {"vocabulary_size": self.vocabulary_size}

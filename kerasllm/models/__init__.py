@@ -14,10 +14,14 @@ from kerasllm.models.bert.token_classifier import BertTokenClassifier
 from kerasllm.models.gpt.backbone import GPTBackbone
 from kerasllm.models.gpt.config import GPT_SIZES, GPTConfig
 from kerasllm.models.gpt.tasks import GPTCausalLM
+from kerasllm.models.seq2seq.backbone import Seq2SeqBackbone
+from kerasllm.models.seq2seq.config import SEQ2SEQ_SIZES, Seq2SeqConfig
+from kerasllm.models.seq2seq.tasks import Seq2SeqLM
 
 __all__ = [
     "BERT_SIZES",
     "GPT_SIZES",
+    "SEQ2SEQ_SIZES",
     "BertBackbone",
     "BertClassifier",
     "BertConfig",
@@ -30,4 +34,7 @@ __all__ = [
     "GPTBackbone",
     "GPTCausalLM",
     "GPTConfig",
+    "Seq2SeqBackbone",
+    "Seq2SeqConfig",
+    "Seq2SeqLM",
 ]

@@ -30,6 +30,13 @@ HUGGING_FACE_NAMES = {
 }
 """The names of inputs in Hugging Face's data, with ours."""
 
+ENCODER_DECODER_NAMES = {
+    "input_ids": "encoder_token_ids",
+    "attention_mask": "encoder_padding_mask",
+    "decoder_input_ids": "decoder_token_ids",
+}
+"""The names of an encoder-decoder's inputs in Hugging Face's data, with ours."""
+
 _TEXTS = (
     "a model takes token ids; kerasllm.TextClassificationData and its like make them of texts for `fit`, "
     "kerasllm.Predictor predicts for texts"
@@ -53,11 +60,14 @@ def named_inputs(inputs: Any, accepted: tuple[str, ...], model: str) -> dict[str
             raise InputError(f"{model} was given texts: {_TEXTS}")
         if not (_is_array(inputs) and len(inputs.shape) == 2 and _may_be_ids(inputs)):
             raise InputError(f"{model} was given {_in_words(inputs)}: {_wanted(accepted)}")
+        if len(_needed(accepted)) > 1:
+            raise InputError(f"{model} was given {_in_words(inputs)}: {_wanted(accepted)}")
         return {"token_ids": inputs}
     named: dict[str, Any] = {}
+    theirs = HUGGING_FACE_NAMES if "token_ids" in accepted else ENCODER_DECODER_NAMES
     for name, value in inputs.items():
-        ours = HUGGING_FACE_NAMES.get(name, name)
-        if ours not in ALL_INPUTS:
+        ours = theirs.get(name, name)
+        if ours not in (*ALL_INPUTS, *accepted):
             raise InputError(f"{model} was given an input {short(name)}: {_meant(name, accepted)}")
         if ours not in accepted:
             given = ours if name == ours else f"{ours} (as {name})"
@@ -68,9 +78,10 @@ def named_inputs(inputs: Any, accepted: tuple[str, ...], model: str) -> dict[str
         if holds_text(value):
             raise InputError(f"{model} was given texts as {name}: {_TEXTS}")
         named[ours] = _array(name, value) if isinstance(value, list | tuple) else value
-    if "token_ids" not in named:
+    missing = [name for name in _needed(accepted) if name not in named]
+    if missing:
         raise InputError(
-            f"{model} was given {', '.join(named) or 'an empty dict'} and no token_ids: {_wanted(accepted)}"
+            f"{model} was given {', '.join(named) or 'an empty dict'} and no {missing[0]}: {_wanted(accepted)}"
         )
     return named
 
@@ -85,9 +96,15 @@ def _array(name: str, rows: Any) -> np.ndarray:
         ) from error
 
 
+def _needed(accepted: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the inputs that may not be left out."""
+    return ("token_ids",) if "token_ids" in accepted else ("encoder_token_ids", "decoder_token_ids")
+
+
 def _wanted(accepted: tuple[str, ...]) -> str:
-    others = ", ".join(name for name in accepted if name != "token_ids")
-    return f"it takes a dict of token_ids, int (batch, length), and, where needed, {others}"
+    needed = _needed(accepted)
+    others = ", ".join(name for name in accepted if name not in needed)
+    return f"it takes a dict of {' and '.join(needed)}, int (batch, length), and, where needed, {others}"
 
 
 def _meant(name: Any, accepted: tuple[str, ...]) -> str:
@@ -168,15 +185,17 @@ def check_values(model: Any, inputs: Mapping[str, Any]) -> None:
     Raises:
         InputError: one is not; the message names it.
     """
-    config, length = model.config, inputs["token_ids"].shape[-1]
+    config = model.config
+    length = inputs[_needed(model.accepted_inputs)[0]].shape[-1]
     segments = getattr(config, "num_segments", 0)
     mend = "; pairs of texts need a model that has 2" if segments == 1 else ""
     in_row = (length, f"the rows are {length} tokens long")
+    size = config.vocabulary_size
+    in_vocabulary = (size, f"the model has {size} tokens (vocabulary_size)")
     ranges = {
-        "token_ids": (
-            config.vocabulary_size,
-            f"the model has {config.vocabulary_size} tokens (vocabulary_size)",
-        ),
+        "token_ids": in_vocabulary,
+        "encoder_token_ids": in_vocabulary,
+        "decoder_token_ids": in_vocabulary,
         "segment_ids": (segments, f"the model's num_segments is {segments}{mend}"),
         "position_ids": (
             config.max_sequence_length,

@@ -21,6 +21,7 @@ from kerasllm.tasks.question_answering import QuestionAnswering
 from kerasllm.tasks.regression import Regression
 from kerasllm.tasks.saved_model import SavedModel
 from kerasllm.tasks.tagging import Tagging
+from kerasllm.tasks.translation import Translation
 
 TASKS: tuple[type[Task], ...] = (
     MaskedLanguageModeling,
@@ -30,6 +31,7 @@ TASKS: tuple[type[Task], ...] = (
     Tagging,
     QuestionAnswering,
     Embedding,
+    Translation,
 )
 
 
@@ -84,6 +86,7 @@ __all__ = [
     "SavedModel",
     "Tagging",
     "Task",
+    "Translation",
     "numbers",
     "pointing_to_recipe",
     "task_of",

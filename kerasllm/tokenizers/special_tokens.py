@@ -19,6 +19,8 @@ _MARKS = (
     ("<eos>", "<bos>"),
 )
 
+_PADDINGS = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>")
+
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _SIDES = ("padding_side", "truncation_side")
 _roles: WeakKeyDictionary[Tokenizer, dict[str, str]] = WeakKeyDictionary()
@@ -103,6 +105,22 @@ def marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
         if tokenizer.token_to_id(end) is not None:
             return end, beginning if tokenizer.token_to_id(beginning) is not None else end
     return None
+
+
+def padding_id(tokenizer: Tokenizer) -> int:
+    """Returns the id of the padding token.
+
+    Raises:
+        InputError: the vocabulary has none.
+    """
+    names = [known_roles(tokenizer).get("pad_token"), *_PADDINGS]
+    for name in names:
+        number = None if name is None else tokenizer.token_to_id(name)
+        if number is not None:
+            return number
+    raise InputError(
+        f"the vocabulary has no token for padding ({', '.join(_PADDINGS)}); an encoder-decoder needs one"
+    )
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int:

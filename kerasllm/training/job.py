@@ -30,7 +30,7 @@ from kerasllm.training.hardware.precision import choose_precision
 from kerasllm.training.hardware.throughput import flops_per_token
 from kerasllm.training.optimization.optimizers import adamw
 from kerasllm.training.optimization.schedules import LinearWarmupDecay, warmup_steps
-from kerasllm.training.options import TrainingOptions
+from kerasllm.training.options import JobOptions
 from kerasllm.training.run.directory import RunDirectory
 from kerasllm.training.run.settings import MAY_GROW, nothing_to_resume
 
@@ -50,6 +50,8 @@ class Job:
         tokenizer: the tokenizer to save beside the model.
         chat_template: the chat template to save with the tokenizer; by default the one that it was loaded with.
         held_out: batches by part, "validation" and "test"; None for a part that this run lacks.
+        final_figures: a function of the model and the name of a held-out part that returns further figures for
+            results.json, which take too long for each validation; None for none.
         eval_interval: steps between validations if the settings name none.
         monitor: the validation figure that decides which weights are best.
         schedule: function from peak, steps, warm-up and gradient accumulation to a learning-rate schedule.
@@ -70,6 +72,7 @@ class Job:
     tokenizer: Any
     chat_template: str | None = None
     held_out: Mapping[str, Any] = field(default_factory=dict)
+    final_figures: Callable[[keras.Model, str], dict[str, Any]] | None = None
     eval_interval: int
     monitor: str = "loss"
     schedule: Callable[..., Any] = LinearWarmupDecay
@@ -82,7 +85,7 @@ class Job:
     may_grow: frozenset[str] = MAY_GROW
 
 
-def is_finished(config: TrainingOptions, may_grow: frozenset[str] = MAY_GROW) -> bool:
+def is_finished(config: JobOptions, may_grow: frozenset[str] = MAY_GROW) -> bool:
     """Returns whether the run is finished and, if so, prints that; recipes call it first, before the slow parts.
 
     Args:
@@ -98,7 +101,7 @@ def is_finished(config: TrainingOptions, may_grow: frozenset[str] = MAY_GROW) ->
     return finished
 
 
-def train(config: TrainingOptions, job: Job) -> int:
+def train(config: JobOptions, job: Job) -> int:
     """Trains, saves and evaluates; returns the exit code.
 
     Args:
@@ -123,7 +126,7 @@ def train(config: TrainingOptions, job: Job) -> int:
         save_tokenizer(job.tokenizer, run.model, max_length=length, chat_template=job.chat_template)
         figures: dict[str, Any] = {}
         for name, held_out in job.held_out.items():
-            figures[name] = held_out and job.task.evaluate(model, held_out)
+            figures[name] = _figures(job, model, name)
             if held_out:
                 prefix = "" if name == "validation" else f"{name}_"
                 for file, content in job.task.kept_predictions().items():
@@ -144,7 +147,16 @@ def train(config: TrainingOptions, job: Job) -> int:
     return 0
 
 
-def _compiled(config: TrainingOptions, job: Job) -> Callable[[], keras.Model]:
+def _figures(job: Job, model: keras.Model, name: str) -> dict[str, Any] | None:
+    """Returns the figures of the trained model on a held-out part; None if the run lacks it."""
+    held_out = job.held_out[name]
+    if not held_out:
+        return None
+    further = job.final_figures(model, name) if job.final_figures else {}
+    return job.task.evaluate(model, held_out) | further
+
+
+def _compiled(config: JobOptions, job: Job) -> Callable[[], keras.Model]:
     """Returns a function that makes the job's model and compiles it, with its optimizer and schedule."""
     steps, count = job.batches.steps, job.tokens_per_step
     tokens = sum(map(count, range(1, steps + 1))) if callable(count) else count * steps
@@ -174,7 +186,7 @@ def _compiled(config: TrainingOptions, job: Job) -> Callable[[], keras.Model]:
     return make
 
 
-def _fit(config: TrainingOptions, job: Job, model: keras.Model, run: RunDirectory) -> FitResult:
+def _fit(config: JobOptions, job: Job, model: keras.Model, run: RunDirectory) -> FitResult:
     """Trains the model, with the job's validation and samples."""
     validation = job.held_out.get("validation")
     evaluate = sample = None

@@ -311,13 +311,20 @@ class TaggedOptions(FineTuningOptions):
 
 
 @dataclass(kw_only=True)
-class OptimizerOptions:
-    """Settings of AdamW, its schedule and its batches."""
+class BatchOptions:
+    """The size of batches with a fixed number of rows."""
 
     group: ClassVar[str] = "optimization"
 
     batch_size: int = field(default=32, metadata=at_least(1))
     """Rows of a batch; an optimizer step sees batch_size * gradient_accumulation."""
+
+
+@dataclass(kw_only=True)
+class OptimizerOptions:
+    """Settings of AdamW and its schedule."""
+
+    group: ClassVar[str] = "optimization"
 
     gradient_accumulation: int = field(default=1, metadata=at_least(1))
     """Batches whose gradients are averaged for one optimizer step."""
@@ -413,5 +420,10 @@ class RunOptions:
 
 
 @dataclass(kw_only=True)
-class TrainingOptions(OptimizerOptions, ValidationOptions, RunOptions):
+class JobOptions(OptimizerOptions, ValidationOptions, RunOptions):
     """The settings that every training recipe has."""
+
+
+@dataclass(kw_only=True)
+class TrainingOptions(BatchOptions, JobOptions):
+    """The settings of a training recipe whose batches have a fixed number of rows."""

@@ -13,13 +13,13 @@ from kerasllm.layers.attention import combined_mask
 from kerasllm.layers.heads import VocabularyHead
 from kerasllm.layers.projections import dense
 from kerasllm.losses import CausalLanguageModelLoss
-from kerasllm.models.base import LanguageModel
 from kerasllm.models.gpt.backbone import GPTBackbone
 from kerasllm.models.gpt.config import GPTConfig
+from kerasllm.models.projecting import ProjectsInLoss
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
-class GPTCausalLM(LanguageModel):
+class GPTCausalLM(ProjectsInLoss):
     """A causal language model, which predicts the next token at each position.
 
     Args:
@@ -70,7 +70,6 @@ class GPTCausalLM(LanguageModel):
             )
             self.head.build((None, None, config.hidden_dim))
             self.head.trainable = not backbone.lora_rank
-        self._projects_in_loss = False
         self.generation_settings: dict[str, Any] | None = (
             None  # what generation_config.json held beside a checkpoint
         )
@@ -84,7 +83,7 @@ class GPTCausalLM(LanguageModel):
     def call(self, inputs, training=False):
         """See the class."""
         hidden = self.backbone(inputs, training=training)["sequence_output"]
-        return hidden if self._projects_in_loss else self.project(hidden)
+        return hidden if self.projects_in_loss else self.project(hidden)
 
     @property
     def label_counts(self):
@@ -98,23 +97,6 @@ class GPTCausalLM(LanguageModel):
     def project(self, hidden):
         """Returns the logits (batch, length, vocabulary_size) of hidden states (batch, length, hidden_dim)."""
         return dense(hidden, self.output_table, transposed=True)
-
-    def train_step(self, *args):
-        """Runs a training step, in which the loss may project to the vocabulary; see the class."""
-        with _Projecting(self):
-            return super().train_step(*args)
-
-    def test_step(self, *args):
-        """Runs an evaluation step, in which the loss may project to the vocabulary; see the class."""
-        with _Projecting(self):
-            return super().test_step(*args)
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Returns the compiled loss, from hidden states if `call` left the projection to the loss."""
-        if not self._projects_in_loss:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
-        with self.loss.projecting(self.output_table, differentiable=training):
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def generate(
         self,
@@ -230,23 +212,3 @@ class GPTCausalLM(LanguageModel):
     def _next_logits(self, hidden):
         """Returns the logits (rows, vocabulary_size) of hidden states (rows, hidden_dim), by a product for few rows."""
         return backend.decoding.scores(hidden, ops.convert_to_tensor(self.output_table))
-
-
-class _Projecting:
-    """A context in which `call` returns hidden states, if the loss can project them to the vocabulary itself."""
-
-    def __init__(self, model: GPTCausalLM) -> None:
-        self.model = model
-        metrics = getattr(model, "_compile_metrics", None)
-        unmetered = metrics is None or not (metrics._user_metrics or metrics._user_weighted_metrics)
-        loss = getattr(model, "loss", None)
-        # What a subclass computes from the outputs, it is to compute from logits.
-        names = ("call", "project", "compute_loss", "compute_metrics")
-        plain = all(getattr(type(model), name) is getattr(GPTCausalLM, name) for name in names)
-        self.possible = isinstance(loss, CausalLanguageModelLoss) and loss.projects and unmetered and plain
-
-    def __enter__(self) -> None:
-        self.model._projects_in_loss = self.possible
-
-    def __exit__(self, *error: Any) -> None:
-        self.model._projects_in_loss = False

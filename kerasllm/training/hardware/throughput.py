@@ -131,4 +131,5 @@ def flops_per_token(model: Any, inputs: Mapping[str, Any]) -> float:
         inputs: the inputs of a batch, which give the length and, by `masked_positions`, the number of predictions.
     """
     slots = inputs["masked_positions"].shape[-1] if "masked_positions" in inputs else None
-    return model.training_flops(inputs["token_ids"].shape[-1], slots)
+    tokens = inputs["encoder_token_ids" if "encoder_token_ids" in inputs else "token_ids"]
+    return model.training_flops(tokens.shape[-1], slots)

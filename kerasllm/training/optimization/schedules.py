@@ -60,6 +60,42 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
+class InverseSquareRootDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that rises linearly to the peak, then falls with the inverse square root of the step.
+
+    Args:
+        peak: the learning rate after warm-up.
+        steps: number of all optimizer steps, which this schedule does not need.
+        warmup: steps of the rise; the first has peak / warmup, not zero.
+        gradient_accumulation: batches per optimizer step; Keras passes the number of *batches* to a schedule.
+
+    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 5.3.
+    """
+
+    def __init__(self, peak: float, *, steps: int, warmup: int = 0, gradient_accumulation: int = 1) -> None:
+        self.peak = peak
+        self.steps = steps
+        self.warmup = warmup
+        self.gradient_accumulation = gradient_accumulation
+
+    def __call__(self, step):
+        """Returns the learning rate of the optimizer step to which batch number `step` (from 0) belongs."""
+        step = ops.cast(ops.floor_divide(step, self.gradient_accumulation), "float32") + 1
+        warmup = float(max(self.warmup, 1))
+        factor = ops.minimum(step / warmup, ops.sqrt(warmup / step))
+        return ops.cast(self.peak, "float32") * factor
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return {
+            "peak": self.peak,
+            "steps": self.steps,
+            "warmup": self.warmup,
+            "gradient_accumulation": self.gradient_accumulation,
+        }
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
 class CosineWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate that rises linearly to the peak, then falls by a cosine to the minimum, one step after the last.
 

@@ -1,0 +1,142 @@
+"""Encoding of pairs of texts to token ids: a source and a target, each ended by the end token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from kerasllm.data.sources.parallel import ParallelTexts
+from kerasllm.errors import InputError
+
+_CHUNK = 4096  # texts that the tokenizer gets at a time
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPairs:
+    """Pairs of token sequences in flat arrays.
+
+    Args:
+        source_ids: int32 (tokens,), the sources one after another, each with its end token.
+        source_offsets: int64 (pairs + 1,), where the sources begin, and the end of the last one.
+        target_ids, target_offsets: likewise for the targets.
+        pad_id: the padding token, with which a target begins for the decoder.
+        left_out: number of pairs that were left out, by reason.
+        num_cut: number of texts that were cut to the longest length.
+    """
+
+    source_ids: np.ndarray
+    source_offsets: np.ndarray
+    target_ids: np.ndarray
+    target_offsets: np.ndarray
+    pad_id: int
+    left_out: dict[str, int]
+    num_cut: int
+
+    def __len__(self) -> int:
+        """Returns the number of pairs."""
+        return len(self.source_offsets) - 1
+
+    @property
+    def source_lengths(self) -> np.ndarray:
+        """The number of tokens of each source, int64 (pairs,)."""
+        return np.diff(self.source_offsets)
+
+    @property
+    def target_lengths(self) -> np.ndarray:
+        """The number of tokens of each target, int64 (pairs,)."""
+        return np.diff(self.target_offsets)
+
+
+@dataclass(frozen=True)
+class PairFilter:
+    """Which pairs are left out of training.
+
+    Args:
+        max_length: the most tokens of a source, and of a target, with the end token.
+        max_ratio: the most that one side may be longer than the other, as a factor; 0 for no limit. Pairs of fewer
+            than ten tokens are not compared.
+        cut: whether longer texts are cut, instead of left out.
+        strict: whether a longer text is refused.
+    """
+
+    max_length: int
+    max_ratio: float = 0.0
+    cut: bool = False
+    strict: bool = False
+
+
+def encode_pairs(
+    texts: ParallelTexts, tokenizer: Tokenizer, *, end_id: int, pad_id: int, rule: PairFilter
+) -> EncodedPairs:
+    """Returns pairs of texts as tokens.
+
+    Args:
+        texts: the pairs.
+        tokenizer: the tokenizer of both sides, which is not changed.
+        end_id: the token that ends a source and a target.
+        pad_id: the padding token.
+        rule: which pairs are left out.
+
+    Raises:
+        InputError: a text is too long and the rule is strict, or no pair is left.
+    """
+    if rule.max_length < 2:
+        raise InputError(f"max_length is {rule.max_length}: there must be room for a token and the end token")
+    sources = encode_side(texts.sources, tokenizer, end_id)
+    targets = encode_side(texts.targets, tokenizer, end_id)
+    longest, cut = rule.max_length, 0
+    left_out = dict(texts.left_out)
+    kept_sources: list[np.ndarray] = []
+    kept_targets: list[np.ndarray] = []
+    for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
+        reason = ""
+        if max(len(source), len(target)) > longest:
+            if rule.strict:
+                side = "source" if len(source) > longest else "target"
+                raise InputError(
+                    f"{texts.place}: the {side} of pair {number} has {max(len(source), len(target))} tokens, the "
+                    f"longest may have {longest}: shorten it, or leave out --strict"
+                )
+            if rule.cut:
+                cut += (len(source) > longest) + (len(target) > longest)
+                source, target = (_cut(ids, longest, end_id) for ids in (source, target))
+            else:
+                reason = f"of more than {longest} tokens"
+        lengths = sorted((len(source) - 1, len(target) - 1))
+        if not reason and rule.max_ratio and lengths[1] >= 10 and lengths[1] > rule.max_ratio * lengths[0]:
+            reason = f"with one side more than {rule.max_ratio:g} times as long"
+        if reason:
+            left_out[reason] = left_out.get(reason, 0) + 1
+            continue
+        kept_sources.append(source)
+        kept_targets.append(target)
+    if not kept_sources:
+        raise InputError(f"{texts.place}: no pair is left of {len(texts)}: {left_out}")
+    return EncodedPairs(*_flat(kept_sources), *_flat(kept_targets), pad_id, left_out, cut)
+
+
+def encode_side(texts: Sequence[str], tokenizer: Tokenizer, end_id: int) -> list[np.ndarray]:
+    """Returns the token ids of texts, int32 (length,) each, with the end token last, and no other special token."""
+    own = Tokenizer.from_str(tokenizer.to_str())
+    own.no_padding()
+    own.no_truncation()
+    end = np.array([end_id], np.int32)
+    return [
+        np.concatenate([np.array(encoding.ids, np.int32), end])
+        for start in range(0, len(texts), _CHUNK)
+        for encoding in own.encode_batch(list(texts[start : start + _CHUNK]), add_special_tokens=False)
+    ]
+
+
+def _cut(ids: np.ndarray, longest: int, end_id: int) -> np.ndarray:
+    """Returns the first tokens of a text, with the end token last."""
+    return ids if len(ids) <= longest else np.append(ids[: longest - 1], np.int32(end_id))
+
+
+def _flat(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sequences one after another, and where they begin."""
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in sequences], dtype=np.int64)])
+    return np.concatenate(sequences), offsets

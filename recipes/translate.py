@@ -1,0 +1,148 @@
+"""Translates texts with an encoder-decoder, or does whatever text-to-text task it was trained on.
+
+KERAS_BACKEND=jax python recipes/translate.py --model runs/translation --text "A man sleeps." --num_beams 5
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from kerasllm import Seq2SeqConfig, cli
+from kerasllm.cli.ranges import above, at_least
+from kerasllm.data.sources.lines import text_lines
+from kerasllm.errors import InputError
+from kerasllm.files.atomic import check_writable, write_output
+from kerasllm.generation.continuation import Settings
+from kerasllm.generation.targets import TargetSettings
+from kerasllm.tasks.saved_model import open_model
+from kerasllm.tasks.translation import Translation, translation_figures, translations
+
+
+@dataclass
+class Config:
+    """Translates texts, lines of a file or of standard input."""
+
+    model: str
+    """A run, a model directory or a hub id."""
+
+    text: list[str] = field(default_factory=list)
+    """Texts to translate."""
+
+    file: str | None = None
+    """Text file with a text per line; standard input if neither --text nor --file is given."""
+
+    reference: str | None = None
+    """Text file with the right translation of each line; BLEU and chrF are printed."""
+
+    tokenized_lowercase: bool = False
+    """Ignore case in BLEU, as older papers do; the signature says so."""
+
+    target_tag: str | None = None
+    """Tag before each source, such as >>de<<, for a model of several languages."""
+
+    num_beams: int = field(default=5, metadata=at_least(1))
+    """Beams of the search; 1 for the most likely token at each step."""
+
+    n_best: int = field(default=1, metadata=at_least(1))
+    """Translations of each text, at most as many as there are beams."""
+
+    scores: bool = False
+    """Print the score of each translation, too."""
+
+    length_penalty: float = 1.0
+    """Power of the length by which a score is divided; above 0 favors longer translations."""
+
+    length_penalty_form: Literal["plain", "gnmt"] = "plain"
+    """Divide by length ** penalty, or by GNMT's ((5 + length) / 6) ** penalty."""
+
+    max_ratio: float | None = field(default=2.0, metadata=above(0))
+    """Most tokens of a translation, as a multiple of its source's, plus ten; null for no limit."""
+
+    batch_size: int = field(default=32, metadata=at_least(1))
+    """Texts per batch."""
+
+    output: str | None = None
+    """File for the translations, one per line; with --n_best or --scores a JSON object per line."""
+
+
+def main(config: Config) -> int:
+    """Reads the model and the texts, and writes the translations."""
+    check(config)
+    saved = open_model(config.model, Seq2SeqConfig)
+    tag = config.target_tag
+    if tag and saved.tokenizer.token_to_id(tag) is None:
+        raise InputError(f"--target_tag {tag}: the vocabulary of {config.model} has no such tag")
+    texts = read(config)
+    sources = [f"{tag} {text}" if tag else text for text in texts]
+    settings = TargetSettings(
+        Settings(num_beams=config.num_beams, length_penalty=config.length_penalty),
+        max_ratio=config.max_ratio,
+        gnmt=config.length_penalty_form == "gnmt",
+        batch_size=config.batch_size,
+    )
+    model = Translation.load(saved)
+    found = [own[: config.n_best] for own in translations(model, saved.tokenizer, sources, settings)]
+    lines = [shown(text, own, config) for text, own in zip(texts, found, strict=True)]
+    if config.output:
+        write_output(Path(config.output), "".join(f"{line}\n" for line in lines))
+        print(f"{len(lines)} translations written to {config.output}", file=sys.stderr)
+    else:
+        print("\n".join(lines))
+    if config.reference:
+        best = [own[0][0] for own in found]
+        figures = figures_of(config, best)
+        print(
+            f"BLEU {figures['bleu']:.2f}, chrF {figures['chrf']:.2f} ({figures['signature']})",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def check(config: Config) -> None:
+    """Refuses settings that contradict each other, before anything is read."""
+    if config.text and config.file:
+        raise InputError("give either --text or --file")
+    if config.n_best > config.num_beams:
+        raise InputError(f"--n_best {config.n_best} is above --num_beams {config.num_beams}")
+    if config.scores and config.num_beams < 2:
+        raise InputError("--scores needs a beam search: --num_beams of at least 2")
+    if config.output:
+        check_writable(Path(config.output))
+
+
+def read(config: Config) -> list[str]:
+    """Returns the texts of `--text`, `--file` or standard input, without white space around them."""
+    if config.text:
+        return [text.strip() for text in config.text]
+    lines = (line for _, line in text_lines(config.file)) if config.file else sys.stdin
+    texts = [line.strip() for line in lines]
+    if not texts:
+        raise InputError(f"{config.file or 'standard input'}: holds no text")
+    return texts
+
+
+def shown(text: str, translations: list[tuple[str, float]], config: Config) -> str:
+    """Returns the line of a text's translations."""
+    if config.n_best == 1 and not config.scores:
+        return translations[0][0]
+    rows = [
+        {"text": target} | ({"score": round(score, 4)} if config.scores else {})
+        for target, score in translations
+    ]
+    return json.dumps({"source": text, "translations": rows}, ensure_ascii=False)
+
+
+def figures_of(config: Config, found: list[str]) -> dict[str, float]:
+    """Returns BLEU and chrF beside the reference."""
+    expected = [line.strip() for _, line in text_lines(config.reference or "")]
+    if len(expected) != len(found):
+        raise InputError(f"{config.reference}: has {len(expected)} lines, there are {len(found)} texts")
+    return translation_figures(found, expected, tokenized_lowercase=config.tokenized_lowercase)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)
