@@ -106,7 +106,7 @@ class Seq2SeqConfig:
                 object.__setattr__(self, name, value)
         for name in _SIZES:
             value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= value < _LONGEST:
+            if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) < _LONGEST:
                 raise ValueError(f"{name} is {short(value)}, it must be a whole number of at least 1")
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
