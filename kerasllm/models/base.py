@@ -42,6 +42,7 @@ class LanguageModel(keras.Model):
         self.config = config
         self.seed = default_seed() if seed is None else seed
         self.per_step_metrics = False
+        self._loss_by_default = False
         self.catch_non_finite = False
 
     def get_config(self) -> dict[str, Any]:
@@ -114,22 +115,44 @@ class LanguageModel(keras.Model):
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **settings: Any) -> None:
         """Compiles the model as Keras does; without a loss, with the one that fits it (see `default_loss`).
 
-        A subclass with a `train_step` of its own is given no loss that it does not ask for. On PyTorch, where Keras
-        refuses `steps_per_execution`, each step is executed alone.
+        On PyTorch, where Keras refuses `steps_per_execution`, each step is executed alone.
 
         Args:
             optimizer: as Keras takes it.
             loss: as Keras takes it; None for the loss that fits the model.
             settings: Keras' other arguments, such as `metrics`.
         """
-        step = next(cls for cls in type(self).__mro__ if "train_step" in vars(cls))
-        if loss is None and step.__module__.startswith("kerasllm."):
-            loss = self.default_loss()
+        self._loss_by_default = loss is None
+        loss = self.default_loss() if loss is None else loss
         steps = settings.get("steps_per_execution", 1)
         if keras.backend.backend() == "torch" and isinstance(steps, int) and steps > 1:
             warnings.warn("steps_per_execution has no effect on PyTorch", InputWarning, stacklevel=2)
             settings["steps_per_execution"] = 1
         super().compile(optimizer=optimizer, loss=loss, **settings)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Returns the compiled loss and the losses of layers, as Keras does.
+
+        Raises:
+            kerasllm.errors.InputError: there are no labels for the loss that `compile` chose.
+        """
+        if y is None and self._loss_by_default and self.default_loss() is not None:
+            step = next(cls for cls in type(self).__mro__ if "train_step" in vars(cls))
+            if step.__module__.startswith("kerasllm."):
+                raise InputError(
+                    f"{type(self).__name__} was given no labels: give them as y, or (inputs, labels)"
+                )
+            return keras.ops.zeros(
+                ()
+            )  # Keras asks before the first step, whatever loss the subclass's own has
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles the model as it was compiled before it was saved."""

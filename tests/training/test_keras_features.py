@@ -19,6 +19,7 @@ from kerasllm import (
     NextSentenceLoss,
     SquaredErrorLoss,
 )
+from kerasllm.errors import InputError
 from kerasllm.layers.heads import FinalNorm
 
 SHAPE = {"vocabulary_size": 40, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "max_sequence_length": 8}
@@ -136,13 +137,23 @@ def test_each_model_knows_its_loss():
     backbone.compile("sgd")
     assert backbone.loss is None
 
-    class OwnStep(BertClassifier):
-        def train_step(self, *arguments):
-            return super().train_step(*arguments)
 
-    own = OwnStep(CONFIG)
-    own.compile("sgd")
-    assert own.loss is None
+class OwnStep(BertClassifier):
+    """Needs no labels, or gives the parity of the first tokens, which are the labels of the tests."""
+
+    def train_step(self, *arguments):
+        *state, data = arguments
+        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+        labels = inputs["token_ids"][:, 0] % 2
+        return super().train_step(*state, (inputs, labels))
+
+
+def test_a_step_of_its_own_with_the_default_loss(plain):
+    np.testing.assert_allclose(fitted(cls=OwnStep)[0]["loss"], plain, atol=1e-5)
+    found, _ = fitted(cls=OwnStep, y=None, epochs=1)
+    assert found["loss"][0] == pytest.approx(plain[0], abs=1e-5)
+    with pytest.raises(InputError, match="BertClassifier was given no labels"):
+        fitted(y=None)
 
 
 def test_a_model_of_several_labels_learns_them(tmp_path):
@@ -173,7 +184,7 @@ def test_a_loss_that_projects_leaves_out_no_other():
         model.backbone.final_norm.build((None, None, 8))
         loss = CausalLanguageModelLoss(chunk_size=chunk_size)
         others = 2.0 + float(np.square(keras.ops.convert_to_numpy(table)).sum())
-        expected = 0.5 * float(loss(tokens, model(X))) + others
+        expected = 0.5 * float(keras.ops.convert_to_numpy(loss(tokens, model(X)))) + others
         model.compile(keras.optimizers.SGD(0.1), loss=loss, loss_weights=0.5)
         found.append([float(model.train_on_batch(X, tokens)), float(model.train_on_batch(X, tokens))])
         assert found[-1][0] == pytest.approx(expected, abs=1e-5)
