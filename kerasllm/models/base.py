@@ -17,7 +17,7 @@ from kerasllm.checkpoints import Format, push_model, read_model, write_model
 from kerasllm.errors import InputError, InputWarning
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import merged_kernel
-from kerasllm.models.inputs import ALL_INPUTS, checked_inputs, named_inputs
+from kerasllm.models.inputs import checked_inputs, named_inputs
 from kerasllm.models.registry import family_of
 
 
@@ -35,7 +35,6 @@ class LanguageModel(keras.Model):
     """
 
     config_class: ClassVar[type]
-    accepted_inputs: ClassVar[tuple[str, ...]] = ALL_INPUTS
 
     def __init__(self, config: Any, *, seed: int | None = None, name: str | None = None) -> None:
         super().__init__(name=name)
@@ -86,6 +85,11 @@ class LanguageModel(keras.Model):
         return keras.ops.convert_to_numpy(self.named_variables()[name])
 
     @property
+    def accepted_inputs(self) -> tuple[str, ...]:
+        """The names of the inputs: those of the backbone; empty if the inputs are the model's own affair."""
+        return getattr(getattr(self, "backbone", None), "accepted_inputs", ())
+
+    @property
     def label_counts(self) -> dict[str, int]:
         """The number of classes that labels are taken from, by what the model predicts; empty without such labels."""
         return {}
@@ -108,7 +112,7 @@ class LanguageModel(keras.Model):
 
     def _named(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Returns positional arguments with the inputs, which come first, by our names."""
-        if not args:
+        if not args or not self.accepted_inputs:
             return args
         return (named_inputs(args[0], self.accepted_inputs, type(self).__name__), *args[1:])
 

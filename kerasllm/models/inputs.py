@@ -51,13 +51,16 @@ def named_inputs(inputs: Any, accepted: tuple[str, ...], model: str) -> dict[str
     if not isinstance(inputs, Mapping):
         if holds_text(inputs):
             raise InputError(f"{model} was given texts: {_TEXTS}")
-        if not (_is_array(inputs) and len(inputs.shape) == 2 and _may_be_ids(inputs)):
+        suits = (
+            "token_ids" in accepted and _is_array(inputs) and len(inputs.shape) == 2 and _may_be_ids(inputs)
+        )
+        if not suits:
             raise InputError(f"{model} was given {_in_words(inputs)}: {_wanted(accepted)}")
         return {"token_ids": inputs}
     named: dict[str, Any] = {}
     for name, value in inputs.items():
         ours = HUGGING_FACE_NAMES.get(name, name)
-        if ours not in ALL_INPUTS:
+        if ours not in accepted and ours not in ALL_INPUTS:
             raise InputError(f"{model} was given an input {short(name)}: {_meant(name, accepted)}")
         if ours not in accepted:
             given = ours if name == ours else f"{ours} (as {name})"
@@ -68,7 +71,7 @@ def named_inputs(inputs: Any, accepted: tuple[str, ...], model: str) -> dict[str
         if holds_text(value):
             raise InputError(f"{model} was given texts as {name}: {_TEXTS}")
         named[ours] = _array(name, value) if isinstance(value, list | tuple) else value
-    if "token_ids" not in named:
+    if "token_ids" in accepted and "token_ids" not in named:
         raise InputError(
             f"{model} was given {', '.join(named) or 'an empty dict'} and no token_ids: {_wanted(accepted)}"
         )
@@ -86,6 +89,8 @@ def _array(name: str, rows: Any) -> np.ndarray:
 
 
 def _wanted(accepted: tuple[str, ...]) -> str:
+    if "token_ids" not in accepted:
+        return f"it takes a dict of {', '.join(accepted)}"
     others = ", ".join(name for name in accepted if name != "token_ids")
     return f"it takes a dict of token_ids, int (batch, length), and, where needed, {others}"
 
@@ -146,6 +151,8 @@ def checked_inputs(model: Any, inputs: Any, labels: Any = None, weights: Any = N
             checked_inputs(model, *keras.utils.unpack_x_y_sample_weight(inputs[0]))
         return inputs
     name = type(model).__name__
+    if not model.accepted_inputs:
+        return inputs
     if hasattr(inputs, "element_spec"):  # a tf.data.Dataset
         kinds = keras.utils.unpack_x_y_sample_weight(inputs.element_spec)[0]
         if isinstance(kinds, Mapping) or holds_text(kinds):
@@ -153,7 +160,8 @@ def checked_inputs(model: Any, inputs: Any, labels: Any = None, weights: Any = N
     if not (isinstance(inputs, Mapping | list | tuple | str | bytes) or _is_array(inputs)):
         return inputs
     named = named_inputs(inputs, model.accepted_inputs, name)
-    check_values(model, named)
+    if "token_ids" in named:
+        check_values(model, named)
     _check_labels(model, labels, weights)
     return named
 

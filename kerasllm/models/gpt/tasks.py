@@ -34,7 +34,6 @@ class GPTCausalLM(LanguageModel):
     """
 
     config_class = GPTConfig
-    accepted_inputs = GPTBackbone.accepted_inputs
 
     def __init__(
         self,
