@@ -18,7 +18,7 @@ from kerasllm.errors import InputError, InputWarning
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import merged_kernel
 from kerasllm.models.export import check_export, export_settings, signature_of, types_of
-from kerasllm.models.inputs import ALL_INPUTS, checked_inputs, named_inputs
+from kerasllm.models.inputs import checked_inputs, named_inputs
 from kerasllm.models.registry import family_of
 
 
@@ -39,7 +39,6 @@ class LanguageModel(keras.Model):
     """
 
     config_class: ClassVar[type]
-    accepted_inputs: ClassVar[tuple[str, ...]] = ALL_INPUTS
 
     def __init__(
         self, config: Any, *, backbone: Any = None, seed: int | None = None, dtype: Any = None, **kwargs: Any
@@ -51,6 +50,7 @@ class LanguageModel(keras.Model):
         self.config = config
         self.seed = default_seed() if seed is None else seed
         self.per_step_metrics = False
+        self._loss_by_default = False
         self.catch_non_finite = False
         self._input_types: tuple[tuple[str, tuple[int, str]], ...] = ()
 
@@ -157,6 +157,11 @@ class LanguageModel(keras.Model):
         return keras.ops.convert_to_numpy(self.named_variables()[name])
 
     @property
+    def accepted_inputs(self) -> tuple[str, ...]:
+        """The names of the inputs: those of the backbone; empty if the inputs are the model's own affair."""
+        return getattr(getattr(self, "backbone", None), "accepted_inputs", ())
+
+    @property
     def label_counts(self) -> dict[str, int]:
         """The number of classes that labels are taken from, by what the model predicts; empty without such labels."""
         return {}
@@ -179,7 +184,7 @@ class LanguageModel(keras.Model):
 
     def _named(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Returns positional arguments with the inputs, which come first, by our names; they are noted for `export`."""
-        if not args:
+        if not args or not self.accepted_inputs:
             return args
         inputs = named_inputs(args[0], self.accepted_inputs, type(self).__name__)
         if isinstance(inputs, dict):
@@ -189,22 +194,44 @@ class LanguageModel(keras.Model):
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **settings: Any) -> None:
         """Compiles the model as Keras does; without a loss, with the one that fits it (see `default_loss`).
 
-        A subclass with a `train_step` of its own is given no loss that it does not ask for. On PyTorch, where Keras
-        refuses `steps_per_execution`, each step is executed alone.
+        On PyTorch, where Keras refuses `steps_per_execution`, each step is executed alone.
 
         Args:
             optimizer: as Keras takes it.
             loss: as Keras takes it; None for the loss that fits the model.
             settings: Keras' other arguments, such as `metrics`.
         """
-        step = next(cls for cls in type(self).__mro__ if "train_step" in vars(cls))
-        if loss is None and step.__module__.startswith("kerasllm."):
-            loss = self.default_loss()
+        self._loss_by_default = loss is None
+        loss = self.default_loss() if loss is None else loss
         steps = settings.get("steps_per_execution", 1)
         if keras.backend.backend() == "torch" and isinstance(steps, int) and steps > 1:
             warnings.warn("steps_per_execution has no effect on PyTorch", InputWarning, stacklevel=2)
             settings["steps_per_execution"] = 1
         super().compile(optimizer=optimizer, loss=loss, **settings)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Returns the compiled loss and the losses of layers, as Keras does.
+
+        Raises:
+            kerasllm.errors.InputError: there are no labels for the loss that `compile` chose.
+        """
+        if y is None and self._loss_by_default and self.default_loss() is not None:
+            step = next(cls for cls in type(self).__mro__ if "train_step" in vars(cls))
+            if step.__module__.startswith("kerasllm."):
+                raise InputError(
+                    f"{type(self).__name__} was given no labels: give them as y, or (inputs, labels)"
+                )
+            return keras.ops.zeros(
+                ()
+            )  # Keras asks before the first step, whatever loss the subclass's own has
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles the model as it was compiled before it was saved."""

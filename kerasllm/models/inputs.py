@@ -41,6 +41,7 @@ _TEXTS = (
     "a model takes token ids; kerasllm.TextClassificationData and its like make them of texts for `fit`, "
     "kerasllm.Predictor predicts for texts"
 )
+_NEEDED = ("token_ids", "encoder_token_ids", "decoder_token_ids")
 _WHOLE = ("i", "u", "b")  # NumPy's letters of whole numbers
 
 
@@ -58,9 +59,10 @@ def named_inputs(inputs: Any, accepted: tuple[str, ...], model: str) -> dict[str
     if not isinstance(inputs, Mapping):
         if holds_text(inputs):
             raise InputError(f"{model} was given texts: {_TEXTS}")
-        if not (_is_array(inputs) and len(inputs.shape) == 2 and _may_be_ids(inputs)):
-            raise InputError(f"{model} was given {_in_words(inputs)}: {_wanted(accepted)}")
-        if len(_needed(accepted)) > 1:
+        suits = (
+            "token_ids" in accepted and _is_array(inputs) and len(inputs.shape) == 2 and _may_be_ids(inputs)
+        )
+        if not suits:
             raise InputError(f"{model} was given {_in_words(inputs)}: {_wanted(accepted)}")
         return {"token_ids": inputs}
     named: dict[str, Any] = {}
@@ -98,12 +100,14 @@ def _array(name: str, rows: Any) -> np.ndarray:
 
 def _needed(accepted: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the inputs that may not be left out."""
-    return ("token_ids",) if "token_ids" in accepted else ("encoder_token_ids", "decoder_token_ids")
+    return tuple(name for name in _NEEDED if name in accepted)
 
 
 def _wanted(accepted: tuple[str, ...]) -> str:
     needed = _needed(accepted)
     others = ", ".join(name for name in accepted if name not in needed)
+    if not needed:
+        return f"it takes a dict of {others}"
     return f"it takes a dict of {' and '.join(needed)}, int (batch, length), and, where needed, {others}"
 
 
@@ -163,6 +167,8 @@ def checked_inputs(model: Any, inputs: Any, labels: Any = None, weights: Any = N
             checked_inputs(model, *keras.utils.unpack_x_y_sample_weight(inputs[0]))
         return inputs
     name = type(model).__name__
+    if not model.accepted_inputs:
+        return inputs
     if hasattr(inputs, "element_spec"):  # a tf.data.Dataset
         kinds = keras.utils.unpack_x_y_sample_weight(inputs.element_spec)[0]
         if isinstance(kinds, Mapping) or holds_text(kinds):
@@ -170,7 +176,8 @@ def checked_inputs(model: Any, inputs: Any, labels: Any = None, weights: Any = N
     if not (isinstance(inputs, Mapping | list | tuple | str | bytes) or _is_array(inputs)):
         return inputs
     named = named_inputs(inputs, model.accepted_inputs, name)
-    check_values(model, named)
+    if "token_ids" in named:
+        check_values(model, named)
     _check_labels(model, labels, weights)
     return named
 

@@ -44,8 +44,8 @@ def test_names_of_hugging_face_and_bare_ids(bert):
     np.testing.assert_allclose(bert.predict(theirs, verbose=0), expected, atol=1e-6)
     lists = {name: value.tolist() for name, value in theirs.items()}
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(bert(lists)), expected)
-    assert bert.evaluate(theirs, CLASSES, verbose=0) == bert.evaluate(ours, CLASSES, verbose=0)
-    assert bert.fit(theirs, CLASSES, verbose=0).history == bert.fit(ours, CLASSES, verbose=0).history
+    loss = bert.fit(theirs, CLASSES, verbose=0).history["loss"][0]
+    assert loss == pytest.approx(bert.evaluate(ours, CLASSES, verbose=0), rel=1e-6)
     bare = keras.ops.convert_to_numpy(bert(TOKENS))
     np.testing.assert_array_equal(bare, keras.ops.convert_to_numpy(bert({"token_ids": TOKENS})))
 

@@ -11,6 +11,7 @@ from kerasllm import (
     BertPretraining,
     BertRegressor,
     CausalLanguageModelLoss,
+    ClassificationLoss,
     GPTBackbone,
     GPTCausalLM,
     GPTConfig,
@@ -18,6 +19,7 @@ from kerasllm import (
     NextSentenceLoss,
     SquaredErrorLoss,
 )
+from kerasllm.errors import InputError
 from kerasllm.layers.heads import FinalNorm
 
 SHAPE = {"vocabulary_size": 40, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "max_sequence_length": 8}
@@ -29,11 +31,16 @@ pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 def fitted(optimizer=None, *, cls=BertClassifier, compiled=None, **settings):
-    """The losses of two epochs of three batches, the last of two rows, and the model."""
+    """The losses of two epochs of two batches, and the model."""
     model = cls(CONFIG, seed=0)
     model.compile(optimizer or keras.optimizers.SGD(0.1), **(compiled or {}))
-    settings = {"x": X, "y": Y, "batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0} | settings
+    settings = {"x": X, "y": Y, "batch_size": 5, "epochs": 2, "shuffle": False, "verbose": 0} | settings
     return model.fit(**settings).history, model
+
+
+class WithoutDropout(BertClassifier):
+    def call(self, inputs, training=False):
+        return super().call(inputs, training=False)
 
 
 @pytest.fixture(scope="module")
@@ -50,21 +57,13 @@ class OwnLoss(BertClassifier):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"compiled": {"run_eagerly": True}},
-        {"compiled": {"steps_per_execution": 2}},
-        {"compiled": {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}},
-        {"cls": OwnLoss},
-        {"class_weight": {0: 1.0, 1: 1.0}},
-        {"sample_weight": np.full((10, 1), 2.0)},
+        {"cls": OwnLoss, "compiled": {"steps_per_execution": 2}},
+        {
+            "compiled": {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
+            "sample_weight": np.ones((10, 1)),
+        },
     ],
-    ids=[
-        "eagerly",
-        "steps_per_execution",
-        "Keras' loss",
-        "own compute_loss",
-        "class_weight",
-        "sample_weight",
-    ],
+    ids=["own compute_loss, steps_per_execution", "Keras' loss, sample_weight"],
 )
 @pytest.mark.filterwarnings("ignore:steps_per_execution has no effect")
 def test_options_that_change_nothing(plain, settings):
@@ -72,10 +71,11 @@ def test_options_that_change_nothing(plain, settings):
 
 
 def test_class_weights_are_sample_weights():
-    weighted = fitted(class_weight={0: 1.0, 1: 3.0})[0]["loss"]
-    np.testing.assert_allclose(
-        weighted, fitted(sample_weight=np.where(Y == 1, 3.0, 1.0))[0]["loss"], atol=1e-6
+    history, model = fitted(
+        keras.optimizers.SGD(0.0), cls=WithoutDropout, epochs=1, class_weight={0: 1.0, 1: 3.0}
     )
+    found = model.fit(X, Y, sample_weight=np.where(Y == 1, 3.0, 1.0), batch_size=5, shuffle=False, verbose=0)
+    assert history["loss"] == pytest.approx(found.history["loss"], rel=1e-6)
 
 
 def test_callbacks_validation_and_the_best_file(tmp_path):
@@ -86,33 +86,29 @@ def test_callbacks_validation_and_the_best_file(tmp_path):
         callbacks.ReduceLROnPlateau(patience=0),
         callbacks.CSVLogger(tmp_path / "log.csv"),
         callbacks.TerminateOnNaN(),
-        callbacks.SwapEMAWeights(),
         callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2),
     ]
-    optimizer = keras.optimizers.AdamW(1e-2, use_ema=True)
+    optimizer = keras.optimizers.AdamW(1e-2)
     history, model = fitted(
         optimizer, validation_split=0.3, callbacks=ours, compiled={"weighted_metrics": ["accuracy"]}
     )
     assert np.isfinite(history["val_loss"]).all() and {"accuracy", "val_accuracy"} <= history.keys()
     loaded = keras.saving.load_model(tmp_path / "best.keras")
-    assert type(loaded.loss) is type(model.loss) and loaded.optimizer.name == "adamw"
-    if len(history["val_loss"]) == 2 and history["val_loss"][1] < history["val_loss"][0]:
-        np.testing.assert_allclose(loaded.predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-6)
+    assert isinstance(loaded.loss, ClassificationLoss)
+    assert isinstance(loaded.optimizer, keras.optimizers.AdamW)
+    for one, other in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)  # of the best epoch, which EarlyStopping restored
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_rows_of_padding_alone_are_finite(policy):
-    """In float16 with loss scaling, which Keras adds by itself."""
-    keras.config.set_dtype_policy(policy)
+def test_rows_of_padding_alone_in_float16():
+    """Keras scales the loss by itself then."""
+    keras.config.set_dtype_policy("mixed_float16")
     mask = np.ones((10, 6), "int32")
     mask[1], mask[2, 3:] = 0, 0
-    history, model = fitted(
-        keras.optimizers.AdamW(1e-3), x={**X, "padding_mask": mask}, sample_weight=mask.max(1), epochs=1
-    )
-    assert np.isfinite(history["loss"]).all()
-    assert np.isfinite(model.predict({**X, "padding_mask": mask}, verbose=0).astype("float32")).all()
-    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    assert scaled == (policy == "mixed_float16")
+    optimizer = keras.optimizers.AdamW(1e-3)
+    history, model = fitted(optimizer, x={**X, "padding_mask": mask}, sample_weight=mask.max(1), epochs=1)
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert np.isfinite(history["loss"]).all() and all(np.isfinite(w).all() for w in model.get_weights())
 
 
 def test_seeds_repeat():
@@ -141,13 +137,23 @@ def test_each_model_knows_its_loss():
     backbone.compile("sgd")
     assert backbone.loss is None
 
-    class OwnStep(BertClassifier):
-        def train_step(self, *arguments):
-            return super().train_step(*arguments)
 
-    own = OwnStep(CONFIG)
-    own.compile("sgd")
-    assert own.loss is None
+class OwnStep(BertClassifier):
+    """Needs no labels, or gives the parity of the first tokens, which are the labels of the tests."""
+
+    def train_step(self, *arguments):
+        *state, data = arguments
+        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+        labels = inputs["token_ids"][:, 0] % 2
+        return super().train_step(*state, (inputs, labels))
+
+
+def test_a_step_of_its_own_with_the_default_loss(plain):
+    np.testing.assert_allclose(fitted(cls=OwnStep)[0]["loss"], plain, atol=1e-5)
+    found, _ = fitted(cls=OwnStep, y=None, epochs=1)
+    assert found["loss"][0] == pytest.approx(plain[0], abs=1e-5)
+    with pytest.raises(InputError, match="BertClassifier was given no labels"):
+        fitted(y=None)
 
 
 def test_a_model_of_several_labels_learns_them(tmp_path):
@@ -159,7 +165,6 @@ def test_a_model_of_several_labels_learns_them(tmp_path):
     model.save_pretrained(tmp_path)
     again = BertClassifier.from_pretrained(tmp_path)
     assert again.multi_label and again.label_names == ("a", "b", "c")
-    np.testing.assert_allclose(again.predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-6)
 
 
 class NormWithLoss(FinalNorm):
@@ -168,26 +173,23 @@ class NormWithLoss(FinalNorm):
         return super().call(hidden)
 
 
-def causal(kind, chunk_size):
-    model = GPTCausalLM(GPTConfig(**SHAPE, dropout=0.0), seed=0)
-    if kind == "a regularizer":
-        model.backbone.embeddings.token.regularizer = keras.regularizers.L2(1.0)
-    if kind == "add_loss":
+@pytest.mark.filterwarnings(
+    "ignore:Gradients do not exist"
+)  # of the norm that is replaced: Keras still holds it
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # by Keras' own train_on_batch
+def test_a_loss_that_projects_leaves_out_no_other():
+    """A regularizer, add_loss of a layer and loss_weights count, however the loss is computed."""
+    tokens, found = X["token_ids"], []
+    for chunk_size in (None, 0):
+        model = GPTCausalLM(GPTConfig(**SHAPE, dropout=0.0), seed=0)
+        table = model.backbone.embeddings.token
+        table.regularizer = keras.regularizers.L2(1.0)
         model.backbone.final_norm = NormWithLoss(name="final_norm")
         model.backbone.final_norm.build((None, None, 8))
-    weights = {"loss_weights": 0.5} if kind == "loss_weights" else {}
-    model.compile(keras.optimizers.SGD(0.1), loss=CausalLanguageModelLoss(chunk_size=chunk_size), **weights)
-    return model
-
-
-@pytest.mark.parametrize("kind", ["a regularizer", "add_loss", "loss_weights"])
-def test_a_loss_that_projects_leaves_out_no_other(kind):
-    tokens = X["token_ids"]
-    found = []
-    for chunk_size in (None, 0):
-        model = causal(kind, chunk_size)
-        losses = [float(model.train_on_batch(X, tokens)), float(model.test_on_batch(X, tokens))]
-        found.append(losses)
+        loss = CausalLanguageModelLoss(chunk_size=chunk_size)
+        others = 2.0 + float(np.square(keras.ops.convert_to_numpy(table)).sum())
+        expected = 0.5 * float(keras.ops.convert_to_numpy(loss(tokens, model(X)))) + others
+        model.compile(keras.optimizers.SGD(0.1), loss=loss, loss_weights=0.5)
+        found.append([float(model.train_on_batch(X, tokens)), float(model.train_on_batch(X, tokens))])
+        assert found[-1][0] == pytest.approx(expected, abs=1e-5)
     np.testing.assert_allclose(*found, atol=1e-5)
-    plain = float(causal("", None).test_on_batch(X, tokens))
-    assert abs(found[0][0] - plain) > 0.1  # the other loss counts

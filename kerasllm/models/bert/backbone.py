@@ -14,6 +14,7 @@ from kerasllm.layers import Pooler, TransformerEmbeddings, TransformerEncoderBlo
 from kerasllm.layers.attention import combined_mask
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.bert.config import BertConfig
+from kerasllm.models.inputs import ALL_INPUTS
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -43,6 +44,7 @@ class BertBackbone(LanguageModel):
     """
 
     config_class = BertConfig
+    accepted_inputs = ALL_INPUTS
 
     def __init__(
         self,

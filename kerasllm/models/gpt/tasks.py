@@ -36,7 +36,6 @@ class GPTCausalLM(ProjectsInLoss):
     """
 
     config_class = GPTConfig
-    accepted_inputs = GPTBackbone.accepted_inputs
 
     def __init__(
         self,

@@ -35,7 +35,6 @@ class Seq2SeqLM(ProjectsInLoss):
     """
 
     config_class = Seq2SeqConfig
-    accepted_inputs = Seq2SeqBackbone.accepted_inputs
 
     def __init__(
         self,
