@@ -1,0 +1,116 @@
+"""Translation end to end: a run, its figures, translations of it, and bad input."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sacrebleu", reason="sacrebleu, of the extra `translation`, is not installed")
+
+WORDS = {"red": "rot", "blue": "blau", "cat": "Katze", "dog": "Hund", "sleeps": "schläft", "runs": "läuft"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Sentences of four words and their translation, word by word."""
+    folder = tmp_path_factory.mktemp("pairs")
+    random = np.random.default_rng(0)
+    for name, count in (("train", 96), ("test", 8)):
+        lines = []
+        for _ in range(count):
+            color, animal, verb = (random.choice(list(WORDS)[i : i + 2]) for i in (0, 2, 4))
+            lines.append([color, animal, verb])
+        (folder / f"{name}.en").write_text("".join(" ".join(line) + "\n" for line in lines))
+        translated = (" ".join(WORDS[word] for word in line) for line in lines)
+        (folder / f"{name}.de").write_text("".join(line + "\n" for line in translated), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(files):
+    pair = [[str(files / f"{name}.{side}") for side in ("en", "de")] for name in ("train", "test")]
+    return [
+        *("--train", *pair[0], "--test", *pair[1], "--vocabulary_size", "300", "--size", "tiny"),
+        *(
+            "--model.num_layers",
+            "1",
+            "--model.hidden_dim",
+            "32",
+            "--model.dropout",
+            "0",
+            "--model.intermediate_dim",
+            "64",
+        ),
+        *(
+            "--max_length",
+            "16",
+            "--batch_tokens",
+            "512",
+            "--steps",
+            "150",
+            "--warmup",
+            "20",
+            "--learning_rate",
+            "5e-3",
+        ),
+        *("--num_beams", "2", "--checkpoint_steps", "50", "--eval_interval", "150"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def translator(options, run_recipe, tmp_path_factory, without_compiling):
+    output = tmp_path_factory.mktemp("translator") / "run"
+    with without_compiling(eagerly=False):
+        assert run_recipe("train_translation", *options, "--output", output) == 0
+    return output
+
+
+def test_a_run_learns_to_translate(translator, read_run, run_recipe, files, capsys):
+    lines, results = read_run(translator)
+    assert results["test"]["bleu"] > 90 and results["test"]["chrf"] > 90
+    assert results["test"]["signature"].startswith("nrefs:1|case:mixed")
+    assert results["test"]["loss"] < 0.1 < lines[-1]["loss"]  # the loss of training has label smoothing
+    saved = json.loads((translator / "model" / "config.json").read_text())
+    assert saved["architectures"] == ["MarianMTModel"]
+    assert saved["pad_token_id"] == saved["vocab_size"] - 1 == saved["decoder_start_token_id"]
+    capsys.readouterr()
+    argv = ["--model", translator, "--file", files / "test.en", "--output", translator / "found.txt"]
+    assert run_recipe("translate", *argv, "--reference", files / "test.de") == 0
+    assert "BLEU " in capsys.readouterr().err
+    expected = (files / "test.de").read_text(encoding="utf-8")
+    assert (translator / "found.txt").read_text(encoding="utf-8") == expected
+    argv = [
+        "--model",
+        translator,
+        "--text",
+        "red dog runs",
+        "",
+        "--n_best",
+        "2",
+        "--scores",
+        "--num_beams",
+        "3",
+    ]
+    assert run_recipe("translate", *argv) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["translations"][0]["text"] == "rot Hund läuft" and second["translations"] == [
+        {"text": "", "score": 0.0}
+    ]
+    assert first["translations"][0]["score"] > first["translations"][1]["score"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--train", "{folder}/train.en", "{folder}/test.de"], "test.de: ends after line 8"),
+        (["--train", "{folder}/train.en"], "one text file has no targets"),
+        (["--vocabulary_size", "200"], "vocabulary_size 200 is too small"),
+        (["--model.num_heads", "3"], "--model.hidden_dim 32 does not divide by num_heads 3"),
+        (["--patience", "2"], "--patience needs --validation"),
+    ],
+)
+def test_bad_settings(change, message, options, files, run_recipe, tmp_path, capsys):
+    change = [value.replace("{folder}", str(files)) for value in change]
+    assert run_recipe("train_translation", *options, "--output", tmp_path / "run", *change) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
