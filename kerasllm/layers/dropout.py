@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from kerasllm import backend
@@ -42,7 +41,7 @@ class CountsCalls:
     def save_own_variables(self, store: Any) -> None:
         """Adds the number of calls to what Keras saves of a layer."""
         super().save_own_variables(store)  # type: ignore[misc]
-        store["dropout_calls"] = ops.convert_to_numpy(self.seed_generator.state)[1]
+        store["dropout_calls"] = ops.convert_to_numpy(self.seed_generator.state[1])
 
     def load_own_variables(self, store: Any) -> None:
         """Reads what was saved; files of before have no number of calls."""
@@ -50,5 +49,5 @@ class CountsCalls:
         super().load_own_variables(weights)  # type: ignore[misc]
         if "dropout_calls" in store.keys():  # noqa: SIM118
             state = self.seed_generator.state
-            calls = store["dropout_calls"][()]
-            state.assign(np.array([ops.convert_to_numpy(state)[0], calls], state.dtype))
+            calls = ops.cast(store["dropout_calls"][()], state.dtype)
+            state.assign(ops.stack([state[0], calls]))

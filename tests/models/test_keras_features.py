@@ -1,6 +1,7 @@
 """What Keras' users do with a model: functional models, .keras files, copies, precision, export."""
 
 import copy
+import warnings
 
 import keras
 import numpy as np
@@ -138,7 +139,9 @@ def test_a_loaded_model_goes_on_as_if_it_had_not_been_saved(part, tmp_path, unco
     FREEZES[part](model)
     one_more_epoch(compiled(model))
     model.save(tmp_path / "model.keras")
-    loaded = [keras.saving.load_model(tmp_path / "model.keras") for _ in range(2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = [keras.saving.load_model(tmp_path / "model.keras") for _ in range(2)]
     expected = one_more_epoch(model)
     for again in loaded:
         assert (again.name, again.backbone.name, again.seed, again.backbone.seed) == ("mine", "encoder", 3, 5)
