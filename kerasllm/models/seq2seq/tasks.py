@@ -68,6 +68,7 @@ class Seq2SeqLM(ProjectsInLoss):
             vocabulary_size=config.vocabulary_size, dtype=self.dtype_policy, name="output_bias"
         )
         self.output_bias.build((None, None, config.vocabulary_size))
+        self._has_output_bias = False
         self.built = True
 
     @property
@@ -80,8 +81,18 @@ class Seq2SeqLM(ProjectsInLoss):
 
     @property
     def can_project_in_loss(self) -> bool:
-        """Whether there is no output bias, which the loss could not add."""
-        return not np.any(ops.convert_to_numpy(self.output_bias.bias))
+        """Whether there is no output bias, which the loss could not add, as `fit` and `evaluate` begin."""
+        return not self._has_output_bias
+
+    def make_train_function(self, force=False):
+        """Calls Keras' own method, after a look at the output bias, whose value a compiled step could not ask for."""
+        self._has_output_bias = bool(np.any(ops.convert_to_numpy(self.output_bias.bias)))
+        return super().make_train_function(force)
+
+    def make_test_function(self, force=False):
+        """Calls Keras' own method, after a look at the output bias, as `make_train_function` does."""
+        self._has_output_bias = bool(np.any(ops.convert_to_numpy(self.output_bias.bias)))
+        return super().make_test_function(force)
 
     def call(self, inputs, training=False):
         """See the class."""
