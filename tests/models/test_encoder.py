@@ -72,7 +72,10 @@ def test_a_projection_follows_the_pooling(backbone, tmp_path):
     np.testing.assert_allclose(vectors(model, PADDED), expected, atol=1e-5)
     model.save_pretrained(tmp_path)
     again = BertEncoder.from_pretrained(tmp_path)
-    assert again.get_config() == model.get_config()
+    others = ("seed", "backbone")  # a checkpoint holds no seed
+    assert {k: v for k, v in again.get_config().items() if k not in others} == {
+        k: v for k, v in model.get_config().items() if k not in others
+    }
     np.testing.assert_array_equal(vectors(again, PADDED), vectors(model, PADDED))
     with pytest.warns(InputWarning, match="new, with initial values: projection"):
         assert BertEncoder.from_pretrained(tmp_path, projection_dim=5).dim == 5
