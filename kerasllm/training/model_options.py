@@ -499,6 +499,8 @@ class LowRankOptions:
 class AdapterOptions(LowRankOptions):
     """Settings for how a checkpoint is trained: its dropout, and low-rank adapters."""
 
+    group: ClassVar[str] = "model"
+
     dropout: float | None = field(default=None, metadata=within(0, 1))
     """Dropout in place of the checkpoint's; null keeps that."""
 

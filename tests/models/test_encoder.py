@@ -72,7 +72,7 @@ def test_a_projection_follows_the_pooling(backbone, tmp_path):
     np.testing.assert_allclose(vectors(model, PADDED), expected, atol=1e-5)
     model.save_pretrained(tmp_path)
     again = BertEncoder.from_pretrained(tmp_path)
-    others = ("seed", "backbone")  # a checkpoint holds no seed
+    others = ("name", "seed", "backbone")  # a checkpoint holds neither name nor seed
     assert {k: v for k, v in again.get_config().items() if k not in others} == {
         k: v for k, v in model.get_config().items() if k not in others
     }

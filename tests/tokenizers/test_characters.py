@@ -47,7 +47,7 @@ def test_any_text_comes_back_from_a_saved_tokenizer(text):
     assert len(ids) == len(text) and loaded.decode(ids, skip_special_tokens=False) == text
     assert ids == plain_tokenizer(tokenizer.to_str()).encode(text, add_special_tokens=False).ids
     if text:
-        tokens, lengths, _ = VerbatimTokenizer(tokenizer.to_str(), "uint16").tokenize([text, "", TEXT])
+        tokens, lengths, *_ = VerbatimTokenizer(tokenizer.to_str(), "uint16").tokenize([text, "", TEXT])
         assert tokens.tolist() == ids + encode(loaded, TEXT)
         assert lengths.tolist() == [len(text), 0, len(TEXT)]
 
