@@ -15,9 +15,17 @@ from kerasllm.cli.ranges import at_least
 from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_writable, write_output
-from kerasllm.tasks.base import load_whole
-from kerasllm.tasks.reading import FoundAnswer, ReadingSettings, answers, chosen_threshold
-from kerasllm.tasks.saved_model import open_model
+from kerasllm.tasks import QuestionAnswering
+from kerasllm.tasks.document_answers import (
+    DocumentAnswer,
+    document_answers,
+    lines_of,
+    open_retriever,
+    row_of,
+    text_answers,
+)
+from kerasllm.tasks.reading import ReadingSettings, reading_settings
+from kerasllm.tasks.saved_model import SavedModel, open_model
 from kerasllm.tokenizers.loading import load_wordpiece
 
 
@@ -28,8 +36,17 @@ class Config:
     model: str
     """A run of finetune_qa, a model directory or a hub id."""
 
-    context: str
+    context: str | None = None
     """Text file in which the answers are sought."""
+
+    documents: str | None = None
+    """Documents to search for passages: a directory of text files, or a file that retrieve.py reads."""
+
+    retriever: str = "bm25"
+    """With --documents: bm25, or an encoder (a run of finetune_embeddings, a model directory or a hub id)."""
+
+    num_passages: int = field(default=10, metadata=at_least(1))
+    """With --documents: passages that are read for a question."""
 
     question: list[str] = field(default_factory=list)
     """Questions; several allowed."""
@@ -60,39 +77,21 @@ class Config:
 
 
 def main(config: Config) -> int:
-    """Reads the model, the text and the questions, and gives the answers."""
-    if not config.question and not config.file:
-        raise InputError("give a --question, or a --file of questions")
-    if config.output:
-        check_writable(Path(config.output))
+    """Reads the model, the texts and the questions, and gives the answers."""
+    check(config)
     questions = questions_of(config)
-    context = "".join(line for _, line in text_lines(config.context))
-    if not context.strip():
-        raise InputError(f"{config.context}: holds no text")
     saved = open_model(config.model, BertConfig, load_wordpiece)
     if saved.model_class is not BertQuestionAnswering:
         raise InputError(
             f"{saved.directory}: is a {saved.model_class.__name__}, not a reader; finetune_qa trains one"
         )
-    positions = saved.config.max_sequence_length
-    length = min(384, positions) if config.sequence_length is None else config.sequence_length
-    if length > positions:
-        raise InputError(
-            f"--sequence_length {length} is above the {positions} positions of {saved.directory}"
-        )
-    threshold = config.null_threshold
-    settings = ReadingSettings(
-        sequence_length=length,
-        document_stride=length // 3 if config.document_stride is None else config.document_stride,
-        max_answer_length=config.max_answer_length,
-        n_best=config.n_best,
-        batch_size=config.batch_size,
-        null_threshold=chosen_threshold(saved.directory) if threshold is None else threshold,
-    )
-    model = load_whole(saved.model_class, saved.directory, {"answer_head"})
-    found = answers(model, saved.tokenizer, questions, [[context]] * len(questions), settings)
+    sizes = {name: getattr(config, name) for name in ("max_answer_length", "n_best", "batch_size")}
+    given = config.sequence_length, config.document_stride, config.null_threshold
+    settings = reading_settings(saved.directory, saved.config.max_sequence_length, *given, **sizes)
+    answered = zip(questions, found_in(config, saved, questions, settings), strict=True)
+    found = [[row_of(question, answer) for answer in own] for question, own in answered]
     if config.output:
-        rows = [row for question, own in zip(questions, found, strict=True) for row in rows_of(question, own)]
+        rows = [row for own in found for row in own]
         write_output(Path(config.output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         print(
             f"{len(rows)} answers to {len(questions)} questions written to {config.output}", file=sys.stderr
@@ -101,6 +100,33 @@ def main(config: Config) -> int:
         for question, own in zip(questions, found, strict=True):
             print(*lines_of(question, own), sep="\n")
     return 0
+
+
+def check(config: Config) -> None:
+    """Refuses settings that contradict each other, before anything is read."""
+    if not config.question and not config.file:
+        raise InputError("give a --question, or a --file of questions")
+    if bool(config.context) == bool(config.documents):
+        raise InputError("give either --context, a text to read, or --documents to search")
+    if config.output:
+        check_writable(Path(config.output))
+
+
+def found_in(
+    config: Config, saved: SavedModel, questions: list[str], settings: ReadingSettings
+) -> list[list[DocumentAnswer]]:
+    """Returns the answers to each question, in the one text or in the documents."""
+    if config.documents:
+        retriever = open_retriever(config.documents, config.retriever)
+        model, count = QuestionAnswering.load(saved), config.num_passages
+        return document_answers(
+            retriever, model, saved.tokenizer, questions, num_passages=count, settings=settings
+        )
+    context = "".join(line for _, line in text_lines(config.context or ""))
+    if not context.strip():
+        raise InputError(f"{config.context}: holds no text")
+    model = QuestionAnswering.load(saved)
+    return text_answers(model, saved.tokenizer, questions, context, settings)
 
 
 def questions_of(config: Config) -> list[str]:
@@ -113,29 +139,6 @@ def questions_of(config: Config) -> list[str]:
     if not questions:
         raise InputError(f"{config.file}: holds no questions")
     return questions
-
-
-def rows_of(question: str, found: list[FoundAnswer]) -> list[dict[str, object]]:
-    """Returns the answers to a question for JSON lines; start and end are null for "no answer"."""
-    return [
-        {
-            "question": question,
-            "answer": answer.text,
-            "score": round(answer.probability, 4),
-            "start": answer.start if answer.text else None,
-            "end": answer.end if answer.text else None,
-        }
-        for answer in found
-    ]
-
-
-def lines_of(question: str, found: list[FoundAnswer]) -> list[str]:
-    """Returns a question and its answers, with score and place, as a person reads them."""
-    lines = [question]
-    for answer in found:
-        place = f"  characters {answer.start}-{answer.end}" if answer.text else ""
-        lines.append(f"  {answer.probability:.4f}  {' '.join(answer.text.split()) or '(no answer)'}{place}")
-    return lines if found else [question, "  (no answer)"]
 
 
 if __name__ == "__main__":

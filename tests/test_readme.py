@@ -28,6 +28,13 @@ SMALL = {
     "finetune_gpt": "--epochs 1 --batch_size 2",
     "generate": "--max_new_tokens 4",
     "evaluate": "--stride 16",
+    "finetune_tagging": "--epochs 1 --sequence_length 16 --batch_size 8",
+    "finetune_qa": "--epochs 1 --sequence_length 16 --document_stride 2 --batch_size 8",
+    "answer": "--sequence_length 16 --document_stride 2",
+    "finetune_embeddings": "--epochs 1 --sequence_length 16 --batch_size 2",
+    "train_translation": "--model.num_layers 1 --model.hidden_dim 16 --model.intermediate_dim 16 --vocabulary_size 300 "
+    "--batch_tokens 256 --steps 2 --warmup 1 --max_length 32",
+    "translate": "--num_beams 1",
 }
 MEASURED = {
     **{"tokens": 8.0, "step_seconds": 0.5, "first_seconds": 1.0, "peak_bytes": 1e9, "versions": {}},
@@ -95,6 +102,20 @@ def workplace(tmp_path, monkeypatch):
         (tmp_path / name).write_text(
             "\n".join(["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", *pairs]) + "\n"
         )
+    tagged = "".join(f"{word}\t{'B-ship' if word == 'ship' else 'O'}\n" for word in words)
+    (tmp_path / "train.conll").write_text((tagged + "\n") * 4)
+    text = " ".join(words)
+    question = {
+        "id": "1",
+        "question": "Who?",
+        "answers": [{"text": "ship", "answer_start": text.index("ship")}],
+    }
+    squad = {"data": [{"title": "t", "paragraphs": [{"context": text, "qas": [question]}]}]}
+    (tmp_path / "squad.json").write_text(json.dumps(squad))
+    for side in ("en", "de"):
+        (tmp_path / f"train.{side}").write_text("".join(sentence() + "\n" for _ in range(8)))
+    (tmp_path / "articles").mkdir()
+    (tmp_path / "articles" / "one.txt").write_text("\n\n".join(documents[:2]))
     (tmp_path / "tinyshakespeare.txt").write_text("\n\n".join(documents))
     talk = [{"role": "user", "content": "Ahoy"}, {"role": "assistant", "content": "Aye"}]
     (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
@@ -135,12 +156,17 @@ def test_recipe_commands_run(workplace, monkeypatch, capsys):
                 at = arguments.index("MINILM")
                 arguments = arguments[: at - 1] + arguments[at + 1 :] + shlex.split(FROM_SCRATCH)
             try:
-                cli.run(module.main, module.Config, arguments)
+                if hasattr(module, "COMMANDS"):
+                    cli.run_command(module.COMMANDS, arguments)
+                else:
+                    cli.run(module.main, module.Config, arguments)
             except SystemExit as stop:
                 pytest.fail(f"{shlex.join(command)}: exit code {stop.code}: {capsys.readouterr().err}")
             ran.append(name)
     gpt = {"pretrain_gpt", "finetune_gpt", "generate", "evaluate"}
-    assert set(ran) == {"pretrain_bert", "finetune_bert", "predict", "benchmark"} | gpt
+    others = {"finetune_tagging", "finetune_qa", "answer", "finetune_embeddings", "embed", "retrieve"}
+    others |= {"train_translation", "translate"}
+    assert set(ran) == {"pretrain_bert", "finetune_bert", "predict", "benchmark"} | gpt | others
     assert len(Path("predictions.jsonl").read_text().splitlines()) == 2
 
 

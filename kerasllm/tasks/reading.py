@@ -12,6 +12,7 @@ import numpy as np
 
 from kerasllm.data.batches.questions import QuestionBatches
 from kerasllm.data.examples.questions import encode_questions
+from kerasllm.errors import InputError
 from kerasllm.tasks.answer_spans import AnswerSpan, find_answers
 from kerasllm.tasks.ordered_outputs import predict_tokens
 
@@ -149,3 +150,35 @@ def chosen_threshold(directory: Path) -> float | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return float(threshold) if isinstance(threshold, int | float) else None
+
+
+def reading_settings(
+    directory: Path,
+    positions: int,
+    sequence_length: int | None = None,
+    document_stride: int | None = None,
+    null_threshold: float | None = None,
+    **others: Any,
+) -> ReadingSettings:
+    """Returns the settings for a reader on the disk.
+
+    Args:
+        directory: its model directory.
+        positions: the most tokens of a window that it takes.
+        sequence_length: tokens of a window; 384 if None, or `positions` if these are fewer.
+        document_stride: tokens that neighboring windows share; a third of a window if None.
+        null_threshold: the odds above which a question has no answer; those that the run has chosen if None.
+        others: the other settings.
+
+    Raises:
+        InputError: `sequence_length` is above `positions`.
+    """
+    length = min(384, positions) if sequence_length is None else sequence_length
+    if length > positions:
+        raise InputError(f"--sequence_length {length} is above the {positions} positions of {directory}")
+    return ReadingSettings(
+        sequence_length=length,
+        document_stride=length // 3 if document_stride is None else document_stride,
+        null_threshold=chosen_threshold(directory) if null_threshold is None else null_threshold,
+        **others,
+    )

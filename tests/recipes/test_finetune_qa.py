@@ -100,6 +100,19 @@ def test_answers(reader, files, run_recipe, tmp_path, capsys, uncompiled):
         assert (row["answer"] == "") == (row["start"] is None)
         assert row["answer"] == "" or context[row["start"] : row["end"]] == row["answer"]
         assert 0 <= row["score"] <= 1
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "one.txt").write_text(context)
+    (docs / "two.txt").write_text("Nothing of the kind is here, but other words.")
+    argv = ["--model", reader, "--documents", docs, "--sequence_length", "24", "--null_threshold", "1e9"]
+    argv += ["--num_passages", "1"]
+    for _ in range(2):  # the second time from the index that is there
+        assert run_recipe("answer", *argv, "--question", "cat near the garden", "--output", output) == 0
+    row = json.loads(output.read_text().splitlines()[0])
+    assert row["file"] == "one.txt" and context[row["start"] : row["end"]] == row["answer"]
+    (docs / "one.txt").write_text("The young dog runs near the tower. " + context)
+    assert run_recipe("answer", *argv, "--question", "cat near the garden") == 0
+    assert "building it anew" in capsys.readouterr().out
     capsys.readouterr()
     assert run_recipe("predict", "--model", reader, "--text", f"{question}\tA cat near the tower.") == 0
     assert capsys.readouterr().out.endswith(f"\t{question}\n")
