@@ -23,6 +23,8 @@ RECIPES = [
     "evaluate",
     "finetune_embeddings",
     "embed",
+    "train_translation",
+    "translate",
     "quickstart",
     "benchmark",
 ]
@@ -39,6 +41,8 @@ REQUIRED = {
     "evaluate": ["--model", "runs/x", "--corpus", "a.txt"],
     "finetune_embeddings": ["--output", "runs/x", "--train", "a.tsv"],
     "embed": ["--model", "runs/x"],
+    "train_translation": ["--output", "runs/x", "--train", "a.en", "a.de"],
+    "translate": ["--model", "runs/x"],
     "quickstart": [],
     "benchmark": ["--output", "runs/x"],
 }
@@ -105,4 +109,5 @@ def test_settings_are_shipped():
     assert {path.stem for path in CONFIGS} >= {
         *("pretrain_bert_novels", "finetune_bert_mrpc", "finetune_bert_sst2"),
         *("pretrain_gpt_shakespeare_cpu", "pretrain_gpt_shakespeare_gpu"),
+        *("finetune_tagging_wnut17", "finetune_qa_xquad", "train_translation_multi30k"),
     }
