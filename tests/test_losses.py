@@ -178,7 +178,7 @@ def test_causal_settings_are_checked_and_kept():
         CausalLanguageModelLoss(chunk_size=-1)
     loss = CausalLanguageModelLoss(label_smoothing=0.1, chunk_size=8, reduction="sum")
     assert CausalLanguageModelLoss.from_config(loss.get_config()).get_config() == loss.get_config()
-    assert not loss.projects
+    assert loss.projects
     assert CausalLanguageModelLoss(chunk_size=8).projects
     assert not CausalLanguageModelLoss(chunk_size=0).projects
 

@@ -7,19 +7,27 @@ import pytest
 
 pytest.importorskip("sacrebleu", reason="sacrebleu, of the extra `translation`, is not installed")
 
-WORDS = {"red": "rot", "blue": "blau", "cat": "Katze", "dog": "Hund", "sleeps": "schläft", "runs": "läuft"}
+WORDS = {
+    "red": "rot",
+    "blue": "blau",
+    "cat": "Katze",
+    "dog": "Hund",
+    "sleeps": "schläft",
+    "runs": "läuft",
+    "and": "und",
+}
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Sentences of four words and their translation, word by word."""
+    """Sentences of seven words and their translation, word by word."""
     folder = tmp_path_factory.mktemp("pairs")
     random = np.random.default_rng(0)
-    for name, count in (("train", 96), ("test", 8)):
+    for name, count in (("train", 256), ("test", 8)):
         lines = []
         for _ in range(count):
-            color, animal, verb = (random.choice(list(WORDS)[i : i + 2]) for i in (0, 2, 4))
-            lines.append([color, animal, verb])
+            first, second = ([random.choice(list(WORDS)[i : i + 2]) for i in (0, 2, 4)] for _ in range(2))
+            lines.append([*first, "and", *second])
         (folder / f"{name}.en").write_text("".join(" ".join(line) + "\n" for line in lines))
         translated = (" ".join(WORDS[word] for word in line) for line in lines)
         (folder / f"{name}.de").write_text("".join(line + "\n" for line in translated), encoding="utf-8")
@@ -35,11 +43,11 @@ def options(files):
             "--model.num_layers",
             "1",
             "--model.hidden_dim",
-            "32",
+            "64",
             "--model.dropout",
             "0",
             "--model.intermediate_dim",
-            "64",
+            "128",
         ),
         *(
             "--max_length",
@@ -47,13 +55,13 @@ def options(files):
             "--batch_tokens",
             "512",
             "--steps",
-            "150",
+            "400",
             "--warmup",
             "20",
             "--learning_rate",
-            "5e-3",
+            "2e-3",
         ),
-        *("--num_beams", "2", "--checkpoint_steps", "50", "--eval_interval", "150"),
+        *("--num_beams", "2", "--checkpoint_steps", "50", "--eval_interval", "400"),
     ]
 
 
@@ -69,7 +77,7 @@ def test_a_run_learns_to_translate(translator, read_run, run_recipe, files, caps
     lines, results = read_run(translator)
     assert results["test"]["bleu"] > 90 and results["test"]["chrf"] > 90
     assert results["test"]["signature"].startswith("nrefs:1|case:mixed")
-    assert results["test"]["loss"] < 0.1 < lines[-1]["loss"]  # the loss of training has label smoothing
+    assert results["test"]["loss"] < 0.3 < lines[-1]["loss"]  # the loss of training has label smoothing
     saved = json.loads((translator / "model" / "config.json").read_text())
     assert saved["architectures"] == ["MarianMTModel"]
     assert saved["pad_token_id"] == saved["vocab_size"] - 1 == saved["decoder_start_token_id"]
@@ -83,7 +91,7 @@ def test_a_run_learns_to_translate(translator, read_run, run_recipe, files, caps
         "--model",
         translator,
         "--text",
-        "red dog runs",
+        "red dog runs and blue cat sleeps",
         "",
         "--n_best",
         "2",
@@ -93,19 +101,19 @@ def test_a_run_learns_to_translate(translator, read_run, run_recipe, files, caps
     ]
     assert run_recipe("translate", *argv) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert first["translations"][0]["text"] == "rot Hund läuft" and second["translations"] == [
-        {"text": "", "score": 0.0}
-    ]
+    assert first["translations"][0]["text"] == "rot Hund läuft und blau Katze schläft" and second[
+        "translations"
+    ] == [{"text": "", "score": 0.0}]
     assert first["translations"][0]["score"] > first["translations"][1]["score"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--train", "{folder}/train.en", "{folder}/test.de"], "test.de: ends after line 8"),
-        (["--train", "{folder}/train.en"], "one text file has no targets"),
+        (["--validation", "{folder}/train.en", "{folder}/test.de"], "test.de: ends after line 8"),
+        (["--validation", "{folder}/train.en"], "one text file has no targets"),
         (["--vocabulary_size", "200"], "vocabulary_size 200 is too small"),
-        (["--model.num_heads", "3"], "--model.hidden_dim 32 does not divide by num_heads 3"),
+        (["--model.num_heads", "3"], "--model.hidden_dim 64 does not divide by num_heads 3"),
         (["--patience", "2"], "--patience needs --validation"),
     ],
 )
