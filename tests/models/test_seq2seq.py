@@ -121,46 +121,56 @@ def test_gradients_in_chunks_are_those_of_all_logits(batch):
         np.testing.assert_allclose(found[1][name], value, atol=2e-5, err_msg=name)
 
 
-def score(model, source, target):
-    """The log probability of a whole target, from the logits of a model run once."""
+def all_scores(model, source):
+    """The log probability of each whole target of at most three tokens, from the logits of one call."""
+    beginnings = list(itertools.product(range(1, PAD), repeat=2))
     inputs = {
-        "encoder_token_ids": np.array([source], "int32"),
-        "decoder_token_ids": np.array([[PAD, *target[:-1]]], "int32"),
+        "encoder_token_ids": np.array([source] * len(beginnings), "int32"),
+        "decoder_token_ids": np.array([[PAD, *tokens] for tokens in beginnings], "int32"),
     }
-    logits = logits_of(model, inputs)[0].astype("float64")
-    logits[:, PAD] = -np.inf
+    logits = logits_of(model, inputs).astype("float64")
+    logits[..., PAD] = -np.inf
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    return sum(log_probabilities[place, token] for place, token in enumerate(target))
+    found = {}
+    for (first, second), own in zip(beginnings, log_probabilities, strict=True):
+        found[(0,)] = own[0, 0]
+        found[(first, 0)] = own[0, first] + own[1, 0]
+        for last in range(PAD):
+            found[(first, second, last)] = own[0, first] + own[1, second] + own[2, last]
+    return found
 
 
 def test_greedy_and_beams_against_all_targets(model):
     sources = [[3, 1, 4, 0], [2, 0], [5, 5, 6, 1, 2, 0]]
+    scores = [all_scores(model, source) for source in sources]
     settings = {"max_new_tokens": 3}
     greedy = generate_targets(model, sources, TargetSettings(Settings(**settings)))
-    for source, (found,) in zip(sources, greedy, strict=True):
-        target = []
+    for own, (found,) in zip(scores, greedy, strict=True):
+        assert sum(map(math.exp, own.values())) == pytest.approx(1)  # these are all targets there are
+        target = ()
         while len(target) < 3 and 0 not in target:
-            target.append(max(range(PAD), key=lambda token: score(model, source, [*target, token])))
+            target += (max(range(PAD), key=lambda token: total(own, (*target, token))),)
         assert found.tokens == [token for token in target if token]
-    many = TargetSettings(Settings(num_beams=64, length_penalty=0.7, **settings), batch_size=2)
     for gnmt in (False, True):
-        beams = generate_targets(model, sources, TargetSettings(many.settings, batch_size=2, gnmt=gnmt))
-        for source, found in zip(sources, beams, strict=True):
-            ends = [
-                (*start, 0)
-                for length in range(3)
-                for start in itertools.product(range(1, PAD), repeat=length)
-            ] + list(itertools.product(range(1, PAD), repeat=3))
-            offset = 5 if gnmt else 0
-            scores = {
-                target: score(model, source, target) / ((offset + len(target)) / (offset + 1)) ** 0.7
-                for target in ends
+        chosen = TargetSettings(
+            Settings(num_beams=64, length_penalty=0.7, **settings), batch_size=2, gnmt=gnmt
+        )
+        offset = 5 if gnmt else 0
+        for own, found in zip(scores, generate_targets(model, sources, chosen), strict=True):
+            penalized = {
+                target: value / ((offset + len(target)) / (offset + 1)) ** 0.7
+                for target, value in own.items()
             }
-            best = sorted(scores, key=scores.__getitem__, reverse=True)[:3]
+            best = sorted(penalized, key=penalized.__getitem__, reverse=True)[:3]
             assert [beam.tokens for beam in found[:3]] == [[t for t in target if t] for target in best]
             np.testing.assert_allclose(
-                [beam.score for beam in found[:3]], [scores[t] for t in best], rtol=1e-4
+                [beam.score for beam in found[:3]], [penalized[t] for t in best], rtol=1e-4
             )
+
+
+def total(scores, beginning):
+    """The probability of all targets that begin so."""
+    return sum(math.exp(value) for target, value in scores.items() if target[: len(beginning)] == beginning)
 
 
 def test_targets_do_not_depend_on_the_batch_and_keep_to_their_room(model):
