@@ -200,7 +200,7 @@ def test_several_labels_and_adapters(pretrained, run_recipe, read_run, tmp_path,
         ("the young dog", "dog"),
         ("the old dog", "dog,old"),
         ("near the river", ""),
-    ] * 6
+    ] * 24
     table = write_tsv(tmp_path / "train.tsv", rows, (0, 1))
     lists = tmp_path / "test.jsonl"
     lines = [
@@ -210,9 +210,9 @@ def test_several_labels_and_adapters(pretrained, run_recipe, read_run, tmp_path,
     columns = ["--text_columns", "0", "--label_column", "1"]
     argv = ["--init", pretrained, "--train", table, *columns, "--validation", table, "--multi_label"]
     argv += ["--sequence_length", "16", *TRAINING, "--monitor", "f1_micro"]
-    assert run_recipe("finetune_bert", *argv, "--epochs", "30", "--output", tmp_path / "run") == 0
+    assert run_recipe("finetune_bert", *argv, "--epochs", "24", "--output", tmp_path / "run") == 0
     _, results = read_run(tmp_path / "run")
-    assert results["validation"]["f1_micro"] > 0.85
+    assert results["validation"]["f1_micro"] > 0.9
     adapters = ["--lora_rank", "4", "--epochs", "1"]
     assert run_recipe("finetune_bert", *argv, *adapters, "--output", tmp_path / "adapted") == 0
     _, adapted = read_run(tmp_path / "adapted")
@@ -223,7 +223,7 @@ def test_several_labels_and_adapters(pretrained, run_recipe, read_run, tmp_path,
     assert saved["id2label"] == {"0": "cat", "1": "dog", "2": "old"}
     capsys.readouterr()
     assert run_recipe("predict", "--model", tmp_path / "run", "--text", "the old dog") == 0
-    assert re.match(r"(dog 0\.\d+, )?old 0\.\d+\t|dog 0\.\d+\t", capsys.readouterr().out)
+    assert re.match(r"dog 0\.\d+, old 0\.\d+\t", capsys.readouterr().out)
     read = read_labelled(str(lists), separator=",")
     assert read.label_names == ("cat", "dog", "old") and read.labels.tolist()[2:] == [[0, 1, 1], [0, 0, 0]]
     other = write_tsv(tmp_path / "other.tsv", [("the old cat", "cat,lion")], (0, 1))
