@@ -40,6 +40,7 @@ _SHAPE = {
     "layer_norm_epsilon": 1e-5,
     "positions": "sinusoidal",
     "feed_forward": "dense",
+    "tie_embeddings": True,
 }
 # What Marian's config.json leaves out where it has its default.
 _DEFAULTS = {
@@ -76,6 +77,7 @@ def _read_marian(theirs: Mapping[str, Any], path: str) -> Seq2SeqConfig:
             "normalize_before": False,
             "normalize_embedding": False,
             "add_final_layer_norm": False,
+            "tie_word_embeddings": True,  # otherwise encoder and decoder have tables of their own, too
         },
     )
     if isinstance(whole["eos_token_id"], list):
