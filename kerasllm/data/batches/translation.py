@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from kerasllm.data.batches.base import MicroBatches, PerEpoch, check_positive
@@ -86,6 +87,7 @@ class TranslationBatches(MicroBatches):
             -(-int(count) // bucket.rows) for count, bucket in zip(counts, self.buckets, strict=True)
         )
         self._orders = PerEpoch(self._make_order)
+        self._in_epoch = False
         if steps is None:
             steps = -(-self.batches_per_epoch // gradient_accumulation)
         self.set_steps(steps, start_step=start_step)
@@ -101,12 +103,35 @@ class TranslationBatches(MicroBatches):
         if not 0 <= index < len(self):
             raise IndexError(f"micro-batch {index} of {len(self)}")
         step, part = divmod(index, self.gradient_accumulation)
-        return self.batch(self.start_step + step)[part]
+        extra = (0, 0)
+        if index == 1 and not self._in_epoch and self.shapes > 1 and keras.backend.backend() == "tensorflow":
+            # Before an epoch, Keras compares the shapes of items 0 and 1 there, and treats an axis with equal sizes as
+            # fixed, so that a later item with another length would be an error.
+            first = self.start_step * self.gradient_accumulation
+            one, other = (self.pairs_of(number)[0] for number in (first, first + 1))
+            extra = (
+                int(one.source_length == other.source_length),
+                int(one.target_length == other.target_length),
+            )
+        return self.batch(self.start_step + step, extra)[part]
 
-    def batch(self, step: int) -> list[Batch]:
-        """Makes all micro-batches of optimizer step `step`, counted from 0."""
+    def on_epoch_begin(self) -> None:
+        """Records that an epoch runs."""
+        self._in_epoch = True
+
+    def on_epoch_end(self) -> None:
+        """Records that no epoch runs."""
+        self._in_epoch = False
+
+    def batch(self, step: int, extra: tuple[int, int] = (0, 0)) -> list[Batch]:
+        """Makes all micro-batches of optimizer step `step`, counted from 0.
+
+        Args:
+            step: the step, below `steps`.
+            extra: numbers of columns of padding beyond the bucket's, of sources and of targets.
+        """
         made = [
-            self._made(self.pairs_of(step * self.gradient_accumulation + part))
+            self._made(self.pairs_of(step * self.gradient_accumulation + part), extra)
             for part in range(self.gradient_accumulation)
         ]
         if self.normalize_weights:
@@ -136,7 +161,7 @@ class TranslationBatches(MicroBatches):
         )
         return float((len(self.encoded.source_ids) + len(self.encoded.target_ids)) / places)
 
-    def _made(self, chosen: tuple[Bucket, np.ndarray]) -> Batch:
+    def _made(self, chosen: tuple[Bucket, np.ndarray], extra: tuple[int, int]) -> Batch:
         """Returns a micro-batch; rows beyond the pairs repeat the first pair, with weight 0."""
         bucket, pairs = chosen
         encoded = self.encoded
@@ -150,8 +175,12 @@ class TranslationBatches(MicroBatches):
             filled[mask] = ids[places[mask]]
             return filled, mask
 
-        source, source_mask = padded(encoded.source_ids, encoded.source_offsets, bucket.source_length)
-        target, target_mask = padded(encoded.target_ids, encoded.target_offsets, bucket.target_length)
+        source, source_mask = padded(
+            encoded.source_ids, encoded.source_offsets, bucket.source_length + extra[0]
+        )
+        target, target_mask = padded(
+            encoded.target_ids, encoded.target_offsets, bucket.target_length + extra[1]
+        )
         begin = np.full((bucket.rows, 1), encoded.pad_id, np.int32)
         inputs = {
             "encoder_token_ids": source,
