@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasllm.backend import take_rows
+from kerasllm.backend import is_symbolic, take_rows
 from kerasllm.layers.dropout import dropout
 from kerasllm.layers.initializers import KeyedNormal, default_seed
 
@@ -101,7 +101,10 @@ class ScaledEmbeddings(keras.layers.Layer):
     def call(self, token_ids, position_ids=None, is_target=False, training=False):
         """See the class."""
         length = token_ids.shape[1]
-        if isinstance(length, int) and length > self.max_sequence_length:
+        if is_symbolic(token_ids, axis=1):
+            if position_ids is None:
+                position_ids = ops.arange(length, dtype="int32")[None]
+        elif isinstance(length, int) and length > self.max_sequence_length:
             raise ValueError(
                 f"the sequence is {length} tokens long, the model has {self.max_sequence_length} positions: "
                 "shorten it or build the model with a larger max_sequence_length"

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from kerasllm.data.batches.translation import TranslationBatches
 from kerasllm.data.examples.parallel import encode_side
 from kerasllm.errors import InputError
 from kerasllm.generation.continuation import Settings
@@ -22,21 +20,6 @@ from kerasllm.losses import CausalLanguageModelLoss
 from kerasllm.models import Seq2SeqBackbone, Seq2SeqLM
 from kerasllm.tasks.base import PredictionSettings, Task
 from kerasllm.tokenizers.parallel import decode_text
-
-
-@dataclass(frozen=True)
-class HeldOutPairs:
-    """Held-out pairs: their batches for the loss, and their texts for BLEU.
-
-    Args:
-        batches: all pairs, cut where they are too long.
-        sources: the source texts.
-        targets: the target texts.
-    """
-
-    batches: TranslationBatches
-    sources: Sequence[str]
-    targets: Sequence[str]
 
 
 class Translation(Task):
