@@ -71,18 +71,24 @@ def test_a_backend_defines_what_the_contract_names(name, module):
     assert {key: value for key, value in defined.items() if not key.startswith("_")} == expected
 
 
-@pytest.mark.parametrize("package", ["pandas", "jax", "sklearn", "matplotlib"])
-def test_what_is_imported_afterwards_is_the_real_module(package):
-    if find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
-    show = f"found = sys.modules['{package}']; print(type(found).__name__, found.__file__, found.__version__)"
+def test_what_is_imported_afterwards_is_the_real_module():
+    packages = [name for name in ("pandas", "jax", "torch", "sklearn", "matplotlib") if find_spec(name)]
+    code = (
+        "import importlib, kerasllm\n"
+        f"for name in {packages}:\n"
+        "    found = importlib.import_module(name)\n"
+        "    print(type(found).__name__, found.__file__, found.__version__)\n"
+        "import pandas\n"
+        "assert isinstance(pandas.DataFrame({'a': [1]}), pandas.DataFrame)\n"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys, kerasllm, {package}; {show}"],
+        [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    kind, file, version = done.stdout.split()[-3:]
-    assert kind == "module" and f"/{package}/__init__.py" in file and version
+    for package, line in zip(packages, done.stdout.splitlines()[-len(packages) :], strict=True):
+        kind, file, version = line.split()
+        assert kind == "module" and f"/{package}/__init__.py" in file and version
