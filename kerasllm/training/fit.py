@@ -12,6 +12,8 @@ from typing import Any
 
 import keras
 
+from kerasllm.errors import InputError
+from kerasllm.training.callbacks.averaging import WeightAverage
 from kerasllm.training.callbacks.checkpoint import Checkpoint, restore
 from kerasllm.training.callbacks.evaluation import Evaluation
 from kerasllm.training.callbacks.metrics_log import MetricsLog
@@ -63,6 +65,7 @@ def fit_run(
     keep: int = 2,
     resume: bool = False,
     guard: GuardOptions | None = None,
+    average: int = 1,
 ) -> FitResult:
     """Trains a compiled model up to step `steps`, in the run directory `run`.
 
@@ -86,6 +89,8 @@ def fit_run(
         keep: number of newest checkpoints to keep.
         resume: whether to continue from the newest intact checkpoint, if there is one.
         guard: what to do about a loss or gradient that is not finite; None to stop the run.
+        average: number of last steps over whose weights the mean is taken at the end, see `averaging_interval`; 1
+            for the last weights.
 
     Raises:
         InputError: the resumed run was started with other data, its checkpoint is of another model, or there is no
@@ -146,13 +151,18 @@ def fit_run(
         **common,
     )
     callbacks.append(numbers)
+    average_weights = None
+    if average > 1:
+        interval = averaging_interval(average, steps, checkpoint_steps)
+        average_weights = WeightAverage(average, interval=interval, total_steps=steps, **common)
+        callbacks.append(average_weights)
     checkpoint = Checkpoint(
         run.checkpoints,
         steps=checkpoint_steps,
         minutes=checkpoint_minutes,
         keep=keep,
         total_steps=steps,
-        callbacks=[log, evaluation, numbers] if evaluation else [log, numbers],
+        callbacks=[some for some in (log, evaluation, numbers, average_weights) if some is not None],
         gradient_accumulation=gradient_accumulation,
         restored=restored,
     )
@@ -168,9 +178,11 @@ def fit_run(
             progress.start()
             model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
         else:  # all steps were made before, but the results were not written
-            for callback in (log, evaluation) if evaluation else (log,):
-                callback.set_model(model)
-                callback.on_train_end()
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+            for callback in (log, evaluation, average_weights):
+                if callback is not None:
+                    callback.set_model(model)
+                    callback.on_train_end()
             checkpoint.prune()
     finally:
         log.close()
@@ -183,3 +195,23 @@ def fit_run(
         interrupted=WENT_WRONG if numbers.stopped else checkpoint.interrupted,
         last_step=checkpoint.step,
     )
+
+
+def averaging_interval(count: int, steps: int, checkpoint_steps: int | None) -> int:
+    """Returns the steps between those whose weights are averaged: as between checkpoints, else a hundredth of all.
+
+    Args:
+        count: number of the averaged steps.
+        steps: the last step.
+        checkpoint_steps: steps between checkpoints, if they were chosen.
+
+    Raises:
+        InputError: the first of the averaged steps would be before the first step.
+    """
+    interval = checkpoint_steps or max(steps // 100, 1)
+    if (count - 1) * interval >= steps:
+        raise InputError(
+            f"--average {count}: checkpoints {interval} steps apart do not fit into {steps} steps; "
+            f"average at most {(steps - 1) // interval + 1}, or set --checkpoint_steps"
+        )
+    return interval

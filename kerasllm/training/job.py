@@ -24,7 +24,7 @@ from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.training.callbacks.interruption import Interruptible
 from kerasllm.training.callbacks.progress import in_words
 from kerasllm.training.callbacks.samples import SampleLog
-from kerasllm.training.fit import FitResult, fit_run
+from kerasllm.training.fit import FitResult, averaging_interval, fit_run
 from kerasllm.training.hardware.compilation import choose_compilation
 from kerasllm.training.hardware.precision import choose_precision
 from kerasllm.training.hardware.throughput import flops_per_token
@@ -95,6 +95,7 @@ def is_finished(config: JobOptions, may_grow: frozenset[str] = MAY_GROW) -> bool
     Raises:
         InputError: the run directory cannot be written to, or holds a run that these settings do not continue.
     """
+    config.check_final_weights()
     finished = RunDirectory.check(config.output, config, resume=config.resume, may_grow=may_grow)
     if finished:
         print(nothing_to_resume(config.output, config))
@@ -108,6 +109,8 @@ def train(config: JobOptions, job: Job) -> int:
         config: the recipe's settings, already checked.
         job: the run as the recipe describes it.
     """
+    if config.average > 1:
+        averaging_interval(config.average, job.batches.steps, config.checkpoint_steps)
     with RunDirectory.create(config.output, config, resume=config.resume, may_grow=job.may_grow) as run:
         make_model = _compiled(config, job)
         asked = run.resolved.get("precision", config.precision)
@@ -177,6 +180,7 @@ def _compiled(config: JobOptions, job: Job) -> Callable[[], keras.Model]:
             epsilon=job.epsilon,
             clip_norm=config.clip_norm or None,
             gradient_accumulation=accumulation,
+            ema=config.ema,
         )
         flops = tokens * flops_per_token(model, job.batches[0][0])
         compilation = choose_compilation(config.jit_compile, steps, flops, job.batches.shapes)
@@ -210,6 +214,7 @@ def _fit(config: JobOptions, job: Job, model: keras.Model, run: RunDirectory) ->
         eval_interval=config.eval_interval or job.eval_interval,
         restore_best=config.restore_best,
         patience=config.patience,
+        average=config.average,
         monitor=job.monitor,
         **config.for_fit,
     )

@@ -344,6 +344,12 @@ class OptimizerOptions:
     clip_norm: float = field(default=1.0, metadata=at_least(0))
     """Largest global norm of the gradient; 0 for no clipping."""
 
+    average: int = field(default=1, metadata=at_least(1))
+    """End with the mean of the weights at the last so many checkpoints; without --checkpoint_steps, 1 % apart."""
+
+    ema: float = field(default=0.0, metadata=within(0, 1))
+    """Decay of an exponential moving average of the weights, with which the run ends; 0 for none."""
+
 
 @dataclass(kw_only=True)
 class ValidationOptions:
@@ -422,6 +428,24 @@ class RunOptions:
 @dataclass(kw_only=True)
 class JobOptions(OptimizerOptions, ValidationOptions, RunOptions):
     """The settings that every training recipe has."""
+
+    def check_final_weights(self) -> None:
+        """Refuses settings that ask for several kinds of final weights.
+
+        Raises:
+            InputError: the message names two of `--average`, `--ema`, `--restore_best` and `--patience`.
+        """
+        asked = {"average": self.average > 1, "ema": self.ema > 0, "restore_best": self.restore_best}
+        given = [f"--{name}" for name, is_given in asked.items() if is_given]
+        if len(given) > 1:
+            raise InputError(f"{given[0]} and {given[1]} end the run with different weights: give one of them")
+        if self.ema and self.gradient_accumulation > 1:
+            raise InputError(
+                "--ema averages after each batch, and --gradient_accumulation changes the weights after several: leave "
+                "one of them out"
+            )
+        if self.average > 1 and self.patience:
+            raise InputError("--average takes the last checkpoints, and --patience may end the run before them")
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,7 @@
 """Translation end to end: a run, its figures, translations of it, and bad input."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -107,6 +108,23 @@ def test_a_run_learns_to_translate(translator, read_run, run_recipe, files, caps
     assert first["translations"][0]["score"] > first["translations"][1]["score"]
 
 
+def test_interrupted_it_ends_the_same(options, run_recipe, read_run, tmp_path, uncompiled):
+    """With the mean of the last weights, which begins before the interruption; the latest checkpoint is damaged."""
+    short = ["--steps", "6", "--checkpoint_steps", "2", "--eval_interval", "6", "--warmup", "2", "--num_beams", "1"]
+    short += ["--average", "3", "--keep", "9", "--model.dropout", "0.1", "--output"]
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    assert run_recipe("train_translation", *options, *short, whole) == 0
+    shutil.copytree(whole, parted)
+    (parted / "results.json").unlink()
+    for later in sorted((parted / "checkpoints").iterdir())[1:]:
+        for file in later.iterdir():
+            file.write_bytes(b"")
+    assert run_recipe("train_translation", "--output", parted, "--resume") == 0
+    assert read_run(parted)[0] == read_run(whole)[0]
+    name = "model/model.safetensors"
+    assert (parted / name).read_bytes() == (whole / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -115,6 +133,8 @@ def test_a_run_learns_to_translate(translator, read_run, run_recipe, files, caps
         (["--vocabulary_size", "200"], "vocabulary_size 200 is too small"),
         (["--model.num_heads", "3"], "--model.hidden_dim 64 does not divide by num_heads 3"),
         (["--patience", "2"], "--patience needs --validation"),
+        (["--average", "9"], "checkpoints 50 steps apart do not fit into 400 steps; average at most 8"),
+        (["--average", "2", "--ema", "0.9"], "--average and --ema end the run with different weights"),
     ],
 )
 def test_bad_settings(change, message, options, files, run_recipe, tmp_path, capsys):

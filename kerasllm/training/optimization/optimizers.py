@@ -12,6 +12,7 @@ def adamw(
     epsilon: float = 1e-6,
     clip_norm: float | None = 1.0,
     gradient_accumulation: int = 1,
+    ema: float = 0.0,
 ) -> keras.optimizers.AdamW:
     """Returns AdamW without weight decay on biases and normalization, with clipping by the global norm.
 
@@ -23,6 +24,8 @@ def adamw(
         epsilon: added to the root of the second moment; BERT uses 1e-6.
         clip_norm: largest norm of the gradient of all weights together; None for no clipping.
         gradient_accumulation: batches whose gradients are averaged for one update.
+        ema: decay of an exponential moving average of the weights, which `fit` puts in their place when it ends; 0 for
+            none.
 
     Reference: Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101.
     """
@@ -33,6 +36,8 @@ def adamw(
         beta_2=beta_2,
         epsilon=epsilon,
         global_clipnorm=clip_norm,
+        use_ema=ema > 0,
+        ema_momentum=ema or None,
         gradient_accumulation_steps=gradient_accumulation if gradient_accumulation > 1 else None,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "scale"])
