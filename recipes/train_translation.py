@@ -62,7 +62,7 @@ def main(config: Config) -> int:
     check(config)
     parts = config.read()
     training = parts["train"]
-    tokenizer = config.find_tokenizer(training.sources + training.targets, config.tags)
+    tokenizer = config.find_tokenizer(training.sources, training.targets, config.tags)
     shape = config.find_shape(tokenizer)
     encoded = {name: config.encode(name, part, tokenizer, shape) for name, part in parts.items()}
     report(encoded)

@@ -12,6 +12,10 @@ from kerasllm.errors import InputError
 from kerasllm.tokenizers.byte_level_bpe import read_byte_level_bpe
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
 from kerasllm.tokenizers.encoding import refusing, vocabulary_size
+from kerasllm.tokenizers.marian import VOCABULARY as MARIAN_VOCABULARY
+from kerasllm.tokenizers.marian import has_marian_tokenizer, read_marian
+from kerasllm.tokenizers.parallel import remember_target_tokenizer
+from kerasllm.tokenizers.saving import TARGET_FILE
 from kerasllm.tokenizers.settings import (
     SETTINGS_FILE,
     apply_settings,
@@ -32,9 +36,10 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Args:
         path: a `tokenizer.json`; a `vocab.txt` (WordPiece, one piece a line); a `vocab.json` or `merges.txt`
             (byte-level BPE) beside the other one; or a directory that holds one of these, or whose `model/`
-            does (a run). A `tokenizer_config.json` beside the file names the special tokens and sets the options, as
-            in `transformers`; if it contradicts `tokenizer.json`, an `InputWarning` says so. The chat template
-            beside the file is saved again with the tokenizer.
+            does (a run). A directory with `source.spm`, `target.spm` and `vocab.json` is a Marian model's; reading it
+            needs the extra `sentencepiece`. A `tokenizer_config.json` beside the file names the special tokens and
+            sets the options, as in `transformers`; if it contradicts `tokenizer.json`, an `InputWarning` says so. The
+            chat template beside the file is saved again with the tokenizer.
 
     Raises:
         InputError: there is no tokenizer, or it cannot be read.
@@ -146,7 +151,8 @@ def _find(path: Path) -> Path:
         found = next((file for place in (path, path / "model") if (file := _file_in(place))), None)
         if found is None:
             raise InputError(
-                f"{path}: holds neither tokenizer.json nor vocab.txt nor vocab.json and merges.txt; "
+                f"{path}: holds neither tokenizer.json nor vocab.txt nor vocab.json and merges.txt "
+                "(or source.spm and target.spm); "
                 "give a tokenizer's directory"
             )
         return found
@@ -162,6 +168,8 @@ def _file_in(directory: Path) -> Path | None:
     for name in ("tokenizer.json", "vocab.txt"):
         if (directory / name).is_file():
             return directory / name
+    if has_marian_tokenizer(directory):
+        return directory / MARIAN_VOCABULARY
     pairs = [file for file in sorted(directory.glob(f"*{_MERGES}")) if _partner(file).is_file()]
     return next((file for file in pairs if file.name == _MERGES), pairs[0] if pairs else None)
 
@@ -187,6 +195,8 @@ def _load(path: Path) -> Tokenizer:
 
 
 def _read(path: Path, settings: dict[str, Any]) -> Tokenizer:
+    if path.name == MARIAN_VOCABULARY and has_marian_tokenizer(path.parent):
+        return read_marian(path.parent)
     if path.name.endswith((_MERGES, _VOCABULARY)):
         partner = _partner(path)
         if not partner.is_file():
@@ -200,6 +210,10 @@ def _read(path: Path, settings: dict[str, Any]) -> Tokenizer:
         _check_merges(path, text)
         tokenizer = Tokenizer.from_str(text)
     apply_settings(tokenizer, settings, path)
+    other = path.parent / TARGET_FILE
+    if path.name == "tokenizer.json" and other.is_file():
+        with refusing(f"{other}: not a tokenizer of the tokenizers library"):
+            remember_target_tokenizer(tokenizer, Tokenizer.from_str(other.read_text(encoding="utf-8")))
     return tokenizer
 
 

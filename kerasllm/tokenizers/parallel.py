@@ -1,17 +1,47 @@
-"""The tokenizer of an encoder-decoder: byte-level BPE of both sides, with tokens for end and padding."""
+"""The tokenizers of an encoder-decoder: byte-level BPE of both sides, with tokens for end and padding.
+
+Source and target have one table of ids. Their texts are divided by one tokenizer, or by one each; that of the targets
+is then remembered with that of the sources, and saved beside it.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
 
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.special_tokens import END_OF_TEXT, remember_roles
 
 END, PADDING = "</s>", "<pad>"
+
+_targets: WeakKeyDictionary[Tokenizer, Tokenizer] = WeakKeyDictionary()
+
+
+def remember_target_tokenizer(tokenizer: Tokenizer, of_targets: Tokenizer) -> None:
+    """Remembers the tokenizer of the targets, where it is not that of the sources.
+
+    Args:
+        tokenizer: the tokenizer of the sources.
+        of_targets: that of the targets, with the same ids.
+
+    Raises:
+        InputError: the numbers of ids differ.
+    """
+    sizes = [some.get_vocab_size() for some in (tokenizer, of_targets)]
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"the tokenizers of source and target have {sizes[0]} and {sizes[1]} tokens; they share one table of ids"
+        )
+    _targets[tokenizer] = of_targets
+
+
+def target_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """Returns the tokenizer of the targets, which is that of the sources unless another one is remembered."""
+    return _targets.get(tokenizer, tokenizer)
 
 
 def train_parallel_bpe(texts: Iterable[str], vocabulary_size: int, *, tags: Sequence[str] = ()) -> Tokenizer:
@@ -29,24 +59,65 @@ def train_parallel_bpe(texts: Iterable[str], vocabulary_size: int, *, tags: Sequ
     Raises:
         InputError: the vocabulary cannot hold the bytes, or the texts are empty.
     """
+    extra = _check_size(vocabulary_size, tags)
+    pieces, merges = _train(texts, vocabulary_size - extra)
+    return _assemble(pieces, merges, tags)
+
+
+def train_separate_bpe(
+    sources: Iterable[str], targets: Iterable[str], vocabulary_size: int, *, tags: Sequence[str] = ()
+) -> Tokenizer:
+    """Trains a byte-level BPE for each side, and gives their pieces ids in one table; deterministic.
+
+    Each has half of the pieces beside the bytes; those that both have stand in the table once. The tokenizer of the
+    targets is remembered with the returned one, see `target_tokenizer`.
+
+    Args:
+        sources: the source texts, which are read once.
+        targets: the target texts.
+        vocabulary_size, tags: see `train_parallel_bpe`.
+
+    Raises:
+        InputError: see `train_parallel_bpe`.
+    """
+    extra = _check_size(vocabulary_size, tags)
+    size = 257 + (vocabulary_size - extra - 257) // 2
+    trained = [_train(texts, size) for texts in (sources, targets)]
+    pieces = list(dict.fromkeys(piece for own, _ in trained for piece in own))
+    source, target = (_assemble(pieces, merges, tags) for _, merges in trained)
+    remember_target_tokenizer(source, target)
+    return source
+
+
+def _check_size(vocabulary_size: int, tags: Sequence[str]) -> int:
+    """Returns the number of tokens besides the bytes, the merges and the end mark; refuses too small a vocabulary."""
     extra = 1 + len(tags)  # besides the end mark, for which the trainer leaves room
     if vocabulary_size - extra <= 256:
         raise InputError(
             f"vocabulary_size {vocabulary_size} is too small: 256 bytes, {END}, {PADDING} and {len(tags)} tags make "
             f"{257 + extra} tokens; choose at least that many"
         )
-    trained = train_byte_level_bpe((f" {text}" for text in texts), vocabulary_size - extra)
+    return extra
+
+
+def _train(texts: Iterable[str], size: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns the bytes and merged pieces of a byte-level BPE in the order of their ids, and the merges."""
+    trained = train_byte_level_bpe((f" {text}" for text in texts), size)
     model = json.loads(trained.to_str())["model"]
     pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
     pieces.remove(END_OF_TEXT)
+    return pieces, [(left, right) for left, right in model["merges"]]
+
+
+def _assemble(pieces: Sequence[str], merges: list[tuple[str, str]], tags: Sequence[str]) -> Tokenizer:
+    """Returns the tokenizer of some pieces, which have their ids by their order, and of merges of them."""
     names = [END, *pieces, *tags, PADDING]
     vocabulary = {name: number for number, name in enumerate(names)}
     if len(vocabulary) != len(names):
         raise InputError(f"tags {' '.join(tags)}: each must be there once, and be no piece of the vocabulary")
-    merges = [(left, right) for left, right in model["merges"]]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True)
-    tokenizer.decoder = trained.decoder
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=False),
@@ -61,5 +132,5 @@ def train_parallel_bpe(texts: Iterable[str], vocabulary_size: int, *, tags: Sequ
 
 
 def decode_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """Returns the text of token ids, without special tokens and the space before the first word."""
-    return tokenizer.decode([int(token) for token in ids], skip_special_tokens=True).strip()
+    """Returns the text of a target's token ids, without special tokens and the space before the first word."""
+    return target_tokenizer(tokenizer).decode([int(token) for token in ids], skip_special_tokens=True).strip()

@@ -10,8 +10,11 @@ from tokenizers import Tokenizer
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import replace_file
 from kerasllm.files.json import write_json
+from kerasllm.tokenizers.parallel import target_tokenizer
 from kerasllm.tokenizers.settings import SETTINGS_FILE
 from kerasllm.tokenizers.special_tokens import known_templates, saved_roles
+
+TARGET_FILE = "target_tokenizer.json"
 
 
 def save_tokenizer(
@@ -22,6 +25,8 @@ def save_tokenizer(
     chat_template: str | None = None,
 ) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json`, from which `transformers.AutoTokenizer` loads.
+
+    A tokenizer of an encoder-decoder's targets that is not that of its sources is `target_tokenizer.json`.
 
     Args:
         tokenizer: a tokenizer of any kind. Its special tokens are saved with their roles; if it has no
@@ -57,6 +62,10 @@ def save_tokenizer(
     path = directory / "tokenizer.json"
     try:
         replace_file(path, tokenizer.to_str(pretty=True))
+        of_targets = target_tokenizer(tokenizer)
+        if of_targets is not tokenizer:
+            path = directory / TARGET_FILE
+            replace_file(path, of_targets.to_str(pretty=True))
         path = directory / SETTINGS_FILE
         write_json(path, settings, ensure_ascii=True)
     except OSError as error:

@@ -18,7 +18,7 @@ from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import load_tokenizer, load_wordpiece
-from kerasllm.tokenizers.parallel import train_parallel_bpe
+from kerasllm.tokenizers.parallel import train_parallel_bpe, train_separate_bpe
 from kerasllm.tokenizers.special_tokens import end_of_text_id, padding_id
 from kerasllm.tokenizers.wordpiece import train_wordpiece
 
@@ -386,6 +386,9 @@ class Seq2SeqStartOptions:
     vocabulary_size: int = field(default=8000, metadata=only_without("init", "tokenizer") | at_least(1))
     """Size of the byte-level BPE vocabulary to train, for source and target together."""
 
+    separate_tokenizers: bool = field(default=False, metadata=only_without("init", "tokenizer"))
+    """Train on each side apart, each with half of the pieces; by default one tokenizer divides both."""
+
     size: Seq2SeqSize = field(default="mini", metadata=only_without("init"))
     """Named size of a new model; --model.* options override it."""
 
@@ -403,18 +406,21 @@ class Seq2SeqStartOptions:
         if not self.init:
             self._new_shape(self.vocabulary_size)
 
-    def find_tokenizer(self, texts: Iterable[str], tags: list[str]) -> Any:
+    def find_tokenizer(self, sources: list[str], targets: list[str], tags: list[str]) -> Any:
         """Returns the tokenizer that `--tokenizer` names, that of `--init`, or one trained on texts.
 
         Args:
-            texts: the texts of both sides to train on, read only if they are needed.
+            sources: the texts to train on, read only if they are needed.
+            targets: those of the other side.
             tags: tokens that the vocabulary must have.
 
         Raises:
             InputError: there is no tokenizer, or it lacks a token.
         """
         if not self.init and not self.tokenizer:
-            return train_parallel_bpe(texts, self.vocabulary_size, tags=tags)
+            if self.separate_tokenizers:
+                return train_separate_bpe(sources, targets, self.vocabulary_size, tags=tags)
+            return train_parallel_bpe([*sources, *targets], self.vocabulary_size, tags=tags)
         place = self.tokenizer or self.init
         tokenizer = load_tokenizer(self.tokenizer or resolve_directory(self.init or ""))
         missing = [tag for tag in tags if tokenizer.token_to_id(tag) is None]

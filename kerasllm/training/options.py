@@ -438,14 +438,18 @@ class JobOptions(OptimizerOptions, ValidationOptions, RunOptions):
         asked = {"average": self.average > 1, "ema": self.ema > 0, "restore_best": self.restore_best}
         given = [f"--{name}" for name, is_given in asked.items() if is_given]
         if len(given) > 1:
-            raise InputError(f"{given[0]} and {given[1]} end the run with different weights: give one of them")
+            raise InputError(
+                f"{given[0]} and {given[1]} end the run with different weights: give one of them"
+            )
         if self.ema and self.gradient_accumulation > 1:
             raise InputError(
                 "--ema averages after each batch, and --gradient_accumulation changes the weights after several: leave "
                 "one of them out"
             )
         if self.average > 1 and self.patience:
-            raise InputError("--average takes the last checkpoints, and --patience may end the run before them")
+            raise InputError(
+                "--average takes the last checkpoints, and --patience may end the run before them"
+            )
 
 
 @dataclass(kw_only=True)

@@ -110,7 +110,18 @@ def test_a_run_learns_to_translate(translator, read_run, run_recipe, files, caps
 
 def test_interrupted_it_ends_the_same(options, run_recipe, read_run, tmp_path, uncompiled):
     """With the mean of the last weights, which begins before the interruption; the latest checkpoint is damaged."""
-    short = ["--steps", "6", "--checkpoint_steps", "2", "--eval_interval", "6", "--warmup", "2", "--num_beams", "1"]
+    short = [
+        "--steps",
+        "6",
+        "--checkpoint_steps",
+        "2",
+        "--eval_interval",
+        "6",
+        "--warmup",
+        "2",
+        "--num_beams",
+        "1",
+    ]
     short += ["--average", "3", "--keep", "9", "--model.dropout", "0.1", "--output"]
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     assert run_recipe("train_translation", *options, *short, whole) == 0

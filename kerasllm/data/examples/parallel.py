@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from kerasllm.data.sources.parallel import ParallelTexts
 from kerasllm.errors import InputError
+from kerasllm.tokenizers.parallel import target_tokenizer
 
 _CHUNK = 4096  # texts that the tokenizer gets at a time
 
@@ -75,7 +76,7 @@ def encode_pairs(
 
     Args:
         texts: the pairs.
-        tokenizer: the tokenizer of both sides, which is not changed.
+        tokenizer: the tokenizer of the sources, which is not changed; see `target_tokenizer`.
         end_id: the token that ends a source and a target.
         pad_id: the padding token.
         rule: which pairs are left out.
@@ -86,7 +87,7 @@ def encode_pairs(
     if rule.max_length < 2:
         raise InputError(f"max_length is {rule.max_length}: there must be room for a token and the end token")
     sources = encode_side(texts.sources, tokenizer, end_id)
-    targets = encode_side(texts.targets, tokenizer, end_id)
+    targets = encode_side(texts.targets, target_tokenizer(tokenizer), end_id)
     longest, cut = rule.max_length, 0
     left_out = dict(texts.left_out)
     kept_sources: list[np.ndarray] = []

@@ -42,7 +42,9 @@ class WeightAverage(StepCallback):
         self.total_steps = total_steps
         self.steps = range(total_steps - (count - 1) * interval, total_steps + 1, interval)
         if self.steps[0] < 1:
-            raise ValueError(f"{count} times {interval} steps are more than the {total_steps} of the training")
+            raise ValueError(
+                f"{count} times {interval} steps are more than the {total_steps} of the training"
+            )
         self._totals: list[np.ndarray] = []
         self._continues = False
 
