@@ -5,21 +5,22 @@ KERAS_BACKEND=jax python recipes/translate.py --model runs/translation --text "A
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kerasllm import Seq2SeqConfig, cli
-from kerasllm.cli.ranges import above, at_least
+from kerasllm.cli.ranges import above, at_least, within
 from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.generation.continuation import Settings
 from kerasllm.generation.targets import TargetSettings
+from kerasllm.tasks.attention_map import attention_map
 from kerasllm.tasks.saved_model import open_model
-from kerasllm.tasks.translation import Translation, translation_figures, translations
+from kerasllm.tasks.translation import Translation, output_line, translation_figures, translations
+from kerasllm.training.run.attention import draw_attention
 
 
 @dataclass
@@ -44,8 +45,17 @@ class Config:
     target_tag: str | None = None
     """Tag before each source, such as >>de<<, for a model of several languages."""
 
-    num_beams: int = field(default=5, metadata=at_least(1))
-    """Beams of the search; 1 for the most likely token at each step."""
+    num_beams: int | None = field(default=None, metadata=at_least(1))
+    """Beams of the search; 1 for the most likely token at each step. If null, 5, or 1 where targets are sampled."""
+
+    temperature: float | None = field(default=None, metadata=above(0))
+    """Sample the targets, from logits divided by this."""
+
+    top_p: float | None = field(default=None, metadata=within(0, 1, above=True, below=False))
+    """Sample from the likeliest tokens that together have this probability."""
+
+    seed: int = field(default=0, metadata=at_least(0))
+    """Seed of the sampling."""
 
     n_best: int = field(default=1, metadata=at_least(1))
     """Translations of each text, at most as many as there are beams."""
@@ -68,50 +78,53 @@ class Config:
     output: str | None = None
     """File for the translations, one per line; with --n_best or --scores a JSON object per line."""
 
+    attention: str | None = None
+    """PNG file for a picture of what the model attends to in the first text as it translates it."""
+
 
 def main(config: Config) -> int:
     """Reads the model and the texts, and writes the translations."""
-    check(config)
+    settings = check(config)
     saved = open_model(config.model, Seq2SeqConfig)
     tag = config.target_tag
     if tag and saved.tokenizer.token_to_id(tag) is None:
         raise InputError(f"--target_tag {tag}: the vocabulary of {config.model} has no such tag")
     texts = read(config)
     sources = [f"{tag} {text}" if tag else text for text in texts]
-    settings = TargetSettings(
-        Settings(num_beams=config.num_beams, length_penalty=config.length_penalty),
+    model = Translation.load(saved)
+    found = [own[: config.n_best] for own in translations(model, saved.tokenizer, sources, settings)]
+    if config.attention:
+        picture = attention_map(model, saved.tokenizer, sources[0], found[0][0][0])
+        draw_attention(Path(config.attention), *picture)
+    lines = [output_line(*pair, config.n_best, config.scores) for pair in zip(texts, found, strict=True)]
+    if config.output:
+        write_output(Path(config.output), "".join(f"{line}\n" for line in lines))
+    print(f"written to {config.output}" if config.output else "\n".join(lines))
+    if config.reference:
+        figures = figures_of(config, [own[0][0] for own in found])
+        print("BLEU {bleu:.2f}, chrF {chrf:.2f} ({signature})".format(**figures), file=sys.stderr)
+    return 0
+
+
+def check(config: Config) -> TargetSettings:
+    """Refuses settings that contradict each other, before anything is read; returns those of generation."""
+    sampled = config.temperature is not None or config.top_p is not None
+    num_beams = config.num_beams or (1 if sampled else 5)
+    if config.text and config.file:
+        raise InputError("give either --text or --file")
+    if config.n_best > num_beams:
+        raise InputError(f"--n_best {config.n_best} is above --num_beams {num_beams}")
+    if config.scores and num_beams < 2:
+        raise InputError("--scores needs a beam search: --num_beams of at least 2")
+    for file in filter(None, (config.output, config.attention)):
+        check_writable(Path(file))
+    names = ("temperature", "top_p", "seed", "length_penalty")
+    return TargetSettings(
+        Settings(num_beams=num_beams, **{name: getattr(config, name) for name in names}),
         max_ratio=config.max_ratio,
         gnmt=config.length_penalty_form == "gnmt",
         batch_size=config.batch_size,
     )
-    model = Translation.load(saved)
-    found = [own[: config.n_best] for own in translations(model, saved.tokenizer, sources, settings)]
-    lines = [shown(text, own, config) for text, own in zip(texts, found, strict=True)]
-    if config.output:
-        write_output(Path(config.output), "".join(f"{line}\n" for line in lines))
-        print(f"{len(lines)} translations written to {config.output}", file=sys.stderr)
-    else:
-        print("\n".join(lines))
-    if config.reference:
-        best = [own[0][0] for own in found]
-        figures = figures_of(config, best)
-        print(
-            f"BLEU {figures['bleu']:.2f}, chrF {figures['chrf']:.2f} ({figures['signature']})",
-            file=sys.stderr,
-        )
-    return 0
-
-
-def check(config: Config) -> None:
-    """Refuses settings that contradict each other, before anything is read."""
-    if config.text and config.file:
-        raise InputError("give either --text or --file")
-    if config.n_best > config.num_beams:
-        raise InputError(f"--n_best {config.n_best} is above --num_beams {config.num_beams}")
-    if config.scores and config.num_beams < 2:
-        raise InputError("--scores needs a beam search: --num_beams of at least 2")
-    if config.output:
-        check_writable(Path(config.output))
 
 
 def read(config: Config) -> list[str]:
@@ -125,18 +138,7 @@ def read(config: Config) -> list[str]:
     return texts
 
 
-def shown(text: str, translations: list[tuple[str, float]], config: Config) -> str:
-    """Returns the line of a text's translations."""
-    if config.n_best == 1 and not config.scores:
-        return translations[0][0]
-    rows = [
-        {"text": target} | ({"score": round(score, 4)} if config.scores else {})
-        for target, score in translations
-    ]
-    return json.dumps({"source": text, "translations": rows}, ensure_ascii=False)
-
-
-def figures_of(config: Config, found: list[str]) -> dict[str, float]:
+def figures_of(config: Config, found: list[str]) -> dict[str, Any]:
     """Returns BLEU and chrF beside the reference."""
     expected = [line.strip() for _, line in text_lines(config.reference or "")]
     if len(expected) != len(found):

@@ -153,6 +153,21 @@ class Attention:
         )
         return self.output(merge_heads(attended)), cache
 
+    def weights(self, hidden, others, mask=None):
+        """Returns how much `hidden` attends to each of `others`, float32 (batch, heads, queries, keys), sums of 1.
+
+        For pictures; of attention to another sequence.
+
+        Args:
+            hidden, others, mask: see `__call__`.
+        """
+        query = split_heads(self.query(hidden), (self.num_heads,))[0]
+        key, _ = self._key_value_heads(others)
+        key = ops.repeat(key, self.num_heads // self.num_key_value_heads, axis=1)
+        scores = ops.matmul(ops.cast(query, "float32"), ops.transpose(ops.cast(key, "float32"), (0, 1, 3, 2)))
+        scores = scores / query.shape[-1] ** 0.5
+        return ops.softmax(scores if mask is None else ops.where(mask, scores, -1e30))
+
     def keys_and_values(self, others) -> Cache:
         """Returns the keys and values of `others` (batch, keys, width), as a cache of cross-attention."""
         key, value = self._key_value_heads(others)

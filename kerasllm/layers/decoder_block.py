@@ -207,6 +207,21 @@ class TransformerDecoderBlock(CountsCalls, keras.layers.Layer):
         hidden = backend.boundary(hidden)
         return hidden if cache is None else (hidden, extended)
 
+    def cross_attention_weights(self, hidden, encoder_hidden, cross_attention_mask=None):
+        """Returns how much each position attends to each of the encoder's.
+
+        The result is float32 (batch, heads, length, encoder_length).
+
+        Args:
+            hidden, encoder_hidden, cross_attention_mask: see the class.
+        """
+        if self.normalize_first:
+            hidden = hidden + self.attention_to_itself(self.attention_norm(hidden), is_causal=True)[0]
+            hidden = self.cross_attention_norm(hidden)
+        else:
+            hidden = self.attention_norm(hidden + self.attention_to_itself(hidden, is_causal=True)[0])
+        return self.attention_to_encoder.weights(hidden, encoder_hidden, cross_attention_mask)
+
     def cross_keys_and_values(self, encoder_hidden) -> Cache:
         """Returns the keys and values of an encoder's output, for `cross_cache`.
 

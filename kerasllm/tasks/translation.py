@@ -8,6 +8,7 @@ Reference: Post 2018, https://arxiv.org/abs/1804.08771.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -113,6 +114,21 @@ def translations(
             by_text.setdefault(decode_text(tokenizer, beam.tokens), beam.score)
         found[index] = list(by_text.items())
     return found
+
+
+def output_line(source: str, found: Sequence[tuple[str, float]], n_best: int, scores: bool) -> str:
+    """Returns the line of a text's translations: the only one, or JSON of several or with scores.
+
+    Args:
+        source: the text.
+        found: its translations with their scores, the best first.
+        n_best: number of translations that are asked for.
+        scores: whether the line holds the scores.
+    """
+    if n_best == 1 and not scores:
+        return found[0][0]
+    rows = [{"text": target} | ({"score": round(score, 4)} if scores else {}) for target, score in found]
+    return json.dumps({"source": source, "translations": rows}, ensure_ascii=False)
 
 
 def translation_figures(

@@ -103,13 +103,13 @@ def _read_description(path: Path) -> Any:
     """Returns the content of a SentencePiece model."""
     try:
         from google.protobuf.message import DecodeError
-        from sentencepiece import sentencepiece_model_pb2
+        from sentencepiece import sentencepiece_model_pb2 as protocol
     except ImportError as error:
         raise InputError(
             f"{path}: reading a SentencePiece model needs sentencepiece and protobuf: "
             "pip install 'kerasllm[sentencepiece]'"
         ) from error
-    description = sentencepiece_model_pb2.ModelProto()
+    description = vars(protocol)["ModelProto"]()  # made as the module is imported
     try:
         description.ParseFromString(path.read_bytes())
     except DecodeError as error:

@@ -208,3 +208,19 @@ def test_saved_and_loaded(settings, batch, tmp_path):
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         Seq2SeqConfig(**SHAPE | settings)
+
+
+def test_a_functional_model_around_the_backbone(model, batch, tmp_path):
+    """Batch and lengths unknown; saved and loaded."""
+    inputs, _ = batch
+    named = {name: keras.Input((None,), dtype="int32", name=name) for name in inputs}
+    outputs = keras.layers.Dense(2)(model.backbone(named)["sequence_output"])
+    functional = keras.Model(named, outputs)
+    functional.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for length in (5, 3):
+        given = inputs | {"decoder_token_ids": inputs["decoder_token_ids"][:, :length]}
+        expected = functional.layers[-1](model.backbone(given)["sequence_output"])
+        for some in (functional, loaded):
+            found = some.predict(given, verbose=0)
+            np.testing.assert_allclose(found, ops.convert_to_numpy(expected), rtol=1e-4, atol=1e-5)

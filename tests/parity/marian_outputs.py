@@ -24,7 +24,8 @@ def main(prepared: Path, results: Path) -> None:
     for beams in (1, 5):
         settings = TargetSettings(Settings(num_beams=beams, max_new_tokens=10), max_ratio=None)
         found[beams] = [own[0].tokens for own in generate_targets(model, sources, settings)]
-    np.savez(results / "logits.npz", logits=logits)
+    attention = keras.ops.convert_to_numpy(model.backbone.cross_attention(data))
+    np.savez(results / "logits.npz", logits=logits, attention=attention)
     (results / "targets.json").write_text(json.dumps(found))
     model.save_pretrained(results / "marian")
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="transformers computes with torch, w
 PAD, VOCABULARY = 39, 40
 
 
-def their_logits(model, data):
+def their_outputs(model, data):
     names = {
         "input_ids": "encoder_token_ids",
         "attention_mask": "encoder_padding_mask",
@@ -19,7 +19,8 @@ def their_logits(model, data):
     }
     inputs = {theirs: torch.tensor(data[ours]).long() for theirs, ours in names.items()}
     with torch.no_grad():
-        return model.eval()(**inputs).logits.numpy()
+        outputs = model.eval()(**inputs, output_attentions=True)
+    return outputs.logits.numpy(), np.stack([layer.numpy() for layer in outputs.cross_attentions])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,9 @@ def prepared(tmp_path_factory):
         },
         forced_eos_token_id=None,
     )
-    model = transformers.MarianMTModel(config)
+    model = transformers.MarianMTModel._from_config(
+        config, attn_implementation="eager"
+    )  # tells its attention
     for name, parameter in model.named_parameters():
         if "embed_positions" in name:
             continue
@@ -85,16 +88,20 @@ def prepared(tmp_path_factory):
             do_sample=False,
         )
         targets[str(beams)] = [[t for t in row[1:] if t not in (PAD, 0)] for row in found.tolist()]
-    return directory, data, their_logits(model, data), targets
+    return directory, data, their_outputs(model, data), targets
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax", "tensorflow"])
 def test_marian_is_the_same_there_and_back(backend, prepared, run_backend, tmp_path):
-    directory, data, logits, targets = prepared
+    directory, data, (logits, attention), targets = prepared
     run_backend(backend, "marian_outputs", directory, tmp_path)
-    np.testing.assert_allclose(np.load(tmp_path / "logits.npz")["logits"], logits, rtol=0, atol=1e-4)
+    found = np.load(tmp_path / "logits.npz")
+    np.testing.assert_allclose(found["logits"], logits, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found["attention"], attention, rtol=0, atol=1e-5)
     assert json.loads((tmp_path / "targets.json").read_text()) == targets
     assert len({tuple(target) for target in targets["5"]}) > 1
-    again, report = transformers.MarianMTModel.from_pretrained(tmp_path / "marian", output_loading_info=True)
+    again, report = transformers.MarianMTModel.from_pretrained(
+        tmp_path / "marian", output_loading_info=True, attn_implementation="eager"
+    )
     assert not any(report.values()), report
-    np.testing.assert_allclose(their_logits(again, data), logits, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(their_outputs(again, data)[0], logits, rtol=0, atol=1e-5)

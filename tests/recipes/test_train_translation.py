@@ -74,7 +74,7 @@ def translator(options, run_recipe, tmp_path_factory, without_compiling):
     return output
 
 
-def test_a_run_learns_to_translate(translator, read_run, run_recipe, files, capsys):
+def test_a_run_learns_to_translate(translator, read_run, run_recipe, files, capsys, tmp_path):
     lines, results = read_run(translator)
     assert results["test"]["bleu"] > 90 and results["test"]["chrf"] > 90
     assert results["test"]["signature"].startswith("nrefs:1|case:mixed")
@@ -106,6 +106,13 @@ def test_a_run_learns_to_translate(translator, read_run, run_recipe, files, caps
         "translations"
     ] == [{"text": "", "score": 0.0}]
     assert first["translations"][0]["score"] > first["translations"][1]["score"]
+    argv = ["--model", translator, "--text", "red dog runs", "--temperature", "1e-3"]
+    picture = tmp_path / "attention.png"
+    assert run_recipe("translate", *argv, "--attention", picture) == 0
+    assert capsys.readouterr().out.startswith("rot Hund")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run_recipe("translate", *argv, "--num_beams", "2") == 2
+    assert "num_beams 2 searches" in capsys.readouterr().err
 
 
 def test_interrupted_it_ends_the_same(options, run_recipe, read_run, tmp_path, uncompiled):

@@ -101,6 +101,24 @@ class Seq2SeqBackbone(LanguageModel):
             hidden = block(hidden, encoder_hidden=encoded, cross_attention_mask=mask, training=training)
         return {"encoder_output": encoded, "sequence_output": self._last_norm(hidden)}
 
+    def cross_attention(self, inputs):
+        """Returns how much each target position attends to each source position, for pictures of it.
+
+        Args:
+            inputs: the dict that `call` takes.
+
+        Returns:
+            float32 (layers, batch, heads, target_length, source_length); the last axis has sums of 1.
+        """
+        encoded = self.encode(inputs["encoder_token_ids"], inputs.get("encoder_padding_mask"))
+        hidden = self.embeddings(inputs["decoder_token_ids"], is_target=True)
+        mask = combined_mask(inputs.get("encoder_padding_mask"))
+        weights = []
+        for block in self.decoder_blocks:
+            weights.append(block.cross_attention_weights(hidden, encoded, mask))
+            hidden = block(hidden, encoder_hidden=encoded, cross_attention_mask=mask)
+        return ops.stack(weights)
+
     def encode(self, token_ids, padding_mask=None, position_ids=None, training=False):
         """Returns the encoder's output (batch, source_length, hidden_dim).
 
