@@ -27,7 +27,7 @@ from kerasllm.tasks import CausalLanguageModeling, pointing_to_recipe
 from kerasllm.tokenizers.added_tokens import added_ids
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import load_tokenizer
-from kerasllm.training.model_options import GPTOptions
+from kerasllm.training.options import GPTOptions
 
 
 @dataclass

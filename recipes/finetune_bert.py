@@ -21,8 +21,7 @@ from kerasllm.errors import InputError, counted
 from kerasllm.tasks import Classification, Regression
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.model_options import BertStartOptions, LowRankOptions
-from kerasllm.training.options import HELD_OUT_EXAMPLES, LabelledOptions, TrainingOptions
+from kerasllm.training.options import BertStartOptions, LabelledOptions, LowRankOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -76,10 +75,10 @@ def main(config: Config) -> int:
     def make_model() -> BertClassifier | BertRegressor:
         num_tokens = vocabulary_size(tokenizer)
         if isinstance(task, Regression):
-            return config.make_model(BertRegressor, num_tokens, seed=config.seed, **config.adapters)
+            return config.make_bert(BertRegressor, num_tokens, seed=config.seed, **config.adapters)
         names = training.label_names
         settings = {"label_names": names, "multi_label": config.multi_label, "seed": config.seed}
-        return config.make_model(BertClassifier, num_tokens, **settings, **config.adapters)
+        return config.make_bert(BertClassifier, num_tokens, **settings, **config.adapters)
 
     batches = make_batches()
     held_out = {
@@ -116,7 +115,7 @@ def main(config: Config) -> int:
 def check(config: Config) -> None:
     """Refuses settings that contradict each other, before anything is read."""
     config.check_parts()
-    config.check_validation(config.has_validation, HELD_OUT_EXAMPLES)
+    config.check_validation()
     if config.init and config.tokenizer:
         raise InputError(
             "--tokenizer is for training from scratch: with --init the checkpoint's own is taken"

@@ -20,9 +20,7 @@ from kerasllm.errors import InputError
 from kerasllm.tasks.embedding import teacher_targets
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.model_options import BertStartOptions, LowRankOptions
-from kerasllm.training.options import HELD_OUT_EXAMPLES, TrainingOptions
-from kerasllm.training.pair_options import PairOptions
+from kerasllm.training.options import BertStartOptions, LowRankOptions, PairOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -99,7 +97,7 @@ def main(config: Config) -> int:
 def check(config: Config) -> None:
     """Refuses settings that contradict each other, before anything is read."""
     config.check_parts()
-    config.check_validation(config.has_validation, HELD_OUT_EXAMPLES)
+    config.check_validation()
     config.check_adapters(config.init)
     config.check_start()
     config.check_loss()
@@ -109,7 +107,7 @@ def make_model(config: Config, tokenizer: Any, targets: np.ndarray | None) -> Be
     """Returns the encoder, whose vectors must be as wide as the settings need."""
     asked = {name: getattr(config, name) for name in ("pooling", "projection_dim") if getattr(config, name)}
     asked |= {"sequence_length": config.sequence_length, "seed": config.seed, **config.adapters}
-    model = config.make_model(BertEncoder, vocabulary_size(tokenizer), **asked)
+    model = config.make_bert(BertEncoder, vocabulary_size(tokenizer), **asked)
     if max(config.matryoshka_dims, default=1) > model.dim or min(config.matryoshka_dims, default=1) < 1:
         raise InputError(f"--matryoshka_dims {config.matryoshka_dims}: the vectors have {model.dim} numbers")
     if targets is not None and targets.shape[1] != model.dim:

@@ -26,8 +26,7 @@ from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import find_chat_template, load_tokenizer
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.model_options import AdapterOptions, GPTOptions
-from kerasllm.training.options import HELD_OUT_EXAMPLES, FineTuningOptions, TrainingOptions
+from kerasllm.training.options import AdapterOptions, FineTuningOptions, GPTOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -66,7 +65,7 @@ def main(config: Config) -> int:
     if is_finished(config):
         return 0
     config.check_parts()
-    config.check_validation(config.has_validation, HELD_OUT_EXAMPLES)
+    config.check_validation()
     config.check_adapters(config.init)
     directory = resolve_directory(config.init)
     tokenizer = load_tokenizer(directory)

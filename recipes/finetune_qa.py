@@ -19,9 +19,7 @@ from kerasllm.errors import InputError, naming
 from kerasllm.tasks import QuestionAnswering
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.model_options import BertStartOptions, LowRankOptions
-from kerasllm.training.options import HELD_OUT_EXAMPLES, TrainingOptions
-from kerasllm.training.question_options import QuestionOptions
+from kerasllm.training.options import BertStartOptions, LowRankOptions, QuestionOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -57,7 +55,7 @@ def main(config: Config) -> int:
     if is_finished(config, may_grow=NO_GROWTH):
         return 0
     config.check_parts()
-    config.check_validation(config.has_validation, HELD_OUT_EXAMPLES)
+    config.check_validation()
     config.check_adapters(config.init)
     config.check_start()
     if config.document_stride >= config.sequence_length - 3:
@@ -82,7 +80,7 @@ def main(config: Config) -> int:
 
     def make_model() -> BertQuestionAnswering:
         size = vocabulary_size(tokenizer)
-        return config.make_model(BertQuestionAnswering, size, seed=config.seed, **config.adapters)
+        return config.make_bert(BertQuestionAnswering, size, seed=config.seed, **config.adapters)
 
     batches = make_batches()
     held_out = {

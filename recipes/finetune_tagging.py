@@ -21,8 +21,7 @@ from kerasllm.errors import InputError
 from kerasllm.tasks import Tagging
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.model_options import BertStartOptions, LowRankOptions
-from kerasllm.training.options import HELD_OUT_EXAMPLES, TaggedOptions, TrainingOptions
+from kerasllm.training.options import BertStartOptions, LowRankOptions, TaggedOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -79,7 +78,7 @@ def main(config: Config) -> int:
     def make_model() -> BertTokenClassifier:
         names = training.label_names
         size = vocabulary_size(tokenizer)
-        return config.make_model(
+        return config.make_bert(
             BertTokenClassifier, size, label_names=names, seed=config.seed, **config.adapters
         )
 
@@ -116,7 +115,7 @@ def main(config: Config) -> int:
 def check(config: Config) -> None:
     """Refuses settings that contradict each other, before anything is read."""
     config.check_parts()
-    config.check_validation(config.has_validation, HELD_OUT_EXAMPLES)
+    config.check_validation()
     config.check_adapters(config.init)
     config.check_start()
 

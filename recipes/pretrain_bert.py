@@ -22,9 +22,8 @@ from kerasllm.tasks import MaskedLanguageModeling
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.wordpiece import continuation_mask, special_token_ids
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.model_options import BertStartOptions
 from kerasllm.training.optimization.schedules import warmup_steps
-from kerasllm.training.options import HELD_OUT_TEXT, CorpusOptions, TrainingOptions
+from kerasllm.training.options import BertStartOptions, CorpusOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -79,7 +78,7 @@ def main(config: Config) -> int:
 
     def make_model() -> BertPretraining:
         heads = ["next_sentence" if name == "sentence_order" else name for name in config.objectives]
-        return config.make_model(
+        return config.make_bert(
             BertPretraining, vocabulary_size(tokenizer), objectives=heads, seed=config.seed
         )
 
@@ -119,7 +118,7 @@ def check(config: Config) -> None:
     """Refuses settings that contradict each other, before anything is read."""
     read_objectives(config.objectives)
     warmup_steps(config.warmup, config.steps)
-    config.check_validation(config.has_validation, HELD_OUT_TEXT)
+    config.check_validation()
     config.check_start()
 
 

@@ -20,9 +20,8 @@ from kerasllm.errors import InputError, naming
 from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.training.callbacks.samples import sample_prompt
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.model_options import GPTStartOptions
 from kerasllm.training.optimization.schedules import CosineWarmupDecay, warmup_steps
-from kerasllm.training.options import HELD_OUT_TEXT, CorpusOptions, TrainingOptions
+from kerasllm.training.options import CorpusOptions, GPTStartOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -111,7 +110,7 @@ def check(config: Config) -> None:
         raise InputError(
             f"--minimum_learning_rate is {minimum}, it must lie between 0 and --learning_rate {config.learning_rate}"
         )
-    config.check_validation(config.has_validation, HELD_OUT_TEXT)
+    config.check_validation()
     config.check_start()
 
 

@@ -19,10 +19,8 @@ from kerasllm.generation.continuation import Settings
 from kerasllm.generation.targets import TargetSettings
 from kerasllm.tasks.translation import Translation, translation_figures, translations
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.model_options import Seq2SeqStartOptions
 from kerasllm.training.optimization.schedules import InverseSquareRootDecay, LinearWarmupDecay, warmup_steps
-from kerasllm.training.options import JobOptions
-from kerasllm.training.parallel_options import ParallelOptions
+from kerasllm.training.options import JobOptions, ParallelOptions, Seq2SeqStartOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -112,7 +110,7 @@ def main(config: Config) -> int:
 def check(config: Config) -> None:
     """Refuses settings that contradict each other, before anything is read."""
     warmup_steps(config.warmup, config.steps)
-    config.check_validation(bool(config.validation), "--validation")
+    config.check_validation()
     config.check_start()
 
 

@@ -17,6 +17,7 @@ class ParallelOptions:
     """Settings for the pairs of a source and a target text that a model is trained on."""
 
     group: ClassVar[str] = "data"
+    validation_options: ClassVar[str] = "--validation"
 
     train: list[str]
     """Source and target: two text files whose lines belong together, or one table (.tsv, .jsonl, hub:ID …)."""
@@ -44,6 +45,11 @@ class ParallelOptions:
 
     strict: bool = False
     """Refuse a held-out text that is longer than the positions, instead of cutting it."""
+
+    @property
+    def has_validation(self) -> bool:
+        """True if validation data is given."""
+        return bool(self.validation)
 
     @property
     def tags(self) -> list[str]:

@@ -10,7 +10,7 @@ from kerasllm.data.sources.pairs import TextGroups, read_groups
 from kerasllm.data.sources.splitting import text_key
 from kerasllm.errors import InputError
 from kerasllm.tasks.embedding import Embedding, LossName
-from kerasllm.training.options import FineTuningOptions
+from kerasllm.training.options.fine_tuning import FineTuningOptions
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kerasllm.data.sources.splitting import text_key
 from kerasllm.data.sources.squad import Questions, read_questions
-from kerasllm.training.options import FineTuningOptions
+from kerasllm.training.options.fine_tuning import FineTuningOptions
 
 
 @dataclass(kw_only=True)

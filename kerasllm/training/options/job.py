@@ -1,0 +1,157 @@
+"""Settings of the optimization, the validation and the run, which all training recipes have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from kerasllm.cli.ranges import above, at_least, within
+from kerasllm.cli.settings import continues, in_group
+from kerasllm.errors import InputError
+from kerasllm.training.callbacks.number_guard import GuardOptions
+
+
+@dataclass(kw_only=True)
+class BatchOptions:
+    """The size of batches with a fixed number of rows."""
+
+    group: ClassVar[str] = "optimization"
+
+    batch_size: int = field(default=32, metadata=at_least(1))
+    """Rows of a batch; an optimizer step sees batch_size * gradient_accumulation."""
+
+
+@dataclass(kw_only=True)
+class OptimizerOptions:
+    """Settings of AdamW and its schedule."""
+
+    group: ClassVar[str] = "optimization"
+
+    gradient_accumulation: int = field(default=1, metadata=at_least(1))
+    """Batches whose gradients are averaged for one optimizer step."""
+
+    learning_rate: float = field(default=1e-4, metadata=above(0))
+    """Peak learning rate."""
+
+    warmup: float = field(default=0.1, metadata=at_least(0))
+    """Steps of linear warm-up; below 1, a share of all steps."""
+
+    weight_decay: float = field(default=0.01, metadata=at_least(0))
+    """Decoupled weight decay, on matrices only."""
+
+    beta_2: float = field(default=0.999, metadata=within(0, 1))
+    """Decay of AdamW's second moment."""
+
+    clip_norm: float = field(default=1.0, metadata=at_least(0))
+    """Largest global norm of the gradient; 0 for no clipping."""
+
+    average: int = field(default=1, metadata=at_least(1))
+    """End with the mean of the weights at the last so many checkpoints; without --checkpoint_steps, 1 % apart."""
+
+    ema: float = field(default=0.0, metadata=within(0, 1))
+    """Decay of an exponential moving average of the weights, with which the run ends; 0 for none."""
+
+
+@dataclass(kw_only=True)
+class ValidationOptions:
+    """Settings for when a run is validated, and what follows from it."""
+
+    group: ClassVar[str] = "validation"
+
+    eval_interval: int | None = field(default=None, metadata=at_least(1))
+    """Steps between validations; if null, a tenth of all steps in pretraining and an epoch in fine-tuning."""
+
+    restore_best: bool = False
+    """End with the weights of the best validation."""
+
+    patience: int | None = field(default=None, metadata=at_least(1))
+    """Validations without improvement after which training stops; null for never."""
+
+    def check_validation(self) -> None:
+        """Refuses settings that need validation data if there is none.
+
+        The recipe's options for its data say whether there is some (`has_validation`) and which options give it
+        (`validation_options`).
+
+        Raises:
+            InputError: `--patience`, `--restore_best` or `--monitor` is given without validation.
+        """
+        given = [name for name in ("patience", "restore_best") if getattr(self, name)]
+        if getattr(self, "monitor", "loss") != "loss":
+            given.append(f"monitor {self.monitor}")  # type: ignore[attr-defined]
+        if given and not self.has_validation:  # type: ignore[attr-defined]
+            raise InputError(f"--{given[0]} needs {self.validation_options}")  # type: ignore[attr-defined]
+
+
+@dataclass(kw_only=True)
+class RunOptions:
+    """Settings of the run directory, the machine, and everything else around the training."""
+
+    group: ClassVar[str] = "run"
+
+    output: str
+    """Directory of the run: settings, log, checkpoints, model, results."""
+
+    precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
+    """auto measures both, chooses the faster one and records it."""
+
+    jit_compile: bool | None = None
+    """Compile the training step; if null, on PyTorch only for a long run with a C++ compiler, elsewhere always."""
+
+    log_interval: int | None = field(default=None, metadata=at_least(1))
+    """Steps between lines of metrics.jsonl; if null, 1 for a run of up to 100 steps, else 10."""
+
+    checkpoint_steps: int | None = field(default=None, metadata=at_least(1) | in_group("checkpoints"))
+    """Steps between checkpoints."""
+
+    checkpoint_minutes: float | None = field(default=10.0, metadata=above(0) | in_group("checkpoints"))
+    """Minutes between checkpoints."""
+
+    keep: int = field(default=2, metadata=at_least(1) | in_group("checkpoints"))
+    """Number of newest checkpoints to keep."""
+
+    seed: int = field(default=0, metadata=within(0, 2**31))
+    """Seed of initial values, dropout and the order of the data."""
+
+    guard: GuardOptions = field(default_factory=GuardOptions)
+
+    resume: bool = field(default=False, metadata=continues("output") | in_group("checkpoints"))
+    """Continue the interrupted run in --output, with its settings; no other option is needed."""
+
+    @property
+    def for_fit(self) -> dict[str, Any]:
+        """The arguments of `fit_run` that are options of this group."""
+        names = ("log_interval", "checkpoint_steps", "checkpoint_minutes", "keep", "resume", "guard")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(kw_only=True)
+class JobOptions(OptimizerOptions, ValidationOptions, RunOptions):
+    """The settings that every training recipe has."""
+
+    def check_final_weights(self) -> None:
+        """Refuses settings that ask for several kinds of final weights.
+
+        Raises:
+            InputError: the message names two of `--average`, `--ema`, `--restore_best` and `--patience`.
+        """
+        asked = {"average": self.average > 1, "ema": self.ema > 0, "restore_best": self.restore_best}
+        given = [f"--{name}" for name, is_given in asked.items() if is_given]
+        if len(given) > 1:
+            raise InputError(
+                f"{given[0]} and {given[1]} end the run with different weights: give one of them"
+            )
+        if self.ema and self.gradient_accumulation > 1:
+            raise InputError(
+                "--ema averages after each batch, and --gradient_accumulation changes the weights after several: leave "
+                "one of them out"
+            )
+        if self.average > 1 and self.patience:
+            raise InputError(
+                "--average takes the last checkpoints, and --patience may end the run before them"
+            )
+
+
+@dataclass(kw_only=True)
+class TrainingOptions(BatchOptions, JobOptions):
+    """The settings of a training recipe whose batches have a fixed number of rows."""

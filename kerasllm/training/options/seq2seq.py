@@ -1,0 +1,133 @@
+"""Settings of the encoder-decoder that a run starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from kerasllm.checkpoints import resolve_directory
+from kerasllm.cli.ranges import at_least, within
+from kerasllm.cli.settings import only_without
+from kerasllm.errors import InputError
+from kerasllm.models import SEQ2SEQ_SIZES, Seq2SeqConfig
+from kerasllm.models.gpt.config import FeedForward, Normalization
+from kerasllm.tokenizers.encoding import vocabulary_size
+from kerasllm.tokenizers.loading import load_tokenizer
+from kerasllm.tokenizers.parallel import train_parallel_bpe, train_separate_bpe
+from kerasllm.tokenizers.special_tokens import end_of_text_id, padding_id
+from kerasllm.training.options.start import ShapeOptions, StartOptions
+
+Seq2SeqSize: Any = Literal[tuple(SEQ2SEQ_SIZES)]
+
+
+@dataclass
+class Seq2SeqOptions(ShapeOptions):
+    """Changes to a named size of an encoder-decoder; null keeps the size's own value."""
+
+    config_class = Seq2SeqConfig
+    length_option = "--max_length"
+
+    num_decoder_layers: int | None = None
+    """Number of decoder blocks; as many as encoder blocks if null."""
+
+    attention_dropout: float | None = field(default=None, metadata=within(0, 1))
+    """Dropout of the attention probabilities."""
+
+    normalize_first: bool | None = None
+    """Whether norms stand before the branches, and not after the sums."""
+
+    normalization: Normalization | None = None
+    """layer_norm or rms_norm."""
+
+    positions: Literal["sinusoidal", "learned"] | None = None
+    """Kind of the positions' embeddings."""
+
+    scale_embedding: bool | None = None
+    """Whether token embeddings are multiplied by the root of the width."""
+
+    feed_forward: FeedForward | None = None
+    """dense, or gated (SwiGLU with --model.activation silu)."""
+
+    tie_embeddings: bool | None = None
+    """Whether the output projection is the token embedding's transpose."""
+
+
+@dataclass(kw_only=True)
+class Seq2SeqStartOptions(StartOptions):
+    """Settings for the encoder-decoder that a run starts from: a checkpoint with its tokenizer, or a new model."""
+
+    group: ClassVar[str] = "model"
+
+    tokenizer: str | None = None
+    """A tokenizer.json, or a directory or run with one; if null, byte-level BPE is trained on both sides."""
+
+    vocabulary_size: int = field(default=8000, metadata=only_without("init", "tokenizer") | at_least(1))
+    """Size of the byte-level BPE vocabulary to train, for source and target together."""
+
+    separate_tokenizers: bool = field(default=False, metadata=only_without("init", "tokenizer"))
+    """Train on each side apart, each with half of the pieces; by default one tokenizer divides both."""
+
+    size: Seq2SeqSize = field(default="mini", metadata=only_without("init"))
+    """Named size of a new model; --model.* options override it."""
+
+    model: Seq2SeqOptions = field(default_factory=Seq2SeqOptions)
+
+    max_length: int = field(default=128, metadata=at_least(2))
+    """Maximum tokens of a source, and of a target, with the end token; positions of a new model."""
+
+    def check_start(self) -> None:
+        """Refuses an impossible shape of a new model, before anything is read.
+
+        Raises:
+            InputError: an option is out of range; the message names it.
+        """
+        if not self.init:
+            self._new_shape(self.vocabulary_size)
+
+    def find_tokenizer(self, sources: list[str], targets: list[str], tags: list[str]) -> Any:
+        """Returns the tokenizer that `--tokenizer` names, that of `--init`, or one trained on texts.
+
+        Args:
+            sources: the texts to train on, read only if they are needed.
+            targets: those of the other side.
+            tags: tokens that the vocabulary must have.
+
+        Raises:
+            InputError: there is no tokenizer, or it lacks a token.
+        """
+        if not self.init and not self.tokenizer:
+            if self.separate_tokenizers:
+                return train_separate_bpe(sources, targets, self.vocabulary_size, tags=tags)
+            return train_parallel_bpe([*sources, *targets], self.vocabulary_size, tags=tags)
+        place = self.tokenizer or self.init
+        tokenizer = load_tokenizer(self.tokenizer or resolve_directory(self.init or ""))
+        missing = [tag for tag in tags if tokenizer.token_to_id(tag) is None]
+        if missing:
+            raise InputError(f"{place}: the vocabulary lacks the tag {missing[0]}; leave out --target_tag")
+        return tokenizer
+
+    def find_shape(self, tokenizer: Any) -> Seq2SeqConfig:
+        """Returns the config of a new model, or that of `--init`, which must fit the tokenizer.
+
+        Args:
+            tokenizer: the model's tokenizer.
+
+        Raises:
+            InputError: the checkpoint does not fit, or the tokenizer has no token for padding.
+        """
+        size = vocabulary_size(tokenizer)
+        if self.init:
+            return self.model.check_with(self.init, vocabulary_size=size, sequence_length=self.max_length)
+        padding = padding_id(tokenizer)
+        return dataclasses.replace(
+            self._new_shape(size), end_token_id=end_of_text_id(tokenizer), pad_token_id=padding
+        )
+
+    def _new_shape(self, num_tokens: int) -> Any:
+        return self.model.shape(
+            self.size,
+            vocabulary_size=num_tokens,
+            sequence_length=self.max_length,
+            positions=self.max_length,
+        )
