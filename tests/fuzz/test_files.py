@@ -26,7 +26,9 @@ from kerasllm.data.sources.documents import read_documents, read_queries
 from kerasllm.data.sources.judgements import read_judgements, read_run
 from kerasllm.data.sources.labelled import read_labelled
 from kerasllm.data.sources.pairs import read_groups
+from kerasllm.data.sources.parallel import read_parallel
 from kerasllm.data.sources.squad import read_questions
+from kerasllm.data.sources.tagged import read_tagged
 from kerasllm.models.bert.sentence_transformers import read_modules
 from kerasllm.models.registry import check_checkpoint, read_settings
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
@@ -111,6 +113,42 @@ def test_pairs(fuzz, tmp_path):
         read_groups(str(file), "0,1", "2")
 
     fuzz(pairs)
+
+
+def test_tagged_sentences(fuzz, tmp_path):
+    goods = [
+        b"-DOCSTART- O\n\nEU B-ORG\nrejects O\n\nPeter B-PER\nBlackburn I-PER\n",
+        "# id = 1\n1\tSão\tB-LOC\n2\tPaulo\tI-LOC\n\t\n1\t中\tO\r\n".encode(),
+        jsonl({"tokens": ["EU", "rejects"], "ner_tags": ["B-ORG", "O"]}, {"tokens": [], "ner_tags": []}),
+        jsonl({"text": "EU rejects é", "spans": [{"start": 0, "end": 2, "label": "ORG"}, [11, 12, "X"]]}),
+    ]
+
+    def tagged(spoiler):
+        number = spoiler.random.randrange(4)
+        file = tmp_path / ("tags.conll" if number < 2 else "tags.jsonl")
+        file.write_bytes(spoiler.content(goods[number]) if number < 2 else spoiler.lines(goods[number]))
+        columns = spoiler.random.choice([(None, None), (0, 1), (1, 2), (0, -1)]) if number < 2 else ()
+        read_tagged(
+            str(file),
+            *columns,
+            scheme=spoiler.random.choice(["auto", "IOB2", "BIOES", "none"]),
+            label_names=spoiler.random.choice([None, None, ["O", "B-ORG", "I-ORG"]]),
+            split_words=lambda text: [(0, len(text))] if text else [],
+        )
+
+    fuzz(tagged)
+
+
+def test_parallel_texts(fuzz, tmp_path):
+    good = b"A red cat.\n\n Zwei Hunde \nlast"
+
+    def parallel(spoiler):
+        files = [tmp_path / "train.en", tmp_path / "train.de"]
+        for file in files:
+            file.write_bytes(spoiler.content(good) if spoiler.random.random() < 0.7 else good)
+        read_parallel([str(file) for file in files], keep_empty=spoiler.random.random() < 0.5)
+
+    fuzz(parallel)
 
 
 def test_documents_and_judgements(fuzz, tmp_path):

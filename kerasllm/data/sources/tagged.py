@@ -295,9 +295,11 @@ def _from_spans(table: Table, line: int, text: Any, spans: Any, split_words: Spl
     bounds = split_words(text)
     if not bounds:
         raise InputError(f"{place}: the tokenizer finds no word in the text {short(text)}")
+    if spans is not None and not isinstance(spans, list):
+        raise InputError(f"{place}: the spans are {short(spans)}, they must be a list, as in [[0, 4, \"person\"]]")
     tags = [OUTSIDE] * len(bounds)
     ends = 0
-    for start, end, label in sorted(_span(span, text, place) for span in spans or ()):
+    for start, end, label in sorted(_span(span, text, place) for span in (() if spans is None else spans)):
         if start < ends:
             raise InputError(f"{place}: the span from {start} to {end} overlaps with the one before it")
         ends = end
