@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kerasllm.tokenizers.characters import train_characters
     from kerasllm.tokenizers.saving import save_tokenizer
     from kerasllm.tokenizers.wordpiece import train_wordpiece
+    from kerasllm.training.hardware.devices import distribute
 
 __version__ = "0.2.0"
 
@@ -32,6 +33,7 @@ _LOADED_ON_USE = {
     "SentencePairPretrainingData": "data.text_data.masked_lm",
     "TextClassificationData": "data.text_data.labelled",
     "TextRegressionData": "data.text_data.labelled",
+    "distribute": "training.hardware.devices",
     "load": "tasks.predictor",
     "load_tokenizer": "checkpoints.tokenizers",
     "save_tokenizer": "tokenizers.saving",
@@ -147,6 +149,7 @@ __all__ = [
     "TextRegressionData",
     "TripletLoss",
     "__version__",
+    "distribute",
     "from_keras_hub",
     "load",
     "load_tokenizer",

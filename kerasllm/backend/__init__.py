@@ -14,9 +14,9 @@ from kerasllm.backend.choice import choose
 
 name = choose()
 
-ops, losses, training, guard, decoding = (
+ops, losses, training, guard, decoding, distribution = (
     import_module(f"kerasllm.backend.{name}.{module}")
-    for module in ("ops", "losses", "training", "guard", "decoding")
+    for module in ("ops", "losses", "training", "guard", "decoding", "distribution")
 )
 
 attention = ops.attention
@@ -287,4 +287,22 @@ Returns `hidden @ table.T`, (rows, vocabulary), of (rows, hidden_dim) and (vocab
 argmax(logits)
 
 Returns the first of the largest of each row, int32 (rows,), of (rows, vocabulary).
+"""
+
+device_count = distribution.device_count
+"""device_count()
+
+Returns the number of devices that a run may take, over all processes.
+"""
+
+distribute = distribution.distribute
+"""distribute(sizes, rules)
+
+Places the weights, optimizers and batches of models that are made from now on, on all devices.
+
+Args:
+    sizes: how many devices the axes replica, fsdp and tensor have; their product is `device_count()`. The rows of a
+        batch are divided among replica * fsdp.
+    rules: pairs of a regular expression for the whole path of a weight, and for each of its axes "fsdp", "tensor" or
+        None. An axis that the devices do not divide, and a weight that no rule names, is whole on every device.
 """

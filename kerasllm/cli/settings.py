@@ -69,7 +69,7 @@ class Option:
     group: str = ""
 
 
-GROUPS = ("data", "model", "optimization", "validation", "checkpoints", "run")
+GROUPS = ("data", "model", "optimization", "validation", "checkpoints", "devices", "run")
 """The headings of the help, in this order; options of no group come first."""
 
 

@@ -22,6 +22,7 @@ from kerasllm.checkpoints.name_table import Format
 from kerasllm.checkpoints.reading import CheckpointFiles, find_format, read_config
 from kerasllm.checkpoints.weights import read_json
 from kerasllm.errors import InputError
+from kerasllm.models.layout import TRANSFORMER_LAYOUT
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Family:
         formats: the Hugging Face formats that can be read. A model is written in the first that can represent it.
         training_flops: a function of a model, the sequence length and the number of predicted positions that returns
             the FLOPs per token of a training step; see `LanguageModel.training_flops`.
+        layout: where weights lie on several devices, see `backend.distribute`; the first rule that fits counts.
         keras_hub: the table of KerasHub's weight names; None if KerasHub has no such backbone.
     """
 
@@ -47,6 +49,7 @@ class Family:
     tasks: tuple[type, ...]
     formats: tuple[Format, ...]
     training_flops: Callable[[Any, int, int], float]
+    layout: tuple[tuple[str, tuple[str | None, ...]], ...] = TRANSFORMER_LAYOUT
     keras_hub: KerasHubTable | None = None
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from kerasllm import backend
 from kerasllm.checkpoints import write_model
 from kerasllm.cli.commands import command
 from kerasllm.errors import counted
@@ -26,6 +27,7 @@ from kerasllm.training.callbacks.progress import in_words
 from kerasllm.training.callbacks.samples import SampleLog
 from kerasllm.training.fit import FitResult, averaging_interval, fit_run
 from kerasllm.training.hardware.compilation import choose_compilation
+from kerasllm.training.hardware.devices import check_rows, distribute, mesh_sizes
 from kerasllm.training.hardware.precision import choose_precision
 from kerasllm.training.hardware.throughput import flops_per_token
 from kerasllm.training.optimization.optimizers import adamw
@@ -111,12 +113,17 @@ def train(config: JobOptions, job: Job) -> int:
     """
     if config.average > 1:
         averaging_interval(config.average, job.batches.steps, config.checkpoint_steps)
+    mesh = mesh_sizes(dataclasses.asdict(config.mesh), backend.device_count())
+    check_rows(getattr(config, "batch_size", 0), mesh)
+    distribute(**mesh, layout=config.layout)
     with RunDirectory.create(config.output, config, resume=config.resume, may_grow=job.may_grow) as run:
         make_model = _compiled(config, job)
         asked = run.resolved.get("precision", config.precision)
         precision = choose_precision(asked, make_model, job.batches[0])
         model = make_model()
         sizes = _sizes(model)
+        if math.prod(mesh.values()) > 1:
+            print("devices: " + ", ".join(f"{name} {size}" for name, size in mesh.items()), flush=True)
         run.record(precision=precision, model=dataclasses.asdict(model.config), **sizes, **job.recorded)
         print(_model_line(sizes, job.batches), flush=True)
         if all(part is None for part in job.held_out.values()):

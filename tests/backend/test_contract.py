@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKEND = ROOT / "kerasllm" / "backend"
-MODULES = ("ops", "losses", "training", "guard", "decoding")
+MODULES = ("ops", "losses", "training", "guard", "decoding", "distribution")
 
 
 def tree_of(path: Path) -> ast.Module:

@@ -296,7 +296,9 @@ def _from_spans(table: Table, line: int, text: Any, spans: Any, split_words: Spl
     if not bounds:
         raise InputError(f"{place}: the tokenizer finds no word in the text {short(text)}")
     if spans is not None and not isinstance(spans, list):
-        raise InputError(f"{place}: the spans are {short(spans)}, they must be a list, as in [[0, 4, \"person\"]]")
+        raise InputError(
+            f'{place}: the spans are {short(spans)}, they must be a list, as in [[0, 4, "person"]]'
+        )
     tags = [OUTSIDE] * len(bounds)
     ends = 0
     for start, end, label in sorted(_span(span, text, place) for span in (() if spans is None else spans)):

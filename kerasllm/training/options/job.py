@@ -83,6 +83,22 @@ class ValidationOptions:
             raise InputError(f"--{given[0]} needs {self.validation_options}")  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True)
+class MeshOptions:
+    """Settings for how several devices share the work; `--batch_size` is that of all together."""
+
+    group: ClassVar[str] = "devices"
+
+    replica: int = 1
+    """Devices with all weights each, among which a batch is divided."""
+
+    fsdp: int = -1
+    """Devices among which batches and weights are divided; -1 for the devices that are left."""
+
+    tensor: int = 1
+    """Devices that compute each matrix product together."""
+
+
 @dataclass(kw_only=True)
 class RunOptions:
     """Settings of the run directory, the machine, and everything else around the training."""
@@ -109,6 +125,11 @@ class RunOptions:
 
     keep: int = field(default=2, metadata=at_least(1) | in_group("checkpoints"))
     """Number of newest checkpoints to keep."""
+
+    mesh: MeshOptions = field(default_factory=MeshOptions)
+
+    layout: str | None = field(default=None, metadata=in_group("devices"))
+    """YAML file of rules for where weights lie on several devices, which go before the model's own."""
 
     seed: int = field(default=0, metadata=within(0, 2**31))
     """Seed of initial values, dropout and the order of the data."""
