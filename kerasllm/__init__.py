@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from kerasllm.data.text_data.conversations import ConversationData
     from kerasllm.data.text_data.labelled import TextClassificationData, TextRegressionData
     from kerasllm.data.text_data.masked_lm import MaskedLanguageModelData, SentencePairPretrainingData
+    from kerasllm.models.devices import distribute
     from kerasllm.tasks.predictor import Predictor, load
     from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
     from kerasllm.tokenizers.characters import train_characters
     from kerasllm.tokenizers.saving import save_tokenizer
     from kerasllm.tokenizers.wordpiece import train_wordpiece
-    from kerasllm.training.hardware.devices import distribute
 
 __version__ = "0.2.0"
 
@@ -33,7 +33,7 @@ _LOADED_ON_USE = {
     "SentencePairPretrainingData": "data.text_data.masked_lm",
     "TextClassificationData": "data.text_data.labelled",
     "TextRegressionData": "data.text_data.labelled",
-    "distribute": "training.hardware.devices",
+    "distribute": "models.devices",
     "load": "tasks.predictor",
     "load_tokenizer": "checkpoints.tokenizers",
     "save_tokenizer": "tokenizers.saving",

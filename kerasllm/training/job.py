@@ -20,6 +20,7 @@ from kerasllm.cli.commands import command
 from kerasllm.errors import counted
 from kerasllm.files.atomic import write_atomically
 from kerasllm.files.json import to_json
+from kerasllm.models.devices import check_rows, distribute, mesh_sizes
 from kerasllm.tasks import Task, numbers
 from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.training.callbacks.interruption import Interruptible
@@ -27,7 +28,6 @@ from kerasllm.training.callbacks.progress import in_words
 from kerasllm.training.callbacks.samples import SampleLog
 from kerasllm.training.fit import FitResult, averaging_interval, fit_run
 from kerasllm.training.hardware.compilation import choose_compilation
-from kerasllm.training.hardware.devices import check_rows, distribute, mesh_sizes
 from kerasllm.training.hardware.precision import choose_precision
 from kerasllm.training.hardware.throughput import flops_per_token
 from kerasllm.training.optimization.optimizers import adamw

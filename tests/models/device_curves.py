@@ -58,7 +58,9 @@ def train(family):
 def share_of_first(model):
     """The share of all numbers of a model and its optimizer that the first device holds."""
     values = [variable.value for variable in (*model.variables, *model.optimizer.variables)]
-    return sum(value.addressable_shards[0].data.size for value in values) / sum(value.size for value in values)
+    return sum(value.addressable_shards[0].data.size for value in values) / sum(
+        value.size for value in values
+    )
 
 
 MESHES = [(2, 2, 1), (1, 2, 2)]
@@ -71,5 +73,10 @@ for family in [name for name in sys.argv[1:] if name != "all"]:
         assert kerasllm.distribute(*mesh) == (0, 1)
         losses, found, model = train(family)
         difference = max(abs(a - b) / b for a, b in zip(losses, expected, strict=True))
-        line = {"family": family, "mesh": mesh, "losses": difference, "evaluation": abs(found - judged) / judged}
+        line = {
+            "family": family,
+            "mesh": mesh,
+            "losses": difference,
+            "evaluation": abs(found - judged) / judged,
+        }
         print(json.dumps(line | {"share": share_of_first(model)}), flush=True)

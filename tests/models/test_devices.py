@@ -12,15 +12,15 @@ import pytest
 import kerasllm
 from kerasllm import backend
 from kerasllm.errors import InputError
+from kerasllm.models.devices import check_rows, mesh_sizes, read_layout
 from kerasllm.models.registry import FAMILIES
-from kerasllm.training.hardware.devices import check_rows, mesh_sizes, read_layout
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="several devices are JAX's")
 def test_four_devices_give_the_curve_of_one(xla_flags):
-    """Dropout, clipping, weights of labels and the loss in chunks on; on every mesh."""
+    """Dropout, clipping, weights of labels and the loss in chunks on."""
     flags = f"{xla_flags('jax')} --xla_force_host_platform_device_count=4"
     families = ["GPT"]  # `tox run -e distributed` takes all, on more meshes
     assert set(families) <= set(FAMILIES)
