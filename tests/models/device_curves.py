@@ -1,7 +1,8 @@
 """Losses on one device and on meshes of four, in one process: prints for each family and mesh what differs.
 
-XLA_FLAGS must give four devices; arguments are families, and "all" for all meshes. Each line is JSON: family, mesh, the greatest relative difference of the losses, the
-same of the loss of an evaluation, and the share of the weights and optimizer that lies on the first device.
+XLA_FLAGS must give four devices; arguments are families, and "all" for all meshes. Each line is JSON: family, mesh, the
+greatest relative difference of the losses, the same of the loss of an evaluation, and the share of the weights and the
+optimizer that lies on the first device.
 """
 
 import json

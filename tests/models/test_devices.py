@@ -35,7 +35,7 @@ def test_four_devices_give_the_curve_of_one(xla_flags):
     assert len(lines) == 2
     for line in lines:
         assert line["losses"] < 1e-5 and line["evaluation"] < 1e-5, line
-        replica, fsdp, tensor = line["mesh"]
+        _, fsdp, tensor = line["mesh"]
         assert 0.9 / (fsdp * tensor) < line["share"] < 1.35 / (fsdp * tensor), line
 
 
@@ -58,7 +58,7 @@ def test_meshes():
 def test_one_device_is_left_as_it_is():
     assert backend.device_count() == 1 and kerasllm.distribute() == (0, 1)
     assert keras.backend.backend() != "jax" or keras.distribution.distribution() is None
-    with pytest.raises(InputError, match="replica 2 .* has 1 device"):
+    with pytest.raises(InputError, match=r"replica 2 .* has 1 device"):
         kerasllm.distribute(replica=2, fsdp=1)
 
 
