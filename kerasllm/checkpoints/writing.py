@@ -37,9 +37,23 @@ def write_model(
     directory = Path(directory)
     stored = model.hugging_face_format
     largest = number_of_bytes(max_shard_size)
-    config = stored.write_config(model)
+    stored.write_config(model)  # raises before anything is written, if the format has no name for a setting
     write_weights(directory, _tensors(model, stored), largest)
-    write_json(directory / "config.json", config)
+    write_description(model, directory, tokenizer=tokenizer)
+    if not (directory / "README.md").exists():
+        write_model_card(directory, stored)
+
+
+def write_description(model: Any, directory: Path, *, tokenizer: Any = None) -> None:
+    """Writes what describes a model beside its weights: config.json, generation_config.json, and the tokenizer's files.
+
+    Args:
+        model: as for `write_model`.
+        directory: the directory, which exists.
+        tokenizer: as for `write_model`.
+    """
+    stored = model.hugging_face_format
+    write_json(directory / "config.json", stored.write_config(model))
     generation = stored.write_generation(model)
     if generation is not None:
         write_json(directory / GENERATION_FILE, generation)
@@ -50,8 +64,6 @@ def write_model(
         from kerasllm.tokenizers.saving import save_tokenizer
 
         save_tokenizer(tokenizer, directory, max_length=model.config.max_sequence_length)
-    if not (directory / "README.md").exists():
-        write_model_card(directory, stored)
 
 
 def _tensors(model: Any, stored: Format) -> Iterator[tuple[str, np.ndarray]]:

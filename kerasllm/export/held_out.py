@@ -1,0 +1,70 @@
+"""The validation data of a run, by which a model is measured before and after it is rounded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kerasllm.data.batches.padded_labelled import ClassificationBatches
+from kerasllm.data.batches.tagged import TaggingBatches
+from kerasllm.data.examples.labelled import encode_texts
+from kerasllm.data.examples.tagged import encode_words, split_words
+from kerasllm.models import BertClassifier, BertRegressor, BertTokenClassifier
+from kerasllm.tasks import Classification, Regression, Tagging
+from kerasllm.training.options import LabelledOptions, TaggedOptions
+from kerasllm.training.run.settings import recorded
+
+Figures = Callable[[Any], dict[str, Any]]
+"""A function of a model that returns its figures on the validation data."""
+
+
+def validation_figures(run: Path, model: Any, tokenizer: Any) -> Figures | None:
+    """Returns a function of a model that returns its figures on the validation data of a run.
+
+    Args:
+        run: the run directory.
+        model: the run's model.
+        tokenizer: its tokenizer.
+
+    Returns:
+        The function; None if this is no run, it has no validation data, or its figures are none of a classifier,
+        regressor or tagger.
+
+    Raises:
+        InputError: the run's data can no longer be read.
+    """
+    if not (run / "config.yaml").is_file():
+        return None
+    settings = recorded(run)
+    if not settings.get("validation") and not settings.get("validation_fraction"):
+        return None
+    if isinstance(model, BertClassifier | BertRegressor):
+        options: Any = _options(LabelledOptions, settings)
+        part = options.read(settings["seed"])["validation"]
+        encoded = encode_texts(tokenizer, part.texts, settings["sequence_length"])
+        batches = ClassificationBatches(encoded, part.labels, batch_size=32, shuffle=False)
+        task: Any = Regression()
+        if isinstance(model, BertClassifier):
+            task = Classification(part.label_names or (), multi_label=model.multi_label)
+        return partial(_evaluate, task, batches)
+    if isinstance(model, BertTokenClassifier):
+        options = _options(TaggedOptions, settings)
+        part = options.read(settings["seed"], partial(split_words, tokenizer))["validation"]
+        words = encode_words(tokenizer, part.words, settings["sequence_length"])
+        batches = TaggingBatches(words, part.labels, batch_size=32, shuffle=False)
+        return partial(_evaluate, Tagging(part.label_names, part.scheme), batches)
+    return None
+
+
+def _evaluate(task: Any, batches: Any, model: Any) -> dict[str, Any]:
+    figures = task.evaluate(model, batches)
+    return {name: value for name, value in figures.items() if isinstance(value, int | float)}
+
+
+def _options(kind: type, settings: dict[str, Any]) -> Any:
+    """Returns the options of the data that a run was started with."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in settings.items() if name in names})
