@@ -51,10 +51,10 @@ def main(config: Config) -> int:
 def print_comparison(prefix: str, found: dict[str, Any] | None) -> None:
     """Prints how far the file's results are from the model's."""
     if found:
-        print(
-            f"{prefix}greatest difference from the model on {found['texts']} texts: "
-            f"{found['greatest_difference']:.2g}; the same choice in {100 * found['same_choice']:.4g} % of cases"
-        )
+        same = found["same_choice"]
+        also = "" if same is None else f"; the same choice in {100 * same:.4g} % of cases"
+        difference = f"{found['greatest_difference']:.2g}{also}"
+        print(f"{prefix}greatest difference from the model on {found['texts']} texts: {difference}")
 
 
 if __name__ == "__main__":

@@ -31,16 +31,17 @@ class WeightFiles:
 
     Args:
         directory: the directory that holds model.safetensors or model.safetensors.index.json.
+        file: the name of the file, if it has another one, which is then not divided into shards.
 
     Raises:
         InputError: there are no such files, or they are damaged.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, file: str = WEIGHTS_FILE) -> None:
         self.directory = directory
         self._tensors: dict[str, tuple[Path, StoredArray]] = {}
-        if (directory / WEIGHTS_FILE).is_file():
-            self._tensors = _tensors_of(directory / WEIGHTS_FILE)
+        if file != WEIGHTS_FILE or (directory / file).is_file():
+            self._tensors = _tensors_of(directory / file)
             return
         index = directory / INDEX_FILE
         places = _read_index(directory, index)
@@ -212,7 +213,7 @@ def write_weights(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], la
     if len(shards) > 1:
         files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     for file, shard in zip(files, shards, strict=True):
-        _write_shard(directory / file, shard)
+        write_tensors(directory / file, shard)
     if len(shards) > 1:
         places = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
         write_json(directory / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": places})
@@ -224,8 +225,12 @@ def write_weights(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], la
             old.unlink()
 
 
-def _write_shard(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes the same bytes as the `safetensors` package; transformers needs `pt` in the metadata."""
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a file of the same bytes as the `safetensors` package; transformers needs `pt` in the metadata.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     entries = [array_entry(name, tensors[name]) for name in sorted(tensors)]
     with _in_words(path), replacing(path) as temporary:
         write_safetensors(temporary, entries, {"format": "pt"})

@@ -11,6 +11,7 @@ import numpy as np
 
 from kerasllm.errors import InputError
 from kerasllm.export.samples import TEXTS, greatest_difference, sample_batches
+from kerasllm.models import BertBackbone, BertEncoder
 
 ALLOWED = {"float32": 1e-4, "float16": 1e-2}
 """The greatest difference that is allowed, by the precision of an exported file's weights."""
@@ -23,12 +24,13 @@ class Comparison:
     Args:
         texts: number of texts.
         greatest_difference: the greatest absolute difference of an output at a real token.
-        same_choice: the share of tokens, or of texts, for which the greatest output is the same one.
+        same_choice: the share of tokens, or of texts, for which the greatest output is the same one; None for outputs
+            that are no scores.
     """
 
     texts: int
     greatest_difference: float
-    same_choice: float
+    same_choice: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields by name."""
@@ -62,6 +64,7 @@ def compare(model: Any, exported: Any, tokenizer: Any) -> Comparison:
         tokenizer: the model's tokenizer.
     """
     greatest, same, total = 0.0, 0, 0
+    is_vector = isinstance(model, BertBackbone | BertEncoder)
     for inputs in sample_batches(model, tokenizer):
         mask = inputs.get("padding_mask")
         if mask is None:  # of an encoder-decoder, whose targets' padding is that of the sources, one token later
@@ -70,13 +73,13 @@ def compare(model: Any, exported: Any, tokenizer: Any) -> Comparison:
         found, expected = exported.predict_on_batch(inputs), model.predict_on_batch(inputs)
         differs = greatest_difference(found, expected, mask)
         greatest = max(greatest, differs) if not math.isnan(differs) else differs
-        for ours, theirs in _arrays(found, expected):
+        for ours, theirs in [] if is_vector else _arrays(found, expected):
             chosen = ours.argmax(axis=-1) == theirs.argmax(axis=-1)
             chosen = chosen[mask == 1] if chosen.shape == mask.shape else chosen
             same, total = same + int(chosen.sum()), total + chosen.size
         if math.isnan(greatest):
             break
-    return Comparison(len(TEXTS), greatest, same / max(total, 1))
+    return Comparison(len(TEXTS), greatest, same / total if total else None)
 
 
 def _arrays(found: Any, expected: Any) -> Iterable[tuple[np.ndarray, np.ndarray]]:

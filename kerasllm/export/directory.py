@@ -72,10 +72,21 @@ def _onnx(order: Order, directory: Path) -> dict[str, Any]:
     return write_onnx(model, tokenizer, directory, order.precision, figures)
 
 
-WRITERS: dict[str, Callable[[Order, Path], dict[str, Any]]] = {"onnx": _onnx}
+def _peft(order: Order, directory: Path) -> dict[str, Any]:
+    from kerasllm.export.adapters import write_peft
+
+    return write_peft(Path(order.source), order.load(), order.saved.tokenizer, directory)
+
+
+WRITERS: dict[str, Callable[[Order, Path], dict[str, Any]]] = {"onnx": _onnx, "peft": _peft}
 """For each format a function that writes a directory and returns what is to be told of it."""
 
-PRECISIONS: dict[str, tuple[Precision, ...]] = {"onnx": ("float32", "int8")}
+PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    "onnx": ("float32", "int8"),
+    "gguf": ("float32", "float16", "int8"),
+    "tf_saved_model": ("float32",),
+    "peft": ("float32",),
+}
 """The precisions of each format."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from kerasllm import backend
 from kerasllm.backend import memory
 from kerasllm.checkpoints import Format, push_model, read_model, write_model
+from kerasllm.checkpoints.adapters import read_adapter, write_adapter
 from kerasllm.errors import InputError, InputWarning
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import merged_kernel
@@ -354,6 +355,37 @@ class LanguageModel(keras.Model):
             kerasllm.errors.InputError: the directory cannot be written.
         """
         write_model(self, directory, tokenizer=tokenizer, max_shard_size=max_shard_size)
+
+    @classmethod
+    def from_adapter(
+        cls, directory: str | Path, base: str | Path | None = None, **settings: Any
+    ) -> LanguageModel:
+        """Reads a checkpoint and low-rank adapters of the `peft` package, which are trained further or saved merged.
+
+        Args:
+            directory: the directory of adapter_config.json and adapter_model.safetensors.
+            base: the checkpoint that the adapters change, as `from_pretrained` takes it; by default the one that
+                adapter_config.json names.
+            settings: constructor arguments that the checkpoint does not record (e.g. `num_classes`).
+
+        Raises:
+            kerasllm.errors.InputError: a file is damaged, the two do not belong together, or the adapters are of a
+                kind that cannot be represented.
+        """
+        return read_adapter(cls, family_of(cls).formats, directory, base, **settings)
+
+    def save_adapter(self, directory: str | Path, base: str) -> None:
+        """Writes the low-rank adapters of a model with `lora_rank`, and its trained heads, as `peft` loads them.
+
+        Args:
+            directory: the directory, which is created if it is missing.
+            base: the checkpoint that the adapters change, a directory or a hub id, which adapter_config.json names.
+
+        Raises:
+            kerasllm.errors.InputError: the model has no adapters, `transformers` has no such model, or the files
+                cannot be written.
+        """
+        write_adapter(self, directory, base)
 
     def push_to_hub(
         self,

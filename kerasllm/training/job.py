@@ -10,12 +10,14 @@ import math
 import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
 
 from kerasllm import backend
 from kerasllm.checkpoints import write_model
+from kerasllm.checkpoints.adapters import has_peft_form
 from kerasllm.cli.commands import command
 from kerasllm.errors import counted
 from kerasllm.files.atomic import write_atomically
@@ -132,6 +134,7 @@ def train(config: JobOptions, job: Job) -> int:
         if result.interrupted is not None:
             return result.interrupted
         write_model(model, run.model)
+        _write_adapter(config, model, run)
         length = model.config.max_sequence_length
         save_tokenizer(job.tokenizer, run.model, max_length=length, chat_template=job.chat_template)
         figures: dict[str, Any] = {}
@@ -155,6 +158,13 @@ def train(config: JobOptions, job: Job) -> int:
         example = job.task.example if job.example is None else job.example
         print(f"to use it: {command(job.task.recipe, ['--model', str(run.path), *example])}", flush=True)
     return 0
+
+
+def _write_adapter(config: JobOptions, model: keras.Model, run: RunDirectory) -> None:
+    """Writes low-rank adapters by themselves, too, beside the model into which they are merged."""
+    base = getattr(config, "init", None)
+    if base and getattr(config, "lora_rank", 0) and has_peft_form(model):
+        model.save_adapter(run.path / "adapter", str(Path(base).resolve()) if Path(base).exists() else base)
 
 
 def _figures(job: Job, model: keras.Model, name: str) -> dict[str, Any] | None:
