@@ -78,7 +78,14 @@ def _peft(order: Order, directory: Path) -> dict[str, Any]:
     return write_peft(Path(order.source), order.load(), order.saved.tokenizer, directory)
 
 
-WRITERS: dict[str, Callable[[Order, Path], dict[str, Any]]] = {"onnx": _onnx, "peft": _peft}
+def _gguf(order: Order, directory: Path) -> dict[str, Any]:
+    require("--format gguf", "gguf", "gguf")
+    from kerasllm.export.gguf.writing import write_gguf
+
+    return write_gguf(order.load(), order.saved.tokenizer, directory, order.precision)
+
+
+WRITERS: dict[str, Callable[[Order, Path], dict[str, Any]]] = {"onnx": _onnx, "gguf": _gguf, "peft": _peft}
 """For each format a function that writes a directory and returns what is to be told of it."""
 
 PRECISIONS: dict[str, tuple[Precision, ...]] = {
