@@ -85,7 +85,18 @@ def _gguf(order: Order, directory: Path) -> dict[str, Any]:
     return write_gguf(order.load(), order.saved.tokenizer, directory, order.precision)
 
 
-WRITERS: dict[str, Callable[[Order, Path], dict[str, Any]]] = {"onnx": _onnx, "gguf": _gguf, "peft": _peft}
+def _tf_saved_model(order: Order, directory: Path) -> dict[str, Any]:
+    from kerasllm.export.saved_model import write_saved_model
+
+    return write_saved_model(order.load(), order.saved.tokenizer, directory)
+
+
+WRITERS: dict[str, Callable[[Order, Path], dict[str, Any]]] = {
+    "onnx": _onnx,
+    "gguf": _gguf,
+    "tf_saved_model": _tf_saved_model,
+    "peft": _peft,
+}
 """For each format a function that writes a directory and returns what is to be told of it."""
 
 PRECISIONS: dict[str, tuple[Precision, ...]] = {
