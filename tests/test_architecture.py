@@ -40,6 +40,17 @@ MAY_IMPORT = {
     | {"embedding_losses", "retrieval", "tokenizers", "files"},
     "training": {"tasks", "models", "checkpoints", "generation", "layers", "backend", "losses", "metrics"}
     | {"data", "retrieval", "tokenizers", "files", "cli", ""},
+    "export": {
+        "training",
+        "tasks",
+        "models",
+        "checkpoints",
+        "layers",
+        "backend",
+        "data",
+        "tokenizers",
+        "files",
+    },
     "__main__": {""},
     # kerasllm/__init__.py, which loads data, tasks and tokenizers on use
     "": {

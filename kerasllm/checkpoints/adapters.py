@@ -70,7 +70,9 @@ def write_adapter(model: Any, directory: str | Path, base: str) -> None:
         "use_dora": False,
         "inference_mode": True,
     }
-    write_tensors(directory / WEIGHTS_FILE, {_PREFIX + name: each for name, each in (tensors | heads).items()})
+    write_tensors(
+        directory / WEIGHTS_FILE, {_PREFIX + name: each for name, each in (tensors | heads).items()}
+    )
     write_json(directory / CONFIG_FILE, config)
 
 
@@ -167,7 +169,9 @@ class AdapterFiles:
         """The checkpoint that the adapters change."""
         base = self.config.get("base_model_name_or_path")
         if not isinstance(base, str) or not base:
-            raise InputError(f"{self.directory / CONFIG_FILE}: names no base_model_name_or_path: give the base model")
+            raise InputError(
+                f"{self.directory / CONFIG_FILE}: names no base_model_name_or_path: give the base model"
+            )
         return base
 
     def rank(self, stored: Format, config: Any) -> int:
@@ -182,7 +186,9 @@ class AdapterFiles:
         """
         found = max((len(self._joined(entry, stored)[0]) for entry in stored.entries(config)), default=0)
         if not found:
-            raise InputError(f"{self.directory / WEIGHTS_FILE}: holds no adapter of this model: give its base model")
+            raise InputError(
+                f"{self.directory / WEIGHTS_FILE}: holds no adapter of this model: give its base model"
+            )
         return found
 
     def assign(self, model: Any) -> None:

@@ -29,7 +29,9 @@ def write_peft(run: Path, model: Any, tokenizer: Any, directory: Path) -> dict[s
     """
     adapters = run / "adapter"
     if not (adapters / CONFIG_FILE).is_file():
-        raise InputError(f"--model {run}: holds no adapter/{CONFIG_FILE}: adapters are those of a run with --lora_rank")
+        raise InputError(
+            f"--model {run}: holds no adapter/{CONFIG_FILE}: adapters are those of a run with --lora_rank"
+        )
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         shutil.copyfile(adapters / name, directory / name)
     save_tokenizer(tokenizer, directory, max_length=model.config.max_sequence_length)

@@ -137,7 +137,12 @@ def export_model(
         working.mkdir(parents=True)
         order = Order(source, saved, precision)
         report = WRITERS[file_format](order, working)
-        report = {"format": file_format, "precision": precision, "model": order.model_class.__name__, **report}
+        report = {
+            "format": file_format,
+            "precision": precision,
+            "model": order.model_class.__name__,
+            **report,
+        }
         report["files"] = _sizes(working)
         (working / "export.json").write_text(to_json(report, indent=2) + "\n", encoding="utf-8")
         if output.is_dir():

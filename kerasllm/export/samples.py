@@ -115,18 +115,26 @@ def _source_and_target(rows: Sequence[Sequence[int]], config: Seq2SeqConfig) -> 
     }
 
 
-def greatest_difference(found: Any, expected: Any, mask: np.ndarray | None) -> float:
-    """Returns the greatest absolute difference of two results; NaN if one holds a NaN.
+def real_outputs(
+    found: Any, expected: Any, mask: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the outputs of two models at real tokens, float32, in pairs.
 
     Args:
         found: an array, or arrays by name.
         expected: another one of the same form.
-        mask: (batch, length), 1 for the real tokens; outputs of other positions are not compared. None compares all.
+        mask: (batch, length), 1 for the real tokens; outputs of other positions are left out. None for all.
+
+    Raises:
+        ValueError: two arrays differ in shape.
     """
     if isinstance(expected, Mapping):
-        return max(greatest_difference(found[name], each, mask) for name, each in expected.items())
-    found, expected = np.asarray(found), np.asarray(expected).astype(np.float32)
-    assert found.shape == expected.shape, (found.shape, expected.shape)
+        for name, each in expected.items():
+            yield from real_outputs(found[name], each, mask)
+        return
+    found, expected = (np.asarray(each).astype(np.float32) for each in (found, expected))
+    if found.shape != expected.shape:
+        raise ValueError(f"outputs have shapes {found.shape} and {expected.shape}")
     if mask is not None and expected.shape[:2] == mask.shape:
         found, expected = found[mask == 1], expected[mask == 1]
-    return float(np.abs(found - expected).max())
+    yield found, expected

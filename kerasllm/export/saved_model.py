@@ -146,5 +146,7 @@ def _compare_texts(model: Any, tokenizer: Any, path: Path) -> dict[str, float]:
         expected = np.asarray(model.predict_on_batch({"token_ids": token_ids}))[0]
         greatest = max(greatest, float(np.abs(row - expected).max()))
     if not greatest <= 1e-4:
-        raise InputError(f"{path}: results for texts differ from the model's by {greatest:.2g}; nothing is kept")
+        raise InputError(
+            f"{path}: results for texts differ from the model's by {greatest:.2g}; nothing is kept"
+        )
     return {"greatest_difference": greatest}

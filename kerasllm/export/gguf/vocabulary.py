@@ -48,7 +48,9 @@ def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Any, config: GPTConfig) -
     if end is None and named is not None:
         end = tokenizer.token_to_id(named[0])
     if end is None or end >= config.vocabulary_size:
-        raise InputError("the model has no end token, and llama.cpp takes token 11 for it: give the tokenizer one")
+        raise InputError(
+            "the model has no end token, and llama.cpp takes token 11 for it: give the tokenizer one"
+        )
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(rule)

@@ -88,7 +88,8 @@ def _pretraining_names(model: Any) -> dict[str, str]:
 def _encoder(graph: Graph, config: BertConfig) -> tuple[str, str]:
     """Returns the encoder's output (batch, length, hidden_dim), and the mask as boolean (batch, 1, 1, length)."""
     ids, given, segments = (
-        graph.input(name, np.int64, (ROWS, LENGTH)) for name in ("input_ids", "attention_mask", "token_type_ids")
+        graph.input(name, np.int64, (ROWS, LENGTH))
+        for name in ("input_ids", "attention_mask", "token_type_ids")
     )
     mask = real_tokens(graph, given)
     hidden = graph.add("Gather", graph.weight("embeddings/token"), ids)
@@ -121,13 +122,18 @@ def _outputs(graph: Graph, model: Any, hidden: str, mask: str) -> Outputs:
         return found
     if isinstance(model, BertEncoder):
         vectors = _sentence_embedding(graph, model, hidden, mask)
-        return {"last_hidden_state": (hidden, (*every, width)), "sentence_embedding": (vectors, (ROWS, model.dim))}
+        return {
+            "last_hidden_state": (hidden, (*every, width)),
+            "sentence_embedding": (vectors, (ROWS, model.dim)),
+        }
     if isinstance(model, BertQuestionAnswering):
         both = graph.add_several(
             "Split", dense(graph, hidden, "answer_head/"), outputs=2, axis=-1, num_outputs=2
         )
         squeezed = (graph.add("Squeeze", each, graph.constant([-1])) for each in both)
-        return {name: (each, every) for name, each in zip(("start_logits", "end_logits"), squeezed, strict=True)}
+        return {
+            name: (each, every) for name, each in zip(("start_logits", "end_logits"), squeezed, strict=True)
+        }
     if isinstance(model, BertTokenClassifier):
         return {"logits": (dense(graph, hidden, "classifier/"), (*every, model.num_classes))}
     if isinstance(model, BertClassifier | BertRegressor):
@@ -172,7 +178,9 @@ def _sentence_embedding(graph: Graph, model: BertEncoder, hidden: str, mask: str
         else:
             kept = graph.add("Where", real, hidden, graph.number(0))
             total = graph.add("ReduceSum", kept, graph.constant([1]), keepdims=0)
-            count = graph.add("ReduceSum", graph.add("Cast", real, to=TensorProto.FLOAT), graph.constant([1]), keepdims=0)
+            count = graph.add(
+                "ReduceSum", graph.add("Cast", real, to=TensorProto.FLOAT), graph.constant([1]), keepdims=0
+            )
             pooled = graph.add("Div", total, graph.add("Max", count, graph.number(1)))
     if model.projection is not None:
         pooled = activation(graph, dense(graph, pooled, "projection/"), model.projection_activation)

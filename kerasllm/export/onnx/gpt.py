@@ -63,9 +63,7 @@ def graphs(model: Any) -> dict[str, Graph]:
     )
     presents = []
     for index, earlier in enumerate(past):
-        hidden, present = decoder_block(
-            graph, hidden, f"block_{index}/", mask, shape, earlier, rotary=rotary
-        )
+        hidden, present = decoder_block(graph, hidden, f"block_{index}/", mask, shape, earlier, rotary=rotary)
         presents.append(present)
     hidden = norm(graph, hidden, "final_norm/norm_", config.normalization, config.layer_norm_epsilon)
     table = graph.weight("embeddings/token" if model.head is None else "head/kernel")

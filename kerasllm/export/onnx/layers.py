@@ -243,9 +243,7 @@ def decoder_block(
         query, key, new = project_heads(graph, value, f"{name}query_key_value_", shape)
         if rotary is not None:
             query, key = rotate(graph, query, rotary), rotate(graph, key, rotary)
-        key, new = (
-            graph.add("Concat", *pair, axis=2) for pair in ((past.key, key), (past.value, new))
-        )
+        key, new = (graph.add("Concat", *pair, axis=2) for pair in ((past.key, key), (past.value, new)))
         present.append(KeysAndValues(key, new))
         return dense(graph, attend(graph, query, key, new, mask, shape), f"{name}attention_output_")
 
@@ -260,7 +258,11 @@ def decoder_block(
     if cross is not None:
         hidden = add_branch(graph, hidden, attention_to_encoder, f"{name}cross_attention_norm_", shape)
     hidden = add_branch(
-        graph, hidden, lambda value: feed_forward(graph, value, name, shape), f"{name}feed_forward_norm_", shape
+        graph,
+        hidden,
+        lambda value: feed_forward(graph, value, name, shape),
+        f"{name}feed_forward_norm_",
+        shape,
     )
     return hidden, present[0]
 

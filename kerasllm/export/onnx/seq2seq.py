@@ -118,9 +118,7 @@ def _cross_keys_and_values(
     for part, kept, half in zip(("key", "value"), (earlier.key, earlier.value), halves, strict=True):
         later.output(f"{name}{part}_later", kept, size)
         first.output(f"{name}{part}_first", split_heads(first, half, shape.num_heads, shape.head_dim), size)
-    found = graph.add_several(
-        "If", is_later, outputs=2, then_branch=later.proto(), else_branch=first.proto()
-    )
+    found = graph.add_several("If", is_later, outputs=2, then_branch=later.proto(), else_branch=first.proto())
     return KeysAndValues(*found)
 
 

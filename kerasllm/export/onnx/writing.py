@@ -53,7 +53,9 @@ def write_onnx(
     graphs.clear()
     write_description(model, directory, tokenizer=tokenizer)
     exported = ExportedModel(model, Sessions(folder, names))
-    report: dict[str, Any] = {"comparison": compare(model, exported, tokenizer).checked(folder, precision="float32")}
+    report: dict[str, Any] = {
+        "comparison": compare(model, exported, tokenizer).checked(folder, precision="float32")
+    }
     if precision == "int8":
         for name in names:
             is_large = sizes[name] > 4 * largest

@@ -1,0 +1,88 @@
+"""The recipe on finished runs, and what it refuses in one line."""
+
+import importlib.util
+import json
+import shutil
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*new, with initial values")
+
+
+@pytest.fixture(scope="module")
+def classifier(pretrained, make_rows, run_recipe, tmp_path_factory, without_compiling):
+    """A run with adapters and validation data of its own."""
+    folder = tmp_path_factory.mktemp("labelled")
+    for name, count, seed in (("train", 32, 1), ("dev", 16, 2)):
+        lines = [f"{text}\t{label}" for text, _, label, _ in make_rows(count, seed)]
+        (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    argv = ["--init", pretrained, "--train", folder / "train.tsv", "--validation", folder / "dev.tsv"]
+    argv += ["--text_columns", "0", "--label_column", "1", "--sequence_length", "32", "--batch_size", "8"]
+    argv += ["--epochs", "1", "--lora_rank", "2", "--learning_rate", "1e-2", "--output", folder / "run"]
+    with without_compiling(eagerly=False):
+        assert run_recipe("finetune_bert", *argv) == 0
+    return folder / "run"
+
+
+def test_onnx_with_the_accuracy_before_and_after(classifier, run_recipe, tmp_path, capsys, read_run):
+    capsys.readouterr()
+    argv = ["--model", classifier, "--format", "onnx", "--precision", "int8", "--output", tmp_path / "onnx"]
+    assert run_recipe("export", *argv) == 0
+    shown = capsys.readouterr().out
+    assert "onnx/model_quantized.onnx" in shown and "greatest difference from the model on 20 texts" in shown
+    report = json.loads((tmp_path / "onnx" / "export.json").read_text())
+    assert report["comparison"]["greatest_difference"] < 1e-4
+    _, results = read_run(classifier)
+    before = report["int8"]["before"]
+    assert before["accuracy"] == results["validation"]["accuracy"] and before["examples"] == 16
+    assert before["loss"] == pytest.approx(results["validation"]["loss"], abs=1e-5)
+    assert abs(report["int8"]["after"]["loss"] - before["loss"]) < 0.2
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_adapters(classifier, run_recipe, tmp_path):
+    argv = ["--model", classifier, "--format", "peft", "--output", tmp_path / "adapter"]
+    assert run_recipe("export", *argv) == 0
+    report = json.loads((tmp_path / "adapter" / "export.json").read_text())
+    assert report["comparison"]["greatest_difference"] < 1e-4
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= set(report["files"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--format", "gguf"), "a BertPretraining cannot be written to GGUF"),
+        (("--format", "peft"), "adapters are those of a run with --lora_rank"),
+        (("--format", "onnx", "--precision", "float16"), "--precision float16 is none of --format onnx"),
+        (("--format", "tf_saved_model", "--precision", "int8"), "--precision int8 is none of --format"),
+        (("--format", "onnx", "--output", "{pretrained}"), "is not empty; give a new directory"),
+        (("--format", "onnx", "--output", "{pretrained}/config.yaml"), "config.yaml is a file"),
+        (("--format", "pickle"), "--format: 'pickle' is not one of onnx"),
+        (("--format", "onnx", "--model", "{tmp}"), "it is no model and no finished run"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    argv, message, pretrained, run_recipe, tmp_path, capsys
+):
+    capsys.readouterr()
+    named = [part.format(pretrained=pretrained, tmp=tmp_path) for part in argv]
+    for option, value in (("--model", pretrained), ("--output", tmp_path / "new")):
+        named += [] if option in named else [option, value]
+    assert run_recipe("export", *named) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert message in error[-1] and error[-1].startswith("error: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unfinished_run_and_a_missing_package(pretrained, run_recipe, tmp_path, capsys, monkeypatch):
+    shutil.copytree(pretrained, tmp_path / "cut")
+    (tmp_path / "cut" / "results.json").unlink()
+    argv = ["--format", "onnx", "--output", tmp_path / "new"]
+    assert run_recipe("export", "--model", tmp_path / "cut", *argv) == 2
+    assert "is a run that is not finished" in capsys.readouterr().err
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "onnxruntime" else find(name)
+    )
+    assert run_recipe("export", "--model", pretrained, *argv) == 2
+    assert "needs onnxruntime: pip install 'kerasllm[onnx]'" in capsys.readouterr().err
