@@ -22,7 +22,7 @@ class Config:
     """A run, a model directory or a hub id."""
 
     format: FileFormat
-    """onnx for onnxruntime and transformers.js; gguf for llama.cpp; tf_saved_model for TensorFlow; peft for adapters."""
+    """onnx for onnxruntime and transformers.js; gguf for llama.cpp; tf_saved_model for TensorFlow; peft: adapters."""
 
     output: str
     """New directory for the files."""

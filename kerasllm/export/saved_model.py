@@ -1,4 +1,4 @@
-"""Export to TensorFlow's SavedModel, with texts as inputs where TensorFlow's tokenizer splits them as the model's does."""
+"""Export to TensorFlow's SavedModel, with texts as inputs where TensorFlow splits them as the tokenizer does."""
 
 from __future__ import annotations
 

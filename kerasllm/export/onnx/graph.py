@@ -84,7 +84,7 @@ class Graph:
 
     def constant(self, value: Any, dtype: type = np.int64) -> str:
         """Returns the name of an initializer with a small constant value, which is kept once."""
-        array = np.asarray(value, dtype)
+        array: np.ndarray = np.asarray(value, dtype)
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = name = f"constant_{len(self._constants)}"

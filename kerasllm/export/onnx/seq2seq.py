@@ -6,6 +6,7 @@ values of the encoder's output are in `past_key_values` already, or are to be co
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -177,7 +178,7 @@ def run(sessions: Sessions, model: Any, inputs: Mapping[str, np.ndarray]) -> np.
     past = {f"past_key_values.{name}": empty for name in names}
     edges = sorted({0, *range(max(length - 2, 1), length + 1)})
     parts = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         found = sessions.run(
             DECODER,
             {

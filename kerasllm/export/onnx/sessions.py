@@ -10,7 +10,7 @@ import onnxruntime
 
 from kerasllm.errors import InputError
 
-_TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(bool)": np.bool_}
+_TYPES: dict[str, type] = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(bool)": np.bool_}
 
 
 class Sessions:
@@ -46,7 +46,9 @@ class Sessions:
             inputs: all inputs by name, which are converted to the types that the file takes.
         """
         session = self._sessions[name]
-        given = {each.name: inputs[each.name].astype(_TYPES[each.type]) for each in session.get_inputs()}
+        given: dict[str, np.ndarray] = {
+            each.name: inputs[each.name].astype(_TYPES[each.type]) for each in session.get_inputs()
+        }
         names = [each.name for each in session.get_outputs()]
         return dict(zip(names, session.run(names, given), strict=True))
 

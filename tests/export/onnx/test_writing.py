@@ -47,7 +47,7 @@ def test_a_file_with_other_results_is_an_error(error, classifier, wordpiece, tmp
     right = exporters.exporter_of(classifier)
     wrong = dataclasses.replace(right, run=lambda *arguments: right.run(*arguments) + error)
     monkeypatch.setitem(exporters.EXPORTERS, kerasllm.BertConfig, wrong)
-    with pytest.raises(InputError, match="results differ from the model's by .*, above"):
+    with pytest.raises(InputError, match=r"results differ from the model's by .*, above"):
         write_onnx(classifier, wordpiece, tmp_path, "float32")
 
 
