@@ -165,7 +165,7 @@ def test_recipe_commands_run(workplace, monkeypatch, capsys):
             ran.append(name)
     gpt = {"pretrain_gpt", "finetune_gpt", "generate", "evaluate"}
     others = {"finetune_tagging", "finetune_qa", "answer", "finetune_embeddings", "embed", "retrieve"}
-    others |= {"train_translation", "translate"}
+    others |= {"train_translation", "translate", "export"}
     assert set(ran) == {"pretrain_bert", "finetune_bert", "predict", "benchmark"} | gpt | others
     assert len(Path("predictions.jsonl").read_text().splitlines()) == 2
 

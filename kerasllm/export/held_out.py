@@ -14,7 +14,8 @@ from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.data.examples.tagged import encode_words, split_words
 from kerasllm.models import BertClassifier, BertRegressor, BertTokenClassifier
 from kerasllm.tasks import Classification, Regression, Tagging
-from kerasllm.training.options import LabelledOptions, TaggedOptions
+from kerasllm.training.options.labelled import LabelledOptions
+from kerasllm.training.options.tagged import TaggedOptions
 from kerasllm.training.run.settings import recorded
 
 Figures = Callable[[Any], dict[str, Any]]
