@@ -160,8 +160,12 @@ class AdapterFiles:
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1e6:
             raise InputError(f"{path}: lora_alpha is {short(alpha)}, it must be a number above 0")
         files = WeightFiles(self.directory, WEIGHTS_FILE)
-        for name in files.shapes:
+        for name, shape in files.shapes.items():
             files.check_number(name)
+            if len(shape) not in (1, 2):
+                raise InputError(
+                    f"{self.directory / WEIGHTS_FILE}: {name} has shape {shape}; copy the file anew"
+                )
         self._tensors = {name.removeprefix(_PREFIX): files.read(name) for name in files.shapes}
 
     @property

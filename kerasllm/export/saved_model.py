@@ -70,7 +70,9 @@ def write_saved_model(model: Any, tokenizer: Any, directory: Path) -> dict[str, 
             return model(tokenize(texts), training=False)
 
         archive.add_endpoint(
-            _TEXTS, serve_texts, input_signature=[keras.InputSpec(shape=(None,), dtype="string", name="texts")]
+            _TEXTS,
+            serve_texts,
+            input_signature=[keras.InputSpec(shape=(None,), dtype="string", name="texts")],
         )
     archive.write_out(str(path), verbose=False)
     save_tokenizer(tokenizer, directory, max_length=model.config.max_sequence_length)

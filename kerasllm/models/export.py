@@ -57,12 +57,17 @@ def export_settings(file_format: str, signature: Any, settings: dict[str, Any]) 
     Raises:
         InputError: Keras cannot export a model of named inputs to this format on this backend.
     """
+    if file_format == "onnx":
+        raise InputError(
+            "ONNX files that Keras traces give other results for these models, or none: save_pretrained(DIRECTORY), "
+            "then `kerasllm export --model DIRECTORY --format onnx` writes one from the weights"
+        )
     if file_format != "tf_saved_model":
         return settings
     if backend.name == "torch":
         raise InputError(
-            "on PyTorch, Keras exports no model with named inputs to a SavedModel: give format='onnx', or export it "
-            "with KERAS_BACKEND=jax or tensorflow"
+            "on PyTorch, Keras exports no model with named inputs to a SavedModel: export it with "
+            "KERAS_BACKEND=tensorflow"
         )
     if backend.name != "jax" or not _is_named(signature):
         return settings

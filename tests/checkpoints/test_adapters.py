@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import kerasllm
 from kerasllm.errors import InputError
@@ -76,6 +77,23 @@ def test_what_cannot_be_represented_is_named(changes, message, adapted, tmp_path
     model.save_adapter(tmp_path, str(base))
     spoil(tmp_path, **changes)
     with pytest.raises(InputError, match=message):
+        kind.from_adapter(tmp_path)
+
+
+def test_a_damaged_file_is_named(adapted, tmp_path):
+    kind, base, model = adapted
+    model.save_adapter(tmp_path, str(base))
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        kind.from_adapter(tmp_path)
+    name = "base_model.model.strange.lora_A.weight"
+    for array in (np.float32(1), np.ones((2, 2, 2), np.float32)):
+        save_file({name: np.asarray(array)}, file)
+        with pytest.raises(InputError, match=r"strange.lora_A.weight has shape"):
+            kind.from_adapter(tmp_path)
+    save_file({name: np.ones((2, 2), np.float32)}, file)
+    with pytest.raises(InputError, match="holds no adapter of this model"):
         kind.from_adapter(tmp_path)
 
 

@@ -215,12 +215,19 @@ def test_a_model_that_was_not_called_is_not_exported_without_a_signature(tmp_pat
         MODELS["GPTCausalLM"]().export(tmp_path / "model", verbose=False)
 
 
+def test_onnx_is_written_from_the_weights(tmp_path):
+    model = MODELS["BertClassifier"]()
+    model.predict(batch(), verbose=0)
+    with pytest.raises(InputError, match="kerasllm export --model DIRECTORY --format onnx"):
+        model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+
+
 @pytest.mark.parametrize("name", ["BertClassifier", "GPTCausalLM"])
 def test_exported_models_serve_any_length(name, tmp_path):
     model = MODELS[name]()
     model.predict(batch(), verbose=0)
     if keras.backend.backend() == "torch":
-        with pytest.raises(InputError, match="give format='onnx'"):
+        with pytest.raises(InputError, match="export it with KERAS_BACKEND=tensorflow"):
             model.export(tmp_path / "model", verbose=False)
         return
     tensorflow = pytest.importorskip("tensorflow", reason="Keras writes a SavedModel with TensorFlow")
