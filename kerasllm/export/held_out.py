@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from kerasllm.data.batches.causal_lm import CausalEvaluationBatches
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.batches.questions import JudgedBatches
 from kerasllm.data.batches.tagged import TaggingBatches
+from kerasllm.data.batches.translation import TranslationBatches
 from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.data.examples.questions import encode_questions
 from kerasllm.data.examples.tagged import encode_words, split_words
-from kerasllm.models import BertClassifier, BertQuestionAnswering, BertRegressor, BertTokenClassifier
+from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.token_cache.stream import tokenize_stream
+from kerasllm.models import (
+    BertClassifier,
+    BertQuestionAnswering,
+    BertRegressor,
+    BertTokenClassifier,
+    GPTCausalLM,
+    Seq2SeqLM,
+)
 from kerasllm.tasks import Classification, QuestionAnswering, Regression, Tagging
 from kerasllm.training.options.labelled import LabelledOptions
+from kerasllm.training.options.parallel import ParallelOptions
 from kerasllm.training.options.questions import QuestionOptions
 from kerasllm.training.options.tagged import TaggedOptions
 from kerasllm.training.run.settings import recorded
 
 Figures = Callable[[Any], dict[str, Any]]
 """A function of a model that returns its figures on the validation data."""
+
+_TEXT_LENGTH, _TEXT_BATCHES = 256, 20  # of validation text: some ten thousand tokens
 
 
 def validation_figures(run: Path, model: Any, tokenizer: Any) -> Figures | None:
@@ -35,7 +52,7 @@ def validation_figures(run: Path, model: Any, tokenizer: Any) -> Figures | None:
 
     Returns:
         The function; None if this is no run, it has no validation data, or the model is none of a classifier,
-        regressor, tagger and reader.
+        regressor, tagger, reader, pretrained GPT and translator.
 
     Raises:
         InputError: the run's data can no longer be read.
@@ -43,6 +60,8 @@ def validation_figures(run: Path, model: Any, tokenizer: Any) -> Figures | None:
     if not (run / "config.yaml").is_file():
         return None
     settings = recorded(run)
+    if isinstance(model, GPTCausalLM) and settings.get("corpus"):
+        return _text_figures(settings, tokenizer)
     if not settings.get("validation") and not settings.get("validation_fraction"):
         return None
     if isinstance(model, BertClassifier | BertRegressor):
@@ -76,7 +95,42 @@ def validation_figures(run: Path, model: Any, tokenizer: Any) -> Figures | None:
         length = settings["max_answer_length"]
         task = QuestionAnswering(questions.has_unanswerable, max_answer_length=length, n_best=1)
         return partial(_evaluate, task, judged)
+    if isinstance(model, Seq2SeqLM):
+        options = _options(ParallelOptions, settings)
+        pairs = options.encode("validation", options.read()["validation"], tokenizer, model.config)
+        return partial(_token_loss, TranslationBatches(pairs, batch_tokens=2048, shuffle=False))
     return None
+
+
+def _text_figures(settings: dict[str, Any], tokenizer: Any) -> Figures | None:
+    """Returns a function of a model that returns its loss on the first windows of a run's validation text."""
+    names, column = settings["validation_corpus"], settings["text_column"]
+    fraction = settings["validation_fraction"]
+    if not names and not fraction:
+        return None
+    text = tokenize_stream(Corpus(names or settings["corpus"], column), tokenizer, progress=False)
+    if not names:
+        split = {"by": settings.get("validation_split", "fraction"), "seed": settings["seed"]}
+        text = text.split(fraction, **split)[1]
+    length = min(settings["context_length"], _TEXT_LENGTH)
+    batches = CausalEvaluationBatches(text, context_length=length, batch_size=8, limit=_TEXT_BATCHES)
+    return partial(_token_loss, batches)
+
+
+def _token_loss(batches: Any, model: Any) -> dict[str, Any]:
+    """Returns `loss`, in nats per token, `perplexity`, `accuracy` and `tokens`."""
+    loss = right = tokens = 0.0
+    for step in range(min(len(batches), _TEXT_BATCHES)):
+        inputs, labels, weights = batches[step]
+        logits = np.asarray(model.predict_on_batch(inputs)).astype(np.float64)
+        best = logits.max(axis=-1, keepdims=True)
+        sums = np.log(np.exp(logits - best).sum(axis=-1)) + best[..., 0]
+        chosen = np.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        loss += float(((sums - chosen) * weights).sum())
+        right += float(((logits.argmax(axis=-1) == labels) * weights).sum())
+        tokens += float(weights.sum())
+    mean = loss / tokens
+    return {"loss": mean, "perplexity": math.exp(mean), "accuracy": right / tokens, "tokens": round(tokens)}
 
 
 def _evaluate(task: Any, batches: Any, model: Any) -> dict[str, Any]:

@@ -86,3 +86,31 @@ def test_an_unfinished_run_and_a_missing_package(pretrained, run_recipe, tmp_pat
     )
     assert run_recipe("export", "--model", pretrained, *argv) == 2
     assert "needs onnxruntime: pip install 'kerasllm[onnx]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", ["finetune_qa", "pretrain_gpt"])
+def test_figures_of_other_runs(recipe, pretrained, corpus, run_recipe, read_run, tmp_path, without_compiling):
+    """Before rounding they are those that the run has written."""
+    if recipe == "finetune_qa":
+        question = {"question": "Where?", "answers": [{"text": "The", "answer_start": 0}]}
+        texts = corpus.read_text().splitlines()[:4]
+        paragraphs = [
+            {"context": text, "qas": [{"id": str(index), **question}]} for index, text in enumerate(texts)
+        ]
+        file = tmp_path / "train.json"
+        file.write_text(json.dumps({"data": [{"title": "t", "paragraphs": paragraphs}]}))
+        argv = ["--init", pretrained, "--train", file, "--validation", file, "--sequence_length", "32"]
+        argv += ["--document_stride", "4", "--batch_size", "4", "--epochs", "1"]
+    else:
+        argv = ["--corpus", corpus, "--vocabulary_size", "300", "--context_length", "32", "--batch_size", "4"]
+        argv += ["--model.num_layers", "1", "--model.num_heads", "2", "--model.hidden_dim", "16"]
+        argv += ["--steps", "2", "--warmup", "0", "--sample_tokens", "0", "--processes", "1"]
+    run = tmp_path / "run"
+    with without_compiling(eagerly=False):
+        assert run_recipe(recipe, *argv, "--output", run) == 0
+    options = ["--model", run, "--format", "onnx", "--precision", "int8", "--output", tmp_path / "new"]
+    assert run_recipe("export", *options) == 0
+    found = json.loads((tmp_path / "new" / "export.json").read_text())["int8"]
+    expected = read_run(run)[1]["validation"]
+    assert found["before"]["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+    assert found["after"]["loss"] == pytest.approx(expected["loss"], abs=0.3)

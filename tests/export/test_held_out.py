@@ -1,0 +1,59 @@
+"""Figures on a run's validation data, whose settings are read from the run."""
+
+import numpy as np
+import pytest
+import yaml
+
+import kerasllm
+from kerasllm.export.held_out import validation_figures
+from kerasllm.export.samples import TEXTS
+from kerasllm.tokenizers.parallel import train_parallel_bpe
+
+SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 64}
+
+
+def write_run(path, **settings):
+    (path / "config.yaml").write_text(yaml.safe_dump({"seed": 0, **settings}))
+    return path
+
+
+def test_tagger(wordpiece, with_weights, tmp_path):
+    file = tmp_path / "dev.conll"
+    file.write_text(
+        "\n\n".join("\n".join(f"{w}\t{'B-a' if w == 'the' else 'O'}" for w in t.split()) for t in TEXTS)
+    )
+    config = kerasllm.BertConfig(vocabulary_size=150, **SIZES)
+    model = with_weights(kerasllm.BertTokenClassifier(config, label_names=["O", "B-a", "I-a"]))
+    run = write_run(tmp_path, train=str(file), validation=str(file), sequence_length=64, token_column="0")
+    figures = validation_figures(run, model, wordpiece)(model)
+    words = sum(len(text.split()) for text in TEXTS)
+    assert figures["words"] == words
+    assert 0 <= figures["accuracy"] <= 1 and np.isfinite(figures["loss"])
+
+
+def test_translator(with_weights, tmp_path):
+    for side in "ab":
+        (tmp_path / side).write_text("\n".join(TEXTS[:3]) + "\n")
+    files = [str(tmp_path / side) for side in "ab"]
+    tokenizer = train_parallel_bpe(TEXTS, 300)
+    size = tokenizer.get_vocab_size()
+    model = with_weights(kerasllm.Seq2SeqLM(kerasllm.Seq2SeqConfig(vocabulary_size=size, **SIZES)))
+    run = write_run(tmp_path, train=files, validation=[*files], test=["missing.a", "missing.b"])
+    figures = validation_figures(run, model, tokenizer)(model)
+    total = tokens = 0
+    for text in TEXTS[:3]:  # one by one, without padding
+        ids = np.array([*tokenizer.encode(text, add_special_tokens=False).ids, model.config.end_token_id])
+        begun = np.array([model.config.pad_token_id, *ids[:-1]])
+        logits = model.predict_on_batch({"encoder_token_ids": ids[None], "decoder_token_ids": begun[None]})[0]
+        logits = logits - logits.max(axis=-1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        total -= logits[np.arange(len(ids)), ids].sum()
+        tokens += len(ids)
+    assert figures["tokens"] == tokens
+    assert figures["loss"] == pytest.approx(total / tokens, abs=1e-4)
+
+
+def test_no_run_and_no_validation_data(make_gpt, byte_level_bpe, tmp_path):
+    model = make_gpt()
+    assert validation_figures(tmp_path, model, byte_level_bpe) is None
+    assert validation_figures(write_run(tmp_path, train="a"), model, byte_level_bpe) is None
