@@ -51,6 +51,7 @@ MAY_IMPORT = {
         "tokenizers",
         "files",
     },
+    "serving": {"tasks", "generation", "checkpoints", "tokenizers", "files", ""},
     "__main__": {""},
     # kerasllm/__init__.py, which loads data, tasks and tokenizers on use
     "": {

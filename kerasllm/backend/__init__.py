@@ -128,7 +128,7 @@ write_slice = ops.write_slice
 """write_slice(cache, value, position)
 
 Returns `cache` (rows, capacity, width) with `value` (rows, length, width) in the columns from `position` on; the cache
-may be changed in place.
+may be changed in place. With `position` int32 (rows,) each row has a column of its own, and the length is 1.
 """
 
 fill_rows = ops.fill_rows

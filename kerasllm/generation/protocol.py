@@ -47,7 +47,8 @@ class GenerativeModel(Protocol):
 
         Args:
             token_ids: int (rows,).
-            column: int scalar, the column of these tokens.
+            column: int scalar, the column of these tokens; or int (rows,), if each row has a column of its own, as in
+                `kerasllm.generation.slots`. An encoder-decoder need not take the latter.
             starts: as in `prefill`. A row may run on beside others after it has used up its positions; its results are
                 then ignored, but it must not fail.
             caches: the caches of the columns before.

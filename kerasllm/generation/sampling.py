@@ -27,6 +27,7 @@ class Rule:
 
     Args:
         penalize: whether tokens that occurred score lower (Keskar et al. 2019, https://arxiv.org/abs/1909.05858).
+        count: whether new tokens score lower by how often they occurred, as in OpenAI's API.
         sample: whether the token is sampled; otherwise the most likely one is taken.
         top_k: whether to sample from the k most likely tokens (Fan et al. 2018, https://arxiv.org/abs/1805.04833).
         top_p: whether to sample from the most likely tokens that together have probability p (Holtzman et al. 2019,
@@ -36,33 +37,46 @@ class Rule:
     """
 
     penalize: bool = False
+    count: bool = False
     sample: bool = False
     top_k: bool = False
     top_p: bool = False
     min_p: bool = False
 
-    def choose(self, logits, strengths: dict[str, Any], seen, rows, step):
+    def choose(self, logits, strengths: dict[str, Any], seen, rows, step, counts=None):
         """Returns the next token of each row, int32 (rows,).
+
+        A strength that changes nothing makes a row the same as without the operation: `repetition_penalty` 1,
+        `presence_penalty` and `frequency_penalty` 0, `top_k` of the whole vocabulary, `top_p` 2, `min_p` 0. A row with
+        `temperature` 0 takes the most likely token.
 
         Args:
             logits: (rows, vocabulary).
-            strengths: scalars `repetition_penalty`, `temperature`, `top_k`, `top_p`, `min_p` and int `seed`.
+            strengths: `repetition_penalty`, `presence_penalty`, `frequency_penalty`, `temperature`, `top_k`, `top_p`
+                and `min_p`, scalars, or (rows, 1) if each row has its own; and int `seed`, a scalar or (rows,). Only
+                those of the rule's operations are read.
             seen: boolean (rows, vocabulary), True for tokens that occurred; used with `penalize`.
             rows: int (rows,), the row numbers.
-            step: int scalar, 0 for the first new token.
+            step: int scalar or (rows,), 0 for the first new token.
+            counts: float (rows, vocabulary), how often a token is among the new ones; used with `count`.
         """
         logits = ops.cast(logits, "float32")
         if self.penalize:
             logits = penalize(logits, seen, strengths["repetition_penalty"])
+        if self.count:
+            presence = strengths["presence_penalty"] * ops.cast(counts > 0, "float32")
+            logits = logits - (presence + strengths["frequency_penalty"] * counts)
         if self.sample:
-            logits = logits / strengths["temperature"]
+            is_drawn = strengths["temperature"] > 0
+            logits = logits / ops.where(is_drawn, strengths["temperature"], 1.0)
             if self.top_k:
                 logits = keep_top_k(logits, strengths["top_k"])
             if self.top_p:
                 logits = keep_top_p(logits, strengths["top_p"])
             if self.min_p:
                 logits = keep_min_p(logits, strengths["min_p"])
-            logits = logits + gumbel_noise(strengths["seed"], rows, step, logits.shape[-1])
+            noise = gumbel_noise(strengths["seed"], rows, step, logits.shape[-1])
+            logits = logits + ops.where(is_drawn, noise, 0.0)
         return backend.decoding.argmax(logits)
 
 
@@ -104,9 +118,9 @@ def gumbel_noise(seed, rows, step, vocabulary_size: int):
     """Returns Gumbel noise float32 (rows, vocabulary), a pure function of seed, row, step and token.
 
     Args:
-        seed: int scalar.
+        seed: int scalar, or (rows,).
         rows: int (rows,).
-        step: int scalar.
+        step: int scalar, or (rows,).
         vocabulary_size: number of tokens in the vocabulary.
     """
     seed, rows, step = (ops.cast(number, "int32") for number in (seed, rows, step))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _INCOMPLETE = "\ufffd"  # decoders write this for bytes of an incomplete character
+_CONTEXT = 8  # tokens before new ones that they are decoded with
 
 
 def prompt_and_addition(tokenizer: Any, prompt: Sequence[int], new: Sequence[int]) -> tuple[str, str]:
@@ -53,3 +54,35 @@ def settled(text: str, stop: Sequence[str]) -> str:
         if any(mark.startswith(text[-length:]) for mark in stop):
             return text[:-length]
     return text
+
+
+class AddedText:
+    """The text that new tokens add to a prompt, decoded as they come; each token costs the same, however long it is.
+
+    Args:
+        tokenizer: a tokenizer of the `tokenizers` library.
+        prompt: the ids of the prompt.
+
+    Attributes:
+        text: the text so far, without the bytes of an incomplete character at its end.
+    """
+
+    def __init__(self, tokenizer: Any, prompt: Sequence[int]) -> None:
+        self.text = ""
+        self._tokenizer, self._before = tokenizer, list(prompt[-_CONTEXT:])
+        self._new: list[int] = []
+
+    def add(self, token: int) -> None:
+        """Adds a token."""
+        self._new.append(token)
+        added = self._pending()
+        if added and not added.endswith(_INCOMPLETE):
+            self.text += added
+            self._before, self._new = [*self._before, *self._new][-_CONTEXT:], []
+
+    def end(self) -> str:
+        """Returns the whole text, with what is incomplete at its end."""
+        return self.text + (self._pending() if self._new else "")
+
+    def _pending(self) -> str:
+        return prompt_and_addition(self._tokenizer, self._before, self._new)[1]

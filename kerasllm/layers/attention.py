@@ -121,7 +121,7 @@ class Attention:
                 attends to the whole cache; several are the beginning of the sequences and attend to one another. In
                 cross-attention it is the whole of what is attended to, see `keys_and_values`. For a single query the
                 mask is the same for all heads.
-            cache_position: column of the cache from which `hidden` is written.
+            cache_position: column of the cache from which `hidden` is written; int (batch,) for one column a row.
             training: whether probabilities are dropped.
         """
         if self.is_cross:
@@ -135,6 +135,8 @@ class Attention:
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
         if cache is not None and not self.is_cross:
+            if len(getattr(cache_position, "shape", ())):  # the heads of a row have its column
+                cache_position = ops.repeat(cache_position, self.num_key_value_heads)
             cache = tuple(
                 backend.write_slice(written, _without_heads(new), cache_position)
                 for written, new in zip(cache, (key, value), strict=True)

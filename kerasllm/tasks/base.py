@@ -189,9 +189,20 @@ def prediction_batches(
     Lengths are powers of two, and so is the number of rows for a few texts, so that a model is compiled for few shapes.
     """
     encoded = encode_texts(tokenizer, texts, settings.sequence_length)
-    lengths = [1 << power for power in range(4, settings.sequence_length.bit_length())]
-    buckets = [length for length in lengths if length < settings.sequence_length]
-    rows = min(settings.batch_size, 1 << (len(texts) - 1).bit_length())
     return ClassificationBatches(
-        encoded, None, batch_size=rows, shuffle=False, buckets=[*buckets, settings.sequence_length]
+        encoded, None, shuffle=False, **few_shapes(len(texts), settings.batch_size, settings.sequence_length)
     )
+
+
+def few_shapes(count: int, batch_size: int, sequence_length: int) -> dict[str, Any]:
+    """Returns `batch_size` and `buckets` of batches for predictions, of which a model is compiled for few.
+
+    Args:
+        count: the number of texts or windows.
+        batch_size: the most rows of a batch.
+        sequence_length: the longest length.
+    """
+    lengths = [1 << power for power in range(4, sequence_length.bit_length())]
+    buckets = [length for length in lengths if length < sequence_length]
+    rows = min(batch_size, 1 << (max(count, 1) - 1).bit_length())
+    return {"batch_size": rows, "buckets": [*buckets, sequence_length]}

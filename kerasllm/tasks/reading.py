@@ -14,6 +14,7 @@ from kerasllm.data.batches.questions import QuestionBatches
 from kerasllm.data.examples.questions import encode_questions
 from kerasllm.errors import InputError
 from kerasllm.tasks.answer_spans import AnswerSpan, find_answers
+from kerasllm.tasks.base import few_shapes
 from kerasllm.tasks.ordered_outputs import predict_tokens
 
 
@@ -94,7 +95,8 @@ def answers(
         settings.sequence_length,
         stride=settings.document_stride,
     )
-    batches = QuestionBatches(encoded, batch_size=settings.batch_size, shuffle=False)
+    shapes = few_shapes(len(encoded.windows), settings.batch_size, settings.sequence_length)
+    batches = QuestionBatches(encoded, shuffle=False, **shapes)
     found = find_answers(
         encoded,
         predict_tokens(model, batches),

@@ -11,6 +11,7 @@ from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.errors import InputError
 from kerasllm.models import BertConfig, BertEncoder
+from kerasllm.tasks.base import few_shapes
 from kerasllm.tasks.ordered_outputs import predict_in_order
 from kerasllm.tasks.saved_model import open_model
 from kerasllm.tokenizers.loading import load_wordpiece
@@ -96,5 +97,6 @@ class SentenceEncoder:
         self.num_truncated = encoded.num_truncated
         if not len(encoded):
             return np.zeros((0, self.model.dim), np.float32)
-        batches = ClassificationBatches(encoded, None, batch_size=min(batch_size, len(texts)), shuffle=False)
+        shapes = few_shapes(len(texts), batch_size, length)
+        batches = ClassificationBatches(encoded, None, shuffle=False, **shapes)
         return predict_in_order(self.model, batches)

@@ -17,7 +17,7 @@ from kerasllm.data.examples.tagged import EncodedWords, encode_raw_words
 from kerasllm.data.sources.tag_schemes import OUTSIDE, Entity, Scheme, entities, scheme_of
 from kerasllm.errors import InputError
 from kerasllm.models import BertTokenClassifier
-from kerasllm.tasks.base import PredictionSettings, Task
+from kerasllm.tasks.base import PredictionSettings, Task, few_shapes
 from kerasllm.tasks.entity_figures import tagging_figures
 from kerasllm.tasks.ordered_outputs import finite, predict_tokens
 from kerasllm.tasks.viterbi import decode_legal
@@ -89,7 +89,9 @@ class Tagging(Task):
         plain = [text for (text,) in texts]
         found = encode_raw_words(tokenizer, plain, settings.sequence_length)
         names = list(model.label_names or map(str, range(model.num_classes)))
-        batches = TaggingBatches(found.encoded, None, batch_size=settings.batch_size, shuffle=False)
+        count = len(found.encoded.windows)
+        shapes = few_shapes(count, settings.batch_size, settings.sequence_length)
+        batches = TaggingBatches(found.encoded, None, shuffle=False, **shapes)
         scores = word_scores(model, batches)
         labels = _most_likely(scores, names)
         probabilities = np.exp(np.nan_to_num(scores.max(axis=1), nan=0.0))

@@ -205,7 +205,12 @@ def take_positions(hidden, positions):
 
 def write_slice(cache, value, position):
     """Returns the cache with `value` in it."""
-    return jax.lax.dynamic_update_slice(cache, value.astype(cache.dtype), (0, position, 0))
+    value = value.astype(cache.dtype)
+    if jnp.ndim(position):
+        return cache.at[jnp.arange(len(cache)), position].set(
+            value[:, 0], indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
+        )
+    return jax.lax.dynamic_update_slice(cache, value, (0, position, 0))
 
 
 def fill_rows(variable, parts):

@@ -215,7 +215,11 @@ def take_positions(hidden, positions):
 
 def write_slice(cache, value, position):
     """Returns the cache with `value` in it."""
-    return keras.ops.slice_update(cache, (0, position, 0), tf.cast(value, cache.dtype))
+    value = tf.cast(value, cache.dtype)
+    if len(getattr(position, "shape", ())):
+        places = tf.stack([tf.range(cache.shape[0]), position], axis=1)
+        return tf.tensor_scatter_nd_update(cache, places, value[:, 0])
+    return keras.ops.slice_update(cache, (0, position, 0), value)
 
 
 def fill_rows(variable, parts):

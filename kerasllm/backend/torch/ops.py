@@ -164,6 +164,9 @@ def write_slice(cache, value, position):
     if isinstance(position, int):
         cache[:, position : position + value.shape[1]] = value
         return cache
+    if position.ndim:
+        rows = torch.arange(len(cache), device=cache.device)
+        return cache.index_put_((rows, position), value[:, 0].to(cache.dtype))
     columns = position + torch.arange(value.shape[1], device=cache.device)  # asks nothing of the device
     return cache.index_copy_(1, columns, value)
 

@@ -130,7 +130,7 @@ class GPTBackbone(LanguageModel):
             mask: boolean; (batch, 1, capacity) for one new token; for prompts, broadcastable to
                 (batch, heads, new, new), or None for causal attention without padding.
             caches: the keys and values of each block, as `TransformerDecoderBlock` takes them.
-            cache_position: int scalar, the cache column of the first new token.
+            cache_position: int scalar, the cache column of the first new token; int (batch,) if each has its own.
 
         Returns:
             The hidden states (batch, new, hidden_dim) and the updated caches.

@@ -192,10 +192,11 @@ class GPTCausalLM(ProjectsInLoss):
     def step(self, token_ids, column, starts, caches):
         """See `kerasllm.generation.protocol.GenerativeModel`."""
         starts = starts[:, None]
+        last = ops.reshape(column, (-1, 1))  # (1 or rows, 1)
         columns = ops.arange(caches[0][0].shape[1], dtype="int32")[None]
-        mask = ops.logical_and(columns >= starts, columns <= column)[:, None]  # (rows, 1, capacity)
+        mask = ops.logical_and(columns >= starts, columns <= last)[:, None]  # (rows, 1, capacity)
         # A row that has used up its positions may run on beside others; its results are ignored.
-        positions = ops.minimum(column - starts, self.config.max_sequence_length - 1)
+        positions = ops.minimum(last - starts, self.config.max_sequence_length - 1)
         hidden, caches = self.backbone.extend(token_ids[:, None], positions, mask, caches, column)
         return self._next_logits(hidden[:, 0]), caches
 
