@@ -56,6 +56,9 @@ class Config:
     client_requests: int | None = field(default=None, metadata=at_least(1))
     """Requests that one address may have open; any number if null."""
 
+    compile: bool = True
+    """Whether programs are compiled before the first request, which else waits for them."""
+
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """Precision of the computation."""
 
@@ -79,6 +82,7 @@ def main(config: Config) -> int:
         slots=config.slots,
         batch_size=config.batch_size,
         queue_length=config.queue_length,
+        is_compiled=config.compile,
         limits=limits,
     )
     return serve(config.model, settings)

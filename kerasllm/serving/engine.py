@@ -78,9 +78,9 @@ class Engine:
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
-    def start(self) -> int:
-        """Compiles the model's programs, starts the thread, and returns the number of programs."""
-        compiled = self._slots.compile()
+    def start(self, *, is_compiled: bool = True) -> int:
+        """Starts the thread, after compiling the model's programs if asked to, and returns their number."""
+        compiled = self._slots.compile() if is_compiled else 0
         self._thread.start()
         return compiled
 

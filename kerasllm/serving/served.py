@@ -77,13 +77,23 @@ class ServedModel:
         """The most tokens of a text."""
         return int(self.predictor.model.config.max_sequence_length)
 
-    def start(self, *, slots: int, batch_size: int, queue_length: int) -> int:
-        """Compiles the model's programs, starts its thread, and returns the number of programs."""
+    def start(self, *, slots: int, batch_size: int, queue_length: int, is_compiled: bool = True) -> int:
+        """Starts the model's thread.
+
+        Args:
+            slots: texts that a GPT continues at the same time.
+            batch_size: texts that another model takes at the same time.
+            queue_length: texts, or requests, that may wait.
+            is_compiled: whether programs are compiled before, so that the first clients need not wait.
+
+        Returns:
+            The number of programs that were compiled.
+        """
         self._batch_size = batch_size
         if self.task == "causal_lm":
             self.engine = Engine(self.predictor.model, slots=slots, queue_length=queue_length)
-            return self.engine.start()
-        compiled = self._warm_up()
+            return self.engine.start(is_compiled=is_compiled)
+        compiled = self._warm_up() if is_compiled else 0
         self.batcher = Batcher(self._predict, batch_size=batch_size, queue_length=queue_length)
         return compiled
 

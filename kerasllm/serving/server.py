@@ -29,6 +29,7 @@ class ServerSettings:
         slots: texts that a GPT continues at the same time.
         batch_size: texts that another model takes at the same time.
         queue_length: texts, or requests, of each model that may wait.
+        is_compiled: whether programs are compiled before the first request.
         limits: the limits of requests.
     """
 
@@ -38,6 +39,7 @@ class ServerSettings:
     slots: int = 16
     batch_size: int = 8
     queue_length: int = 64
+    is_compiled: bool = True
     limits: Limits = field(default_factory=Limits)
 
 
@@ -55,8 +57,12 @@ def serve(sources: Sequence[str], settings: ServerSettings) -> int:
         models = load_models(sources)
         for model in models.values():
             began = time.monotonic()
-            sizes = {"slots": settings.slots, "batch_size": settings.batch_size}
-            programs = model.start(queue_length=settings.queue_length, **sizes)
+            programs = model.start(
+                slots=settings.slots,
+                batch_size=settings.batch_size,
+                queue_length=settings.queue_length,
+                is_compiled=settings.is_compiled,
+            )
             seconds = time.monotonic() - began
             print(
                 f"{model.name}: {model.task}, {counted(programs, 'program')} ready in {seconds:.0f} s",

@@ -64,7 +64,9 @@ def served(slots, requests, order=None):
 REQUESTS = [
     request([1, 2, 3], 7, temperature=0.0),
     request(list(range(35)), 5, temperature=1.1, seed=7),
-    request([9], 9, temperature=0.8, top_k=5, top_p=0.8, min_p=0.01, repetition_penalty=1.4, seed=3, first_row=2),
+    request(
+        [9], 9, temperature=0.8, top_k=5, top_p=0.8, min_p=0.01, repetition_penalty=1.4, seed=3, first_row=2
+    ),
     request([4, 4, 5, 6], 4, temperature=1.5, seed=3),
     request([4, 4, 5, 6], 4, temperature=1.5, seed=4),
 ]
