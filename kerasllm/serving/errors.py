@@ -46,9 +46,9 @@ class ServingError(Exception):
     def body(self) -> dict[str, Any]:
         """Returns the error in OpenAI's form."""
         error = {
-            "message": self.message,
+            "message": _encodable(self.message),
             "type": _TYPES.get(self.status, "invalid_request_error"),
-            "param": self.parameter,
+            "param": None if self.parameter is None else _encodable(self.parameter),
             "code": self.code,
         }
         return {"error": error}
@@ -66,3 +66,8 @@ class ServingError(Exception):
 def overloaded(message: str) -> ServingError:
     """Returns the error for a server that has too much to do at the moment."""
     return ServingError(503, message, code="overloaded", retry_after=1)
+
+
+def _encodable(text: str) -> str:
+    """Returns a text that may quote a request, which may hold halves of surrogate pairs."""
+    return text.encode("utf-8", "replace").decode("utf-8")

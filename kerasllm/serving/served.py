@@ -123,14 +123,15 @@ class ServedModel:
     def _predict(self, texts: Sequence[tuple[str, ...]], key: PredictionKey) -> list[tuple[dict, int]]:
         """Returns the prediction for each text, with its number of tokens."""
         model, tokenizer, task = self.predictor.model, self.predictor.tokenizer, self.predictor.task
-        if task.name == "embedding":
-            encoder = SentenceEncoder(model, tokenizer, self.name)
-            plain = [text for (text,) in texts]
-            vectors = encoder.encode(plain, key.purpose, batch_size=self._batch_size)
-            found = [{"vector": vector} for vector in vectors]
-        else:
-            settings = PredictionSettings(self.positions, self._batch_size, key.top_k, probabilities=True)
-            found, _ = task.predict(model, tokenizer, texts, settings)
+        with self.predictor.turn:
+            if task.name == "embedding":
+                encoder = SentenceEncoder(model, tokenizer, self.name)
+                plain = [text for (text,) in texts]
+                vectors = encoder.encode(plain, key.purpose, batch_size=self._batch_size)
+                found = [{"vector": vector} for vector in vectors]
+            else:
+                settings = PredictionSettings(self.positions, self._batch_size, key.top_k, probabilities=True)
+                found, _ = task.predict(model, tokenizer, texts, settings)
         return list(zip(found, map(self.count_tokens, texts), strict=True))
 
     def _warm_up(self) -> int:

@@ -17,6 +17,8 @@ from kerasllm.serving.application import application
 from kerasllm.serving.context import Context, Limits
 from kerasllm.serving.served import load_models
 
+_BACKLOG = 2048  # connections that wait to be accepted
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -117,6 +119,7 @@ def _serve(context: Context, listener: socket.socket, settings: ServerSettings) 
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
+    listener.listen(_BACKLOG)  # whoever reads the next line may connect
     print(f"serving on http://{shown}:{port}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 

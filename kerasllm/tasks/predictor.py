@@ -29,6 +29,9 @@ class Predictor:
         model: a task model of kerasllm, such as a `BertClassifier` or a `GPTCausalLM`.
         tokenizer: the model's tokenizer (`kerasllm.load_tokenizer`).
 
+    Attributes:
+        turn: the lock that whoever runs the model holds.
+
     Raises:
         InputError: the model is of no task, or the tokenizer does not fit it.
     """
@@ -47,7 +50,7 @@ class Predictor:
             )
         if self.task.reads_wordpiece:
             special_token_ids(tokenizer)  # raises if there are none
-        self._turn = threading.Lock()
+        self.turn = threading.Lock()
 
     def predict(
         self,
@@ -94,7 +97,7 @@ class Predictor:
     ) -> Iterator[dict[str, Any]]:
         total = cut = 0
         while chunk := list(itertools.islice(texts, _BATCHES_AT_A_TIME * settings.batch_size)):
-            with self._turn:
+            with self.turn:
                 found, num_cut = self.task.predict(self.model, self.tokenizer, chunk, settings)
             total, cut = total + len(chunk), cut + num_cut
             yield from found
@@ -173,7 +176,7 @@ class Predictor:
         while batch := list(itertools.islice(texts, batch_size)):
             if any(len(text) == 2 for text in batch):
                 raise InputError("prompts holds a pair of texts, a prompt is one text")
-            with self._turn:
+            with self.turn:
                 rows = [text for (text,) in batch]
                 found = self.model.generate(rows, tokenizer=self.tokenizer, first_row=done, **settings)
             done += len(batch)
