@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from kerasllm.serving.errors import ServingError
 from kerasllm.serving.fields import parse
@@ -62,10 +62,13 @@ class Context:
             raise ServingError(400, "send the body as application/json, and say so in Content-Type")
         most = self.limits.max_kilobytes * 1024
         received = bytearray()
-        async for part in request.stream():
-            received += part
-            if len(received) > most:
-                raise ServingError(413, f"the body is above {self.limits.max_kilobytes} kilobytes")
+        try:
+            async for part in request.stream():
+                received += part
+                if len(received) > most:
+                    raise ServingError(413, f"the body is above {self.limits.max_kilobytes} kilobytes")
+        except ClientDisconnect as error:
+            raise ClientLeft from error
         return parse(bytes(received))
 
     def model(self, name: str | None, *tasks: str) -> ServedModel:
