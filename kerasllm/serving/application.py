@@ -6,6 +6,7 @@ import base64
 import collections
 import hashlib
 import hmac
+import ipaddress
 import re
 import sys
 import time
@@ -114,6 +115,7 @@ async def _answer(
     most = context.limits.client_requests
     busy[client] += 1
     try:
+        _check_host(context, request)
         if path not in _OPEN:
             _check_key(context, request)
         if most is not None and busy[client] > most and path in ENDPOINTS:
@@ -136,6 +138,17 @@ async def _answer(
             del busy[client]
 
 
+def _check_host(context: Context, request: Request) -> None:
+    """Checks the name under which the server is asked; see `Context`."""
+    found = re.match(r"\[([^\]]*)\]|[^:]*", request.headers.get("host", "").lower())
+    name = "" if found is None else found[1] or found[0]
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        if context.hosts is not None and name not in context.hosts:
+            raise ServingError(400, f"this server has another name than {name[:60]!r}") from None
+
+
 def _check_key(context: Context, request: Request) -> None:
     if context.api_key is None:
         return
@@ -147,7 +160,8 @@ def _check_key(context: Context, request: Request) -> None:
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path[:100]}: {str(error.detail).lower()}; /openapi.json lists all paths"
+    asked = f"{request.method} {request.scope['path'][:100]}"
+    message = f"{asked}: {str(error.detail).lower()}; /openapi.json lists all paths"
     response = ServingError(error.status_code, message).response()
     response.headers.update({**_HEADERS, **(error.headers or {})})
     return response

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -209,7 +209,7 @@ async def _events(
     context: Context,
     model: ServedModel,
     first: Continuation,
-    news: AsyncIterator[Continuation],
+    news: AsyncGenerator[Continuation, None],
     continuations: Sequence[Continuation],
     values: Mapping[str, Any],
     form: _Form,
@@ -237,7 +237,7 @@ async def _events(
     except ServingError as error:
         yield event(error.body())
     finally:
-        await news.aclose()  # type: ignore[attr-defined]
+        await news.aclose()
         context.metrics.count_tokens(sum(len(each.tokens) for each in continuations))
     yield "data: [DONE]\n\n"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -42,12 +42,14 @@ class Context:
         models: the models by name.
         limits: the limits.
         api_key: the key that clients must give, or None.
+        hosts: the names under which the server may be asked, beside addresses; None for any.
         metrics: the figures.
     """
 
     models: Mapping[str, ServedModel]
     limits: Limits = field(default_factory=Limits)
     api_key: str | None = None
+    hosts: Collection[str] | None = None
     metrics: Metrics = field(default_factory=Metrics)
 
     async def body(self, request: Request) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,7 +81,7 @@ async def run(
     stops: Sequence[int],
     seconds: float,
     first_token: Callable[[float], None],
-) -> AsyncIterator[Continuation]:
+) -> AsyncGenerator[Continuation, None]:
     """Continues texts, and yields each whenever it has a new token or has ended.
 
     If the caller leaves the iteration, the slots of its texts are freed before the engine's next step.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import signal
 import socket
 import time
@@ -55,7 +56,7 @@ def serve(sources: Sequence[str], settings: ServerSettings) -> int:
     Raises:
         InputError: the port is taken, or a model cannot be served.
     """
-    with contextlib.closing(bind(settings.host, settings.port)) as listener, _remembered() as received:
+    with contextlib.closing(bind(settings.host, settings.port)) as listener:
         models = load_models(sources)
         for model in models.values():
             began = time.monotonic()
@@ -70,9 +71,10 @@ def serve(sources: Sequence[str], settings: ServerSettings) -> int:
                 f"{model.name}: {model.task}, {counted(programs, 'program')} ready in {seconds:.0f} s",
                 flush=True,
             )
-        if not received:
-            context = Context(models, settings.limits, settings.api_key)
-            _serve(context, listener, settings)
+        # Under a name of this machine alone, so that no page of another site reaches it by a name of its own.
+        hosts = {"localhost", settings.host} if _is_local(listener) else None
+        with _remembered() as received:
+            _serve(Context(models, settings.limits, settings.api_key, hosts), listener, settings)
         for model in models.values():
             model.close()
     return 130 if signal.SIGINT in received else 143
@@ -104,6 +106,11 @@ def bind(host: str, port: int) -> socket.socket:
             mend = f"--host {host}: cannot be bound ({error.strerror}); choose an address of this machine"
         raise InputError(mend) from error
     return listener
+
+
+def _is_local(listener: socket.socket) -> bool:
+    """Returns whether only this machine reaches a socket."""
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _serve(context: Context, listener: socket.socket, settings: ServerSettings) -> None:

@@ -118,6 +118,8 @@ def test_rubbish_on_the_wire(address, ask, capfd):
         b"GET / HTTP/9.9\r\n\r\n",
         b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
         b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+        b"GET /health HTTP/1.1\r\nHost: [::\r\nConnection: close\r\n\r\n",
+        b"GET /nothing HTTP/1.1\r\nHost: [::\r\nConnection: close\r\n\r\n",
         b"GET /%00%ff/../.. HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     ):
         with socket.create_connection((host, int(port)), timeout=30) as connection:

@@ -120,6 +120,14 @@ def test_keys_and_clients_with_too_much_open(models, ask_at, serving):
         assert set(statuses) <= {200, 429} and 200 in statuses and 429 in statuses
 
 
+def test_other_names_of_the_server(models, ask_at, serving):
+    """A page of another site, whose name leads here, gets nothing."""
+    with serving(Context(models, hosts={"localhost"})) as address:
+        assert ask_at(address, "/v1/models")[0] == 200
+        assert ask_at(address, "/v1/models", Host="localhost:8000")[0] == 200
+        assert ask_at(address, "/v1/models", Host="evil.example")[0] == 400
+
+
 def test_an_answer_that_takes_too_long(models, ask_at, serving):
     with serving(Context(models, Limits(seconds=1e-6))) as address:
         assert ask_at(address, "/v1/completions", {"prompt": "a"})[0] == 503

@@ -1,5 +1,6 @@
 """The recipe as a process: what it refuses, and how it stops."""
 
+import importlib.util
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from kerasllm import cli
 from kerasllm.errors import InputError
 from kerasllm.serving.served import load_models
 from kerasllm.serving.server import bind
@@ -67,17 +69,27 @@ def test_sigterm_finishes_what_runs(run, models):
         process.communicate()
 
 
-def test_a_port_that_is_taken(run):
+@pytest.fixture(scope="module")
+def recipe():
+    """recipes/serve.py as a module."""
+    specification = importlib.util.spec_from_file_location("recipe_serve", ROOT / "recipes" / "serve.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["recipe_serve"] = module  # where dataclasses look up annotations
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_a_port_that_is_taken(recipe, run, capsys):
     """One line and exit code 2, before any model is loaded."""
     with bind("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        process = started("--model", run, "--port", port)
-        output, errors = process.communicate(timeout=120)
-        assert (process.returncode, output) == (2, "")
-        assert errors.splitlines() == [
-            f"error: --port {port} of 127.0.0.1 is taken: stop what uses it, or choose another"
-        ]
+        with pytest.raises(SystemExit) as raised:
+            cli.run(recipe.main, recipe.Config, ["--model", str(run), "--port", str(port)])
+    assert (raised.value.code, capsys.readouterr()) == (
+        2,
+        ("", f"error: --port {port} of 127.0.0.1 is taken: stop what uses it, or choose another\n"),
+    )
 
 
 def test_what_is_refused(run, tmp_path):
@@ -93,17 +105,11 @@ def test_what_is_refused(run, tmp_path):
     assert list(load_models([f"a={run}", str(run)])) == ["a", "poet"]
 
 
-def test_a_missing_extra(monkeypatch, run):
+def test_a_missing_extra(monkeypatch, recipe, run):
     """The message says what to install."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("recipe_serve", ROOT / "recipes" / "serve.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "recipe_serve", module)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "PACKAGES", ("starlette", "no_such_package"))
+    monkeypatch.setattr(recipe, "PACKAGES", ("starlette", "no_such_package"))
     with pytest.raises(InputError, match=r"no_such_package: pip install 'kerasllm\[serve\]'"):
-        module.main(module.Config(model=[str(run)]))
+        recipe.main(recipe.Config(model=[str(run)]))
     for wrong in ("@/no/such/file", " ", "schlüssel"):
         with pytest.raises(InputError, match="--api_key"):
-            module.read_key(wrong)
+            recipe.read_key(wrong)
