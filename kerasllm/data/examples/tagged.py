@@ -89,9 +89,7 @@ def encode_raw_words(
     tokenizer: Tokenizer, texts: Sequence[str], sequence_length: int, *, stride: int | None = None
 ) -> TextWords:
     """Returns the words of texts, as the tokenizer divides them, and their tokens; see `encode_words`."""
-    encodings = _plain(tokenizer, tokenizer.get_vocab_size()).encode_batch(
-        list(texts), add_special_tokens=False
-    )
+    encodings = _plain(tokenizer).encode_batch(list(texts), add_special_tokens=False)
     bounds = [_word_bounds(encoding) for encoding in encodings]
     counts = np.array([len(words) for words in bounds], np.int64)
     return TextWords(bounds, _windows(tokenizer, encodings, counts, sequence_length, stride))
@@ -99,12 +97,17 @@ def encode_raw_words(
 
 def split_words(tokenizer: Tokenizer, text: str) -> list[tuple[int, int]]:
     """Returns the bounds of the words of a text, in characters, as the tokenizer divides it."""
-    return _word_bounds(_plain(tokenizer, tokenizer.get_vocab_size()).encode(text, add_special_tokens=False))
+    return _word_bounds(_plain(tokenizer).encode(text, add_special_tokens=False))
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """Returns a copy of a tokenizer that neither pads nor truncates."""
+    return _plain_copy(tokenizer, tokenizer.get_vocab_size())
 
 
 @lru_cache(maxsize=4)
-def _plain(tokenizer: Tokenizer, size: int) -> Tokenizer:
-    """Returns a copy of a tokenizer that neither pads nor truncates, cached by its identity and size."""
+def _plain_copy(tokenizer: Tokenizer, size: int) -> Tokenizer:
+    """Returns the copy, cached by identity and size of the tokenizer: one of BERT's takes a tenth of a second."""
     own = Tokenizer.from_str(tokenizer.to_str())
     own.no_padding()
     own.no_truncation()
