@@ -199,6 +199,22 @@ compiled_step = training.compiled_step
 Returns what Keras' own `train_step(*arguments)` returns, computed as `jit_compile` says.
 """
 
+in_parts = training.in_parts
+"""in_parts(function, weights, states, parts)
+
+Returns the results of `function(weights, states, part)` for the parts of a batch, one after the other, stacked, and
+the last states. The backward pass computes each part again, from the states that it began with, so that the inner
+values of one part alone are in memory at a time.
+
+Args:
+    function: from (weights, states, part) to (a floating tensor, new states); it reads and changes nothing else.
+    weights: a list of tensors, to which gradients flow.
+    states: a list of tensors without gradients, such as the numbers of dropout's calls.
+    parts: a dict of integer tensors (parts, ...).
+
+Reference: Gao et al. 2021, https://arxiv.org/abs/2101.06983 (GradCache).
+"""
+
 evaluation_step = training.evaluation_step
 """evaluation_step(model, test_step, *arguments)
 

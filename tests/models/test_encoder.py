@@ -1,5 +1,6 @@
 """The sentence encoder: pooling against NumPy, packed rows, and sentence-transformers' files, older and newer."""
 
+import dataclasses
 import json
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kerasllm import BertBackbone, BertConfig, BertEncoder
+from kerasllm import BertBackbone, BertConfig, BertEncoder, RankingLoss
 from kerasllm.errors import InputError, InputWarning
 from kerasllm.models.registry import model_class_of, read_settings
 
@@ -165,3 +166,52 @@ def test_impossible_settings_are_refused():
     for settings in ({"pooling": "sum"}, {"sequence_length": 13}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             BertEncoder(CONFIG, **settings)
+
+
+class Stepper:
+    """Training steps of an encoder from the same weights and the same number of dropout's calls each time."""
+
+    def __init__(self, parts, dropout=0.0):
+        config = dataclasses.replace(CONFIG, dropout=dropout, attention_dropout=dropout)
+        self.model = BertEncoder(config, seed=2)
+        self.model.training_parts = parts
+        eager = keras.backend.backend() != "jax"
+        self.model.compile(keras.optimizers.SGD(1.0), loss=RankingLoss(scale=5), run_eagerly=eager)
+        self.first = [ops.convert_to_numpy(variable) for variable in self.model.variables]
+        tokens = np.random.default_rng(0).integers(5, 30, (8, 6)).astype(np.int32)
+        self.inputs = {"token_ids": tokens, "padding_mask": np.ones_like(tokens)}
+        places = np.arange(8)
+        self.labels = np.stack([places // 2, places % 2, places, 0 * places], axis=1).astype(np.float32)
+
+    def __call__(self, moved=None):
+        """Returns the loss, and how far a step moves each weight: the gradient."""
+        before = self.first if moved is None else [a + b for a, b in zip(self.first, moved, strict=True)]
+        for variable, value in zip(self.model.variables, before, strict=True):
+            variable.assign(value)
+        loss = self.model.train_on_batch(
+            self.inputs, self.labels, (self.labels[:, 1] == 0).astype(np.float32)
+        )
+        trained = {id(variable) for variable in self.model.trainable_variables}
+        return float(loss), [
+            value - ops.convert_to_numpy(variable) if id(variable) in trained else np.zeros_like(value)
+            for variable, value in zip(self.model.variables, before, strict=True)
+        ]
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole():
+    (loss, gradients), (whole, expected) = Stepper(4)(), Stepper(1)()
+    assert loss == pytest.approx(whole, rel=1e-5)
+    for found, wanted in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * max(np.abs(wanted).max(), 1))
+
+
+def test_dropout_of_a_part_is_the_same_when_it_is_computed_again():
+    """The loss changes along its gradient as the gradient says, which it does not with other masks."""
+    step = Stepper(2, dropout=0.3)
+    _, gradients = step()
+    square = sum(float(np.sum(np.square(gradient))) for gradient in gradients)
+    size = 1e-2 / square
+    moved = [step([sign * size * gradient for gradient in gradients])[0] for sign in (1, -1)]
+    assert (moved[0] - moved[1]) / (2 * size) == pytest.approx(square, rel=0.02)
+    with pytest.raises(ValueError, match="a batch has 8 rows, which are not divisible"):
+        Stepper(3)()

@@ -36,6 +36,18 @@ def compiled_step(model, train_step, *arguments):
         return train_step(*arguments)
 
 
+def in_parts(function, weights, states, parts):
+    """Returns the results for the parts of a batch, by a loop whose steps are computed again for the gradient."""
+    again = jax.checkpoint(function, prevent_cse=False)  # a loop's steps are not merged anyway
+
+    def step(states, part):
+        result, states = again(weights, states, part)
+        return states, result
+
+    states, results = jax.lax.scan(step, states, parts)
+    return results, states
+
+
 def evaluation_step(model, test_step, *arguments):
     """Returns Keras' own step's results, computed as in training."""
     return compiled_step(model, test_step, *arguments)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 from kerasllm.backend.tensorflow import fusion
-from kerasllm.backend.tensorflow.gradients import bound_to_graph
+from kerasllm.backend.tensorflow.gradients import bound_to_graph, custom_gradient
 
 jit_compile = True
 _SETTINGS = ("trainable", "name", "dtype", "synchronization", "aggregation", "shape")
@@ -74,6 +74,42 @@ def _made_beforehand(
     if anew and settings["synchronization"] == tf.VariableSynchronization.ON_READ:  # of metrics alone
         variable.assign(initial_value())
     return variable
+
+
+def in_parts(function, weights, states, parts):
+    """Returns the results for the parts of a batch, by one loop for the results and another for the gradients."""
+    count = next(iter(parts.values())).shape[0]
+    states = [tf.identity(state) for state in states]  # the gradients' loop begins with them, too
+
+    def part(index):
+        return {name: value[index] for name, value in parts.items()}
+
+    @custom_gradient
+    def results_of(*weights):
+        first, after = function(weights, states, part(0))
+        array = tf.TensorArray(first.dtype, count, element_shape=first.shape).write(0, first)
+
+        def step(index, array, states):
+            result, states = function(weights, states, part(index))
+            return index + 1, array.write(index, result), states
+
+        _, array, after = tf.while_loop(lambda index, *_: index < count, step, (1, array, list(after)))
+
+        def gradients(upstream, *_):
+            def step(index, sums, states):
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(weights)
+                    result, states = function(weights, states, part(index))
+                found = tape.gradient(result, weights, upstream[index], tf.UnconnectedGradients.ZERO)
+                return index + 1, [one + other for one, other in zip(sums, found, strict=True)], states
+
+            sums = [tf.zeros_like(weight) for weight in weights]
+            return tf.while_loop(lambda index, *_: index < count, step, (0, sums, list(states)))[1]
+
+        return (array.stack(), *after), gradients
+
+    results, *after = results_of(*weights)
+    return results, after
 
 
 def evaluation_step(model, test_step, *arguments):

@@ -18,6 +18,7 @@ import keras
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import checkpoint
 
 from kerasllm.backend.torch.optimizer import fuse
 from kerasllm.backend.torch.parts import boundary, compiled_in_parts
@@ -59,6 +60,10 @@ def compiled_step(model, train_step, *arguments):
     optimizer = model.optimizer
     if not model.jit_compile or model.run_eagerly or optimizer is None or not model.trainable_weights:
         return train_step(data)
+    if getattr(model, "training_parts", 1) > 1:
+        return train_step(
+            data
+        )  # a compiler would keep the parts' inner values instead of computing them again
     if optimizer.loss_scale_factor or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return train_step(data)  # the gradients to be recorded would be those of another loss
     gradients = _gradients_of(model)
@@ -86,6 +91,21 @@ def _first_line(error: BaseException) -> str:
     """Returns what kind of error it is, and the first line of its text."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:200]
+
+
+def in_parts(function, weights, states, parts):
+    """Returns the results for the parts of a batch; each part is computed again for the gradient."""
+    states = [
+        state.clone() for state in states
+    ]  # the backward pass begins with them, whatever is assigned by then
+    results = []
+    for part in zip(*parts.values(), strict=True):
+        given = dict(zip(parts, part, strict=True))
+        result, states = checkpoint(
+            function, weights, states, given, use_reentrant=False, preserve_rng_state=False
+        )
+        results.append(result)
+    return torch.stack(results), states
 
 
 def evaluation_step(model, test_step, *arguments):

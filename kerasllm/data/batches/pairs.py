@@ -19,6 +19,7 @@ from kerasllm.data.random_streams import SHUFFLING, random_stream
 from kerasllm.errors import InputError
 
 _SAMPLE = 64  # number of micro-batches from which the row length is chosen
+_MOST_TEXTS = 64  # in a batch of held-out texts
 _TRIALS = 64  # number of batches that are tried for a pair before it may share a text with another one
 
 
@@ -36,6 +37,7 @@ class PairBatches(MicroBatches):
         gradient_accumulation: number of micro-batches in a step; texts are compared within a micro-batch only.
         start_step: the first step to return, counted from 0, for a resumed run.
         targets: float32 (texts, width), the vector of each text that a teacher gives, for distillation, or None.
+        parts: a number by which the number of rows is divisible, see `BertEncoder.training_parts`.
 
     Attributes:
         row_length: number of columns.
@@ -60,9 +62,10 @@ class PairBatches(MicroBatches):
         gradient_accumulation: int = 1,
         start_step: int = 0,
         targets: np.ndarray | None = None,
+        parts: int = 1,
     ) -> None:
         super().__init__(batch_size=batch_size, gradient_accumulation=gradient_accumulation)
-        check_positive(epochs=epochs)
+        check_positive(epochs=epochs, parts=parts)
         if len(encoded) == 0:
             raise InputError("there are no pairs to make batches of")
         self.encoded, self.seed, self.epochs, self.targets = encoded, seed, epochs, targets
@@ -80,7 +83,7 @@ class PairBatches(MicroBatches):
 
         self.row_length = min(lengths, key=cost)
         packed = [self._pack(part, self.row_length)[1] for order in orders for part in order]
-        self.rows_per_batch = max(map(len, packed))
+        self.rows_per_batch = -(-max(map(len, packed)) // parts) * parts
         self.slots = max(len(row) for rows in packed for row in rows)
         self.set_steps(epochs * self.steps_per_epoch, start_step=start_step)
         self._last: tuple[int, Batch] | None = None
@@ -157,18 +160,19 @@ class HeldOutGroups(ClassificationBatches):
 
     Args:
         groups: the groups.
-        batch_size: number of texts in a batch, and of groups that are compared with one another for the loss.
+        batch_size: number of groups that are compared with one another for the loss; a batch has so many texts, too,
+            but at most 64.
     """
 
     def __init__(self, groups: EncodedGroups, *, batch_size: int) -> None:
-        super().__init__(groups.texts, None, batch_size=batch_size, shuffle=False)
-        self.groups = groups
+        super().__init__(groups.texts, None, batch_size=min(batch_size, _MOST_TEXTS), shuffle=False)
+        self.groups, self.compared_groups = groups, batch_size
 
     def compared(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields, for each batch of groups, the indices of its texts (texts,) and their labels (texts, 4)."""
         order = random_stream(0, SHUFFLING, 0).permutation(len(self.groups))
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
+        for start in range(0, len(order), self.compared_groups):
+            chosen = order[start : start + self.compared_groups]
             members = self.groups.members[chosen]
             yield members.reshape(-1), group_labels(self.groups, chosen).reshape(-1, 4)
 

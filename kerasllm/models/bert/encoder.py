@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import keras
+from keras import ops
 
+from kerasllm import backend
 from kerasllm.layers.heads import ProjectionHead
 from kerasllm.layers.pooling import pool_tokens, unit_length
 from kerasllm.models.base import LanguageModel
@@ -37,6 +39,11 @@ class BertEncoder(LanguageModel):
         lora_alpha: as in `BertBackbone`; used only for a new backbone.
         seed: seed of the initial values and of dropout.
         kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
+
+    If the attribute `training_parts` is set before `fit`, the rows of a training batch are computed in so many parts,
+    one after the other, and again for the gradient: a batch of any size takes the memory of one part, and about a third
+    more time. Its loss still compares all texts of the batch (GradCache; Gao et al. 2021,
+    https://arxiv.org/abs/2101.06983).
 
     Call it with the dict that the backbone takes. It returns vectors (batch, dim), or (rows, slots, dim) for packed
     rows, where empty slots hold no text's vector.
@@ -76,6 +83,7 @@ class BertEncoder(LanguageModel):
         self.pooling, self.normalize, self.sequence_length = pooling, normalize, sequence_length
         self.projection_dim, self.projection_activation = projection_dim, projection_activation
         self.prompts, self.default_prompt = dict(prompts or {}), default_prompt
+        self.training_parts = 1
         self.backbone = make_backbone(self, backbone, False, lora_rank, lora_alpha)
         self.projection = None
         if projection_dim is not None:
@@ -96,7 +104,41 @@ class BertEncoder(LanguageModel):
         return self.config.hidden_dim if self.projection_dim is None else self.projection_dim
 
     def call(self, inputs, training=False):
-        """See the class."""
+        """See the class.
+
+        Raises:
+            ValueError: the rows of a training batch are not divisible by `training_parts`.
+        """
+        if training and self.training_parts > 1:
+            return self._encode_in_parts(inputs)
+        return self._encode(inputs, training)
+
+    def _encode_in_parts(self, inputs):
+        """Returns the vectors of a training batch, of which one part is in memory at a time."""
+        count, rows = self.training_parts, inputs["token_ids"].shape[0]
+        if rows % count:
+            raise ValueError(
+                f"training_parts is {count}, and a batch has {rows} rows, which are not divisible"
+            )
+        parts = {
+            name: ops.reshape(value, (count, rows // count, *value.shape[1:]))
+            for name, value in inputs.items()
+        }
+        trained, others = self.trainable_variables, self.non_trainable_variables
+
+        def encode(weights, states, part):
+            given = zip((*trained, *others), (*weights, *states), strict=True)
+            with keras.StatelessScope(state_mapping=given) as scope:
+                vectors = self._encode(part, training=True)
+            return vectors, [scope.get_current_value(variable) for variable in others]
+
+        values = [[variable.value for variable in some] for some in (trained, others)]
+        vectors, states = backend.in_parts(encode, *values, parts)
+        for variable, state in zip(others, states, strict=True):
+            variable.assign(state)
+        return ops.reshape(vectors, (rows, *vectors.shape[2:]))
+
+    def _encode(self, inputs, training: bool):
         hidden = self.backbone(inputs, training=training)["sequence_output"]
         pooled = pool_tokens(
             hidden,

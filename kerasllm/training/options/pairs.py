@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kerasllm.cli.ranges import above
+from kerasllm.cli.ranges import above, at_least
 from kerasllm.data.sources.pairs import TextGroups, read_groups
 from kerasllm.data.sources.splitting import text_key
 from kerasllm.errors import InputError
@@ -44,8 +44,16 @@ class PairOptions(FineTuningOptions):
     matryoshka_dims: list[int] = field(default_factory=list)
     """Sizes to which vectors may be cut later, such as 384 128 64; the loss is summed over them."""
 
+    mini_batch_size: int | None = field(default=None, metadata=at_least(1))
+    """Pairs computed at a time: a --batch_size of 1024 then fits, for about a third more time; all if null."""
+
     teacher: str | None = None
     """An encoder whose vectors of the first texts are the targets of all texts of their pairs (distillation)."""
+
+    @property
+    def training_parts(self) -> int:
+        """The number of parts in which a batch is computed; see `BertEncoder`."""
+        return -(-self.batch_size // (self.mini_batch_size or self.batch_size))
 
     def check_loss(self) -> None:
         """Refuses settings of the loss that contradict each other.
