@@ -2,12 +2,15 @@
 
 import json
 import re
+import signal
 
 import numpy as np
 import pytest
 
 from kerasllm import cli
 from kerasllm.data.sources.judgements import read_run
+from kerasllm.tasks.sentence_encoder import SentenceEncoder
+from kerasllm.training.callbacks.metrics_log import MetricsLog
 
 ANIMALS = ["cat", "dog", "fox", "owl", "hen", "bat"]
 SIDES = ["north", "east", "south", "west"]
@@ -42,6 +45,7 @@ def files(tmp_path_factory):
     contents = {
         "pairs.tsv": "".join(f"{question(n)}\t{passage(n)}\n" for n in numbers),
         "graded.tsv": "".join(f"{question(n)}\t{passage(n + n % 3)}\t{n % 3}\n" for n in numbers),
+        "triplets.tsv": "".join(f"{question(n)}\t{passage(n)}\t{passage(n + 5)}\n" for n in numbers),
         "texts.txt": "".join(passage(n) + "\n" for n in numbers),
         "documents.tsv": "".join(f"d{n}\t{passage(n)}\n" for n in numbers),
         "queries.tsv": "".join(f"q{n}\t{question(n)}\n" for n in numbers),
@@ -151,6 +155,61 @@ def test_graded_pairs_train_for_an_epoch(files, run_recipe, read_run, tmp_path):
     lines, results = read_run(tmp_path / "run")
     assert np.isfinite(lines[-1]["loss"])
     assert set(results["validation"]) == {"loss", "examples", "pearson", "spearman"}
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["triplets.tsv", "--text_columns", "0,1,2", "--loss", "triplet", "--margin", "0.3"],
+        ["texts.txt", "--projection_dim", "4", "--pooling", "cls"],
+    ],
+    ids=["triplet", "simcse"],
+)
+def test_triplets_and_plain_text_train_for_an_epoch(argv, files, run_recipe, read_run, tmp_path):
+    argv = ["--train", files / argv[0], *argv[1:], "--epochs", "1", "--output", tmp_path / "run", *TINY]
+    argv += ["--validation", files / "pairs.tsv", "--held_out_columns", "0,1"]
+    assert run_recipe("finetune_embeddings", *argv) == 0
+    lines, results = read_run(tmp_path / "run")
+    assert all(np.isfinite(line["loss"]) for line in lines) and np.isfinite(results["validation"]["loss"])
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_student_takes_on_the_vectors_of_its_teacher(encoder, files, run_recipe, read_run, tmp_path):
+    """A question and its passage, as a sentence and its translation: both get the question's vector."""
+    argv = ["--train", files / "pairs.tsv", "--text_columns", "0,1", "--validation", files / "pairs.tsv"]
+    argv += ["--loss", "distillation", "--teacher", encoder, "--init", encoder, "--sequence_length", "32"]
+    argv += ["--batch_size", "6", "--epochs", "5", "--learning_rate", "1e-2", "--seed", "1"]
+    assert run_recipe("finetune_embeddings", *argv, "--output", tmp_path / "run") == 0
+    lines, _ = read_run(tmp_path / "run")
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    teacher, student = (SentenceEncoder.open(str(source)) for source in (encoder, tmp_path / "run"))
+    wanted = teacher.encode([question(number) for number in range(12)])
+    found = student.encode([passage(number) for number in range(12)])
+    before = teacher.encode([passage(number) for number in range(12)])
+    assert ((found - wanted) ** 2).mean() < ((before - wanted) ** 2).mean()
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_run_in_parts_is_resumed_bit_for_bit(files, run_recipe, read_run, tmp_path, monkeypatch):
+    argv = ["--train", files / "pairs.tsv", "--text_columns", "0,1", "--validation", files / "pairs.tsv"]
+    argv += ["--mini_batch_size", "3", "--epochs", "2", *TINY]
+    assert run_recipe("finetune_embeddings", *argv, "--output", tmp_path / "whole") == 0
+    original, told = MetricsLog.on_step_end, []
+
+    def on_step_end(self, step, values):
+        original(self, step, values)
+        if step == 2 and not told:
+            told.append(step)
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "on_step_end", on_step_end)
+        assert run_recipe("finetune_embeddings", *argv, "--output", tmp_path / "run") == 143
+    assert run_recipe("finetune_embeddings", *argv, "--output", tmp_path / "run", "--resume") == 0
+    assert read_run(tmp_path / "run")[0] == read_run(tmp_path / "whole")[0]
+    weights = [tmp_path / name / "model" / "model.safetensors" for name in ("run", "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 @pytest.mark.parametrize(
