@@ -48,6 +48,9 @@ class BuildConfig:
     faiss: str | None = None
     """Search with faiss: a description of its index, such as HNSW32 or IVF100,Flat; exact search if null."""
 
+    sequence_length: int | None = field(default=None, metadata=at_least(3))
+    """Tokens to which an encoder cuts longer passages; what it is made for if null."""
+
     batch_size: int = field(default=64, metadata=at_least(1))
     """Passages that are encoded at a time."""
 
@@ -96,6 +99,7 @@ def build(config: BuildConfig) -> int:
         cutting=Cutting(config.passage_words, config.passage_overlap),
         stemmer=None if config.stemmer == "none" else config.stemmer,
         faiss=config.faiss,
+        sequence_length=config.sequence_length,
         batch_size=config.batch_size,
     )
     cut = f", of {num_truncated:,} only the beginning" if num_truncated else ""
@@ -107,10 +111,8 @@ def search(config: SearchConfig) -> int:
     """Searches indexes for queries."""
     if bool(config.query) == bool(config.queries):
         raise InputError("give either --query or --queries")
-    if (config.output or config.qrels) and not config.queries:
-        raise InputError("--output and --qrels are for --queries")
-    if config.figures and not config.qrels:
-        raise InputError("--figures needs --qrels")
+    if (not config.queries and (config.output or config.qrels)) or (config.figures and not config.qrels):
+        raise InputError("--output and --qrels are for --queries, and --figures is for --qrels")
     for path in filter(None, (config.output, config.figures)):
         check_writable(Path(path))
     queries = read_queries(config.queries) if config.queries else [Passage("1", config.query or "")]

@@ -19,7 +19,7 @@ def nearest(queries: np.ndarray, vectors: np.ndarray, count: int) -> tuple[np.nd
 
     Returns:
         int64 and float32 (queries, count or fewer): the indices of the vectors and the products, best first, and equal
-        ones by index.
+        ones by index; of those that equal the last one, any may be left out.
     """
     queries = np.ascontiguousarray(queries, np.float32)
     count = min(count, len(vectors))

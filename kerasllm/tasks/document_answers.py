@@ -76,19 +76,34 @@ def document_answers(
         num_passages: number of passages that are read for a question.
         settings: the settings of the reader; None for the defaults.
     """
+    passages = retrieved_passages(retriever, questions, num_passages)
+    return read_passages(model, tokenizer, questions, passages, settings)
+
+
+def retrieved_passages(
+    retriever: Retriever, questions: Sequence[str], num_passages: int
+) -> list[list[Passage]]:
+    """Returns the passages that suit each question, the best first."""
     queries = [Passage(str(number), question) for number, question in enumerate(questions)]
     results = retriever.search(queries, num_passages)
-    passages = [[retriever.passages[name] for name, _ in results[query.id]] for query in queries]
-    texts = [[passage.text for passage in own] for own in passages]
-    read = [number for number, own in enumerate(texts) if own]
+    return [[retriever.passages[name] for name, _ in results[query.id]] for query in queries]
+
+
+def read_passages(
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[str],
+    passages: Sequence[Sequence[Passage]],
+    settings: ReadingSettings | None = None,
+) -> list[list[DocumentAnswer]]:
+    """Returns the best answers to each question in its passages, the best first; see `document_answers`."""
+    read = [number for number, own in enumerate(passages) if own]
     found: list[list[DocumentAnswer]] = [[] for _ in questions]
     if not read:
         return found
-    for number, own in zip(
-        read,
-        answers(model, tokenizer, [questions[n] for n in read], [texts[n] for n in read], settings),
-        strict=True,
-    ):
+    texts = [[passage.text for passage in passages[number]] for number in read]
+    answered = answers(model, tokenizer, [questions[number] for number in read], texts, settings)
+    for number, own in zip(read, answered, strict=True):
         found[number] = [DocumentAnswer(each, passages[number][each.context]) for each in own if each.text]
     return found
 

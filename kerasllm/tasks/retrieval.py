@@ -26,6 +26,7 @@ def build(
     cutting: Cutting | None = None,
     stemmer: str | None = "english",
     faiss: str | None = None,
+    sequence_length: int | None = None,
     batch_size: int = 64,
 ) -> tuple[Index, int]:
     """Builds an index of documents.
@@ -37,6 +38,7 @@ def build(
         cutting: how text files are cut into passages.
         stemmer: BM25's stemmer, or None.
         faiss: the description of faiss' index, or None for exact search.
+        sequence_length: tokens to which an encoder cuts longer passages; None means as many as it is made for.
         batch_size: number of passages that are encoded at a time.
 
     Returns:
@@ -53,7 +55,9 @@ def build(
         directory,
         documents,
         model=os.path.abspath(encoder.place),
-        encode=lambda texts: encoder.encode(texts, "document", batch_size=batch_size),
+        encode=lambda texts: encoder.encode(
+            texts, "document", sequence_length=sequence_length, batch_size=batch_size
+        ),
         model_hash=model_hash(encoder.place),
         cutting=cutting,
         faiss=faiss,

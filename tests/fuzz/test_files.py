@@ -69,7 +69,7 @@ def test_text_corpora(fuzz, tmp_path):
         if spoiler.random.random() < 0.5:
             list(corpus.documents())
         else:
-            list(corpus.raw_documents())
+            list(corpus.raw_pieces())
 
     fuzz(text_corpus)
 

@@ -113,11 +113,29 @@ def test_answers(reader, files, run_recipe, tmp_path, capsys, uncompiled):
     (docs / "one.txt").write_text("The young dog runs near the tower. " + context)
     assert run_recipe("answer", *argv, "--question", "cat near the garden") == 0
     assert "building it anew" in capsys.readouterr().out
+    _judge_answers(reader, files, run_recipe, tmp_path)
     capsys.readouterr()
     assert run_recipe("predict", "--model", reader, "--text", f"{question}\tA cat near the tower.") == 0
     assert capsys.readouterr().out.endswith(f"\t{question}\n")
     for wrong in (["--text", "no pair"], ["--text", "a\tb", "--sequence_length", "64"]):
         assert run_recipe("predict", "--model", reader, *wrong) == 2
+
+
+def _judge_answers(reader, files, run_recipe, tmp_path):
+    """Each context is a document: with all of them read for a question, its answer is found as often or less."""
+    paragraphs = json.loads((files / "dev.json").read_text())["data"][0]["paragraphs"]
+    documents = tmp_path / "documents.jsonl"
+    rows = [{"id": str(number), "text": each["context"]} for number, each in enumerate(paragraphs)]
+    documents.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["--model", reader, "--file", files / "dev.json", "--sequence_length", "32"]
+    argv += ["--figures", tmp_path / "figures.json", "--num_passages", "2"]
+    assert run_recipe("evaluate_answers", *argv, "--documents", documents) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    whole = json.loads((reader / "results.json").read_text())["validation"]
+    assert figures["examples"] == 16 and figures["given"]["f1"] == pytest.approx(whole["f1"], abs=1e-9)
+    assert figures["f1_share"] == pytest.approx(figures["f1"] / whole["f1"])
+    assert 0 < figures["passages_with_answer"] <= 1
+    assert run_recipe("evaluate_answers", *argv) == 2
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ import pytest
 
 from kerasllm import cli
 from kerasllm.data.sources.judgements import read_run
+from kerasllm.retrieval.figures import retrieval_figures
+from kerasllm.tasks.predictor import Predictor
+from kerasllm.tasks.reranking import Reranker
 from kerasllm.tasks.sentence_encoder import SentenceEncoder
 from kerasllm.training.callbacks.metrics_log import MetricsLog
 
@@ -97,7 +100,7 @@ def test_vectors_are_written(encoder, files, run_recipe, tmp_path, capsys):
     assert passage(3) in capsys.readouterr().out
 
 
-def test_indexes_are_built_searched_and_fused(encoder, files, run_retrieve, tmp_path, capsys):
+def test_indexes_are_built_searched_and_fused(encoder, files, run_recipe, run_retrieve, tmp_path, capsys):
     pytest.importorskip("bm25s", reason="bm25s is not installed in this environment")
     documents = ["--documents", files / "documents.tsv"]
     assert run_retrieve("build", "--model", encoder, *documents, "--output", tmp_path / "vectors") == 0
@@ -112,6 +115,16 @@ def test_indexes_are_built_searched_and_fused(encoder, files, run_retrieve, tmp_
         assert f"map: {figures[-1]['map']:.4f}" in capsys.readouterr().out
         assert {len(found) for found in read_run(str(tmp_path / "run")).values()} == {12}
     assert figures[0]["mrr"] > 0.6 and figures[1]["mrr"] == 1.0 and figures[2]["mrr"] > 0.8
+    words, fused = tmp_path / "words.trec", tmp_path / "fused.json"
+    assert run_retrieve("search", "--index", indexes[1], *argv, "--output", words) == 0
+    lists = ["--run", words, tmp_path / "run", "--qrels", files / "qrels"]
+    assert run_recipe("evaluate_retrieval", *lists, "--figures", fused, "--output", tmp_path / "both") == 0
+    assert json.loads(fused.read_text())[str(words)] == figures[1]
+    assert json.loads(fused.read_text())["fused"] == retrieval_figures(
+        {f"q{n}": {f"d{n}": 1} for n in range(12)}, read_run(str(tmp_path / "both"))
+    )
+    assert run_recipe("evaluate_retrieval", "--run", words, "--qrels", files / "queries.tsv") == 2
+    capsys.readouterr()
     assert run_retrieve("search", "--index", indexes[1], "--query", "owl in the garden", "--top_k", "2") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and all("owl" in line for line in lines)
@@ -119,7 +132,7 @@ def test_indexes_are_built_searched_and_fused(encoder, files, run_retrieve, tmp_
 
 def test_a_pair_model_orders_results_anew(encoder, files, run_recipe, run_retrieve, tmp_path, capsys):
     """With an untrained model only the first results are reordered, and all are kept."""
-    from kerasllm import BertConfig, BertRegressor
+    from kerasllm import BertClassifier, BertConfig, BertRegressor
     from kerasllm.tokenizers.loading import load_wordpiece
 
     tokenizer = load_wordpiece(encoder)
@@ -131,18 +144,26 @@ def test_a_pair_model_orders_results_anew(encoder, files, run_recipe, run_retrie
         max_sequence_length=48,
     )
     BertRegressor(config, seed=1).save_pretrained(tmp_path / "scorer", tokenizer=tokenizer)
+    classifier = BertClassifier(config, num_classes=2, seed=1)
+    classifier.save_pretrained(tmp_path / "classifier", tokenizer=tokenizer)
+    pairs = [(question(0), passage(0)), (question(1), "short")]
+    logits = Predictor(classifier, tokenizer).predict(pairs, probabilities=True)
+    odds = [np.log(row["probabilities"]["1"] / row["probabilities"]["0"]) for row in logits]
+    np.testing.assert_allclose(Reranker(str(tmp_path / "classifier")).scores(pairs), odds, atol=1e-4)
     run_retrieve(
         *("build", "--model", encoder, "--documents", files / "documents.tsv", "--output", tmp_path / "index")
     )
     search = ["search", "--index", tmp_path / "index", "--queries", files / "queries.tsv"]
     assert run_retrieve(*search, "--output", tmp_path / "plain") == 0
-    more = ["--rerank", tmp_path / "scorer", "--rerank_count", "4"]
-    assert run_retrieve(*search, *more, "--output", tmp_path / "reranked") == 0
-    plain, reranked = read_run(str(tmp_path / "plain")), read_run(str(tmp_path / "reranked"))
-    for query, found in plain.items():
-        before, after = list(found), list(reranked[query])
-        assert set(before[:4]) == set(after[:4]) and before[4:] == after[4:]
-        assert sorted(reranked[query].values(), reverse=True) == list(reranked[query].values())
+    plain = read_run(str(tmp_path / "plain"))
+    for scorer in ("scorer", "classifier"):
+        more = ["--rerank", tmp_path / scorer, "--rerank_count", "4"]
+        assert run_retrieve(*search, *more, "--output", tmp_path / "reranked") == 0
+        reranked = read_run(str(tmp_path / "reranked"))
+        for query, found in plain.items():
+            before, after = list(found), list(reranked[query])
+            assert set(before[:4]) == set(after[:4]) and before[4:] == after[4:]
+            assert sorted(reranked[query].values(), reverse=True) == list(reranked[query].values())
     assert run_retrieve(*search, "--rerank", encoder) == 2
     assert "reranking needs a BertRegressor" in capsys.readouterr().err
 

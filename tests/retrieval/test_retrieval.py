@@ -128,3 +128,19 @@ def test_a_damaged_index_is_refused(file, documents, tmp_path):
     (tmp_path / "index" / file).write_bytes(b"[1]\n")
     with pytest.raises(InputError, match=r"damaged|no JSON object|build the index anew"):
         Index.open(tmp_path / "index")
+
+
+def test_faiss_finds_what_exact_search_finds(documents, tmp_path):
+    pytest.importorskip("faiss", reason="faiss is not installed in this environment")
+    exact = build_index(tmp_path / "exact", documents, model="m", encode=letters)
+    flat = build_index(tmp_path / "flat", documents, model="m", encode=letters, faiss="Flat")
+    queries = letters(["plate heat", "wings"])
+    for wanted, found in zip(exact.search(queries, 2), flat.search(queries, 2), strict=True):
+        assert [place for place, _ in found] == [place for place, _ in wanted]
+        np.testing.assert_allclose([score for _, score in found], [score for _, score in wanted], rtol=1e-5)
+    assert len(flat.search(queries, 99)[0]) == len(DOCUMENTS)
+    with pytest.raises(InputError, match="--faiss Fast: faiss cannot make such an index"):
+        build_index(tmp_path / "other", documents, model="m", encode=letters, faiss="Fast")
+    (tmp_path / "flat" / "vectors.faiss").write_bytes(b"spoilt")
+    with pytest.raises(InputError, match=r"vectors\.faiss: cannot be read; build the index anew"):
+        Index.open(tmp_path / "flat")

@@ -128,19 +128,6 @@ class Corpus:
                 yield piece
             begins = piece.ends_document
 
-    def raw_documents(self) -> Iterator[str]:
-        """Yields the documents of `raw_pieces`, each as one text in memory.
-
-        Raises:
-            InputError: a source cannot be read, or none of them holds any text.
-        """
-        parts: list[str] = []
-        for piece in self.raw_pieces():
-            parts.append(piece.text)
-            if piece.ends_document:
-                yield "".join(parts)
-                parts = []
-
     def documents(self) -> Iterator[list[str]]:
         """Yields the sentences of each document; empty documents are left out.
 

@@ -14,6 +14,11 @@ from kerasllm.errors import InputError, InputWarning
 ROWS = [("good film", "pos"), ("bad film", "neg"), ("a \x0bfilm\u2028 ", "pos")]
 
 
+def documents(corpus: Corpus) -> list[str]:
+    """Returns the documents of a corpus, which are short: each is one piece."""
+    return [piece.text for piece in corpus.raw_pieces()]
+
+
 @pytest.fixture
 def write(tmp_path):
     def write(name, content):
@@ -67,7 +72,7 @@ def test_lines_end_in_any_way(write, name, end):
         assert found.texts == [(text,) for text in texts]
     assert read_texts(path).texts == [(text,) for text in texts]
     if name == "a.jsonl":
-        assert list(Corpus([path]).raw_documents()) == texts
+        assert documents(Corpus([path])) == texts
 
 
 def test_a_cell_comes_as_it_stands(write):
@@ -92,7 +97,7 @@ def test_text_is_text_in_every_arrow_form(tmp_path, form):
     columns = {"text": ["good", "bad", "good"], "label": ["a", "b", "a"]}
     table = {name: pyarrow.array(values).cast(FORMS[form]) for name, values in columns.items()}
     pyarrow.parquet.write_table(pyarrow.table(table), path)
-    assert list(Corpus([path]).raw_documents()) == columns["text"]
+    assert documents(Corpus([path])) == columns["text"]
     found = read_labelled(path)
     assert found.texts == [("good",), ("bad",), ("good",)]
     assert found.label_names == ("a", "b")
@@ -102,7 +107,7 @@ def test_a_parquet_column_that_is_there_twice_is_refused_by_name(tmp_path):
     path = str(tmp_path / "a.parquet")
     arrays = [pyarrow.array([value]) for value in ("first", "second", "x")]
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays(arrays, names=["text", "text", "label"]), path)
-    for read in (lambda: list(Corpus([path]).raw_documents()), lambda: read_labelled(path)):
+    for read in (lambda: documents(Corpus([path])), lambda: read_labelled(path)):
         with pytest.raises(InputError, match=r"a\.parquet: the column 'text' is there twice"):
             read()
 
@@ -116,8 +121,8 @@ def test_dots_in_names_of_parquet_columns(tmp_path):
         "label": ["a", "b"],
     }
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    assert list(Corpus([path]).raw_documents()) == ["one", "zwei"]
-    assert list(Corpus([path], "text.lang").raw_documents()) == ["en", "de"]
+    assert documents(Corpus([path])) == ["one", "zwei"]
+    assert documents(Corpus([path], "text.lang")) == ["en", "de"]
     assert read_labelled(path, "text.lang", "label.by").label_names == ("x", "y")
     assert read_labelled(path).texts == [("one",), ("zwei",)]
 

@@ -268,7 +268,7 @@ def test_shakespeare_is_split_as_nanogpt_does(shared_data, tmp_path):
     path = shared_data / "tinyshakespeare" / "input.txt"
     text = path.read_bytes().decode()
     corpus = Corpus([path])
-    tokenizer = train_characters(corpus.raw_documents())
+    tokenizer = train_characters(piece.text for piece in corpus.raw_pieces())
     stream = tokenize_stream(corpus, tokenizer, tmp_path)
     assert (stream.vocabulary_size, stream.end_id, len(stream.tokens)) == (66, 65, 1_115_395)
     assert stream.tokens.dtype == np.uint8
