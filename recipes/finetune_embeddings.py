@@ -69,7 +69,7 @@ def main(config: Config) -> int:
             gradient_accumulation=config.gradient_accumulation,
             start_step=start_step,
             targets=targets,
-            parts=config.training_parts,
+            parts=config.parts_of(config.batch_size),
         )
 
     batches = make_batches()
@@ -109,7 +109,7 @@ def make_model(config: Config, tokenizer: Any, targets: np.ndarray | None) -> Be
     asked = {name: getattr(config, name) for name in ("pooling", "projection_dim") if getattr(config, name)}
     asked |= {"sequence_length": config.sequence_length, "seed": config.seed, **config.adapters}
     model = config.make_bert(BertEncoder, vocabulary_size(tokenizer), **asked)
-    model.training_parts = config.training_parts
+    model.training_parts = config.parts_of(config.batch_size)
     if max(config.matryoshka_dims, default=1) > model.dim or min(config.matryoshka_dims, default=1) < 1:
         raise InputError(f"--matryoshka_dims {config.matryoshka_dims}: the vectors have {model.dim} numbers")
     if targets is not None and targets.shape[1] != model.dim:

@@ -50,10 +50,9 @@ class PairOptions(FineTuningOptions):
     teacher: str | None = None
     """An encoder whose vectors of the first texts are the targets of all texts of their pairs (distillation)."""
 
-    @property
-    def training_parts(self) -> int:
-        """The number of parts in which a batch is computed; see `BertEncoder`."""
-        return -(-self.batch_size // (self.mini_batch_size or self.batch_size))
+    def parts_of(self, batch_size: int) -> int:
+        """Returns the number of parts in which a batch is computed; see `BertEncoder.training_parts`."""
+        return -(-batch_size // (self.mini_batch_size or batch_size))
 
     def check_loss(self) -> None:
         """Refuses settings of the loss that contradict each other.
