@@ -6,10 +6,13 @@ Reference: Chen et al. 2017, https://arxiv.org/abs/1704.00051.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from kerasllm.data.sources.documents import Cutting, Passage
 from kerasllm.data.token_cache.cache import default_cache_directory
@@ -96,15 +99,35 @@ def read_passages(
     passages: Sequence[Sequence[Passage]],
     settings: ReadingSettings | None = None,
 ) -> list[list[DocumentAnswer]]:
-    """Returns the best answers to each question in its passages, the best first; see `document_answers`."""
-    read = [number for number, own in enumerate(passages) if own]
-    found: list[list[DocumentAnswer]] = [[] for _ in questions]
-    if not read:
-        return found
-    texts = [[passage.text for passage in passages[number]] for number in read]
-    answered = answers(model, tokenizer, [questions[number] for number in read], texts, settings)
-    for number, own in zip(read, answered, strict=True):
-        found[number] = [DocumentAnswer(each, passages[number][each.context]) for each in own if each.text]
+    """Returns the best answers to each question in its passages, the best first.
+
+    The probability of an answer is its share among the answers in its passage, times that of the passage, which is
+    proportional to 1 / rank: a reader has learned to tell the answers in one passage apart, not those of several, and
+    ranks mean the same for every retriever.
+
+    Args:
+        model: a `BertQuestionAnswering`.
+        tokenizer: its tokenizer.
+        questions: the questions.
+        passages: the passages of each question, the best first.
+        settings: the settings of the reader; None for the defaults.
+    """
+    settings = settings or ReadingSettings()
+    asked = [question for question, own in zip(questions, passages, strict=True) for _ in own]
+    texts = [[passage.text] for own in passages for passage in own]
+    read = iter(answers(model, tokenizer, asked, texts, settings) if asked else [])
+    found = []
+    for own in passages:
+        shares = 1 / np.arange(1, len(own) + 1)
+        shares /= max(shares.sum(), 1)
+        likely: list[DocumentAnswer] = []
+        for passage, share in zip(own, shares.tolist(), strict=True):
+            spans = itertools.takewhile(lambda answer: answer.text, next(read))  # up to "no answer"
+            likely += [
+                DocumentAnswer(replace(span, probability=span.probability * share), passage) for span in spans
+            ]
+        likely.sort(key=lambda answer: -answer.found.probability)
+        found.append(likely[: settings.n_best])
     return found
 
 
