@@ -14,9 +14,9 @@ from kerasllm.backend.choice import choose
 
 name = choose()
 
-ops, losses, training, guard, decoding, distribution = (
+ops, losses, training, guard, decoding, distribution, recurrent = (
     import_module(f"kerasllm.backend.{name}.{module}")
-    for module in ("ops", "losses", "training", "guard", "decoding", "distribution")
+    for module in ("ops", "losses", "training", "guard", "decoding", "distribution", "recurrent")
 )
 
 attention = ops.attention
@@ -176,6 +176,22 @@ Args:
     weights: float32 (tokens,); no gradient flows to them.
     chunk_size: tokens at a time.
     differentiable: whether gradients may be asked for.
+"""
+
+recurrence = recurrent.recurrence
+"""recurrence(cell, inputs, state, input_kernel, recurrent_kernel, input_bias, recurrent_bias, *, mask, reverse)
+
+Returns the outputs (length, batch, hidden_dim) of a layer of recurrent cells, and its last state.
+
+Args:
+    cell: "lstm", "gru" (with the reset gate after the product), "rnn_tanh" or "rnn_relu".
+    inputs: (length, batch, in).
+    state: the hidden state and, of an LSTM, the cell state, float32 (batch, hidden_dim) each; so is the last state.
+    input_kernel: (gates * hidden_dim, in), in PyTorch's order of gates; see `backend.recurrent_cells`.
+    recurrent_kernel: (gates * hidden_dim, hidden_dim).
+    input_bias, recurrent_bias: (gates * hidden_dim,).
+    mask: boolean (length, batch); where it is False, the state stays as it is, and is the output. None for all True.
+    reverse: whether the last step comes first.
 """
 
 jit_compile = training.jit_compile

@@ -116,3 +116,33 @@ class KeyedTruncatedNormal(keras.initializers.Initializer):
     def get_config(self):
         """Returns the arguments of the constructor."""
         return {"standard_deviation": self.standard_deviation, "seed": self.seed, "key": self.key}
+
+
+@keras.saving.register_keras_serializable(package="kerasllm")
+class KeyedUniform(keras.initializers.Initializer):
+    """Uniform values, the same on every backend.
+
+    Args:
+        bound: values lie between -bound and bound.
+        seed: the model's seed.
+        key: the variable's name within the model; (seed, key) names the stream.
+
+    Reference: the initial values of `torch.nn.LSTM`, whose bound is 1 / sqrt(hidden_dim).
+    """
+
+    def __init__(self, bound: float = 0.1, seed: int = 0, key: str = "") -> None:
+        self.bound = bound
+        self.seed = seed
+        self.key = key
+
+    def __call__(self, shape, dtype=None):
+        """Returns values of `shape`, drawn in float32 and cast to `dtype`."""
+        if (zeros := _put_off(self, shape, dtype)) is not None:
+            return zeros
+        generator = np.random.Generator(np.random.Philox(key=name_key(self.seed, self.key)))
+        values = (2 * generator.random(shape, dtype=np.float32) - 1) * np.float32(self.bound)
+        return keras.ops.convert_to_tensor(values, dtype=dtype)
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return {"bound": self.bound, "seed": self.seed, "key": self.key}

@@ -14,6 +14,10 @@ from kerasllm.models.bert.token_classifier import BertTokenClassifier
 from kerasllm.models.gpt.backbone import GPTBackbone
 from kerasllm.models.gpt.config import GPT_SIZES, GPTConfig
 from kerasllm.models.gpt.tasks import GPTCausalLM
+from kerasllm.models.recurrent.backbone import RecurrentBackbone
+from kerasllm.models.recurrent.classifier import RecurrentClassifier
+from kerasllm.models.recurrent.config import RECURRENT_SIZES, RecurrentConfig
+from kerasllm.models.recurrent.language_model import RecurrentLM
 from kerasllm.models.seq2seq.backbone import Seq2SeqBackbone
 from kerasllm.models.seq2seq.config import SEQ2SEQ_SIZES, Seq2SeqConfig
 from kerasllm.models.seq2seq.tasks import Seq2SeqLM
@@ -21,6 +25,7 @@ from kerasllm.models.seq2seq.tasks import Seq2SeqLM
 __all__ = [
     "BERT_SIZES",
     "GPT_SIZES",
+    "RECURRENT_SIZES",
     "SEQ2SEQ_SIZES",
     "BertBackbone",
     "BertClassifier",
@@ -34,6 +39,10 @@ __all__ = [
     "GPTBackbone",
     "GPTCausalLM",
     "GPTConfig",
+    "RecurrentBackbone",
+    "RecurrentClassifier",
+    "RecurrentConfig",
+    "RecurrentLM",
     "Seq2SeqBackbone",
     "Seq2SeqConfig",
     "Seq2SeqLM",
