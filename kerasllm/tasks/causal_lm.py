@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from kerasllm.errors import InputError
-from kerasllm.models import GPTBackbone, GPTCausalLM
+from kerasllm.models import GPTBackbone, GPTCausalLM, RecurrentBackbone, RecurrentLM
 from kerasllm.tasks.base import PredictionSettings, Task, load_whole
 from kerasllm.tasks.saved_model import SavedModel
 
@@ -16,7 +16,7 @@ class CausalLanguageModeling(Task):
     """Causal language modeling, without metrics, so that the loss can project to the vocabulary in chunks."""
 
     name: ClassVar[str] = "causal_lm"
-    model_classes: ClassVar[tuple[type, ...]] = (GPTCausalLM, GPTBackbone)
+    model_classes: ClassVar[tuple[type, ...]] = (GPTCausalLM, GPTBackbone, RecurrentLM, RecurrentBackbone)
     heads: ClassVar[frozenset[str]] = frozenset({"head"})
     reads_wordpiece: ClassVar[bool] = False
     recipe: ClassVar[str] = "generate"
