@@ -1,4 +1,6 @@
-"""Measures the perplexity of a GPT on a text, with a sliding window.
+"""Measures the perplexity of a language model on a text, with a sliding window.
+
+A recurrent model carries its state through the text, unless a window is asked for.
 
 It is given per token, and per byte and character, so that models with different tokenizers can be compared.
 
@@ -11,28 +13,29 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
-from kerasllm import GPTCausalLM, cli
-from kerasllm.checkpoints import resolve_directory
+from kerasllm import GPTConfig, RecurrentConfig, cli
 from kerasllm.cli.ranges import at_least
+from kerasllm.data.batches.lanes import LaneEvaluationBatches
 from kerasllm.data.batches.sliding_windows import SlidingBatches
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.stream import tokenize_stream
 from kerasllm.errors import InputError, naming
 from kerasllm.files.atomic import check_writable, write_output
+from kerasllm.models.registry import check_checkpoint
 from kerasllm.tasks import CausalLanguageModeling, pointing_to_recipe
+from kerasllm.tasks.saved_model import open_model
 from kerasllm.tokenizers.added_tokens import added_ids
 from kerasllm.tokenizers.encoding import vocabulary_size
-from kerasllm.tokenizers.loading import load_tokenizer
 from kerasllm.training.options import GPTOptions
 
 
 @dataclass
 class Config:
-    """Measures the perplexity of a GPT on a text."""
+    """Measures the perplexity of a language model on a text."""
 
     model: str
     """A run, a model directory or a hub id."""
@@ -44,13 +47,13 @@ class Config:
     """Field that holds the text in .jsonl, .parquet and hub data sets."""
 
     context_length: int | None = field(default=None, metadata=at_least(1))
-    """Tokens per window; all of the model's positions if null."""
+    """Tokens per window; if null, all of the model's positions, and no windows for a recurrent model."""
 
     stride: int | None = field(default=None, metadata=at_least(1))
     """Tokens between window starts; only the last so many of a window are scored; half a window if null."""
 
     batch_size: int = field(default=16, metadata=at_least(1))
-    """Windows per batch."""
+    """Windows per batch; of a recurrent model, parts of the text that are read side by side."""
 
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """Precision of the computation."""
@@ -65,36 +68,46 @@ class Config:
     """Maximum number of batches; all if null."""
 
 
+FAMILIES = (GPTConfig, RecurrentConfig)
+PART = 128  # tokens that a recurrent model reads at a time
+
+
 def main(config: Config) -> int:
     """Reads the model and the text, and prints the figures."""
     if config.output:
         check_writable(Path(config.output))
-    directory = resolve_directory(config.model)
     with pointing_to_recipe(config.model, "generate"):  # which uses the same models
-        tokenizer = load_tokenizer(directory)
-        shape = GPTOptions().check_with(
-            config.model, vocabulary_size=vocabulary_size(tokenizer), sequence_length=config.context_length
-        )
-    length = config.context_length or shape.max_sequence_length
-    stride = config.stride or max(length // 2, 1)
+        saved = open_model(config.model, FAMILIES)
+        if isinstance(saved.config, RecurrentConfig):
+            check_checkpoint(config.model)
+        else:
+            size = vocabulary_size(saved.tokenizer)
+            GPTOptions().check_with(
+                config.model, vocabulary_size=size, sequence_length=config.context_length
+            )
+    carries = isinstance(saved.config, RecurrentConfig) and config.context_length is None
+    if carries and config.stride:
+        raise InputError("--stride is for windows: give a recurrent model --context_length, too")
+    length = config.context_length or (PART if carries else saved.config.max_sequence_length)
+    stride = length if carries else config.stride or max(length // 2, 1)
     if stride > length:
         raise InputError(f"--stride {stride} is above the window of {length} tokens: lower it")
     corpus = Corpus(config.corpus, config.text_column)
-    stream = tokenize_stream(corpus, tokenizer, processes=config.processes)
+    stream = tokenize_stream(corpus, saved.tokenizer, processes=config.processes)
+    shape: dict[str, Any] = {"context_length": length, "batch_size": config.batch_size, "limit": config.limit}
     with naming(f"--corpus {' '.join(config.corpus)}"):
-        batches = SlidingBatches(
-            stream,
-            context_length=length,
-            stride=stride,
-            batch_size=config.batch_size,
-            begin_id=next(reversed(added_ids(tokenizer)[0]), None),
-            limit=config.limit,
-        )
+        if carries:
+            batches: Any = LaneEvaluationBatches(stream, texts_alone=True, **shape)
+        else:
+            begin = next(reversed(added_ids(saved.tokenizer)[0]), None)
+            batches = SlidingBatches(stream, stride=stride, begin_id=begin, **shape)
     keras.config.set_dtype_policy(config.precision)
-    model = GPTCausalLM.from_pretrained(directory)
     task = CausalLanguageModeling()
+    model = task.load(saved)
+    if carries:
+        model.carry_state(evaluation_rows=config.batch_size)
     task.compile(model)
-    print(f"scoring {len(batches):,} batches of windows …", flush=True)
+    print(f"scoring {len(batches):,} batches of {'a text' if carries else 'windows'} …", flush=True)
     figures = task.evaluate(model, batches)
     tokens, nats = figures["tokens"], figures["loss"] * figures["tokens"]
     if config.limit is None:
@@ -110,6 +123,7 @@ def main(config: Config) -> int:
             "perplexity_per_character": math.exp(nats / num_characters),
         }
     figures |= {"tokens": int(tokens), "context_length": length, "stride": stride}
+    figures |= {"lanes": config.batch_size} if carries else {}
     for name, value in figures.items():
         print(
             f"{name.replace('_', ' ')}: {value:,.4f}"

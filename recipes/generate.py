@@ -1,4 +1,4 @@
-"""Continues texts with a GPT, or chats with it.
+"""Continues texts with a GPT or a recurrent language model, or chats with it.
 
 KERAS_BACKEND=torch python recipes/generate.py --model runs/mine --prompt "Once upon a time" --temperature 0.8
 """
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import keras
 
-from kerasllm import GPTCausalLM, GPTConfig, cli
+from kerasllm import GPTConfig, RecurrentConfig, cli
 from kerasllm.cli.ranges import at_least, within
 from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError
@@ -20,14 +20,14 @@ from kerasllm.files.atomic import check_writable, write_output
 from kerasllm.generation.chat import talk
 from kerasllm.generation.prompts import check_room
 from kerasllm.generation.terminal import continue_visibly
-from kerasllm.tasks import pointing_to_recipe
+from kerasllm.tasks import CausalLanguageModeling, pointing_to_recipe
 from kerasllm.tasks.saved_model import open_model
 from kerasllm.tokenizers.loading import find_chat_template
 
 
 @dataclass
 class Config:
-    """Continues texts with a GPT, or chats with it."""
+    """Continues texts with a language model, or chats with it."""
 
     model: str
     """A run, a model directory or a hub id."""
@@ -89,12 +89,12 @@ def main(config: Config) -> int:
     """Reads the model and the prompts, and writes the continuations."""
     check(config)
     with pointing_to_recipe(config.model, "generate"):
-        saved = open_model(config.model, GPTConfig)
+        saved = open_model(config.model, (GPTConfig, RecurrentConfig))
     tokenizer = saved.tokenizer
     prompts = read_prompts(config)
     check_room(prompts, tokenizer, config.max_new_tokens, saved.config.max_sequence_length)
     keras.config.set_dtype_policy(config.precision)
-    model = GPTCausalLM.from_pretrained(saved.directory)
+    model = CausalLanguageModeling.load(saved)
     settings = {name: getattr(config, name) for name in SETTINGS}
     if config.chat:
         template, place = find_chat_template(None, saved.directory)

@@ -40,6 +40,7 @@ class LanguageModel(keras.Model):
     """
 
     config_class: ClassVar[type]
+    reads_any_tokenizer: ClassVar[bool] = False  # whether a classifier needs no special tokens such as [CLS]
 
     def __init__(
         self, config: Any, *, backbone: Any = None, seed: int | None = None, dtype: Any = None, **kwargs: Any

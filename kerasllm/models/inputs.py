@@ -194,7 +194,7 @@ def check_values(model: Any, inputs: Mapping[str, Any]) -> None:
     """
     config = model.config
     length = inputs[_needed(model.accepted_inputs)[0]].shape[-1]
-    segments = getattr(config, "num_segments", 0)
+    segments = getattr(config, "num_segments", None)  # a model without them does not use their ids
     mend = "; pairs of texts need a model that has 2" if segments == 1 else ""
     in_row = (length, f"the rows are {length} tokens long")
     size = config.vocabulary_size
@@ -203,7 +203,6 @@ def check_values(model: Any, inputs: Mapping[str, Any]) -> None:
         "token_ids": in_vocabulary,
         "encoder_token_ids": in_vocabulary,
         "decoder_token_ids": in_vocabulary,
-        "segment_ids": (segments, f"the model's num_segments is {segments}{mend}"),
         "position_ids": (
             config.max_sequence_length,
             "the model has no further positions (max_sequence_length)",
@@ -211,6 +210,8 @@ def check_values(model: Any, inputs: Mapping[str, Any]) -> None:
         "masked_positions": in_row,
         "first_positions": in_row,
     }
+    if segments is not None:
+        ranges["segment_ids"] = (segments, f"the model's num_segments is {segments}{mend}")
     for name, (count, said) in ranges.items():
         wrong = _out_of_range(_on_host(inputs[name]), count) if name in inputs else None
         if wrong is not None:

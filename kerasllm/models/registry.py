@@ -85,17 +85,20 @@ def family_of(model_class: Any) -> Family:
     raise InputError(f"{model_class.__name__} is of no family that is registered")
 
 
-def _formats(config_class: type | None = None) -> Sequence[Format]:
-    families = (each for each in FAMILIES.values() if config_class in (None, each.config_class))
+def _formats(config_class: type | tuple[type, ...] | None = None) -> Sequence[Format]:
+    wanted = config_class if isinstance(config_class, tuple) else (config_class,)
+    families = (each for each in FAMILIES.values() if None in wanted or each.config_class in wanted)
     return [stored for family in families for stored in family.formats]
 
 
-def read_settings(directory: Path, config_class: type | None = None) -> tuple[Any, dict[str, Any]]:
+def read_settings(
+    directory: Path, config_class: type | tuple[type, ...] | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Returns a model's config and the content of its config.json.
 
     Args:
         directory: the directory that holds config.json.
-        config_class: the config class of the expected family; None accepts any family.
+        config_class: the config class of the expected family, or several; None accepts any family.
 
     Raises:
         InputError: a setting is missing, config.json is of another family, or a setting is not supported here.
@@ -120,12 +123,12 @@ def model_class_of(settings: Mapping[str, Any], directory: Path) -> type:
     return find_format(dict(settings), path, _formats()).architecture(settings).model_class
 
 
-def check_checkpoint(source: str | Path, config_class: type | None = None) -> Any:
+def check_checkpoint(source: str | Path, config_class: type | tuple[type, ...] | None = None) -> Any:
     """Checks a checkpoint's config.json and the headers of its weight files, without reading the weights.
 
     Args:
         source: a directory or hub id, as `resolve_directory` takes it.
-        config_class: the config class of the expected family; None accepts any family.
+        config_class: the config class of the expected family, or several; None accepts any family.
 
     Returns:
         The model's config.

@@ -25,7 +25,8 @@ class CausalLanguageModeling(Task):
     @classmethod
     def load(cls, saved: SavedModel) -> Any:
         """Returns the model of a directory; a plain backbone's output table is that of its embedding."""
-        return load_whole(GPTCausalLM, saved.directory, cls.heads)
+        headed = {GPTBackbone: GPTCausalLM, RecurrentBackbone: RecurrentLM}
+        return load_whole(headed.get(saved.model_class, saved.model_class), saved.directory, cls.heads)
 
     def losses_and_metrics(self, model: Any, reduction: str) -> dict[str, Any]:
         """Returns the loss alone."""
@@ -59,7 +60,7 @@ class CausalLanguageModeling(Task):
     ) -> tuple[list[dict[str, Any]], int]:
         """Returns each text with its likeliest continuation, as `{"text"}`; see `Task.predict`."""
         if any(len(text) == 2 for text in texts):
-            raise InputError("a GPT continues one text, not a pair of texts")
+            raise InputError("a language model continues one text, not a pair of texts")
         found: list[str] = []
         for start in range(0, len(texts), settings.batch_size):
             batch = [text for (text,) in texts[start : start + settings.batch_size]]

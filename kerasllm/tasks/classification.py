@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from kerasllm.models import BertClassifier
+from kerasllm.models import BertClassifier, RecurrentClassifier
 from kerasllm.tasks.base import PredictionSettings, Task, prediction_batches
 from kerasllm.tasks.ordered_outputs import finite, predict_in_order
 
@@ -28,7 +28,7 @@ class Classification(Task):
     """
 
     name: ClassVar[str] = "classification"
-    model_classes: ClassVar[tuple[type, ...]] = (BertClassifier,)
+    model_classes: ClassVar[tuple[type, ...]] = (BertClassifier, RecurrentClassifier)
     monitors: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1", "f1_macro", "matthews")
     heads: ClassVar[frozenset[str]] = frozenset({"classifier"})
 

@@ -48,7 +48,7 @@ class Predictor:
             raise InputError(
                 f"the tokenizer has {size} tokens, the model {model.config.vocabulary_size}: give the model's own"
             )
-        if self.task.reads_wordpiece:
+        if self.task.reads_wordpiece and not model.reads_any_tokenizer:
             special_token_ids(tokenizer)  # raises if there are none
         self.turn = threading.Lock()
 
@@ -196,6 +196,6 @@ def load(source: str | Path, *, revision: str | None = None) -> Predictor:
     saved = open_model(resolve_directory(source, revision))
     task = task_of(saved)
     with naming(str(saved.directory)):
-        if task.reads_wordpiece:
+        if task.reads_wordpiece and not saved.model_class.reads_any_tokenizer:
             special_token_ids(saved.tokenizer)
     return Predictor(task.load(saved), saved.tokenizer)

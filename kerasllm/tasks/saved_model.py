@@ -36,13 +36,15 @@ class SavedModel:
 
 
 def open_model(
-    source: str | Path, config_class: type | None = None, load: Callable[[Path], Any] = load_tokenizer
+    source: str | Path,
+    config_class: type | tuple[type, ...] | None = None,
+    load: Callable[[Path], Any] = load_tokenizer
 ) -> SavedModel:
     """Returns a saved model, after checking that its tokenizer fits its vocabulary size.
 
     Args:
         source: a run directory, a model directory or a hub id.
-        config_class: the config class of the expected family; None accepts any family.
+        config_class: the config class of the expected family, or several; None accepts any family.
         load: a function that loads the tokenizer in a directory.
 
     Raises:

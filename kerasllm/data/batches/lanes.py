@@ -86,30 +86,46 @@ class LaneEvaluationBatches(MicroBatches):
         stream: the tokenized corpus.
         context_length: number of tokens of a row.
         batch_size: number of lanes, each of about the same length.
+        limit: the most batches, from the beginning of the lanes; None for all.
+        texts_alone: whether the first token of the stream is predicted, too, from an end mark, and end marks are not,
+            as in `SlidingBatches`.
 
     Items are those of `LaneBatches`; the weights are 1 or 0.
 
     Raises:
-        InputError: a setting is out of range, or the stream has no two tokens.
+        InputError: a setting is out of range, or the stream has nothing to predict.
     """
 
-    def __init__(self, stream: TokenStream, *, context_length: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        stream: TokenStream,
+        *,
+        context_length: int,
+        batch_size: int,
+        limit: int | None = None,
+        texts_alone: bool = False,
+    ) -> None:
         super().__init__(batch_size=batch_size)
-        check_positive(context_length=context_length)
-        self._tokens = np.asarray(stream.tokens)
-        self._predicted = len(self._tokens) - 1
+        check_positive(context_length=context_length, limit=1 if limit is None else limit)
+        self._tokens, self._end = np.asarray(stream.tokens), stream.end_id
+        self.context_length, self.texts_alone = context_length, texts_alone
+        self._predicted = len(self._tokens) - (not texts_alone)
         if self._predicted < 1:
             raise InputError(f"a text of {counted(len(self._tokens), 'token')} has nothing to predict")
-        self.context_length = context_length
         self._lane = -(-self._predicted // batch_size)
-        self.set_steps(-(-self._lane // context_length))
+        steps = -(-self._lane // context_length)
+        self.set_steps(steps if limit is None else min(steps, limit))
 
     def batch(self, step: int) -> Batch:
         """Makes batch number `step`, counted from 0."""
         columns = step * self.context_length + np.arange(self.context_length + 1)
         places = np.arange(self.batch_size)[:, None] * self._lane + columns
-        tokens = self._tokens[np.minimum(places, self._predicted)].astype(np.int32)
         weights = (columns[:-1] < self._lane) & (places[:, :-1] < self._predicted)
+        places = places - self.texts_alone
+        tokens = self._tokens[np.clip(places, 0, len(self._tokens) - 1)].astype(np.int32)
+        tokens[places < 0] = self._end
+        if self.texts_alone:
+            weights &= tokens[:, 1:] != self._end
         return _batch(tokens, weights.astype(np.float32), continues=step > 0)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from kerasllm.errors import InputError
-from kerasllm.tokenizers.wordpiece import special_token_ids
+from kerasllm.tokenizers.encoding import refusing
+from kerasllm.tokenizers.special_tokens import end_of_text_id
 
 _CHUNK = 1024  # texts that the tokenizer gets at a time
 
@@ -60,6 +61,7 @@ def encode_texts(
     Raises:
         InputError: `sequence_length` leaves no room for a token of each text.
     """
+    padding = tokenizer.token_to_id("[PAD]")
     pairs = any(len(text) == 2 for text in texts)
     room = sequence_length - tokenizer.num_special_tokens_to_add(pairs)
     if room < (2 if pairs else 1):
@@ -73,7 +75,8 @@ def encode_texts(
     num_truncated = 0
     for start in range(0, len(texts), _CHUNK):
         chunk = [text if len(text) == 2 else text[0] for text in texts[start : start + _CHUNK]]
-        encodings = own.encode_batch(chunk)
+        with refusing("a text cannot be tokenized"):
+            encodings = own.encode_batch(chunk)
         lengths += [len(encoding) for encoding in encodings]
         token_ids.append(np.concatenate([np.array(encoding.ids, np.int32) for encoding in encodings]))
         segment_ids.append(np.concatenate([np.array(encoding.type_ids, np.int8) for encoding in encodings]))
@@ -83,6 +86,6 @@ def encode_texts(
         segment_ids=np.concatenate(segment_ids) if segment_ids else np.zeros(0, np.int8),
         offsets=np.cumsum(lengths, dtype=np.int64),
         sequence_length=sequence_length,
-        pad_id=special_token_ids(tokenizer).pad,
+        pad_id=end_of_text_id(tokenizer) if padding is None else padding,
         num_truncated=num_truncated,
     )

@@ -34,11 +34,13 @@ class RecurrentClassifier(LanguageModel):
         seed: seed of the initial values and of dropout.
         kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
 
-    Call it with the dict that the backbone takes. It returns logits (batch, num_classes), for a `ClassificationLoss`
+    Call it with the dict that the backbone takes; `segment_ids`, which classifiers' batches have, are not used. It returns logits (batch, num_classes), for a `ClassificationLoss`
     and classes (batch,), or, with `multi_label`, for a `MultiLabelLoss` and labels of 0 and 1 (batch, num_classes).
     """
 
     config_class = RecurrentConfig
+    reads_any_tokenizer = True
+    accepted_inputs = ("token_ids", "padding_mask", "segment_ids")
 
     def __init__(
         self,
@@ -83,7 +85,7 @@ class RecurrentClassifier(LanguageModel):
     def call(self, inputs, training=False):
         """See the class."""
         mask = inputs.get("padding_mask")
-        hidden = self.backbone(inputs, training=training)["sequence_output"]
+        hidden = self.backbone.run(inputs["token_ids"], None, mask, training=training)[0]
         if self.pooling == "mean":
             pooled = ops.cast(pool_tokens(hidden, "mean", padding_mask=mask), hidden.dtype)
         else:  # over padding the state stays as it is, and the outputs with it
