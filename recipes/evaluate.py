@@ -82,9 +82,7 @@ def main(config: Config) -> int:
             check_checkpoint(config.model)
         else:
             size = vocabulary_size(saved.tokenizer)
-            GPTOptions().check_with(
-                config.model, vocabulary_size=size, sequence_length=config.context_length
-            )
+            GPTOptions().check_with(config.model, vocabulary_size=size, sequence_length=config.context_length)
     carries = isinstance(saved.config, RecurrentConfig) and config.context_length is None
     if carries and config.stride:
         raise InputError("--stride is for windows: give a recurrent model --context_length, too")

@@ -59,15 +59,27 @@ def main(config: Config) -> int:
     if any(len(texts) == 2 for part in parts.values() for texts in part.texts):
         raise InputError("--text_columns names two columns: a recurrent classifier reads one text")
     if training.label_names is None:
-        raise InputError("--label_column holds numbers, not classes: give --task classification if they are classes")
+        raise InputError(
+            "--label_column holds numbers, not classes: give --task classification if they are classes"
+        )
     task = Classification(training.label_names, multi_label=config.multi_label)
     if config.monitor not in task.monitors or (config.monitor == "f1" and len(training.label_names) != 2):
-        raise InputError(f"--monitor {config.monitor} is no figure of {len(training.label_names)} such classes")
+        raise InputError(
+            f"--monitor {config.monitor} is no figure of {len(training.label_names)} such classes"
+        )
     tokenizer = config.find_tokenizer(text for (text,) in training.texts)
-    shape = config.find_shape(tokenizer, bidirectional=config.bidirectional is not False)
-    encoded = {name: encode_texts(tokenizer, part.texts, config.sequence_length) for name, part in parts.items()}
+    shape = config.find_shape(
+        tokenizer, bidirectional=config.bidirectional is not False, initializer_range=0.1
+    )
+    encoded = {
+        name: encode_texts(tokenizer, part.texts, config.sequence_length) for name, part in parts.items()
+    }
     for name, part in encoded.items():
-        cut = f", {part.num_truncated:,} of them cut to {part.sequence_length} tokens" if part.num_truncated else ""
+        cut = (
+            f", {part.num_truncated:,} of them cut to {part.sequence_length} tokens"
+            if part.num_truncated
+            else ""
+        )
         print(f"{name}: {counted(len(part), 'example')}{cut}", flush=True)
 
     def make_batches(start_step: int = 0) -> ClassificationBatches:
@@ -82,7 +94,11 @@ def main(config: Config) -> int:
         )
 
     def make_model() -> RecurrentClassifier:
-        settings = {"label_names": training.label_names, "multi_label": config.multi_label, "seed": config.seed}
+        settings = {
+            "label_names": training.label_names,
+            "multi_label": config.multi_label,
+            "seed": config.seed,
+        }
         return config.make_model(RecurrentClassifier, shape, pooling=config.pooling, **settings)
 
     batches = make_batches()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from kerasllm import GPTCausalLM, cli
 from kerasllm.cli.ranges import at_least
@@ -15,7 +15,7 @@ from kerasllm.cli.settings import in_group
 from kerasllm.data.batches.causal_lm import CausalBatches, CausalEvaluationBatches
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.sources.text import first_words
-from kerasllm.data.token_cache.stream import TokenStream, tokenize_stream
+from kerasllm.data.token_cache.stream import TokenStream
 from kerasllm.errors import InputError, naming
 from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.training.callbacks.samples import sample_prompt
@@ -73,7 +73,9 @@ def main(config: Config) -> int:
     tokenizer = config.find_tokenizer(piece.text for piece in corpus.raw_pieces())
     shape = config.find_shape(tokenizer)
     prompt = sample_prompt(tokenizer, config.sample_prompt, config.sample_tokens, shape.max_sequence_length)
-    training, validation = token_streams(config, corpus, tokenizer)
+    training, validation = config.token_streams(
+        corpus, tokenizer, by=config.validation_split, seed=config.seed
+    )
     sizes = part_sizes({"train": training, "validation": validation})
     make_batches = partial(CausalBatches, training, **{name: getattr(config, name) for name in WINDOWS})
     with naming(config.corpus_names):
@@ -112,22 +114,6 @@ def check(config: Config) -> None:
         )
     config.check_validation()
     config.check_start()
-
-
-def token_streams(config: Config, corpus: Corpus, tokenizer: Any) -> tuple[TokenStream, TokenStream | None]:
-    """Returns the tokens to train on and those to validate with."""
-    training = tokenize_stream(corpus, tokenizer, processes=config.processes)
-    validation = None
-    if config.validation_corpus:
-        held_out = Corpus(config.validation_corpus, config.text_column)
-        validation = tokenize_stream(held_out, tokenizer, processes=config.processes)
-    elif config.validation_fraction > 0:
-        with naming(config.corpus_names):
-            training, validation = training.split(
-                config.validation_fraction, by=config.validation_split, seed=config.seed
-            )
-    config.report(training, validation)
-    return training, validation
 
 
 def windows(config: Config, validation: TokenStream) -> CausalEvaluationBatches:

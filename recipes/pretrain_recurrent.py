@@ -17,7 +17,6 @@ from kerasllm.data.batches.causal_lm import CausalBatches, CausalEvaluationBatch
 from kerasllm.data.batches.lanes import LaneBatches, LaneEvaluationBatches
 from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.sources.text import first_words
-from kerasllm.data.token_cache.stream import TokenStream, tokenize_stream
 from kerasllm.errors import InputError, naming
 from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.training.callbacks.samples import sample_prompt
@@ -73,7 +72,7 @@ def main(config: Config) -> int:
     tokenizer = config.find_tokenizer(piece.text for piece in corpus.raw_pieces())
     shape = config.find_shape(tokenizer)
     prompt = sample_prompt(tokenizer, config.sample_prompt, config.sample_tokens, shape.max_sequence_length)
-    training, validation = token_streams(config, corpus, tokenizer)
+    training, validation = config.token_streams(corpus, tokenizer)
     kind: Any = LaneBatches if config.carry_state else CausalBatches
     make_batches = partial(kind, training, **{name: getattr(config, name) for name in SHAPE})
     with naming(config.corpus_names):
@@ -91,7 +90,9 @@ def main(config: Config) -> int:
     def without_state(model: Any, name: str) -> dict[str, Any]:
         """Returns the loss of windows that each begin with zeros, beside that of a carried state."""
         size = max(8192 // config.context_length, 1)
-        windows = CausalEvaluationBatches(validation, context_length=config.context_length, batch_size=size)
+        windows = CausalEvaluationBatches(
+            validation or training, context_length=config.context_length, batch_size=size
+        )
         return {"loss_without_carried_state": CausalLanguageModeling().evaluate(model, windows)["loss"]}
 
     held_out = None
@@ -137,20 +138,6 @@ def check(config: Config) -> None:
         )
     config.check_validation(config.has_validation, HELD_OUT_TEXT)
     config.check_start()
-
-
-def token_streams(config: Config, corpus: Corpus, tokenizer: Any) -> tuple[TokenStream, TokenStream | None]:
-    """Returns the tokens to train on and those to validate with."""
-    training = tokenize_stream(corpus, tokenizer, processes=config.processes)
-    validation = None
-    if config.validation_corpus:
-        held_out = Corpus(config.validation_corpus, config.text_column)
-        validation = tokenize_stream(held_out, tokenizer, processes=config.processes)
-    elif config.validation_fraction > 0:
-        with naming(config.corpus_names):
-            training, validation = training.split(config.validation_fraction)
-    config.report(training, validation)
-    return training, validation
 
 
 if __name__ == "__main__":

@@ -66,7 +66,12 @@ def advance(functions: Functions, cell: str, projected: Any, recurrent: Any, sta
 
 
 def retreat(
-    functions: Functions, cell: str, slopes: tuple[Any, ...], kept: tuple[Any, ...], state: tuple[Any, ...], after: Any
+    functions: Functions,
+    cell: str,
+    slopes: tuple[Any, ...],
+    kept: tuple[Any, ...],
+    state: tuple[Any, ...],
+    after: Any,
 ) -> Any:
     """Returns the gradients of what the input and the hidden state added to the gates, and of the state before.
 
@@ -107,4 +112,8 @@ def retreat(
         projected, recurrent = ([*first, of_new], [*first, of_new * reset])
         return functions.concatenate(projected), functions.concatenate(recurrent), (slope * update,)
     (hidden,) = kept
-    return slope * (1 - hidden * hidden if cell == "rnn_tanh" else functions.is_positive(hidden)), None, (None,)
+    return (
+        slope * (1 - hidden * hidden if cell == "rnn_tanh" else functions.is_positive(hidden)),
+        None,
+        (None,),
+    )

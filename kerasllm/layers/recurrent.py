@@ -112,7 +112,14 @@ class RecurrentLayer(CountsCalls, keras.layers.Layer):
                 kernel = ops.convert_to_tensor(recurrent_kernel)
                 recurrent_kernel = dropout(kernel, self.weight_drop, self.seed_generator)
             found, after = backend.recurrence(
-                self.cell, steps, tuple(own), input_kernel, recurrent_kernel, *biases, mask=mask, reverse=reverse
+                self.cell,
+                steps,
+                tuple(own),
+                input_kernel,
+                recurrent_kernel,
+                *biases,
+                mask=mask,
+                reverse=reverse,
             )
             outputs.append(found)
             last.append(list(after))
@@ -180,7 +187,9 @@ class CarriedState(keras.layers.Layer):
     def __init__(self, shapes: list[tuple[int, int]], parts: int = 1, **kwargs) -> None:
         super().__init__(dtype="float32", trainable=False, **kwargs)
         self.kept = [
-            self.add_weight(name=f"state_{index}", shape=(parts, *shape), initializer="zeros", trainable=False)
+            self.add_weight(
+                name=f"state_{index}", shape=(parts, *shape), initializer="zeros", trainable=False
+            )
             for index, shape in enumerate(shapes)
         ]
         self.built = True

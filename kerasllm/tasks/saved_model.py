@@ -30,7 +30,7 @@ class SavedModel:
     tokenizer: Any
 
     @property
-    def model_class(self) -> type:
+    def model_class(self) -> Any:
         """The class of the model, as config.json names it."""
         return model_class_of(self.settings, self.directory)
 
@@ -38,7 +38,7 @@ class SavedModel:
 def open_model(
     source: str | Path,
     config_class: type | tuple[type, ...] | None = None,
-    load: Callable[[Path], Any] = load_tokenizer
+    load: Callable[[Path], Any] = load_tokenizer,
 ) -> SavedModel:
     """Returns a saved model, after checking that its tokenizer fits its vocabulary size.
 

@@ -97,7 +97,9 @@ def _with_gradient(cell: str, length, reverse: bool, mask):
             of_state, found = _loop(back, tuple(of_last), length, 2 if cell == "gru" else 1, not reverse)
             flat = tf.reshape(found[-1], (-1, found[-1].shape[-1]))
             hidden = tf.reshape(before[0], (-1, before[0].shape[-1]))
-            of_kernel = tf.matmul(tf.cast(flat, kernel.dtype), tf.cast(hidden, kernel.dtype), transpose_a=True)
+            of_kernel = tf.matmul(
+                tf.cast(flat, kernel.dtype), tf.cast(hidden, kernel.dtype), transpose_a=True
+            )
             of_bias = [tf.reduce_sum(flat, axis=0)] if bias else []
             return found[0], of_kernel, *of_state, *of_bias
 

@@ -4,6 +4,8 @@ The loop is an operator of its own to autograd, as at each step of a recorded on
 as the step. The gradient of the kernel is one product over all steps.
 """
 
+from typing import Any
+
 import keras
 import torch
 
@@ -16,7 +18,12 @@ _FUNCTIONS = cells.Functions(
     concatenate=lambda parts: torch.cat(parts, dim=-1),
     is_positive=lambda values: (values > 0).to(values.dtype),
 )
-_LAYERS = {"lstm": torch._VF.lstm, "gru": torch._VF.gru, "rnn_tanh": torch._VF.rnn_tanh, "rnn_relu": torch._VF.rnn_relu}
+_LAYERS: dict[str, Any] = {
+    "lstm": torch._VF.lstm,
+    "gru": torch._VF.gru,
+    "rnn_tanh": torch._VF.rnn_tanh,
+    "rnn_relu": torch._VF.rnn_relu,
+}
 
 
 def recurrence(

@@ -34,8 +34,9 @@ class RecurrentClassifier(LanguageModel):
         seed: seed of the initial values and of dropout.
         kwargs: Keras' own: `name`, `trainable` and `dtype`, which is a given backbone's unless something else is said.
 
-    Call it with the dict that the backbone takes; `segment_ids`, which classifiers' batches have, are not used. It returns logits (batch, num_classes), for a `ClassificationLoss`
-    and classes (batch,), or, with `multi_label`, for a `MultiLabelLoss` and labels of 0 and 1 (batch, num_classes).
+    Call it with the dict that the backbone takes; `segment_ids`, which classifiers' batches have, are not used. It
+    returns logits (batch, num_classes), for a `ClassificationLoss` and classes (batch,), or, with `multi_label`, for a
+    `MultiLabelLoss` and labels of 0 and 1 (batch, num_classes).
     """
 
     config_class = RecurrentConfig

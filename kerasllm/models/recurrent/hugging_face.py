@@ -48,10 +48,13 @@ def _class_settings(
         return asked
     if "num_classes" in asked or "label_names" in asked:
         return asked
-    labels, kind, pooling = (theirs.get(name) for name in ("id2label", "problem_type", "pooling"))
+    labels: Any = theirs["id2label"]
+    kind, pooling = theirs.get("problem_type"), theirs.get("pooling")
     numbers = [str(index) for index in range(len(labels))] if isinstance(labels, dict) else []
     if len(numbers) < 2 or set(labels) != set(numbers) or len(set(map(str, labels.values()))) < len(numbers):
-        raise InputError(f"{path}: id2label is {short(labels)}, it must be an object of ids, 0 and up, and names")
+        raise InputError(
+            f"{path}: id2label is {short(labels)}, it must be an object of ids, 0 and up, and names"
+        )
     if kind not in _KINDS or pooling not in ("last", "mean"):
         raise InputError(
             f"{path}: problem_type is {short(kind)} and pooling {short(pooling)}, which no classifier here has"

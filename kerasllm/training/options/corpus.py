@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from kerasllm.cli.ranges import at_least, within
 from kerasllm.cli.settings import in_group
+from kerasllm.data.sources.corpus import Corpus
 from kerasllm.data.token_cache.store import TokenStore
-from kerasllm.data.token_cache.stream import TokenStream
-from kerasllm.errors import InputWarning, counted
+from kerasllm.data.token_cache.stream import TokenStream, tokenize_stream
+from kerasllm.errors import InputWarning, counted, naming
 from kerasllm.training.options.fine_tuning import FAR
 
 
@@ -52,6 +53,26 @@ class CorpusOptions:
     def has_validation(self) -> bool:
         """True if text is given or set aside for validation."""
         return bool(self.validation_corpus) or self.validation_fraction > 0
+
+    def token_streams(
+        self, corpus: Corpus, tokenizer: Any, **splitting: Any
+    ) -> tuple[TokenStream, TokenStream | None]:
+        """Returns the tokens of a corpus to train on and those to validate with, and prints how many they are.
+
+        Args:
+            corpus: what `--corpus` names.
+            tokenizer: the model's tokenizer.
+            splitting: how validation text is set aside; see `TokenStream.split`.
+        """
+        training, validation = tokenize_stream(corpus, tokenizer, processes=self.processes), None
+        if self.validation_corpus:
+            held_out = Corpus(self.validation_corpus, self.text_column)
+            validation = tokenize_stream(held_out, tokenizer, processes=self.processes)
+        elif self.validation_fraction > 0:
+            with naming(self.corpus_names):
+                training, validation = training.split(self.validation_fraction, **splitting)
+        self.report(training, validation)
+        return training, validation
 
     def report(self, training: TokenStore | TokenStream, validation: TokenStore | TokenStream | None) -> None:
         """Prints how much text there is to train on and to validate with, and what share was set aside.
