@@ -114,7 +114,7 @@ class RecurrentLayer(CountsCalls, keras.layers.Layer):
             found, after = backend.recurrence(
                 self.cell,
                 steps,
-                tuple(own),
+                tuple(ops.convert_to_tensor(part, "float32") for part in own),
                 input_kernel,
                 recurrent_kernel,
                 *biases,
@@ -193,6 +193,11 @@ class CarriedState(keras.layers.Layer):
             for index, shape in enumerate(shapes)
         ]
         self.built = True
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of a batch."""
+        return self.kept[0].shape[1]
 
     @property
     def weights(self):

@@ -102,29 +102,35 @@ class RecurrentLM(ProjectsInLoss):
     def call(self, inputs, training=False):
         """See the class."""
         token_ids, continues = inputs["token_ids"], inputs.get("continues")
-        carried = state = None
-        if continues is not None:
-            carried = self.training_state if training else self.evaluation_state
-            state = self._carried(carried, continues)
+        carried = self._place(continues, training)
+        state = None
+        if carried is not None:
+            state = keras.tree.pack_sequence_as(self._begin(1), carried.read(continues))
         hidden, last = self.backbone.run(token_ids, state, inputs.get("padding_mask"), training=training)
         if carried is not None:
             carried.write(keras.tree.flatten(last))
         return hidden if self.projects_in_loss else self.project(hidden)
 
-    def _carried(self, carried, continues):
-        """Returns the carried state in the form of the layers.
+    def _place(self, continues, training):
+        """Returns what holds the state for a batch, or None if it begins with zeros.
+
+        Before training, Keras tries a model with a batch of training as if it were evaluated, which carries nothing.
 
         Raises:
             InputError: there is no place for the state of so many rows.
         """
+        if continues is None:
+            return None
+        carried = self.training_state if training else self.evaluation_state
         rows = continues.shape[0]
-        place = 0 if carried is None else carried.kept[0].shape[1]
-        if carried is None or (isinstance(rows, int) and rows != place):
-            raise InputError(
-                f"a batch of {rows} rows continues another, and the model has a state of {place} rows: "
-                "call carry_state, with the number of rows of a batch"
-            )
-        return keras.tree.pack_sequence_as(self._begin(1), carried.read(continues))
+        if carried is not None and rows in (None, carried.rows):
+            return carried
+        if not training and self.training_state is not None and rows == self.training_state.rows:
+            return None
+        raise InputError(
+            f"a batch of {rows} rows continues another, and the model has a state of "
+            f"{0 if carried is None else carried.rows} rows: call carry_state, with the number of rows of a batch"
+        )
 
     def _begin(self, rows):
         """Returns the state that texts begin with."""
