@@ -268,6 +268,7 @@ class VocabularyHead(keras.layers.Layer):
 
     Args:
         vocabulary_size: number of scores.
+        use_bias: whether there is a `bias` (vocabulary_size,), too.
         standard_deviation: of the initial values.
         seed: of the initial values.
 
@@ -279,10 +280,18 @@ class VocabularyHead(keras.layers.Layer):
     built: bool
 
     def __init__(
-        self, *, vocabulary_size: int, standard_deviation: float = 0.02, seed: int | None = None, **kwargs
+        self,
+        *,
+        vocabulary_size: int,
+        use_bias: bool = False,
+        standard_deviation: float = 0.02,
+        seed: int | None = None,
+        **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
+        self.use_bias = use_bias
+        self.bias = None
         self.standard_deviation = standard_deviation
         self.seed = default_seed() if seed is None else seed
 
@@ -292,11 +301,13 @@ class VocabularyHead(keras.layers.Layer):
             initializer = KeyedNormal(self.standard_deviation, self.seed, f"{self.name}/kernel")
             shape = (self.vocabulary_size, input_shape[-1])
             self.kernel = self.add_weight(name="kernel", shape=shape, initializer=initializer)
+            if self.use_bias:
+                self.bias = self.add_weight(name="bias", shape=shape[:1], initializer="zeros")
             self.built = True
 
     def call(self, hidden):
         """See the class."""
-        return dense(hidden, self.kernel, transposed=True)
+        return dense(hidden, self.kernel, self.bias, transposed=True)
 
     def compute_output_shape(self, input_shape):
         """Returns (..., vocabulary_size)."""
@@ -306,6 +317,7 @@ class VocabularyHead(keras.layers.Layer):
         """Returns the arguments of the constructor."""
         return super().get_config() | {
             "vocabulary_size": self.vocabulary_size,
+            "use_bias": self.use_bias,
             "standard_deviation": self.standard_deviation,
             "seed": self.seed,
         }

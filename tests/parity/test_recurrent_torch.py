@@ -28,7 +28,7 @@ def theirs(tmp_path_factory):
     for name, (kind, settings) in CELLS.items():
         embedding, output = (
             torch.nn.Embedding(VOCABULARY, WIDTH),
-            torch.nn.Linear(UNITS, VOCABULARY, bias=False),
+            torch.nn.Linear(UNITS, VOCABULARY),
         )
         layers = kind(WIDTH, UNITS, num_layers=2, batch_first=True, **settings)
         with torch.no_grad():
@@ -37,7 +37,7 @@ def theirs(tmp_path_factory):
             logits[name] = output(layers(embedding(ids))[0]).numpy()
         tensors = {f"rnn.{key}": value.numpy() for key, value in layers.state_dict().items()}
         tensors |= {"embedding.weight": embedding.weight.detach().numpy()}
-        tensors |= {"decoder.weight": output.weight.detach().numpy()}
+        tensors |= {f"decoder.{key}": value.numpy() for key, value in output.state_dict().items()}
         (directory / name).mkdir()
         save_file(tensors, directory / name / "model.safetensors")
         shape = {"vocabulary_size": VOCABULARY, "num_layers": 2, "hidden_dim": UNITS, "embedding_dim": WIDTH}

@@ -103,7 +103,7 @@ def test_what_does_not_fit_the_checkpoint_is_refused(trained, corpus, run_recipe
 
 
 @pytest.mark.usefixtures("without_xla")
-@pytest.mark.filterwarnings("ignore::kerasllm.errors.NewHeadWarning")  # the new head is the point
+@pytest.mark.filterwarnings("ignore:.*new, with initial values")
 def test_a_classifier_from_the_language_model(trained, make_rows, run_recipe, read_run, tmp_path, capsys):
     rows = [(first, label) for first, _, label, _ in make_rows(64, 1)]
     table = tmp_path / "train.tsv"

@@ -93,6 +93,7 @@ def _entries(config: RecurrentConfig) -> list[Entry]:
         found.append(Entry("projection/bias", ("projection.bias",), kernel[1:]))
     if not config.tie_embeddings:
         found.append(Entry("head/kernel", ("decoder.weight",), (config.vocabulary_size, config.output_dim)))
+        found.append(Entry("head/bias", ("decoder.bias",), (config.vocabulary_size,)))
     found.append(Entry("classifier/kernel", ("classifier.weight",), transpose=True))
     found.append(Entry("classifier/bias", ("classifier.bias",)))
     return found

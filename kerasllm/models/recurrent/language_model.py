@@ -57,6 +57,7 @@ class RecurrentLM(ProjectsInLoss):
         if not config.tie_embeddings:
             self.head = VocabularyHead(
                 vocabulary_size=config.vocabulary_size,
+                use_bias=True,
                 standard_deviation=(3 * config.output_dim) ** -0.5,
                 seed=self.seed,
                 dtype=self.dtype_policy,
@@ -96,8 +97,11 @@ class RecurrentLM(ProjectsInLoss):
 
     @property
     def output_table(self) -> Any:
-        """The table of the output projection, (vocabulary_size, output_dim)."""
-        return self.backbone.embeddings.token if self.head is None else self.head.kernel
+        """The table of the output projection, (vocabulary_size, output_dim), or with a last column of biases."""
+        if self.head is None:
+            return self.backbone.embeddings.token
+        parts = [ops.convert_to_tensor(part) for part in (self.head.kernel, self.head.bias[:, None])]
+        return ops.concatenate(parts, axis=1)
 
     def call(self, inputs, training=False):
         """See the class."""
@@ -109,7 +113,7 @@ class RecurrentLM(ProjectsInLoss):
         hidden, last = self.backbone.run(token_ids, state, inputs.get("padding_mask"), training=training)
         if carried is not None:
             carried.write(keras.tree.flatten(last))
-        return hidden if self.projects_in_loss else self.project(hidden)
+        return self._for_table(hidden) if self.projects_in_loss else self.project(hidden)
 
     def _place(self, continues, training):
         """Returns what holds the state for a batch, or None if it begins with zeros.
@@ -147,7 +151,15 @@ class RecurrentLM(ProjectsInLoss):
 
     def project(self, hidden):
         """Returns the logits (batch, length, vocabulary_size) of hidden states (batch, length, output_dim)."""
+        if self.head is not None:
+            return self.head(hidden)
         return dense(hidden, self.output_table, transposed=True)
+
+    def _for_table(self, hidden):
+        """Returns hidden states with a last column of ones if the table has one of biases."""
+        if self.head is None:
+            return hidden
+        return ops.concatenate([hidden, ops.ones_like(hidden[..., :1])], axis=-1)
 
     def generate(
         self,
@@ -203,4 +215,4 @@ class RecurrentLM(ProjectsInLoss):
 
     def _next_logits(self, hidden):
         """Returns the logits (rows, vocabulary_size) of hidden states (rows, output_dim)."""
-        return backend.decoding.scores(hidden, ops.convert_to_tensor(self.output_table))
+        return backend.decoding.scores(self._for_table(hidden), ops.convert_to_tensor(self.output_table))
