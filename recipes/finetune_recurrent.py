@@ -19,8 +19,7 @@ from kerasllm.errors import InputError, counted
 from kerasllm.models.recurrent.classifier import Pooling
 from kerasllm.tasks import Classification
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.options import HELD_OUT_EXAMPLES, LabelledOptions, TrainingOptions
-from kerasllm.training.recurrent_options import RecurrentStartOptions
+from kerasllm.training.options import LabelledOptions, RecurrentStartOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -137,7 +136,7 @@ def main(config: Config) -> int:
 def check(config: Config) -> None:
     """Refuses settings that contradict each other, before anything is read."""
     config.check_parts()
-    config.check_validation(config.has_validation, HELD_OUT_EXAMPLES)
+    config.check_validation()
     if config.init and config.bidirectional is not None:
         raise InputError("--bidirectional cannot change a checkpoint: leave it out, or leave --init out")
     config.check_start(bidirectional=config.bidirectional is not False)

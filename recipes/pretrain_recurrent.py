@@ -22,8 +22,7 @@ from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.training.callbacks.samples import sample_prompt
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.optimization.schedules import CosineWarmupDecay, warmup_steps
-from kerasllm.training.options import HELD_OUT_TEXT, CorpusOptions, TrainingOptions
-from kerasllm.training.recurrent_options import RecurrentStartOptions
+from kerasllm.training.options import CorpusOptions, RecurrentStartOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -136,7 +135,7 @@ def check(config: Config) -> None:
         raise InputError(
             f"--minimum_learning_rate is {minimum}, it must lie between 0 and --learning_rate {config.learning_rate}"
         )
-    config.check_validation(config.has_validation, HELD_OUT_TEXT)
+    config.check_validation()
     config.check_start()
 
 

@@ -110,4 +110,5 @@ def test_settings_are_shipped():
         *("pretrain_bert_novels", "finetune_bert_mrpc", "finetune_bert_sst2"),
         *("pretrain_gpt_shakespeare_cpu", "pretrain_gpt_shakespeare_gpu"),
         *("finetune_tagging_wnut17", "finetune_qa_xquad", "train_translation_multi30k"),
+        "pretrain_recurrent_shakespeare",
     }

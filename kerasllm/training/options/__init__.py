@@ -21,6 +21,7 @@ from kerasllm.training.options.labelled import LabelledOptions
 from kerasllm.training.options.pairs import PairOptions
 from kerasllm.training.options.parallel import ParallelOptions
 from kerasllm.training.options.questions import QuestionOptions
+from kerasllm.training.options.recurrent import RecurrentOptions, RecurrentStartOptions
 from kerasllm.training.options.seq2seq import Seq2SeqOptions, Seq2SeqStartOptions
 from kerasllm.training.options.tagged import TaggedOptions
 
@@ -40,6 +41,8 @@ __all__ = [
     "PairOptions",
     "ParallelOptions",
     "QuestionOptions",
+    "RecurrentOptions",
+    "RecurrentStartOptions",
     "RunOptions",
     "Seq2SeqOptions",
     "Seq2SeqStartOptions",

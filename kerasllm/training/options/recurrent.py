@@ -19,6 +19,7 @@ from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import load_tokenizer
 from kerasllm.tokenizers.special_tokens import end_of_text_id
 from kerasllm.tokenizers.words import train_words
+from kerasllm.training.options.start import StartOptions, say_that_a_tokenizer_is_trained
 
 TRAINED = ("characters", "byte_level_bpe", "bpe", "words")
 """The kinds of tokenizers that are trained on the corpus; `bpe` is another name of `byte_level_bpe`."""
@@ -61,13 +62,10 @@ class RecurrentOptions:
 
 
 @dataclass(kw_only=True)
-class RecurrentStartOptions:
+class RecurrentStartOptions(StartOptions):
     """Settings for the recurrent model that a run starts from: a checkpoint with its tokenizer, or a new model."""
 
     group: ClassVar[str] = "model"
-
-    init: str | None = None
-    """A run, model directory or hub id to start from, with its tokenizer; from scratch if null."""
 
     tokenizer: str | None = None
     """characters, byte_level_bpe or words (trained on the data; words if null), or a file, directory or run."""
@@ -112,7 +110,7 @@ class RecurrentStartOptions:
         elif self.tokenizer == "characters":
             tokenizer = train_characters(texts)
         elif self.tokenizer in ("byte_level_bpe", "bpe"):
-            print(f"training a byte-level BPE tokenizer, vocabulary {self.vocabulary_size:,} …", flush=True)
+            say_that_a_tokenizer_is_trained("byte-level BPE", self.vocabulary_size)
             tokenizer = train_byte_level_bpe(texts, self.vocabulary_size)
         elif self.tokenizer in (None, "words"):
             tokenizer = train_words(texts, self.vocabulary_size)
@@ -143,19 +141,6 @@ class RecurrentStartOptions:
         end = end_of_text_id(tokenizer)
         shape = self._new_shape(vocabulary_size=size, **settings)
         return dataclasses.replace(shape, end_token_id=end, begin_token_id=end)
-
-    def make_model(self, model_class: Any, shape: RecurrentConfig, **settings: Any) -> Any:
-        """Returns a model from the checkpoint, or a new one.
-
-        Args:
-            model_class: a recurrent task model.
-            shape: config of a new model.
-            settings: further arguments of the class, such as `seed`.
-        """
-        if self.init:
-            changes = {} if self.model.dropout is None else {"dropout": self.model.dropout}
-            return model_class.from_pretrained(self.init, **settings, **changes)
-        return model_class(shape, **settings)
 
     def _checkpoint(self) -> RecurrentConfig:
         """Returns the config of `--init`, which no option may change."""
