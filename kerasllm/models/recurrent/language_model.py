@@ -100,8 +100,8 @@ class RecurrentLM(ProjectsInLoss):
         """The table of the output projection, (vocabulary_size, output_dim), or with a last column of biases."""
         if self.head is None:
             return self.backbone.embeddings.token
-        parts = [ops.convert_to_tensor(part) for part in (self.head.kernel, self.head.bias[:, None])]
-        return ops.concatenate(parts, axis=1)
+        kernel, bias = map(ops.convert_to_tensor, (self.head.kernel, self.head.bias))
+        return ops.concatenate([kernel, bias[:, None]], axis=1)
 
     def call(self, inputs, training=False):
         """See the class."""
