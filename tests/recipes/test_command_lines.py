@@ -19,6 +19,8 @@ RECIPES = [
     "predict",
     "pretrain_gpt",
     "finetune_gpt",
+    "pretrain_recurrent",
+    "finetune_recurrent",
     "generate",
     "evaluate",
     "finetune_embeddings",
