@@ -39,6 +39,8 @@ REQUIRED = {
     "predict": ["--model", "runs/x"],
     "pretrain_gpt": ["--output", "runs/x", "--corpus", "a.txt"],
     "finetune_gpt": ["--output", "runs/y", "--init", "runs/x", "--train", "a.jsonl"],
+    "pretrain_recurrent": ["--output", "runs/x", "--corpus", "a.txt"],
+    "finetune_recurrent": ["--output", "runs/x", "--train", "a.tsv"],
     "generate": ["--model", "runs/x"],
     "evaluate": ["--model", "runs/x", "--corpus", "a.txt"],
     "finetune_embeddings": ["--output", "runs/x", "--train", "a.tsv"],
