@@ -179,7 +179,7 @@ Args:
 """
 
 recurrence = recurrent.recurrence
-"""recurrence(cell, inputs, state, input_kernel, recurrent_kernel, input_bias, recurrent_bias, *, mask, reverse)
+"""recurrence(cell, inputs, state, input_kernel, recurrent_kernel, input_bias, recurrent_bias, mask=None, reverse=False)
 
 Returns the outputs (length, batch, hidden_dim) of a layer of recurrent cells, and its last state.
 

@@ -31,7 +31,6 @@ def recurrence(
     recurrent_kernel,
     input_bias,
     recurrent_bias,
-    *,
     mask=None,
     reverse: bool = False,
 ):

@@ -34,7 +34,6 @@ def recurrence(
     recurrent_kernel,
     input_bias,
     recurrent_bias,
-    *,
     mask=None,
     reverse: bool = False,
 ):
