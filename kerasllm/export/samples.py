@@ -9,7 +9,7 @@ import numpy as np
 
 from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.errors import InputError
-from kerasllm.models import BertConfig, Seq2SeqConfig
+from kerasllm.models import BertConfig, RecurrentConfig, Seq2SeqConfig
 from kerasllm.tokenizers.encoding import encode_from_beginning
 
 TEXTS = (
@@ -59,6 +59,11 @@ def sample_batches(model: Any, tokenizer: Any) -> Iterator[dict[str, np.ndarray]
         rows = [_tokens(tokenizer, text, length, config.vocabulary_size) for text in texts]
         if isinstance(config, Seq2SeqConfig):
             yield _source_and_target(rows, config)
+        elif isinstance(config, RecurrentConfig):
+            longest = max(map(len, rows))
+            token_ids = np.array([[*row, *[0] * (longest - len(row))] for row in rows], np.int32)
+            mask = np.array([[1] * len(row) + [0] * (longest - len(row)) for row in rows], np.int32)
+            yield {"token_ids": token_ids, "padding_mask": mask}
         else:
             yield padded_left(rows)
 
