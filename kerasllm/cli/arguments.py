@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import errno
 import inspect
+import itertools
 import math
 import os
 import re
@@ -194,7 +195,7 @@ def _read_arguments(
             continue
         if name != "config" and name not in options:
             raise InputError(settings.unknown(f"option --{name}", name, [*options, *_BUILT_IN], "--"))
-        kind = str if name == "config" else settings.bare(options[name].type)
+        kind = settings.bare(options[name].type) if name in options else str
         if equals:
             texts = [attached]
         elif kind is bool:
@@ -203,7 +204,7 @@ def _read_arguments(
             texts = following(math.inf if settings.is_sequence(kind) else 1)
         if not texts:
             raise InputError(f"--{name}: a value is missing")
-        if name == "config":
+        if name not in options:  # --config, unless it is an option of the recipe's own
             files += texts
         elif settings.is_sequence(kind):
             earlier = given.get(name, [])
@@ -227,7 +228,10 @@ def _help(config_class: type, options: Iterable[settings.Option]) -> str:
     for option in options:
         row = (f"--{option.name}", f"{option.documentation} ({_kind(option)})".strip())
         sections.setdefault(option.group or option.section or "options", []).append(row)
-    sections["settings and help"] = [(f"--{name}", text) for name, text in _BUILT_IN.items()]
+    own = {name for name, _ in itertools.chain.from_iterable(sections.values())}
+    sections["settings and help"] = [
+        (f"--{name}", text) for name, text in _BUILT_IN.items() if f"--{name}" not in own
+    ]
     for heading, rows in sections.items():
         if rows:
             lines += [f"{heading}:", *_rows(rows, width), ""]

@@ -139,6 +139,8 @@ def train(config: JobOptions, job: Job) -> int:
         save_tokenizer(job.tokenizer, run.model, max_length=length, chat_template=job.chat_template)
         figures: dict[str, Any] = {}
         for name, held_out in job.held_out.items():
+            if name == "test" and not config.judge_test:
+                continue
             figures[name] = _figures(job, model, name)
             if held_out:
                 prefix = "" if name == "validation" else f"{name}_"

@@ -26,6 +26,11 @@ _PREFIX = "validation_"
 _NOT_TOLD = ("tokens", "examples", "mse")  # these do not change, or are the loss itself
 
 
+def less_is_better(figure: str) -> bool:
+    """Returns whether less of a figure is better, by its name."""
+    return any(word in figure for word in ("loss", "perplexity", "error"))
+
+
 class Evaluation(StepCallback):
     """A callback that validates every `interval` steps and at the end; it may stop early and restore the best weights.
 
@@ -44,7 +49,7 @@ class Evaluation(StepCallback):
         restore_best: whether to restore the weights with the best figure at the end. They are kept in memory.
         patience: validations without improvement after which training stops; None for never.
         monitor: the figure that decides which is best, named as `evaluate` names it.
-            Less of it is better if its name holds "loss", "perplexity" or "error", otherwise more.
+            See `less_is_better` for whether less of it or more is better.
         metrics_log: the log that receives the figures.
         progress: the display that shows the figures; without it they are not shown.
         sample: function called with the model and the step after each validation, to show what the model writes; the
@@ -81,8 +86,7 @@ class Evaluation(StepCallback):
         self.restore_best = restore_best
         self.patience = patience
         self.monitor = monitor.removeprefix(_PREFIX)
-        less = any(word in self.monitor for word in ("loss", "perplexity", "error"))
-        self._sign = -1.0 if less else 1.0
+        self._sign = -1.0 if less_is_better(self.monitor) else 1.0
         self.metrics_log = metrics_log
         self.progress = progress
         self.sample = sample

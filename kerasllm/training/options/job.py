@@ -67,6 +67,9 @@ class ValidationOptions:
     patience: int | None = field(default=None, metadata=at_least(1))
     """Validations without improvement after which training stops; null for never."""
 
+    judge_test: bool = True
+    """Evaluate the test data, if there are any, at the end; false while settings are still being chosen."""
+
     def check_validation(self) -> None:
         """Refuses settings that need validation data if there is none.
 
