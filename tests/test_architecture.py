@@ -52,6 +52,7 @@ MAY_IMPORT = {
         "files",
     },
     "serving": {"tasks", "generation", "checkpoints", "tokenizers", "files", ""},
+    "search": {"__main__", "training", "cli", "files"},
     "__main__": {""},
     # kerasllm/__init__.py, which loads data, tasks and tokenizers on use
     "": {

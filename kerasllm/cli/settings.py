@@ -9,6 +9,7 @@ sources and reports the errors in them.
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import itertools
 import math
@@ -150,6 +151,7 @@ def _default(field: dataclasses.Field) -> Any:
     return field.default if made is dataclasses.MISSING else made()
 
 
+@functools.cache  # reading the source takes tens of milliseconds
 def _documentation(config_class: type) -> dict[str, str]:
     """Returns the doc line of each field: the string under it, else its entry under `Args:` of the class."""
     found: dict[str, str] = {}

@@ -109,8 +109,8 @@ def read_space(texts: Sequence[str], recipe: TrainingRecipe) -> dict[str, Choice
             recipe.config({name: values})  # which raises the error that names the nearest option
         space[name] = _values(described[name], text, values)
     first = {name: values.extremes[0] for name, values in space.items()}
-    for name, values in space.items():
-        for value in values.extremes:
+    for name, tried in space.items():
+        for value in tried.extremes:
             recipe.config({**first, name: value})
     return space
 

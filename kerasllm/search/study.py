@@ -23,6 +23,8 @@ from kerasllm.training.callbacks.evaluation import less_is_better
 
 try:
     import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
 except ImportError as error:
     raise InputError("a search needs the package optuna: pip install 'kerasllm[search]'") from error
 
@@ -264,7 +266,7 @@ def _suggest(trial: optuna.Trial, name: str, distribution: Any) -> None:
     suggest(name, distribution.low, distribution.high, log=distribution.log)
 
 
-def _open_journal(path: Path) -> optuna.storages.JournalStorage:
+def _open_journal(path: Path) -> JournalStorage:
     """Returns the storage of a journal, after removing what a killed process may have left of a line or a lock.
 
     Raises:
@@ -279,6 +281,6 @@ def _open_journal(path: Path) -> optuna.storages.JournalStorage:
             with path.open("rb+") as file:
                 file.truncate(whole)
     try:
-        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+        return JournalStorage(JournalFileBackend(str(path)))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read as the journal of a search: {error}") from error

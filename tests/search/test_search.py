@@ -278,7 +278,7 @@ def test_a_real_recipe(tmp_path, capsys):
     base.write_text(
         f"train: {tmp_path}/train.tsv\nvalidation_fraction: 0.25\ntest_fraction: 0.25\ntext_columns: 0\n"
         "label_column: 1\nsize: tiny\nvocabulary_size: 60\nsequence_length: 16\nepochs: 2\nbatch_size: 4\n"
-        "model: {num_layers: 1, num_heads: 1, hidden_dim: 8}\nmonitor: accuracy\njit_compile: false\n"
+        "model: {num_layers: 1, num_heads: 1, hidden_dim: 8}\nmonitor: accuracy\n"
     )
     argv = ["--recipe", "finetune_bert", "--config", base, "--space", "learning_rate=1e-4..1e-1:log"]
     output = tmp_path / "search"
