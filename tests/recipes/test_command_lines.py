@@ -27,6 +27,7 @@ RECIPES = [
     "embed",
     "train_translation",
     "translate",
+    "scaling",
     "quickstart",
     "benchmark",
 ]
@@ -47,6 +48,7 @@ REQUIRED = {
     "embed": ["--model", "runs/x"],
     "train_translation": ["--output", "runs/x", "--train", "a.en", "a.de"],
     "translate": ["--model", "runs/x"],
+    "scaling": ["--size", "bert_large", "--mesh.replica", "8"],
     "quickstart": [],
     "benchmark": ["--output", "runs/x"],
 }
