@@ -68,13 +68,6 @@ def _draw_history(axis: Any, trials: Sequence[Trial], best: Trial, metric: str, 
     accumulate = np.fmin.accumulate if less_is_better else np.fmax.accumulate
     so_far = accumulate(np.array(values, np.float64))
     axis.step(range(1, len(trials) + 1), so_far, where="post", color=_COMPLETE, linewidth=1.2, alpha=0.6)
-    failed = [numbers[trial.name] for trial in trials if trial.state == "failed"]
-    axis.plot(
-        *(failed, np.full(len(failed), 0.03), "x"),
-        transform=axis.get_xaxis_transform(),
-        color=_FAILED,
-        markersize=6,
-    )
     axis.set_ylim(*_limits([trial.value for trial in trials if trial.value is not None]))
     axis.set_xlim(0.5, len(trials) + 0.5)
     axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -127,7 +120,7 @@ def _draw_slice(
 
 
 def _draw_points(axis: Any, points: Sequence[tuple[float, Trial]], best: Trial) -> None:
-    """Draws a mark for each trial that has a figure."""
+    """Draws a mark for each trial, at the bottom for those that have failed."""
     for state, color, face in (("complete", _COMPLETE, _COMPLETE), ("pruned", _PRUNED, "none")):
         drawn = [
             (place, trial.value)
@@ -138,6 +131,13 @@ def _draw_points(axis: Any, points: Sequence[tuple[float, Trial]], best: Trial) 
             axis.plot(
                 *zip(*drawn, strict=True), "o", color=color, markerfacecolor=face, markersize=5, alpha=0.8
             )
+    failed = [place for place, trial in points if trial.state == "failed"]
+    axis.plot(
+        *(failed, np.full(len(failed), 0.03), "x"),
+        transform=axis.get_xaxis_transform(),
+        color=_FAILED,
+        markersize=5,
+    )
     for place, trial in points:
         if trial.name == best.name:
             axis.plot(place, trial.value, "*", color=_BEST, markersize=13, zorder=4)

@@ -165,13 +165,14 @@ class Study:
     def record(self, number: int) -> Trial:
         """Returns what is known of a trial, by Optuna's number."""
         trial = self.optuna.get_trials(deepcopy=False)[number]
-        states = {State.COMPLETE: "complete", State.PRUNED: "pruned", State.FAIL: "failed"}
+        states = {State.COMPLETE: "complete", State.PRUNED: "pruned"}
+        reason = trial.user_attrs.get("reason", "")
         return Trial(
             name=_name(trial),
-            state=states.get(trial.state, "cut"),
-            value=trial.value,
+            state="failed" if reason else states.get(trial.state, "cut"),
+            value=None if reason else trial.value,
             settings=self.settings(trial) if self.space.keys() <= trial.params.keys() else {},
-            reason=trial.user_attrs.get("reason", ""),
+            reason=reason,
             validations=dict(sorted(trial.intermediate_values.items())),
             seconds=trial.user_attrs.get("seconds"),
         )
@@ -226,8 +227,13 @@ class Study:
             self._fail(trial, f"{self.metric} is {as_text(value)}")
 
     def _fail(self, trial: optuna.Trial, reason: str) -> None:
+        """Records that a trial has failed, for Optuna as one that is worse than all complete ones.
+
+        Samplers do not look at what Optuna itself calls failed, so that TPE would propose a learning rate that diverges
+        again and again.
+        """
         trial.set_user_attr("reason", reason)
-        self.optuna.tell(trial, state=State.FAIL)
+        self.optuna.tell(trial, state=State.PRUNED)
 
 
 def _name(trial: Any) -> str:
