@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 from kerasllm import cli
+from kerasllm.cli import settings
 from kerasllm.errors import InputError
 from kerasllm.search import study as study_module
 from kerasllm.search.recipe import TrainingRecipe
@@ -295,3 +297,17 @@ def test_unreadable_journal(standin, base_file, tmp_path):
     (tmp_path / "study" / "journal.log").write_text("no journal\n[]\n")
     with pytest.raises(InputError, match=r"journal\.log cannot be read as the journal"):
         make_study(tmp_path / "study", base_file, 3)
+
+
+def test_help_explains_the_settings(capsys, monkeypatch):
+    """--config is the recipe's here, and the example can be typed."""
+    monkeypatch.setattr("sys.argv", ["kerasllm search"])
+    monkeypatch.setenv("COLUMNS", "80")
+    assert search("--help") == 0
+    shown = capsys.readouterr().out
+    for option in settings.options(load_search().Config):
+        assert f"--{option.name}" in shown.split() and option.documentation
+    assert shown.count("\n  --config ") == 1 and "YAML file of the recipe's settings" in shown
+    words = shlex.split(shown[shown.index("KERAS_BACKEND=") :].replace("\\\n", ""))
+    config = cli.parse(load_search().Config, words[3:])
+    assert config.config == ["base.yaml"] and len(config.space) == 3 and config.trials == 20
