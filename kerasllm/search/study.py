@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 
 from kerasllm.errors import InputError
-from kerasllm.files.json import read_json
 from kerasllm.search.outcomes import VALIDATION, Trial, check_metric, in_a_line
 from kerasllm.search.recipe import TrainingRecipe, as_text
 from kerasllm.search.runs import TrainingRun
@@ -214,13 +213,16 @@ class Study:
 
     def _complete(self, run: TrainingRun, trial: optuna.Trial) -> None:
         self._report(run, trial)
-        figures = read_json(run.directory / "results.json").get("validation") or {}
+        results = run.results()
+        figures = results.get("validation") or {}
         name = self.metric.removeprefix(VALIDATION)
         if name not in figures:
             known = ", ".join(VALIDATION + each for each in figures) or "none: it has no validation data"
             self._fail(trial, f"--metric {self.metric} is no figure of the run; it has {known}")
             raise InputError(f"--metric {self.metric} is no figure of {run.directory}; it has {known}")
         value = figures[name]
+        if isinstance(results.get("seconds"), int | float):  # of all sessions, if the run was cut
+            trial.set_user_attr("seconds", round(results["seconds"], 1))
         if isinstance(value, int | float):
             self.optuna.tell(trial, float(value))
         else:
