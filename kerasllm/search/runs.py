@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -146,19 +146,18 @@ class Plan(Protocol):
         """Takes note of a run that has ended by itself or by `look`, with its exit code."""
 
 
-def carry_out(plan: Plan, workers: int, listening: Callable[[], Interruption] = Interruption) -> int | None:
+def carry_out(plan: Plan, workers: int) -> int | None:
     """Carries out all runs of a plan.
 
     Args:
         plan: the runs.
         workers: how many run at once.
-        listening: makes the handler of signals.
 
     Returns:
         None, or the exit code of a search that was told to stop: by a signal to this process, or by one to a run. All
         runs have saved their state then.
     """
-    interruption = listening()
+    interruption = Interruption()
     interruption.listen()
     running: list[TrainingRun] = []
     stopped: int | None = None
