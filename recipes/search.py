@@ -122,8 +122,10 @@ def main(config: Config) -> int:
 
 def check_validation(base: Any) -> None:
     """Refuses base settings without validation data, since nothing could be chosen."""
-    if not getattr(base, "has_validation", getattr(base, "validation", None)):
-        raise InputError("--config names no validation data, and settings are chosen by a validation figure")
+    if not base.has_validation:
+        raise InputError(
+            f"settings are chosen by a validation figure: --config needs {base.validation_options}"
+        )
 
 
 def write_best(study: Study, recipe: TrainingRecipe, space: Space, path: Path) -> None:

@@ -254,7 +254,9 @@ def test_no_validation(standin, tmp_path, capsys):
     path = tmp_path / "alone.yaml"
     path.write_text("train: a.tsv\n")
     assert search(*options(path, tmp_path / "search")) == 2
-    assert "names no validation data" in capsys.readouterr().err
+    assert (
+        "settings are chosen by a validation figure: --config needs --validation" in capsys.readouterr().err
+    )
     assert not (tmp_path / "search").exists()
 
 
