@@ -117,7 +117,8 @@ class Study:
         """
         trial = self._running.pop(run)
         trial.set_user_attr("seconds", round(run.seconds, 1))
-        if run.ended_here:
+        # A run that ended before it could be stopped counts as stopped, so that the outcome does not depend on time.
+        if run.ended_here or (not code and self._report(run, trial)):
             self.optuna.tell(trial, state=State.PRUNED)
         elif code:
             self._fail(trial, run.reason(code))
@@ -212,7 +213,7 @@ class Study:
         return False
 
     def _complete(self, run: TrainingRun, trial: optuna.Trial) -> None:
-        self._report(run, trial)
+        """Records the final figure of a run that has ended by itself, or that it has none."""
         results = run.results()
         figures = results.get("validation") or {}
         name = self.metric.removeprefix(VALIDATION)
