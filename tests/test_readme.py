@@ -35,6 +35,8 @@ SMALL = {
     "train_translation": "--model.num_layers 1 --model.hidden_dim 16 --model.intermediate_dim 16 --vocabulary_size 300 "
     "--batch_tokens 256 --steps 2 --warmup 1 --max_length 32",
     "translate": "--num_beams 1",
+    "pretrain_recurrent": "--model.hidden_dim 16 --vocabulary_size 60 --context_length 16 --batch_size 2 --steps 3 "
+    "--warmup 0",
 }
 MEASURED = {
     **{"tokens": 8.0, "step_seconds": 0.5, "first_seconds": 1.0, "peak_bytes": 1e9, "versions": {}},
@@ -165,7 +167,7 @@ def test_recipe_commands_run(workplace, monkeypatch, capsys):
             ran.append(name)
     gpt = {"pretrain_gpt", "finetune_gpt", "generate", "evaluate"}
     others = {"finetune_tagging", "finetune_qa", "answer", "finetune_embeddings", "embed", "retrieve"}
-    others |= {"train_translation", "translate", "export"}
+    others |= {"train_translation", "translate", "pretrain_recurrent", "export"}
     assert set(ran) == {"pretrain_bert", "finetune_bert", "predict", "benchmark"} | gpt | others
     assert len(Path("predictions.jsonl").read_text().splitlines()) == 2
 
