@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from kerasllm import Seq2SeqLM, cli
+from kerasllm import cli
 from kerasllm.cli.ranges import above, at_least, within
 from kerasllm.data.batches.translation import TranslationBatches
 from kerasllm.data.examples.parallel import EncodedPairs
@@ -88,7 +88,7 @@ def main(config: Config) -> int:
         config,
         Job(
             task=Translation(config.label_smoothing),
-            make_model=lambda: config.make_model(Seq2SeqLM, shape, seed=config.seed),
+            make_model=lambda: config.make_model(config.class_of(shape), shape, seed=config.seed),
             batches=batches,
             make_batches=make_batches,
             tokens_per_step=lambda step: batches.real_tokens(step - 1),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kerasllm import Seq2SeqConfig, cli
+from kerasllm import RecurrentSeq2SeqConfig, Seq2SeqConfig, cli
 from kerasllm.cli.ranges import above, at_least, within
 from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError
@@ -85,7 +85,7 @@ class Config:
 def main(config: Config) -> int:
     """Reads the model and the texts, and writes the translations."""
     settings = check(config)
-    saved = open_model(config.model, Seq2SeqConfig)
+    saved = open_model(config.model, (Seq2SeqConfig, RecurrentSeq2SeqConfig))
     tag = config.target_tag
     if tag and saved.tokenizer.token_to_id(tag) is None:
         raise InputError(f"--target_tag {tag}: the vocabulary of {config.model} has no such tag")

@@ -18,6 +18,12 @@ from kerasllm.models.recurrent.backbone import RecurrentBackbone
 from kerasllm.models.recurrent.classifier import RecurrentClassifier
 from kerasllm.models.recurrent.config import RECURRENT_SIZES, RecurrentConfig
 from kerasllm.models.recurrent.language_model import RecurrentLM
+from kerasllm.models.recurrent_seq2seq import (
+    RECURRENT_SEQ2SEQ_SIZES,
+    RecurrentSeq2SeqBackbone,
+    RecurrentSeq2SeqConfig,
+    RecurrentSeq2SeqLM,
+)
 from kerasllm.models.seq2seq.backbone import Seq2SeqBackbone
 from kerasllm.models.seq2seq.config import SEQ2SEQ_SIZES, Seq2SeqConfig
 from kerasllm.models.seq2seq.tasks import Seq2SeqLM
@@ -25,6 +31,7 @@ from kerasllm.models.seq2seq.tasks import Seq2SeqLM
 __all__ = [
     "BERT_SIZES",
     "GPT_SIZES",
+    "RECURRENT_SEQ2SEQ_SIZES",
     "RECURRENT_SIZES",
     "SEQ2SEQ_SIZES",
     "BertBackbone",
@@ -43,6 +50,9 @@ __all__ = [
     "RecurrentClassifier",
     "RecurrentConfig",
     "RecurrentLM",
+    "RecurrentSeq2SeqBackbone",
+    "RecurrentSeq2SeqConfig",
+    "RecurrentSeq2SeqLM",
     "Seq2SeqBackbone",
     "Seq2SeqConfig",
     "Seq2SeqLM",

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from kerasllm.data.examples.parallel import encode_side
-from kerasllm.errors import InputError
 from kerasllm.tokenizers.parallel import target_tokenizer
 
 
@@ -16,6 +15,8 @@ def attention_map(
     model: Any, tokenizer: Any, source: str, target: str
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Returns the cross-attention of a pair of texts, and the tokens of both as text.
+
+    What is longer than the model's positions is left out.
 
     Args:
         model: a `Seq2SeqLM`.
@@ -26,18 +27,11 @@ def attention_map(
     Returns:
         float32 (target tokens, source tokens), the mean over the heads of the last layer, whose rows have sums of 1;
         the target's tokens; the source's tokens. Row i is what the model attends to when it writes target token i.
-
-    Raises:
-        InputError: a text is longer than the model's positions.
     """
     config, own = model.config, target_tokenizer(tokenizer)
     sides = ((source, tokenizer), (target, own))
-    encoded = [encode_side([text], some, config.end_token_id)[0] for text, some in sides]
-    if max(map(len, encoded)) > config.max_sequence_length:
-        raise InputError(
-            f"a picture of attention needs texts of at most {config.max_sequence_length} tokens, and "
-            f"{source[:60]!r} or its target is longer"
-        )
+    most = config.max_sequence_length
+    encoded = [encode_side([text], some, config.end_token_id)[0][:most] for text, some in sides]
     shifted = np.append(np.int32(config.pad_token_id), encoded[1][:-1])
     inputs = {"encoder_token_ids": encoded[0][None], "decoder_token_ids": shifted[None].astype("int32")}
     weights = keras.ops.convert_to_numpy(model.backbone.cross_attention(inputs))[-1, 0].mean(axis=0)

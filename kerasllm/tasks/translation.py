@@ -18,7 +18,7 @@ from kerasllm.errors import InputError
 from kerasllm.generation.continuation import Settings
 from kerasllm.generation.targets import TargetSettings, generate_targets
 from kerasllm.losses import CausalLanguageModelLoss
-from kerasllm.models import Seq2SeqBackbone, Seq2SeqLM
+from kerasllm.models import RecurrentSeq2SeqBackbone, RecurrentSeq2SeqLM, Seq2SeqBackbone, Seq2SeqLM
 from kerasllm.tasks.base import PredictionSettings, Task
 from kerasllm.tokenizers.parallel import decode_text
 
@@ -31,7 +31,10 @@ class Translation(Task):
     """
 
     name: ClassVar[str] = "translation"
-    model_classes: ClassVar[tuple[type, ...]] = (Seq2SeqLM, Seq2SeqBackbone)
+    model_classes: ClassVar[tuple[type, ...]] = (
+        *(Seq2SeqLM, Seq2SeqBackbone),
+        *(RecurrentSeq2SeqLM, RecurrentSeq2SeqBackbone),
+    )
     monitors: ClassVar[tuple[str, ...]] = ("loss",)
     reads_wordpiece: ClassVar[bool] = False
     recipe: ClassVar[str] = "translate"

@@ -143,6 +143,24 @@ def test_interrupted_it_ends_the_same(options, run_recipe, read_run, tmp_path, u
     assert (parted / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_recurrent_model_with_attention(options, files, run_recipe, tmp_path, capsys, uncompiled):
+    model = [position for position, word in enumerate(options) if word.startswith("--model.")]
+    plain = [word for position, word in enumerate(options) if {position, position - 1}.isdisjoint(model)]
+    plain += ["--steps", "2", "--warmup", "1", "--num_beams", "1", "--cell", "gru", "--model.hidden_dim", "8"]
+    assert run_recipe("train_translation", *plain, "--output", tmp_path / "run") == 0
+    saved = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert (saved["cell"], saved["hidden_dim"]) == ("gru", 8)
+    argv = ["--model", tmp_path / "run", "--text", "red dog", "--attention", tmp_path / "attention.png"]
+    assert run_recipe("translate", *argv) == 0 and (tmp_path / "attention.png").is_file()
+    capsys.readouterr()
+    again = ["--init", tmp_path / "run", "--output", tmp_path / "again", "--cell", "lstm", "--max_length", "16"]
+    assert run_recipe("train_translation", "--train", files / "train.en", files / "train.de", *again) == 2
+    assert "has gru cells: leave --cell out" in capsys.readouterr().err
+    heads = ["--model.num_heads", "2", "--output", tmp_path / "other"]
+    assert run_recipe("train_translation", *plain, *heads) == 2
+    assert "--model.num_heads is a Transformer's" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -69,24 +69,42 @@ def _class_settings(
     return {"label_names": names, "multi_label": _KINDS[kind], "pooling": pooling} | asked
 
 
+def layer_entries(
+    config: Any, name: str, theirs: tuple[str, int], width: int, *, bidirectional: bool = False
+) -> list[Entry]:
+    """Returns the entries of a recurrent layer, by the names of `torch.nn`.
+
+    Args:
+        config: a config with `kind` and `hidden_dim`.
+        name: our layer's name.
+        theirs: the name of the module of `torch.nn`, and the number of the layer in it.
+        width: of the layer's inputs.
+        bidirectional: whether there is a second direction.
+    """
+    rows, (module, index) = GATES[config.kind] * config.hidden_dim, theirs
+    parts = {
+        "input_kernel": ("weight_ih", (rows, width)),
+        "recurrent_kernel": ("weight_hh", (rows, config.hidden_dim)),
+        "input_bias": ("bias_ih", (rows,)),
+        "recurrent_bias": ("bias_hh", (rows,)),
+    }
+    directions = {"": "", "backward_": "_reverse"} if bidirectional else {"": ""}
+    return [
+        Entry(f"{name}/{prefix}{ours}", (f"{module}.{kind}_l{index}{suffix}",), shape)
+        for prefix, suffix in directions.items()
+        for ours, (kind, shape) in parts.items()
+    ]
+
+
 def _entries(config: RecurrentConfig) -> list[Entry]:
     """Returns the name table."""
-    rows, narrow = GATES[config.kind] * config.hidden_dim, config.embedding_dim or 0
-    wide = config.hidden_dim * (1 + config.bidirectional)
+    narrow, wide = config.embedding_dim or 0, config.hidden_dim * (1 + config.bidirectional)
     found = [Entry("embeddings/token", ("embedding.weight",), (config.vocabulary_size, narrow))]
-    directions = {"": "", "backward_": "_reverse"} if config.bidirectional else {"": ""}
     for index in range(config.num_layers):
-        parts = {
-            "input_kernel": ("weight_ih", (rows, wide if index else narrow)),
-            "recurrent_kernel": ("weight_hh", (rows, config.hidden_dim)),
-            "input_bias": ("bias_ih", (rows,)),
-            "recurrent_bias": ("bias_hh", (rows,)),
-        }
-        found += [
-            Entry(f"recurrent_{index}/{prefix}{ours}", (f"rnn.{theirs}_l{index}{suffix}",), shape)
-            for prefix, suffix in directions.items()
-            for ours, (theirs, shape) in parts.items()
-        ]
+        width = wide if index else narrow
+        found += layer_entries(
+            config, f"recurrent_{index}", ("rnn", index), width, bidirectional=config.bidirectional
+        )
     if config.use_projection:
         kernel = (wide, config.output_dim)
         found.append(Entry("projection/kernel", ("projection.weight",), kernel, transpose=True))

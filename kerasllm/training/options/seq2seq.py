@@ -10,8 +10,15 @@ from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import at_least, within
 from kerasllm.cli.settings import only_without
 from kerasllm.errors import InputError
-from kerasllm.models import SEQ2SEQ_SIZES, Seq2SeqConfig
+from kerasllm.models import (
+    SEQ2SEQ_SIZES,
+    RecurrentSeq2SeqConfig,
+    RecurrentSeq2SeqLM,
+    Seq2SeqConfig,
+    Seq2SeqLM,
+)
 from kerasllm.models.gpt.config import FeedForward, Normalization
+from kerasllm.models.recurrent.config import Cell
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import load_tokenizer
 from kerasllm.tokenizers.parallel import train_parallel_bpe, train_separate_bpe
@@ -26,6 +33,7 @@ class Seq2SeqOptions(ShapeOptions):
     """Changes to a named size of an encoder-decoder; null keeps the size's own value."""
 
     config_class = Seq2SeqConfig
+    checkpoint_classes = (Seq2SeqConfig, RecurrentSeq2SeqConfig)
     length_option = "--max_length"
 
     num_decoder_layers: int | None = None
@@ -71,6 +79,9 @@ class Seq2SeqStartOptions(StartOptions):
     size: Seq2SeqSize = field(default="mini", metadata=only_without("init"))
     """Named size of a new model; --model.* options override it."""
 
+    cell: Cell | None = None
+    """Kind of the cells of a recurrent encoder-decoder with attention; if null, it is a Transformer, or --init's."""
+
     model: Seq2SeqOptions = field(default_factory=Seq2SeqOptions)
 
     max_length: int = field(default=128, metadata=at_least(2))
@@ -107,7 +118,7 @@ class Seq2SeqStartOptions(StartOptions):
             raise InputError(f"{place}: the vocabulary lacks the tag {missing[0]}; leave out --target_tag")
         return tokenizer
 
-    def find_shape(self, tokenizer: Any) -> Seq2SeqConfig:
+    def find_shape(self, tokenizer: Any) -> Seq2SeqConfig | RecurrentSeq2SeqConfig:
         """Returns the config of a new model, or that of `--init`, which must fit the tokenizer.
 
         Args:
@@ -118,16 +129,45 @@ class Seq2SeqStartOptions(StartOptions):
         """
         size = vocabulary_size(tokenizer)
         if self.init:
-            return self.model.check_with(self.init, vocabulary_size=size, sequence_length=self.max_length)
+            shape = self.model.check_with(self.init, vocabulary_size=size, sequence_length=self.max_length)
+            found = getattr(shape, "cell", None)
+            if self.cell not in (None, found):
+                raise InputError(
+                    f"--cell is {self.cell}, the model of {self.init} {f'has {found} cells' if found else 'has none'}: "
+                    "leave --cell out"
+                )
+            return shape
         padding = padding_id(tokenizer)
         return dataclasses.replace(
             self._new_shape(size), end_token_id=end_of_text_id(tokenizer), pad_token_id=padding
         )
 
+    def class_of(self, shape: Seq2SeqConfig | RecurrentSeq2SeqConfig) -> type:
+        """Returns the class of a model with this config."""
+        return Seq2SeqLM if isinstance(shape, Seq2SeqConfig) else RecurrentSeq2SeqLM
+
     def _new_shape(self, num_tokens: int) -> Any:
+        if self.cell:
+            return self._recurrent_shape(num_tokens)
         return self.model.shape(
             self.size,
             vocabulary_size=num_tokens,
             sequence_length=self.max_length,
             positions=self.max_length,
         )
+
+    def _recurrent_shape(self, num_tokens: int) -> RecurrentSeq2SeqConfig:
+        known = {each.name for each in dataclasses.fields(RecurrentSeq2SeqConfig)}
+        strange = [name for name in self.model.chosen() if name not in known]
+        if strange:
+            raise InputError(
+                f"--model.{strange[0]} is a Transformer's: leave it out for a recurrent model, or leave --cell out"
+            )
+        changes = {"max_sequence_length": self.max_length, "cell": self.cell} | self.model.chosen()
+        try:
+            return RecurrentSeq2SeqConfig.from_size(self.size, vocabulary_size=num_tokens, **changes)
+        except ValueError as error:
+            text = str(error)
+            raise InputError(
+                f"--size {self.size}: {text}" if text.startswith("there is") else f"--model.{text}"
+            ) from error

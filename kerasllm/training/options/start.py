@@ -18,6 +18,7 @@ class ShapeOptions:
 
     config_class: ClassVar[Any]
     length_option: ClassVar[str]
+    checkpoint_classes: ClassVar[tuple[Any, ...]] = ()
 
     num_layers: int | None = None
     """Number of blocks."""
@@ -88,7 +89,7 @@ class ShapeOptions:
             raise InputError(
                 f"--model.{changed[0]} cannot change a checkpoint: leave it out, or leave --init out"
             )
-        shape = check_checkpoint(init, self.config_class)
+        shape = check_checkpoint(init, self.checkpoint_classes or self.config_class)
         if vocabulary_size > shape.vocabulary_size:
             raise InputError(
                 f"the tokenizer has {vocabulary_size} tokens, the model of {init} {shape.vocabulary_size}: they "
