@@ -472,31 +472,3 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
 
         np.testing.assert_allclose(train(True), train(False), rtol=1e-5)
         assert "without compilation" not in capsys.readouterr().err
-
-    def test_the_fused_update_is_keras_own():
-        """Clipping, decay on some variables only, a schedule, and gradients whose strides are not the variable's."""
-        from kerasllm.backend.torch.optimizer import fuse
-
-        random = np.random.default_rng(0)
-        start = [random.normal(size=shape).astype("float32") for shape in ((5, 3), (3,), (4, 6))]
-        results = []
-        for fused in (False, True):
-            variables = [
-                keras.Variable(value, name=name)
-                for value, name in zip(start, ("kernel", "bias", "table"), strict=True)
-            ]
-            own = optimizer()
-            own.build(variables)
-            if fused:
-                fuse(own)
-            draw = np.random.default_rng(5)
-            for _ in range(6):
-                gradients = [
-                    keras.ops.convert_to_tensor(draw.normal(size=v.shape).astype("float32"))
-                    for v in variables
-                ]
-                gradients[2] = keras.ops.transpose(keras.ops.transpose(gradients[2]) * 1.0)
-                own.apply(gradients, variables)
-            results.append([keras.ops.convert_to_numpy(v) for v in (*variables, *own.variables)])
-        for found, expected in zip(*results, strict=True):
-            np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-7)

@@ -153,7 +153,16 @@ def test_a_recurrent_model_with_attention(options, files, run_recipe, tmp_path, 
     argv = ["--model", tmp_path / "run", "--text", "red dog", "--attention", tmp_path / "attention.png"]
     assert run_recipe("translate", *argv) == 0 and (tmp_path / "attention.png").is_file()
     capsys.readouterr()
-    again = ["--init", tmp_path / "run", "--output", tmp_path / "again", "--cell", "lstm", "--max_length", "16"]
+    again = [
+        "--init",
+        tmp_path / "run",
+        "--output",
+        tmp_path / "again",
+        "--cell",
+        "lstm",
+        "--max_length",
+        "16",
+    ]
     assert run_recipe("train_translation", "--train", files / "train.en", files / "train.de", *again) == 2
     assert "has gru cells: leave --cell out" in capsys.readouterr().err
     heads = ["--model.num_heads", "2", "--output", tmp_path / "other"]

@@ -7,7 +7,6 @@ import keras
 import torch
 
 from kerasllm.backend.gradient_watch import can_watch, seed_states, watch
-from kerasllm.backend.torch.optimizer import gradient_norm, known_norm
 
 # Of each model; finding them takes longer than copying.
 _seed_states: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -28,12 +27,12 @@ def guarded_step(model, train_step, *arguments):
         return loss
 
     def on_gradients(apply, gradients, variables) -> None:
-        norm = gradient_norm(gradients)
+        norms_of_each = torch._foreach_norm([gradient for gradient in gradients if gradient is not None])
+        norm = torch.linalg.vector_norm(torch.stack(norms_of_each))
         # A loss of infinity may have a gradient that is finite.
         norms.append(norm if math.isfinite(losses[0]) else norm * math.nan)
         if math.isfinite(norms[0]):
-            with known_norm(norm):
-                apply(gradients, variables)
+            apply(gradients, variables)
             return
         if optimizer.gradient_accumulation_steps:
             apply([g if g is None else torch.zeros_like(g) for g in gradients], variables)

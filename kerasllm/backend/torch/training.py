@@ -2,7 +2,7 @@
 
 `torch.compile` cannot follow Keras' layers: it stops some twenty times a step. So the step is first recorded, operator
 by operator (`make_fx`, through autograd), with the values of all variables as arguments; what has been recorded knows
-nothing of Keras and compiles whole. Clipping and update follow outside (`optimizer`).
+nothing of Keras and compiles whole. Clipping and update follow outside, by Keras' optimizer.
 """
 
 import shutil
@@ -20,7 +20,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
-from kerasllm.backend.torch.optimizer import fuse
 from kerasllm.backend.torch.parts import boundary, compiled_in_parts
 from kerasllm.backend.torch.products import recording
 
@@ -80,7 +79,6 @@ def compiled_step(model, train_step, *arguments):
         return train_step(data)
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
-    fuse(optimizer)
     optimizer.scale_loss(loss)  # for those who look at it here, as at Keras' own step
     with torch.no_grad():
         optimizer.apply(found, model.trainable_variables)
