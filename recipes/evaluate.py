@@ -77,7 +77,7 @@ def main(config: Config) -> int:
     if config.output:
         check_writable(Path(config.output))
     with pointing_to_recipe(config.model, "generate"):  # which uses the same models
-        saved = open_model(config.model, FAMILIES)
+        saved = CausalLanguageModeling.checked(open_model(config.model, FAMILIES))
         if isinstance(saved.config, RecurrentConfig):
             check_checkpoint(config.model)
         else:

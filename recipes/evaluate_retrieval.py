@@ -12,7 +12,7 @@ from pathlib import Path
 from kerasllm import cli
 from kerasllm.data.sources.judgements import read_judgements, read_run, run_lines
 from kerasllm.errors import InputError
-from kerasllm.files.atomic import check_writable, write_output
+from kerasllm.files.atomic import check_outputs, write_output
 from kerasllm.retrieval.figures import ranked, retrieval_figures
 from kerasllm.retrieval.search import fuse
 
@@ -40,8 +40,12 @@ def main(config: Config) -> int:
         raise InputError("give --run, a result list or several, and --qrels, their judgements")
     if config.output and len(config.run) < 2:
         raise InputError("--output is for the fusion of several --run")
-    for path in filter(None, (config.output, config.figures)):
-        check_writable(Path(path))
+    check_outputs({"--output": config.output, "--figures": config.figures}, [*config.run, config.qrels])
+    twice = [name for name in config.run if config.run.count(name) > 1]
+    if twice:
+        raise InputError(f"--run {twice[0]} is given twice")
+    if len(config.run) > 1 and "fused" in config.run:
+        raise InputError("--run fused: that is the name of the fusion; rename the file")
     judged = read_judgements(config.qrels)
     runs = {name: read_run(name) for name in config.run}
     for name, found in runs.items():

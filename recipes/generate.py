@@ -89,7 +89,7 @@ def main(config: Config) -> int:
     """Reads the model and the prompts, and writes the continuations."""
     check(config)
     with pointing_to_recipe(config.model, "generate"):
-        saved = open_model(config.model, (GPTConfig, RecurrentConfig))
+        saved = CausalLanguageModeling.checked(open_model(config.model, (GPTConfig, RecurrentConfig)))
     tokenizer = saved.tokenizer
     prompts = read_prompts(config)
     check_room(prompts, tokenizer, config.max_new_tokens, saved.config.max_sequence_length)

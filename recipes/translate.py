@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kerasllm import RecurrentSeq2SeqConfig, Seq2SeqConfig, cli
 from kerasllm.cli.ranges import above, at_least, within
 from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError
-from kerasllm.files.atomic import check_writable, write_output
+from kerasllm.files.atomic import check_outputs, write_output
 from kerasllm.generation.continuation import Settings
 from kerasllm.generation.targets import TargetSettings
 from kerasllm.tasks.attention_map import attention_map
@@ -86,38 +86,38 @@ def main(config: Config) -> int:
     """Reads the model and the texts, and writes the translations."""
     settings = check(config)
     saved = open_model(config.model, (Seq2SeqConfig, RecurrentSeq2SeqConfig))
-    tag = config.target_tag
-    if tag and saved.tokenizer.token_to_id(tag) is None:
+    if (tag := config.target_tag) and saved.tokenizer.token_to_id(tag) is None:
         raise InputError(f"--target_tag {tag}: the vocabulary of {config.model} has no such tag")
     texts = read(config)
+    expected = read_reference(config, len(texts))
     sources = [f"{tag} {text}" if tag else text for text in texts]
     model = Translation.load(saved)
     found = [own[: config.n_best] for own in translations(model, saved.tokenizer, sources, settings)]
     if config.attention:
         picture = attention_map(model, saved.tokenizer, sources[0], found[0][0][0])
         draw_attention(Path(config.attention), *picture)
-    lines = [output_line(*pair, config.n_best, config.scores) for pair in zip(texts, found, strict=True)]
+    pairs = zip(texts, found, strict=True)
+    lines = "\n".join(output_line(*pair, config.n_best, config.scores) for pair in pairs)
     if config.output:
-        write_output(Path(config.output), "".join(f"{line}\n" for line in lines))
-    print(f"written to {config.output}" if config.output else "\n".join(lines))
-    if config.reference:
-        figures = figures_of(config, [own[0][0] for own in found])
+        write_output(Path(config.output), f"{lines}\n")
+    print(f"written to {config.output}" if config.output else lines)
+    if expected:
+        figures = translation_figures([own[0][0] for own in found], expected, config.tokenized_lowercase)
         print("BLEU {bleu:.2f}, chrF {chrf:.2f} ({signature})".format(**figures), file=sys.stderr)
     return 0
 
 
 def check(config: Config) -> TargetSettings:
     """Refuses settings that contradict each other, before anything is read; returns those of generation."""
-    sampled = config.temperature is not None or config.top_p is not None
-    num_beams = config.num_beams or (1 if sampled else 5)
+    num_beams = config.num_beams or (5 if config.temperature is None and config.top_p is None else 1)
     if config.text and config.file:
         raise InputError("give either --text or --file")
     if config.n_best > num_beams:
         raise InputError(f"--n_best {config.n_best} is above --num_beams {num_beams}")
     if config.scores and num_beams < 2:
         raise InputError("--scores needs a beam search: --num_beams of at least 2")
-    for file in filter(None, (config.output, config.attention)):
-        check_writable(Path(file))
+    outputs = {"--output": config.output, "--attention": config.attention}
+    check_outputs(outputs, [config.file, config.reference])
     names = ("temperature", "top_p", "seed", "length_penalty")
     return TargetSettings(
         Settings(num_beams=num_beams, **{name: getattr(config, name) for name in names}),
@@ -138,12 +138,12 @@ def read(config: Config) -> list[str]:
     return texts
 
 
-def figures_of(config: Config, found: list[str]) -> dict[str, Any]:
-    """Returns BLEU and chrF beside the reference."""
-    expected = [line.strip() for _, line in text_lines(config.reference or "")]
-    if len(expected) != len(found):
-        raise InputError(f"{config.reference}: has {len(expected)} lines, there are {len(found)} texts")
-    return translation_figures(found, expected, tokenized_lowercase=config.tokenized_lowercase)
+def read_reference(config: Config, count: int) -> list[str]:
+    """Returns the right translations; none if there is no `--reference`."""
+    expected = [line.strip() for _, line in text_lines(config.reference)] if config.reference else []
+    if config.reference and len(expected) != count:
+        raise InputError(f"{config.reference}: has {len(expected)} lines, there are {count} texts")
+    return expected
 
 
 if __name__ == "__main__":

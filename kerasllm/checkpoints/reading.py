@@ -69,7 +69,8 @@ def find_format(theirs: dict[str, Any], path: Path, formats: Sequence[Format]) -
     wanted = {each.model_type: each for each in formats}
     found = theirs.get("model_type")
     if not isinstance(found, str) or found not in wanted:
-        names = " or ".join(map(repr, (name for name in wanted if not name.startswith("kerasllm"))))
+        public = [name for name in wanted if not name.startswith("kerasllm")]
+        names = " or ".join(map(repr, public or wanted))
         raise InputError(f"{path}: model_type is {found!r}, only {names} can be read")
     return wanted[found]
 

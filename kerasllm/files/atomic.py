@@ -6,7 +6,7 @@ the new one, never half of one.
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -126,3 +126,24 @@ def _beside(path: Path) -> Path:
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be written ({error.strerror or error}); give another path")
+
+
+def check_outputs(outputs: Mapping[str, str | None], inputs: Iterable[str | None] = ()) -> None:
+    """Checks that files can be written, that no two of them are one, and that none is read.
+
+    Args:
+        outputs: the paths by their options; None for what is not asked for.
+        inputs: paths that are read.
+
+    Raises:
+        InputError: the message names the option or the path.
+    """
+    taken = {os.path.realpath(path): "is read, too" for path in inputs if path}
+    for option, path in outputs.items():
+        if not path:
+            continue
+        check_writable(Path(path))
+        place = os.path.realpath(path)
+        if place in taken:
+            raise InputError(f"{option} {path} {taken[place]}: give another path")
+        taken[place] = f"is the path of {option}, too"

@@ -168,7 +168,11 @@ class Attention:
         key = ops.repeat(key, self.num_heads // self.num_key_value_heads, axis=1)
         scores = ops.matmul(ops.cast(query, "float32"), ops.transpose(ops.cast(key, "float32"), (0, 1, 3, 2)))
         scores = scores / query.shape[-1] ** 0.5
-        return ops.softmax(scores if mask is None else ops.where(mask, scores, -1e30))
+        scores = scores if mask is None else ops.where(mask, scores, -1e30)
+        shares = ops.exp(
+            scores - ops.max(scores, axis=-1, keepdims=True)
+        )  # Keras' softmax warns of one place
+        return shares / ops.sum(shares, axis=-1, keepdims=True)
 
     def keys_and_values(self, others) -> Cache:
         """Returns the keys and values of `others` (batch, keys, width), as a cache of cross-attention."""

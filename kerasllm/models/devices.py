@@ -58,6 +58,9 @@ def mesh_sizes(asked: dict[str, int], count: int) -> dict[str, int]:
     Raises:
         InputError: the message names the option and the number of devices.
     """
+    for name, size in asked.items():
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise InputError(f"{name} is {size!r}, it must be a whole number")
     words = " ".join(f"--mesh.{name} {size}" for name, size in asked.items())
     if any(size < 1 and size != -1 for size in asked.values()) or list(asked.values()).count(-1) > 1:
         raise InputError(f"{words}: each must be at least 1, or one of them -1 for the devices that are left")

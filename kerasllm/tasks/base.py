@@ -105,6 +105,20 @@ class Task(abc.ABC):
         return {}
 
     @classmethod
+    def checked(cls, saved: SavedModel) -> SavedModel:
+        """Returns a saved model, which must be of a class of this task.
+
+        Raises:
+            InputError: it is not; the message names its class.
+        """
+        if saved.model_class not in cls.model_classes:
+            classes = ", ".join(each.__name__ for each in cls.model_classes)
+            raise InputError(
+                f"{saved.directory}: is a {saved.model_class.__name__}, and this is for {classes}"
+            )
+        return saved
+
+    @classmethod
     def load(cls, saved: SavedModel) -> Any:
         """Returns the model of a directory, for predictions.
 

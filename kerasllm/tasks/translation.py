@@ -135,7 +135,7 @@ def output_line(source: str, found: Sequence[tuple[str, float]], n_best: int, sc
 
 
 def translation_figures(
-    found: Sequence[str], expected: Sequence[str], *, tokenized_lowercase: bool = False
+    found: Sequence[str], expected: Sequence[str], tokenized_lowercase: bool = False
 ) -> dict[str, Any]:
     """Returns BLEU and chrF in sacrebleu's points, with the signature of BLEU.
 

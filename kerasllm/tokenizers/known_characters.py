@@ -1,10 +1,13 @@
 """Finding of characters that a tokenizer does not know, which it would silently drop or raise an obscure error for."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.byte_level_bpe import missing_bytes
@@ -73,3 +76,27 @@ def unknown_character(character: str, place: str) -> InputError:
         f"{before}the tokenizer does not know the character {character!r} (U+{ord(character):04X}); "
         "leave it out, or train a tokenizer on text that has it"
     )
+
+
+@contextmanager
+def naming_characters(tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], first: int) -> Iterator[None]:
+    """Replaces an error of the block by one that names the character that the tokenizer does not know, if one is there.
+
+    Args:
+        tokenizer: the tokenizer.
+        texts: the texts that the block encodes, each a tuple of parts.
+        first: the number of the first of them, from 0.
+
+    Raises:
+        InputError: a text has an unknown character; the message names it and the number of the text, from 1.
+    """
+    try:
+        yield
+    except Exception as error:
+        known = KnownCharacters(json.loads(tokenizer.to_str()))
+        for number, parts in enumerate(texts, first + 1):
+            for part in parts:
+                position = known.first_unknown(part, skip_special=True)
+                if position is not None:
+                    raise unknown_character(part[position], f"text {number}") from error
+        raise

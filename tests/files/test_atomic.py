@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kerasllm.errors import InputError
-from kerasllm.files.atomic import check_writable, write_atomically, write_output
+from kerasllm.files.atomic import check_outputs, check_writable, write_atomically, write_output
 
 
 def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
@@ -50,3 +50,14 @@ def test_a_link_stays_one(tmp_path):
 def test_places_that_take_no_files(place):
     with pytest.raises(InputError, match=f"{place}: (cannot be written|there is no directory)"):
         check_writable(Path(place))
+
+
+def test_outputs_are_apart(tmp_path):
+    (tmp_path / "text").write_text("read")
+    (tmp_path / "link").symlink_to(tmp_path / "text")
+    one, text, link = (str(tmp_path / name) for name in ("one", "text", "link"))
+    check_outputs({"--output": one, "--figures": None}, [text, None])
+    with pytest.raises(InputError, match=r"--output .*link is read, too"):
+        check_outputs({"--output": link}, [text])
+    with pytest.raises(InputError, match=r"--figures .*one is the path of --output, too"):
+        check_outputs({"--output": one, "--figures": one}, [text])

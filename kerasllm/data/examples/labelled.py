@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.encoding import refusing
+from kerasllm.tokenizers.known_characters import naming_characters
 from kerasllm.tokenizers.special_tokens import end_of_text_id
 
 _CHUNK = 1024  # texts that the tokenizer gets at a time
@@ -75,7 +76,10 @@ def encode_texts(
     num_truncated = 0
     for start in range(0, len(texts), _CHUNK):
         chunk = [text if len(text) == 2 else text[0] for text in texts[start : start + _CHUNK]]
-        with refusing("a text cannot be tokenized"):
+        with (
+            refusing("a text cannot be tokenized"),
+            naming_characters(tokenizer, texts[start : start + _CHUNK], start),
+        ):
             encodings = own.encode_batch(chunk)
         lengths += [len(encoding) for encoding in encodings]
         token_ids.append(np.concatenate([np.array(encoding.ids, np.int32) for encoding in encodings]))

@@ -141,7 +141,10 @@ class RecurrentSeq2SeqBackbone(LanguageModel):
         if padding_mask is not None:
             real = ops.cast(ops.convert_to_tensor(padding_mask), "bool")[:, None]
             scores = ops.where(real, scores, -1e30)
-        return ops.softmax(scores)
+        shares = ops.exp(
+            scores - ops.max(scores, axis=-1, keepdims=True)
+        )  # Keras' softmax warns of one place
+        return shares / ops.sum(shares, axis=-1, keepdims=True)
 
     def attend(self, hidden, encoded, weights):
         """Returns the output (batch, target_length, hidden_dim) of what is attended to and the decoder's own output."""
