@@ -127,6 +127,11 @@ def test_a_classifier_from_the_language_model(trained, make_rows, run_recipe, re
     capsys.readouterr()
     assert run_recipe("predict", "--model", output, "--text", rows[0][0]) == 0
     assert capsys.readouterr().out.split("\t")[0] in ("cats", "dogs")
+    for recipe, asked in (("generate", ["--prompt", "a"]), ("evaluate", ["--corpus", table])):
+        assert run_recipe(recipe, "--model", output, *asked) == 2
+        assert "kerasllm predict --model" in capsys.readouterr().err
+    assert run_recipe("predict", "--model", output, "--text", "\u6f22") == 2
+    assert "text 1: the tokenizer does not know the character '\u6f22'" in capsys.readouterr().err
     pair = [*options[:4], "--text_columns", "0,0", *options[6:]]
     assert run_recipe("finetune_recurrent", *pair, "--output", tmp_path / "pair") == 2
     assert np.all([not (tmp_path / "pair").exists()])

@@ -124,7 +124,11 @@ def test_indexes_are_built_searched_and_fused(encoder, files, run_recipe, run_re
         {f"q{n}": {f"d{n}": 1} for n in range(12)}, read_run(str(tmp_path / "both"))
     )
     assert run_recipe("evaluate_retrieval", "--run", words, "--qrels", files / "queries.tsv") == 2
-    capsys.readouterr()
+    twice = ["--run", words, words, "--qrels", files / "qrels"]
+    assert run_recipe("evaluate_retrieval", *twice) == 2
+    assert run_recipe("evaluate_retrieval", *lists, "--output", words) == 2
+    err = capsys.readouterr().err
+    assert "is given twice" in err and "is read, too: give another path" in err
     assert run_retrieve("search", "--index", indexes[1], "--query", "owl in the garden", "--top_k", "2") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and all("owl" in line for line in lines)
