@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -155,11 +154,3 @@ def base_values(space: Space, config: Any) -> dict[str, Any] | None:
 def setting_of(config: Any, name: str) -> Any:
     """Returns a setting by its dotted name."""
     return functools.reduce(getattr, name.split("."), config)
-
-
-def as_record(space: Space) -> dict[str, Any]:
-    """Returns the space as values that JSON can hold."""
-    return {
-        name: list(values.values) if isinstance(values, Choices) else dataclasses.asdict(values)
-        for name, values in space.items()
-    }
