@@ -17,15 +17,16 @@ def draw_attention(path: Path, weights: np.ndarray, rows: Sequence[str], columns
         rows: names of the rows, the target's tokens.
         columns: names of the columns, the source's tokens.
     """
-    figure = new_figure(
-        2.5 + 0.32 * len(columns), 2 + 0.27 * len(rows), "attention to the source, last layer"
-    )
+    # At most as large as a screen; the names of a long text are small then.
+    width, height = min(2.5 + 0.32 * len(columns), 16.0), min(2 + 0.27 * len(rows), 9.8)
+    size = min(9.0, 60 * (height - 2) / len(rows), 60 * (width - 2.5) / len(columns))
+    figure = new_figure(width, height, "attention to the source, last layer")
     axis = figure.subplots()
     image = axis.imshow(weights, cmap="Blues", vmin=0, aspect="auto")
     axis.set_xticks(range(len(columns)), columns, rotation=60, ha="left", parse_math=False)
     axis.set_yticks(range(len(rows)), rows, parse_math=False)
     axis.xaxis.tick_top()
-    axis.tick_params(length=0, labelsize=9)
+    axis.tick_params(length=0, labelsize=size)
     axis.set_xlabel("source")
     axis.set_ylabel("target, as it is written")
     for side in axis.spines.values():
