@@ -7,11 +7,11 @@ KERAS_BACKEND=jax python recipes/finetune_bert.py --init runs/mine --train train
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from kerasllm import BertClassifier, BertRegressor, cli
 from kerasllm.cli.settings import in_group
-from kerasllm.data.batches.labelled import LabelledBatches
 from kerasllm.data.batches.packed_labelled import PackedClassificationBatches
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
 from kerasllm.data.examples.labelled import EncodedTexts, encode_texts
@@ -43,12 +43,9 @@ class Config(LabelledOptions, BertStartOptions, LowRankOptions, TrainingOptions)
     """Validation figure that --restore_best and --patience use."""
 
 
-NO_GROWTH: frozenset[str] = frozenset()  # more epochs would change the schedule
-
-
 def main(config: Config) -> int:
     """Goes from labeled texts to a tokenizer, token ids and batches, and trains."""
-    if is_finished(config, may_grow=NO_GROWTH):
+    if is_finished(config):
         return 0
     check(config)
     parts = config.read(config.seed)
@@ -60,17 +57,8 @@ def main(config: Config) -> int:
     }
     report(encoded)
 
-    def make_batches(start_step: int = 0) -> LabelledBatches:
-        kind = PackedClassificationBatches if config.packing else ClassificationBatches
-        return kind(
-            encoded["train"],
-            training.labels,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epochs=config.epochs,
-            gradient_accumulation=config.gradient_accumulation,
-            start_step=start_step,
-        )
+    kind = PackedClassificationBatches if config.packing else ClassificationBatches
+    make_batches = partial(kind, encoded["train"], training.labels, **config.for_batches)
 
     def make_model() -> BertClassifier | BertRegressor:
         num_tokens = vocabulary_size(tokenizer)
@@ -95,10 +83,8 @@ def main(config: Config) -> int:
             make_model=make_model,
             batches=batches,
             make_batches=make_batches,
-            tokens_per_step=lambda step: batches.real_tokens(step - 1),
             tokenizer=tokenizer,
             held_out=held_out,
-            eval_interval=batches.steps_per_epoch,
             monitor=config.monitor,
             recorded={
                 "data": part_sizes(encoded),
@@ -107,7 +93,6 @@ def main(config: Config) -> int:
                 "steps": batches.steps,
             },
             example=("--text", first_words("\t".join(training.texts[0]))),
-            may_grow=NO_GROWTH,
         ),
     )
 

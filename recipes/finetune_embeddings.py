@@ -7,6 +7,7 @@ KERAS_BACKEND=jax python recipes/finetune_embeddings.py --init runs/mine --train
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -45,12 +46,9 @@ class Config(PairOptions, BertStartOptions, LowRankOptions, TrainingOptions):
     """Validation figure that --restore_best and --patience use."""
 
 
-NO_GROWTH: frozenset[str] = frozenset()  # more epochs would change the schedule
-
-
 def main(config: Config) -> int:
     """Goes from texts that belong together to a tokenizer, token ids and batches, and trains."""
-    if is_finished(config, may_grow=NO_GROWTH):
+    if is_finished(config):
         return 0
     check(config)
     parts = config.read(config.seed)
@@ -60,18 +58,13 @@ def main(config: Config) -> int:
     report(encoded)
     targets = teacher_targets(config.teacher, parts["train"], encoded["train"]) if config.teacher else None
 
-    def make_batches(start_step: int = 0) -> PairBatches:
-        return PairBatches(
-            encoded["train"],
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epochs=config.epochs,
-            gradient_accumulation=config.gradient_accumulation,
-            start_step=start_step,
-            targets=targets,
-            parts=config.parts_of(config.batch_size),
-        )
-
+    make_batches = partial(
+        PairBatches,
+        encoded["train"],
+        targets=targets,
+        parts=config.parts_of(config.batch_size),
+        **config.for_batches,
+    )
     batches = make_batches()
     return train(
         config,
@@ -80,17 +73,14 @@ def main(config: Config) -> int:
             make_model=lambda: make_model(config, tokenizer, targets),
             batches=batches,
             make_batches=make_batches,
-            tokens_per_step=lambda step: batches.real_tokens(step - 1),
             tokenizer=tokenizer,
             held_out={
                 name: HeldOutGroups(part, batch_size=config.batch_size)
                 for name, part in encoded.items()
                 if name != "train"
             },
-            eval_interval=batches.steps_per_epoch,
             monitor=config.monitor,
             recorded={"data": part_sizes(parts), "loss": task.loss, "steps": batches.steps},
-            may_grow=NO_GROWTH,
         ),
     )
 

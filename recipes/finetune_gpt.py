@@ -56,6 +56,7 @@ class Config(AdapterOptions, FineTuningOptions, TrainingOptions):
     """Peak learning rate; ten times as much suits --lora_rank."""
 
     weight_decay: float = 0.0
+    may_grow = frozenset({"epochs"})
     processes: int | None = field(default=None, metadata=at_least(1))
     """Processes that tokenize plain text; one per core if null."""
 
@@ -109,12 +110,7 @@ def read_conversation_files(config: Config, tokenizer: Any, shared: dict, readin
     parts = config.set_aside(groups, config.seed)
     records |= {name: [records["train"][record] for record in chosen] for name, chosen in parts.items()}
     examples = {name: encode_conversations(part, tokenizer, **reading) for name, part in records.items()}
-    run: dict[str, Any] = {
-        "epochs": config.epochs,
-        "seed": config.seed,
-        "gradient_accumulation": config.gradient_accumulation,
-    }
-    make_batches = partial(ConversationBatches, examples.pop("train"), **run, **shared)
+    make_batches = partial(ConversationBatches, examples.pop("train"), **config.for_batches | shared)
     with naming(f"--train {config.train}"):
         print(make_batches().summary, flush=True)
     held_out: dict[str, Any] = {"validation": None}

@@ -7,6 +7,7 @@ KERAS_BACKEND=jax python recipes/finetune_qa.py --init runs/mine --train train.j
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from kerasllm import BertQuestionAnswering, cli
@@ -47,12 +48,9 @@ class Config(QuestionOptions, BertStartOptions, LowRankOptions, TrainingOptions)
     """Validation figure that --restore_best and --patience use."""
 
 
-NO_GROWTH: frozenset[str] = frozenset()  # more epochs would change the schedule
-
-
 def main(config: Config) -> int:
     """Goes from questions to a tokenizer, windows and batches, and trains."""
-    if is_finished(config, may_grow=NO_GROWTH):
+    if is_finished(config):
         return 0
     config.check_parts()
     config.check_validation()
@@ -68,15 +66,7 @@ def main(config: Config) -> int:
     encoded = {name: encode(config, tokenizer, name, part) for name, part in parts.items()}
     report(parts, encoded)
 
-    def make_batches(start_step: int = 0) -> QuestionBatches:
-        return QuestionBatches(
-            encoded["train"],
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epochs=config.epochs,
-            gradient_accumulation=config.gradient_accumulation,
-            start_step=start_step,
-        )
+    make_batches = partial(QuestionBatches, encoded["train"], **config.for_batches)
 
     def make_model() -> BertQuestionAnswering:
         size = vocabulary_size(tokenizer)
@@ -100,13 +90,10 @@ def main(config: Config) -> int:
             make_model=make_model,
             batches=batches,
             make_batches=make_batches,
-            tokens_per_step=lambda step: batches.real_tokens(step - 1),
             tokenizer=tokenizer,
             held_out=held_out,
-            eval_interval=batches.steps_per_epoch,
             monitor=config.monitor,
             recorded={"data": part_sizes(parts), "may_lack_answer": may_lack_answer, "steps": batches.steps},
-            may_grow=NO_GROWTH,
         ),
     )
 

@@ -7,6 +7,7 @@ KERAS_BACKEND=jax python recipes/finetune_recurrent.py --train train.tsv --valid
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from kerasllm import RecurrentClassifier, cli
@@ -45,12 +46,9 @@ class Config(LabelledOptions, RecurrentStartOptions, TrainingOptions):
     """Validation figure that --restore_best and --patience use."""
 
 
-NO_GROWTH: frozenset[str] = frozenset()  # more epochs would change the schedule
-
-
 def main(config: Config) -> int:
     """Goes from labeled texts to a tokenizer, token ids and batches, and trains."""
-    if is_finished(config, may_grow=NO_GROWTH):
+    if is_finished(config):
         return 0
     check(config)
     parts = config.read(config.seed)
@@ -81,16 +79,7 @@ def main(config: Config) -> int:
         )
         print(f"{name}: {counted(len(part), 'example')}{cut}", flush=True)
 
-    def make_batches(start_step: int = 0) -> ClassificationBatches:
-        return ClassificationBatches(
-            encoded["train"],
-            training.labels,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epochs=config.epochs,
-            gradient_accumulation=config.gradient_accumulation,
-            start_step=start_step,
-        )
+    make_batches = partial(ClassificationBatches, encoded["train"], training.labels, **config.for_batches)
 
     def make_model() -> RecurrentClassifier:
         settings = {
@@ -115,10 +104,8 @@ def main(config: Config) -> int:
             make_model=make_model,
             batches=batches,
             make_batches=make_batches,
-            tokens_per_step=lambda step: batches.real_tokens(step - 1),
             tokenizer=tokenizer,
             held_out=held_out,
-            eval_interval=batches.steps_per_epoch,
             monitor=config.monitor,
             epsilon=1e-8,
             recorded={
@@ -128,7 +115,6 @@ def main(config: Config) -> int:
                 "steps": batches.steps,
             },
             example=("--text", first_words(training.texts[0][0])),
-            may_grow=NO_GROWTH,
         ),
     )
 

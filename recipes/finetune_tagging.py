@@ -12,7 +12,6 @@ from typing import Literal
 
 from kerasllm import BertTokenClassifier, cli
 from kerasllm.cli.settings import in_group
-from kerasllm.data.batches.labelled import LabelledBatches
 from kerasllm.data.batches.tagged import PackedTaggingBatches, TaggingBatches
 from kerasllm.data.examples.tagged import EncodedWords, encode_words, split_words
 from kerasllm.data.sources.tagged import TaggedSentences
@@ -43,12 +42,9 @@ class Config(TaggedOptions, BertStartOptions, LowRankOptions, TrainingOptions):
     """Validation figure that --restore_best and --patience use."""
 
 
-NO_GROWTH: frozenset[str] = frozenset()  # more epochs would change the schedule
-
-
 def main(config: Config) -> int:
     """Goes from tagged sentences to a tokenizer, token ids and batches, and trains."""
-    if is_finished(config, may_grow=NO_GROWTH):
+    if is_finished(config):
         return 0
     check(config)
     tokenizer = config.find_tokenizer(()) if config.init or config.tokenizer else None
@@ -63,17 +59,8 @@ def main(config: Config) -> int:
     }
     report(parts, encoded)
 
-    def make_batches(start_step: int = 0) -> LabelledBatches:
-        kind = PackedTaggingBatches if config.packing else TaggingBatches
-        return kind(
-            encoded["train"],
-            training.labels,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epochs=config.epochs,
-            gradient_accumulation=config.gradient_accumulation,
-            start_step=start_step,
-        )
+    kind = PackedTaggingBatches if config.packing else TaggingBatches
+    make_batches = partial(kind, encoded["train"], training.labels, **config.for_batches)
 
     def make_model() -> BertTokenClassifier:
         names = training.label_names
@@ -95,10 +82,8 @@ def main(config: Config) -> int:
             make_model=make_model,
             batches=batches,
             make_batches=make_batches,
-            tokens_per_step=lambda step: batches.real_tokens(step - 1),
             tokenizer=tokenizer,
             held_out=held_out,
-            eval_interval=batches.steps_per_epoch,
             monitor=config.monitor,
             recorded={
                 "data": part_sizes(parts),
@@ -107,7 +92,6 @@ def main(config: Config) -> int:
                 "steps": batches.steps,
             },
             example=("--text", first_words(" ".join(training.words[0]))),
-            may_grow=NO_GROWTH,
         ),
     )
 

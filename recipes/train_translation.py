@@ -91,7 +91,6 @@ def main(config: Config) -> int:
             make_model=lambda: config.make_model(config.class_of(shape), shape, seed=config.seed),
             batches=batches,
             make_batches=make_batches,
-            tokens_per_step=lambda step: batches.real_tokens(step - 1),
             tokenizer=tokenizer,
             held_out=held_out,
             final_figures=translate,

@@ -36,7 +36,7 @@ from kerasllm.training.optimization.optimizers import adamw
 from kerasllm.training.optimization.schedules import LinearWarmupDecay, warmup_steps
 from kerasllm.training.options import JobOptions
 from kerasllm.training.run.directory import RunDirectory
-from kerasllm.training.run.settings import MAY_GROW, nothing_to_resume
+from kerasllm.training.run.settings import nothing_to_resume
 
 _NO_JUDGE = "nothing will judge this run, as it has no validation and no test data; see --validation_fraction"
 
@@ -50,13 +50,14 @@ class Job:
         make_model: function that returns the initial model, not compiled, under the current dtype policy.
         batches: the training batches from the first step on.
         make_batches: function of `start_step`, the number of optimizer steps done, that returns the remaining batches.
-        tokens_per_step: tokens that a step trains on, without padding, or a function from the step to them.
+        tokens_per_step: tokens that a step trains on, without padding, or a function from the step to them; None for
+            those that the batches tell.
         tokenizer: the tokenizer to save beside the model.
         chat_template: the chat template to save with the tokenizer; by default the one that it was loaded with.
         held_out: batches by part, "validation" and "test"; None for a part that this run lacks.
         final_figures: a function of the model and the name of a held-out part that returns further figures for
             results.json, which take too long for each validation; None for none.
-        eval_interval: steps between validations if the settings name none.
+        eval_interval: steps between validations if the settings name none; an epoch if None.
         monitor: the validation figure that decides which weights are best.
         schedule: function from peak, steps, warm-up and gradient accumulation to a learning-rate schedule.
         epsilon: AdamW's epsilon.
@@ -65,19 +66,18 @@ class Job:
         recorded: facts about the data for config.yaml and, if `results` names them, for results.json.
         results: names in `recorded` that results.json holds, too.
         example: arguments of the task's recipe that show how the model is used; None for the task's own.
-        may_grow: settings that a resumed run may raise.
     """
 
     task: Task
     make_model: Callable[[], keras.Model]
     batches: Any
     make_batches: Callable[..., Any]
-    tokens_per_step: float | Callable[[int], float]
     tokenizer: Any
     chat_template: str | None = None
+    tokens_per_step: float | Callable[[int], float] | None = None
     held_out: Mapping[str, Any] = field(default_factory=dict)
     final_figures: Callable[[keras.Model, str], dict[str, Any]] | None = None
-    eval_interval: int
+    eval_interval: int | None = None
     monitor: str = "loss"
     schedule: Callable[..., Any] = LinearWarmupDecay
     epsilon: float = 1e-6
@@ -86,21 +86,26 @@ class Job:
     recorded: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[str, ...] = ()
     example: tuple[str, ...] | None = None
-    may_grow: frozenset[str] = MAY_GROW
+
+    @property
+    def tokens_of(self) -> float | Callable[[int], float]:
+        """The tokens of a step, or a function from the step, counted from 1, to them."""
+        if self.tokens_per_step is not None:
+            return self.tokens_per_step
+        return lambda step: self.batches.real_tokens(step - 1)
 
 
-def is_finished(config: JobOptions, may_grow: frozenset[str] = MAY_GROW) -> bool:
+def is_finished(config: JobOptions) -> bool:
     """Returns whether the run is finished and, if so, prints that; recipes call it first, before the slow parts.
 
     Args:
         config: the recipe's settings.
-        may_grow: as in `Job`.
 
     Raises:
         InputError: the run directory cannot be written to, or holds a run that these settings do not continue.
     """
     config.check_final_weights()
-    finished = RunDirectory.check(config.output, config, resume=config.resume, may_grow=may_grow)
+    finished = RunDirectory.check(config.output, config, resume=config.resume, may_grow=config.may_grow)
     if finished:
         print(nothing_to_resume(config.output, config))
     return finished
@@ -118,7 +123,7 @@ def train(config: JobOptions, job: Job) -> int:
     mesh = mesh_sizes(dataclasses.asdict(config.mesh), backend.device_count())
     check_rows(getattr(config, "batch_size", 0), mesh)
     distribute(**mesh, layout=config.layout)
-    with RunDirectory.create(config.output, config, resume=config.resume, may_grow=job.may_grow) as run:
+    with RunDirectory.create(config.output, config, resume=config.resume, may_grow=config.may_grow) as run:
         make_model = _compiled(config, job)
         asked = run.resolved.get("precision", config.precision)
         precision = choose_precision(asked, make_model, job.batches[0])
@@ -180,7 +185,7 @@ def _figures(job: Job, model: keras.Model, name: str) -> dict[str, Any] | None:
 
 def _compiled(config: JobOptions, job: Job) -> Callable[[], keras.Model]:
     """Returns a function that makes the job's model and compiles it, with its optimizer and schedule."""
-    steps, count = job.batches.steps, job.tokens_per_step
+    steps, count = job.batches.steps, job.tokens_of
     tokens = sum(map(count, range(1, steps + 1))) if callable(count) else count * steps
     accumulation = config.gradient_accumulation
     schedule = job.schedule(
@@ -226,11 +231,11 @@ def _fit(config: JobOptions, job: Job, model: keras.Model, run: RunDirectory) ->
         run,
         first=job.batches,
         steps=job.batches.steps,
-        tokens_per_step=job.tokens_per_step,
+        tokens_per_step=job.tokens_of,
         gradient_accumulation=config.gradient_accumulation,
         evaluate=evaluate,
         sample=sample,
-        eval_interval=config.eval_interval or job.eval_interval,
+        eval_interval=config.eval_interval or job.eval_interval or job.batches.steps_per_epoch,
         restore_best=config.restore_best,
         patience=config.patience,
         average=config.average,

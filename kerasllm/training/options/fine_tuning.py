@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class FineTuningOptions:
 
     group: ClassVar[str] = "data"
     validation_options: ClassVar[str] = "--validation or a --validation_fraction above 0"
+    may_grow: ClassVar[frozenset[str]] = frozenset()  # more epochs would change the schedule
 
     train: str
     """Training data: a file, or hub:ID of a data set."""
@@ -60,6 +61,12 @@ class FineTuningOptions:
     def has_validation(self) -> bool:
         """True if validation data is given or set aside."""
         return bool(self.validation or self.validation_fraction)
+
+    @property
+    def for_batches(self) -> dict[str, Any]:
+        """The arguments of training batches that are options."""
+        names = ("batch_size", "seed", "epochs", "gradient_accumulation")
+        return {name: getattr(self, name) for name in names}
 
     def check_parts(self) -> None:
         """Refuses data of a part that is both given and set aside, before anything is read.

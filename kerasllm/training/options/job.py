@@ -9,6 +9,7 @@ from kerasllm.cli.ranges import above, at_least, within
 from kerasllm.cli.settings import continues, in_group
 from kerasllm.errors import InputError
 from kerasllm.training.callbacks.number_guard import GuardOptions
+from kerasllm.training.run.settings import MAY_GROW
 
 
 @dataclass(kw_only=True)
@@ -152,6 +153,9 @@ class RunOptions:
 @dataclass(kw_only=True)
 class JobOptions(OptimizerOptions, ValidationOptions, RunOptions):
     """The settings that every training recipe has."""
+
+    may_grow: ClassVar[frozenset[str]] = MAY_GROW
+    """Settings that a resumed run may raise."""
 
     def check_final_weights(self) -> None:
         """Refuses settings that ask for several kinds of final weights.
