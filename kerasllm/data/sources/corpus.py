@@ -14,6 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +23,13 @@ from kerasllm.data.sources.hub import HubDataset, looks_like_hub_id
 from kerasllm.data.sources.python_docs import python_docs, python_docs_fingerprint
 from kerasllm.data.sources.sentences import split_paragraphs
 from kerasllm.data.sources.text import Piece, cut, read_text
+from kerasllm.data.sources.tokenized import is_tokenized, no_text, read_meta
 from kerasllm.data.sources.verbatim import cut_verbatim, read_verbatim
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, counted
 from kerasllm.tokenizers.cutting import without_surrogates
 
 PYTHON_DOCS = "python-docs"
+TOKENS = "tokens"
 _TEXT_SUFFIXES = (".txt", ".md")
 _BLOCK = 1 << 20
 
@@ -73,17 +76,28 @@ class Corpus:
     files below it, sorted. In `.jsonl` each line is a document with the text in its field `text_column`; in
     `.parquet` each row is one. `hub:ID[/CONFIG][@REVISION][#SPLIT]`, or an id `owner/name` that is no path, streams a
     dataset from the Hugging Face hub, or from a local directory of data files; the default split is `train`.
-    `python-docs` is the prose of Python's documentation, which is part of every installation.
+    `python-docs` is the prose of Python's documentation, which is part of every installation. A directory that
+    `kerasllm tokenize_corpus` wrote holds tokens in place of text, and is then the only source.
 
     Args:
         sources: paths, dataset ids and the word `python-docs`, in any combination; they are read in this order.
         text_column: the field or column of the text in JSON lines, Parquet and datasets.
+        shard: a number from 0 and a count: of so many shares of the files, or of the rows of a dataset of the hub, only
+            that one; None for all.
 
     Raises:
         InputError: a source is missing or empty. Errors within the content are raised as it is read.
+
+    Attributes:
+        tokens: the directory of tokens that the corpus consists of, or None if it is text.
     """
 
-    def __init__(self, sources: Sequence[str | os.PathLike[str]], text_column: str = "text") -> None:
+    def __init__(
+        self,
+        sources: Sequence[str | os.PathLike[str]],
+        text_column: str = "text",
+        shard: tuple[int, int] | None = None,
+    ) -> None:
         if isinstance(sources, str | os.PathLike):
             sources = [sources]
         if not sources:
@@ -92,8 +106,17 @@ class Corpus:
             )
         self.text_column = text_column
         self._sources = [
-            resolved for source in sources for resolved in _resolve(os.fspath(source), text_column)
+            resolved for source in sources for resolved in _resolve(os.fspath(source), text_column, shard)
         ]
+        if shard is not None:
+            self._sources = _shard(self._sources, *shard)
+        tokens = [Path(source.name) for source in self._sources if source.kind == TOKENS]
+        if tokens and len(self._sources) > 1:
+            raise InputError(
+                f"{tokens[0]}: holds tokens, and is not read together with others: tokenize those, too, and join "
+                "them with `kerasllm tokenize_corpus --merge`"
+            )
+        self.tokens: Path | None = tokens[0] if tokens else None
 
     @property
     def names(self) -> list[str]:
@@ -161,7 +184,19 @@ class Corpus:
         return digest.hexdigest()
 
 
-def _resolve(source: str, text_column: str) -> list[Source]:
+def _shard(sources: list[Source], number: int, count: int) -> list[Source]:
+    """Returns a share of the files, and the datasets of the hub, of which `_resolve` took a share of the rows."""
+    files = [source for source in sources if not source.kind.startswith("hub:")]
+    if files and len(files) < count:
+        raise InputError(
+            f"--shard {number}/{count}: the corpus has {counted(len(files), 'file')}, which cannot be divided among "
+            f"{count}"
+        )
+    own = {id(source) for source in files[number::count]}
+    return [source for source in sources if source.kind.startswith("hub:") or id(source) in own]
+
+
+def _resolve(source: str, text_column: str, shard: tuple[int, int] | None = None) -> list[Source]:
     """Returns the sources that a path, an id or the word `python-docs` stands for."""
     if not source.strip():
         raise InputError(
@@ -171,10 +206,13 @@ def _resolve(source: str, text_column: str) -> list[Source]:
         return [Source(PYTHON_DOCS, PYTHON_DOCS, _python_docs_pieces, python_docs_fingerprint, None)]
     path = Path(source).expanduser()
     if source.startswith("hub:") or (not path.exists() and looks_like_hub_id(source)):
-        dataset = HubDataset.parse(source.removeprefix("hub:"), text_column)
+        dataset = replace(HubDataset.parse(source.removeprefix("hub:"), text_column), shard=shard)
         return [
             Source(source, f"hub:{text_column}", partial(_hub_pieces, dataset), dataset.fingerprint, None)
         ]
+    if path.is_dir() and is_tokenized(path):
+        meta = read_meta(path)
+        return [Source(str(path), TOKENS, partial(_no_pieces, path), lambda: meta["corpus_sha256"], None)]
     if path.is_dir():
         files = sorted(
             file
@@ -233,6 +271,11 @@ def _hash_file(path: Path) -> str:
     for block in _blocks(path):
         digest.update(block)
     return digest.hexdigest()
+
+
+def _no_pieces(directory: Path, cutting: Cutting) -> Iterator[Piece]:
+    raise no_text(directory)
+    yield  # makes this a generator, as a source's text is only read where it is needed
 
 
 def _hub_pieces(dataset: HubDataset, cutting: Cutting) -> Iterator[Piece]:

@@ -37,12 +37,14 @@ class HubDataset:
         revision: the branch, tag or commit; None for the newest.
         split: the name of the split.
         text_column: the column that holds the text.
+        shard: a number from 0 and a count of shares, of which only that one is read; None for all rows.
     """
 
     candidates: tuple[tuple[str, str | None], ...]
     revision: str | None
     split: str
     text_column: str
+    shard: tuple[int, int] | None = None
 
     @classmethod
     def parse(cls, description: str, text_column: str) -> "HubDataset":
@@ -93,7 +95,8 @@ class HubDataset:
     def fingerprint(self) -> str:
         """Returns the SHA-256 (hex) of a local directory's files, or of id, configuration, split and commit."""
         path = Path(self.candidates[0][0])
-        digest = hashlib.sha256(repr((self.split, self.text_column)).encode())
+        share = () if self.shard is None else (self.shard,)
+        digest = hashlib.sha256(repr((self.split, self.text_column, *share)).encode())
         if path.is_dir():
             for file in sorted(file for file in path.rglob("*") if file.is_file()):
                 with file.open("rb") as opened:
@@ -120,8 +123,17 @@ class HubDataset:
                     raise InputError(f"{shown}: {reason}; name a split with #SPLIT") from error
                 failures.append(f"{shown}: {reason}")
             else:
-                return rows, shown
+                return self._own_rows(rows), shown
         raise InputError("; ".join(failures) + " (a dataset id, or a path that does not exist?)")
+
+    def _own_rows(self, rows: Any) -> Any:
+        """Returns the rows of this share: whole files where they can be dealt out evenly, else every so many rows."""
+        if self.shard is None:
+            return rows
+        from datasets.distributed import split_dataset_by_node
+
+        number, count = self.shard
+        return split_dataset_by_node(rows, rank=number, world_size=count)
 
     def _commit(self) -> str | None:
         """Returns the dataset's commit on the hub, or None if the hub does not answer."""

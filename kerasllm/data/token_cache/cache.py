@@ -19,10 +19,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.sources.tokenized import META_FILE, TOKEN_FILE, read_meta
 from kerasllm.data.token_cache.build import Layout, build_store
 from kerasllm.data.token_cache.progress import CorpusReport
 from kerasllm.data.token_cache.tokenization import plain_tokenizer
-from kerasllm.data.token_cache.writers import FORMAT_VERSION, META_FILE, TOKEN_FILE
+from kerasllm.data.token_cache.writers import FORMAT_VERSION
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import sync_directory
 from kerasllm.files.locks import FileLock
@@ -89,6 +90,8 @@ def open_or_build(
     """
     if processes is not None and processes < 1:
         raise InputError(f"processes {processes} is not a positive number")
+    if corpus.tokens is not None:
+        return _open_tokens(corpus.tokens, layout, open_entry, tokenizer)
     cache = Path(cache_directory) if cache_directory is not None else default_cache_directory()
     description = plain_tokenizer(tokenizer.to_str()).to_str()
     parts = (FORMAT_VERSION, TOKENIZATION_VERSION, layout.reading, corpus.fingerprint(), description)
@@ -119,6 +122,36 @@ def open_or_build(
             f"{place}: the token cache was damaged while it was written; remove it and run again"
         )
     report.end(entry.num_tokens, place)
+    return entry
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """Returns a SHA-256 (hex) of all that decides which tokens a tokenizer gives."""
+    return hashlib.sha256(plain_tokenizer(tokenizer.to_str()).to_str().encode()).hexdigest()
+
+
+def _open_tokens(
+    directory: Path, layout: Layout, open_entry: Callable[[Path], Entry | None], tokenizer: Tokenizer
+) -> Entry:
+    """Returns the tokens that `kerasllm tokenize_corpus` wrote to a directory.
+
+    Raises:
+        InputError: they were made for another kind of model or by another tokenizer, or are incomplete.
+    """
+    meta = read_meta(directory)
+    if meta["reading"] != layout.reading:
+        raise InputError(
+            f"{directory}: its text was read by --reading {meta['reading']}, and this model needs --reading "
+            f"{layout.reading}: tokenize it again"
+        )
+    if tokenizer_hash(tokenizer) not in meta["tokenizer_sha256"]:
+        raise InputError(
+            f"{directory}: its tokens are those of another tokenizer, which lies beside them: give --tokenizer "
+            f"{directory}, or a model that was trained with it"
+        )
+    entry = open_entry(directory)
+    if entry is None:
+        raise InputError(f"{directory}: a file is missing or has another size: copy or make it again")
     return entry
 
 

@@ -72,10 +72,12 @@ class ByteProgress:
     Args:
         total: number of bytes of the corpus; None if unknown, which shows only amount and speed.
         enabled: whether to show anything.
+        doing: what is done.
     """
 
-    def __init__(self, total: int | None, enabled: bool) -> None:
+    def __init__(self, total: int | None, enabled: bool, doing: str = "tokenizing") -> None:
         self._bar: Any = None
+        self._doing = doing
         self._total = total
         self._enabled = enabled
         self._done = 0
@@ -95,7 +97,7 @@ class ByteProgress:
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._bar.add_task("tokenizing", total=self._total)
+            self._bar.add_task(self._doing, total=self._total)
             self._bar.start()
         return self
 
@@ -117,4 +119,4 @@ class ByteProgress:
         elif self._enabled and time.monotonic() - self._shown_at >= _SECONDS_BETWEEN_LINES:
             self._shown_at = time.monotonic()
             share = f" of {_size(self._total)}" if self._total else ""
-            print(f"tokenizing: {_size(self._done)}{share}", file=sys.stderr, flush=True)
+            print(f"{self._doing}: {_size(self._done)}{share}", file=sys.stderr, flush=True)

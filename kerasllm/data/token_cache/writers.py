@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from kerasllm.data.sources.text import Piece
+from kerasllm.data.sources.tokenized import META_FILE, TOKEN_FILE
 from kerasllm.data.token_cache.tokenization import TokenizedPieces
 from kerasllm.errors import InputError
 from kerasllm.files.json import write_json
@@ -18,11 +19,9 @@ from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.special_tokens import end_of_text_id
 
 FORMAT_VERSION = 1
-TOKEN_FILE = "tokens.bin"
 SENTENCE_OFFSETS = "sentence_offsets.int64"
 DOCUMENT_OFFSETS = "document_offsets.int64"
 PARAGRAPH_OFFSETS = "paragraph_offsets.int64"
-META_FILE = "meta.json"
 
 
 class StoreWriter(ABC):
