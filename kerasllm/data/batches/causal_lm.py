@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kerasllm.data.batches.base import MicroBatches, PerEpoch, check_positive
+from kerasllm.data.keyed_permutation import KeyedPermutation
 from kerasllm.data.random_streams import WINDOWS, random_stream
 from kerasllm.errors import InputError, counted
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 Batch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 
+_MOST_IN_MEMORY = 2**24
+"""Windows of a pass whose order is drawn and kept; that of more is computed, part by part."""
+
 
 class CausalBatches(MicroBatches):
     """Batches of `steps` optimizer steps for causal language modeling.
@@ -22,7 +26,8 @@ class CausalBatches(MicroBatches):
     A window is `context_length` tokens of the stream. Windows are drawn without replacement: each pass over the stream
     divides it into adjacent windows from a random start, and takes them in random order. So no token is predicted
     twice before nearly all are predicted once, and every pass cuts the text differently. (Drawing with replacement
-    would leave out more than a third of the text in one pass.)
+    would leave out more than a third of the text in one pass.) The order of more than 16 million windows is a
+    `KeyedPermutation`, which needs no memory.
 
     Args:
         stream: the tokenized corpus.
@@ -91,16 +96,18 @@ class CausalBatches(MicroBatches):
         found = []
         while count:
             number, place = divmod(first, self._windows_of_pass)
-            found.append(self._passes[number][place : place + count])
+            order, shift = self._passes[number]
+            found.append(order[place : place + count] * self.context_length + shift)
             first, count = first + len(found[-1]), count - len(found[-1])
         return np.concatenate(found)
 
-    def _make_pass(self, number: int) -> np.ndarray:
-        """Returns the starts of the windows of a pass, in the order of use."""
+    def _make_pass(self, number: int) -> tuple[np.ndarray | KeyedPermutation, int]:
+        """Returns the order in which the windows of a pass are used, and where the first of them begins."""
         random = random_stream(self.seed, WINDOWS, number)
         room = len(self._windows) - 1 - (self._windows_of_pass - 1) * self.context_length
-        order = random.permutation(self._windows_of_pass)
-        return order * self.context_length + random.integers(room + 1)
+        if self._windows_of_pass > _MOST_IN_MEMORY:
+            return KeyedPermutation(self._windows_of_pass, random), int(random.integers(room + 1))
+        return random.permutation(self._windows_of_pass), int(random.integers(room + 1))
 
 
 class CausalEvaluationBatches(MicroBatches):
