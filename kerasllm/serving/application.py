@@ -27,6 +27,7 @@ from kerasllm.serving.context import ClientLeft, Context
 from kerasllm.serving.description import describe
 from kerasllm.serving.errors import ServingError
 from kerasllm.serving.fields import Field
+from kerasllm.serving.served import ServedModel
 
 Handler = Callable[[Context, Request], Awaitable[Response]]
 
@@ -78,16 +79,17 @@ def application(context: Context) -> Starlette:
     async def metrics(context: Context, request: Request) -> Response:
         return Response(context.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    def described(model: ServedModel) -> dict[str, Any]:
+        return model.describe() | {"max_tokens": context.limits.max_tokens}
+
     async def models(context: Context, request: Request) -> Response:
-        return JSONResponse(
-            {"object": "list", "data": [model.describe() for model in context.models.values()]}
-        )
+        return JSONResponse({"object": "list", "data": list(map(described, context.models.values()))})
 
     async def model(context: Context, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in context.models:
             raise ServingError(404, f"there is no model {name[:60]!r}", code="model_not_found")
-        return JSONResponse(context.models[name].describe())
+        return JSONResponse(described(context.models[name]))
 
     async def openapi(context: Context, request: Request) -> Response:
         return JSONResponse(specification)

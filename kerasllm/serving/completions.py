@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, short
 from kerasllm.generation.continuation import Settings
 from kerasllm.generation.slots import MOST_ALTERNATIVES, SlotRequest
 from kerasllm.serving import fields
@@ -26,6 +26,7 @@ from kerasllm.tokenizers.special_tokens import end_of_text_id, template_tokens
 
 _MOST_CHOICES = 64
 _COMPLETION_TOKENS = 16  # OpenAI's default for completions
+_MOST_TOKENS = "The most new tokens, up to the server's own limit."
 
 SHARED: dict[str, fields.Field] = {
     "model": fields.text("The name of a model; by default the first that continues texts."),
@@ -56,7 +57,7 @@ SHARED: dict[str, fields.Field] = {
 
 COMPLETION: dict[str, fields.Field] = SHARED | {
     "prompt": fields.prompts("One or several prompts, texts or lists of token ids."),
-    "max_tokens": fields.whole("The most new tokens.", 1, 2**24),
+    "max_tokens": fields.whole(_MOST_TOKENS, 1),
     "echo": fields.flag("Whether the prompt comes before the answer."),
     "logprobs": fields.whole("Number of likely tokens to give for each token.", 0, MOST_ALTERNATIVES),
     "best_of": fields.only(1, "Not possible here."),
@@ -65,8 +66,8 @@ COMPLETION: dict[str, fields.Field] = SHARED | {
 
 CHAT: dict[str, fields.Field] = SHARED | {
     "messages": fields.messages("The conversation; the model answers its last message."),
-    "max_tokens": fields.whole("The most new tokens.", 1, 2**24),
-    "max_completion_tokens": fields.whole("The most new tokens.", 1, 2**24),
+    "max_tokens": fields.whole(_MOST_TOKENS, 1),
+    "max_completion_tokens": fields.whole(_MOST_TOKENS, 1),
     "logprobs": fields.flag("Whether the log probability of each token is given."),
     "top_logprobs": fields.whole("Number of likely tokens to give for each token.", 0, MOST_ALTERNATIVES, 0),
     "tools": fields.only([], "Not possible here."),
@@ -256,10 +257,11 @@ def _continuations(
             400, f"prompts times n is above {_MOST_CHOICES}: send several requests", parameter="n"
         )
     if most > context.limits.max_tokens:
+        name = "max_completion_tokens" if values.get("max_completion_tokens") else "max_tokens"
         raise ServingError(
             400,
-            f"max_tokens is {most}, this server gives at most {context.limits.max_tokens}",
-            parameter="max_tokens",
+            f"{name} is {short(most)}, this server gives at most {context.limits.max_tokens}",
+            parameter=name,
         )
     for prompt in prompts:
         if len(prompt) + most > model.positions:

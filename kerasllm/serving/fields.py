@@ -44,18 +44,22 @@ def text(documentation: str, *, default: str | None = None, is_required: bool = 
     return Field(_text, {"type": "string"}, documentation, default, is_required)
 
 
-def whole(documentation: str, low: int, high: int, default: int | None = None) -> Field:
-    """Returns a field with a whole number from `low` to `high`."""
+def whole(documentation: str, low: int, high: int | None = None, default: int | None = None) -> Field:
+    """Returns a field with a whole number from `low` to `high`, or of any size where the handler has the limit."""
+    wanted = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
 
     def read(value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _Wrong(f"a whole number from {low} to {high}")
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _Wrong(wanted)
+        if value < low or (high is not None and value > high):
+            raise _Wrong(wanted)
         return value
 
+    most = {} if high is None else {"maximum": high}
     return Field(
-        read, {"type": "integer", "minimum": low, "maximum": high, "default": default}, documentation, default
+        read, {"type": "integer", "minimum": low, **most, "default": default}, documentation, default
     )
 
 
@@ -227,8 +231,9 @@ def read(fields: Mapping[str, Field], given: Mapping[str, Any]) -> dict[str, Any
     """
     for name in given:
         if name not in fields:
-            nearest = difflib.get_close_matches(name, fields, n=1)
-            mend = f": did you mean {nearest[0]}?" if nearest else ""
+            missing = [each for each, field in fields.items() if field.is_required and each not in given]
+            nearest = difflib.get_close_matches(name, fields, n=1) or missing
+            mend = f": did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(fields)}"
             raise ServingError(400, f"there is no field {short(name)}{mend}", parameter=name[:60])
     values = {}
     for name, field in fields.items():

@@ -82,6 +82,7 @@ def test_every_task(page, models):
     expect(panel.locator(".faint")).to_contain_text("found")
     marks = [mark.removesuffix("P") for mark in panel.locator("mark").all_text_contents()]
     assert marks == [entity["text"] for entity in found["entities"]]
+    check_colors(page)
 
     opened("Questions", "the ship left the harbor", "What left?")
     panel.get_by_role("button", name="Answer").click()
@@ -101,6 +102,33 @@ def test_every_task(page, models):
     opened("Similarity", "the ship", "the ship")
     panel.get_by_role("button", name="Compare").click()
     expect(panel.locator(".answer")).to_have_text("Cosine 1.000")
+
+
+def check_colors(page):
+    """Checks that eight kinds of marks have eight colors, each told from its ground by 4.5 : 1."""
+    kinds = [{"start": place, "end": place + 1, "label": f"K{place}"} for place in range(8)]
+    found = page.evaluate(
+        """spans => {
+          const text = marked("abcdefgh", spans), canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+          document.querySelector("[role=tabpanel]:not([hidden])").append(text);
+          const rgb = color => { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };
+          const colors = [...text.querySelectorAll("mark")].map(mark => [getComputedStyle(mark.querySelector("small")).color, getComputedStyle(mark).backgroundColor].map(rgb));
+          text.remove();
+          return colors;
+        }""",
+        kinds,
+    )
+    assert len({tuple(color) for color, _ in found}) == len({tuple(ground) for _, ground in found}) == 8
+    for color, ground in found:
+        dark, bright = sorted((luminance(color), luminance(ground)))
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5
+
+
+def luminance(color):
+    """The relative luminance of WCAG 2."""
+    parts = [part / 255 for part in color[:3]]
+    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
 
 def test_keyboard_stop_and_errors(page, models):

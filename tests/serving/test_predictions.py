@@ -62,12 +62,36 @@ def test_what_is_refused(ask):
         (400, "dimensions", "/v1/embeddings", {"input": "a", "dimensions": 9}),
         (422, None, "/v1/embeddings", {"input": "a", "input_type": "poem"}),
         (422, None, "/fill-mask", {"input": "the ship"}),
+        (400, "max_tokens", "/v1/completions", {"prompt": "a", "max_tokens": 10**30}),
+        (
+            *(400, "max_completion_tokens", "/v1/chat/completions"),
+            {"messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 65},
+        ),
         (404, "model", "/tag", {"input": "a", "model": "nobody"}),
         (400, "model", "/tag", {"input": "a", "model": "gpt"}),
     ):
         found_status, found, _ = ask(path, body)
         assert (found_status, found["error"]["param"]) == (status, parameter), found
         assert found["error"]["message"] and set(found["error"]) == {"message", "type", "param", "code"}
+
+
+def test_unknown_fields_are_told_the_right_one(ask):
+    """The nearest one, otherwise the one that is missing, otherwise all."""
+    for path, body, mend in (
+        ("/classify", {"text": "a"}, "there is no field 'text': did you mean input?"),
+        ("/v1/chat/completions", {"prompt": "a"}, "there is no field 'prompt': did you mean messages?"),
+        ("/v1/completions", {"max_tokns": 3}, "there is no field 'max_tokns': did you mean max_tokens?"),
+        ("/classify", {"input": "a", "text": "b"}, "there is no field 'text'; there are model, input"),
+    ):
+        status, found, _ = ask(path, body)
+        assert (status, found["error"]["message"]) == (400, mend)
+
+
+def test_models_are_listed_with_the_limit(ask):
+    """The limit of new tokens that the page's slider has is that of the server."""
+    listed = ask("/v1/models")[1]["data"]
+    assert {model["max_tokens"] for model in listed} == {64}
+    assert ask("/v1/models/gpt")[1] == next(model for model in listed if model["id"] == "gpt")
 
 
 def test_bodies_that_are_none(ask):
