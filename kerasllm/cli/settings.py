@@ -265,8 +265,19 @@ def read_file(path: Path, options: Mapping[str, Option]) -> dict[str, Any]:
     return values
 
 
-def unknown(what: str, name: str, known: Sequence[str], dashes: str, place: str = "") -> str:
-    """Returns the message for an unknown name, with the nearest known one: `num_layer` suggests `model.num_layers`."""
+def unknown(
+    what: str, name: str, known: Sequence[str], dashes: str, place: str = "", command: str = ""
+) -> str:
+    """Returns the message for an unknown name, with the nearest known one: `num_layer` suggests `model.num_layers`.
+
+    Args:
+        what: what is unknown, as the user wrote it.
+        name: the name in it.
+        known: the names that there are.
+        dashes: what an option begins with where it was written.
+        place: what the message begins with.
+        command: the recipe whose help lists the names, if it is another one than this.
+    """
     candidates: dict[str, str] = {}
     for option in known:
         candidates.setdefault(option.rsplit(".", 1)[-1], option)
@@ -275,7 +286,7 @@ def unknown(what: str, name: str, known: Sequence[str], dashes: str, place: str 
         nearest = difflib.get_close_matches(wanted.replace("-", "_").lower(), candidates, n=1, cutoff=0.6)
         if nearest:
             return f"{place}unknown {what}: did you mean {dashes}{candidates[nearest[0]]}?"
-    return f"{place}unknown {what} (--help lists all options)"
+    return f"{place}unknown {what} ({command and command + ' '}--help lists all options)"
 
 
 def _members(hint: Any) -> tuple:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kerasllm.cli.settings import Option, bare, convert, options
+from kerasllm.cli.settings import Option, bare, convert, options, unknown
 from kerasllm.errors import InputError
 from kerasllm.files.json import plain
 from kerasllm.search.recipe import TrainingRecipe
@@ -105,7 +105,8 @@ def read_space(texts: Sequence[str], recipe: TrainingRecipe) -> dict[str, Choice
         if name in space:
             raise InputError(f"--space names {name} twice")
         if name not in described:
-            recipe.config({name: values})  # which raises the error that names the nearest option
+            place = f"--space {text}: "
+            raise InputError(unknown(f"setting {name}", name, list(described), "", place, recipe.name))
         space[name] = _values(described[name], text, values)
     first = {name: values.extremes[0] for name, values in space.items()}
     for name, tried in space.items():

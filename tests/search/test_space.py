@@ -42,8 +42,12 @@ def test_what_is_tried_can_be_typed():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rat=1e-5..1e-3", "did you mean --learning_rate?"),
-        ("model.hidden=8,16", "did you mean --model.hidden_dim?"),
+        (
+            "learning_rat=1e-5..1e-3",
+            "^--space learning_rat=1e-5..1e-3: unknown setting learning_rat: did you mean learning_rate?$",
+        ),
+        ("model.hidden=8,16", "unknown setting model.hidden: did you mean model.hidden_dim?"),
+        ("lr=1e-5..1e-3", r"unknown setting lr \(finetune_bert --help lists all options\)"),
         ("learning_rate=0..1e-3", "--learning_rate is 0.0, it must be above 0"),
         ("batch_size=16,0", "--batch_size is 0, it must be at least 1"),
         ("batch_size=16,many", "--space batch_size=16,many: 'many' is not a whole number"),
