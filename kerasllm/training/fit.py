@@ -153,7 +153,11 @@ def fit_run(
     callbacks.append(numbers)
     average_weights = None
     if average > 1:
-        interval = averaging_interval(average, steps, checkpoint_steps)
+        # It is recorded, as a resumed run may have other checkpoints.
+        interval = run.resolved.get("average_interval") or averaging_interval(
+            average, steps, checkpoint_steps
+        )
+        run.record(average_interval=interval)
         average_weights = WeightAverage(average, interval=interval, total_steps=steps, **common)
         callbacks.append(average_weights)
     checkpoint = Checkpoint(

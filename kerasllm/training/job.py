@@ -105,6 +105,7 @@ def is_finished(config: JobOptions) -> bool:
         InputError: the run directory cannot be written to, or holds a run that these settings do not continue.
     """
     config.check_final_weights()
+    _check_averaging(config, getattr(config, "steps", None))
     finished = RunDirectory.check(config.output, config, resume=config.resume, may_grow=config.may_grow)
     if finished:
         print(nothing_to_resume(config.output, config))
@@ -118,8 +119,7 @@ def train(config: JobOptions, job: Job) -> int:
         config: the recipe's settings, already checked.
         job: the run as the recipe describes it.
     """
-    if config.average > 1:
-        averaging_interval(config.average, job.batches.steps, config.checkpoint_steps)
+    _check_averaging(config, job.batches.steps)
     mesh = mesh_sizes(dataclasses.asdict(config.mesh), backend.device_count())
     check_rows(getattr(config, "batch_size", 0), mesh)
     distribute(**mesh, layout=config.layout)
@@ -165,6 +165,12 @@ def train(config: JobOptions, job: Job) -> int:
         example = job.task.example if job.example is None else job.example
         print(f"to use it: {command(job.task.recipe, ['--model', str(run.path), *example])}", flush=True)
     return 0
+
+
+def _check_averaging(config: JobOptions, steps: int | None) -> None:
+    """Refuses weights to be averaged that a new run of so many steps cannot have; a resumed one has recorded which."""
+    if config.average > 1 and steps is not None and not config.resume:
+        averaging_interval(config.average, steps, config.checkpoint_steps)
 
 
 def _write_adapter(config: JobOptions, model: keras.Model, run: RunDirectory) -> None:
