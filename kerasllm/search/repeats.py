@@ -53,8 +53,9 @@ class Repeats:
         """Returns the next run, or None if all have been started."""
         return self._waiting.pop(0) if self._waiting else None
 
-    def look(self, run: TrainingRun) -> None:
+    def look(self, run: TrainingRun, number: int, figures: Mapping[str, Any]) -> bool:
         """Lets the run go on."""
+        return False
 
     def end(self, run: TrainingRun, code: int) -> None:
         """Prints that a run has ended, and notes why if it has failed."""

@@ -1,30 +1,32 @@
 """Starts training runs in processes of their own, several at once, and follows them.
 
 A run needs a process to itself, since signal handlers, the dtype policy and the memory of a device belong to a process.
-Figures come from the run's metrics.jsonl, so any recipe can be run as it is.
+Each run tells of its validations through a socket (`kerasllm.training.run.listener`), and waits for an answer.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from kerasllm.files.json import read_json
 from kerasllm.files.locks import FileLock
 from kerasllm.training.callbacks.interruption import Interruption
-from kerasllm.training.callbacks.metrics_log import read_metrics
+from kerasllm.training.run.listener import GO_ON, SOCKET, STOP
 
 STOPPED = {130: 130, 143: 143, -signal.SIGINT: 130, -signal.SIGTERM: 143}
 """The exit codes of a run that was told to stop, after its first step or before, as the search's own."""
 
 _SECONDS_BETWEEN_LOOKS = 0.2
-_PREFIX = "validation_"
 _REASONS = {3: "the numbers went wrong", -signal.SIGKILL: "killed, perhaps for lack of memory"}
 
 
@@ -41,7 +43,8 @@ class TrainingRun:
     Attributes:
         directory: the run directory.
         log: the file with what the process has printed.
-        ended_here: whether `stop` was called.
+        line: the socket through which the process tells of validations; None before it is started and after it is gone.
+        ended_here: whether `stop` was called, or an answer was to stop.
     """
 
     def __init__(self, recipe: Path, arguments: Sequence[str], directory: Path) -> None:
@@ -50,6 +53,8 @@ class TrainingRun:
         self.ended_here = False
         self._command = [sys.executable, str(Path(__file__).with_name("trial.py")), str(recipe), *arguments]
         self._process: subprocess.Popen | None = None
+        self.line: socket.socket | None = None
+        self._received = b""
         self._began = time.monotonic()
 
     @property
@@ -69,13 +74,15 @@ class TrainingRun:
         shared = (
             {} if alone else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
         )
-        with self.log.open("ab") as log:
+        self.line, theirs = socket.socketpair()
+        with self.log.open("ab") as log, theirs:
             self._process = subprocess.Popen(
                 [*self._command, "--output", str(self.directory), "--resume"],
                 stdin=subprocess.PIPE,  # which the process watches, to stop when this one is gone
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**shared, **os.environ},
+                env={**shared, **os.environ, SOCKET: f"{theirs.fileno()} {os.getpid()}"},
+                pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the runs
             )
         self._began = time.monotonic()
@@ -91,24 +98,40 @@ class TrainingRun:
         if not self.ended_here:
             self.ended_here = True
             self._process.send_signal(signal.SIGTERM)
+        self._hang_up()  # so that it waits for no answer
+
+    def answer(self, *, stop: bool) -> None:
+        """Lets a process that has told of a validation go on, or tells it to save and stop."""
+        self.ended_here |= stop
+        if self.line is not None:
+            try:
+                self.line.sendall(STOP if stop else GO_ON)
+            except OSError:  # it has been killed
+                self._hang_up()
 
     def wait(self) -> None:
         """Waits until the process has ended and releases what it held."""
         assert self._process is not None and self._process.stdin is not None
         self._process.wait()
         self._process.stdin.close()
+        self._hang_up()
 
-    def validations(self, figure: str) -> Iterator[tuple[int, float]]:
-        """Yields a figure of each validation so far, with the number of the validation, counted from 1.
-
-        Args:
-            figure: the figure's name without prefix. A figure that is not finite is left out, but counted.
-        """
-        lines = [line for line in read_metrics(self.directory / "metrics.jsonl") if _PREFIX + "loss" in line]
-        for number, line in enumerate(lines, 1):
-            value = line.get(_PREFIX + figure)
-            if isinstance(value, int | float):
-                yield number, float(value)
+    def validation(self) -> tuple[int, Mapping[str, Any]] | None:
+        """Returns the number of a validation, from 1, and its figures, if the process waits for an answer to it."""
+        if self.line is None or not select.select([self.line], [], [], 0)[0]:
+            return None
+        try:
+            received = self.line.recv(2**16)
+        except OSError:  # it has been killed
+            received = b""
+        if not received:
+            self._hang_up()
+            return None
+        self._received += received
+        if not self._received.endswith(b"\n"):
+            return None
+        told, self._received = json.loads(self._received), b""
+        return told["number"], told["figures"]
 
     def results(self) -> dict[str, Any]:
         """Returns the content of results.json.
@@ -132,6 +155,11 @@ class TrainingRun:
             return last.removeprefix("error: ")
         return f"{_REASONS.get(code, f'exit code {code}')}: {last}"
 
+    def _hang_up(self) -> None:
+        if self.line is not None:
+            self.line.close()
+            self.line = None
+
 
 class Plan(Protocol):
     """What a search wants to run, and what it does with the outcome."""
@@ -139,11 +167,16 @@ class Plan(Protocol):
     def next_run(self) -> TrainingRun | None:
         """Returns the next run, not started, or None if there is none now."""
 
-    def look(self, run: TrainingRun) -> None:
-        """Looks at a run that goes on, and may stop it."""
+    def look(self, run: TrainingRun, number: int, figures: Mapping[str, Any]) -> bool:
+        """Takes note of a run's validation, and returns whether the run is to be stopped."""
 
     def end(self, run: TrainingRun, code: int) -> None:
         """Takes note of a run that has ended by itself or by `look`, with its exit code."""
+
+
+def _wait_for_news(running: Sequence[TrainingRun]) -> None:
+    """Waits until a run tells of a validation or ends, or for a moment."""
+    select.select([run.line for run in running if run.line is not None], [], [], _SECONDS_BETWEEN_LOOKS)
 
 
 def carry_out(plan: Plan, workers: int) -> int | None:
@@ -169,14 +202,14 @@ def carry_out(plan: Plan, workers: int) -> int | None:
                 running.append(run)
             if not running:
                 return stopped
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            _wait_for_news(running)
             for run in list(running):
                 code = run.poll()
                 if stopped is not None:
                     run.stop()
+                elif (told := run.validation()) is not None:
+                    run.answer(stop=plan.look(run, *told))
                 if code is None:
-                    if stopped is None:
-                        plan.look(run)
                     continue
                 running.remove(run)
                 run.wait()

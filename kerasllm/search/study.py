@@ -8,6 +8,7 @@ the journal holds, so that a study with one worker proposes the same whether it 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,12 +103,18 @@ class Study:
         self._running[run] = trial
         return run
 
-    def look(self, run: TrainingRun) -> None:
-        """Reports the run's new validations, and stops the run if one of them is too bad."""
+    def look(self, run: TrainingRun, number: int, figures: Mapping[str, Any]) -> bool:
+        """Reports a validation of the run, and returns whether it is too bad for the run to go on."""
         trial = self._running[run]
-        if not run.ended_here and self._report(run, trial):
-            print(f"trial {_name(trial)}: worse than the median, stopped", flush=True)
-            run.stop()
+        value = figures.get(self.metric.removeprefix(VALIDATION))
+        if not isinstance(value, int | float):  # it is not finite, or there is none, as the end will tell
+            return False
+        if number not in self.optuna.get_trials(deepcopy=False)[trial.number].intermediate_values:
+            trial.report(value, number)
+        if not trial.should_prune():
+            return False
+        print(f"trial {_name(trial)}: worse than the median, stopped", flush=True)
+        return True
 
     def end(self, run: TrainingRun, code: int) -> None:
         """Records the outcome of a trial, prints it, and removes the checkpoints that nobody will go on from.
@@ -117,8 +124,7 @@ class Study:
         """
         trial = self._running.pop(run)
         trial.set_user_attr("seconds", round(run.seconds, 1))
-        # A run that ended before it could be stopped counts as stopped, so that the outcome does not depend on time.
-        if run.ended_here or (not code and self._report(run, trial)):
+        if run.ended_here:
             self.optuna.tell(trial, state=State.PRUNED)
         elif code:
             self._fail(trial, run.reason(code))
@@ -201,16 +207,6 @@ class Study:
         if self.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
-
-    def _report(self, run: TrainingRun, trial: optuna.Trial) -> bool:
-        """Reports validations until one of them is too bad, and returns whether one is."""
-        known = self.optuna.get_trials(deepcopy=False)[trial.number].intermediate_values
-        for number, value in run.validations(self.metric.removeprefix(VALIDATION)):
-            if number not in known:
-                trial.report(value, number)
-                if trial.should_prune():
-                    return True
-        return False
 
     def _complete(self, run: TrainingRun, trial: optuna.Trial) -> None:
         """Records the final figure of a run that has ended by itself, or that it has none."""

@@ -55,6 +55,7 @@ def fit_run(
     gradient_accumulation: int = 1,
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
     sample: Callable[[Any, int], str | None] | None = None,
+    on_validation: Callable[[int, Mapping[str, float]], None] | None = None,
     eval_interval: int | None = None,
     restore_best: bool = False,
     patience: int | None = None,
@@ -79,6 +80,8 @@ def fit_run(
         gradient_accumulation: batches per optimizer step.
         evaluate: function from the model to the validation figures; None for no validation.
         sample: function of the model and the step, called at each validation or, without any, when one is due.
+        on_validation: function called with the step and the validation figures, when they are in the log and the best
+            step is marked; see `Evaluation`.
         eval_interval: steps between validations; None for one at the end only.
         restore_best: whether to end with the weights of the best validation.
         patience: validations without improvement after which training stops; None for never.
@@ -175,6 +178,7 @@ def fit_run(
     try:
         if evaluation:
             evaluation.set_model(model)
+            evaluation.on_validation = on_validation
             evaluation.on_better = checkpoint.mark_restored_best
             evaluation.make_up()
             evaluation.on_better = checkpoint.mark_best

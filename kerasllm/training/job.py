@@ -36,6 +36,7 @@ from kerasllm.training.optimization.optimizers import adamw
 from kerasllm.training.optimization.schedules import LinearWarmupDecay, warmup_steps
 from kerasllm.training.options import JobOptions
 from kerasllm.training.run.directory import RunDirectory
+from kerasllm.training.run.listener import listener
 from kerasllm.training.run.settings import nothing_to_resume
 
 _NO_JUDGE = "nothing will judge this run, as it has no validation and no test data; see --validation_fraction"
@@ -231,6 +232,7 @@ def _fit(config: JobOptions, job: Job, model: keras.Model, run: RunDirectory) ->
 
     if job.sample_tokens:
         sample = SampleLog(run.path / "samples.jsonl", job.tokenizer, job.sample_prompt, job.sample_tokens)
+    interval = config.eval_interval or job.eval_interval or job.batches.steps_per_epoch
     return fit_run(
         model,
         job.make_batches,
@@ -241,7 +243,8 @@ def _fit(config: JobOptions, job: Job, model: keras.Model, run: RunDirectory) ->
         gradient_accumulation=config.gradient_accumulation,
         evaluate=evaluate,
         sample=sample,
-        eval_interval=config.eval_interval or job.eval_interval or job.batches.steps_per_epoch,
+        on_validation=listener(interval),
+        eval_interval=interval,
         restore_best=config.restore_best,
         patience=config.patience,
         average=config.average,

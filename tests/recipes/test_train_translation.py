@@ -182,7 +182,13 @@ def test_a_recurrent_model_with_attention(options, files, run_recipe, tmp_path, 
         (["--model.num_heads", "3"], "--model.hidden_dim 64 does not divide by num_heads 3"),
         (["--patience", "2"], "--patience needs --validation"),
         (
-            ["--average", "9", "--train", "{folder}/none.en", "{folder}/none.de"],  # told before data are read
+            [
+                "--average",
+                "9",
+                "--train",
+                "{folder}/none.en",
+                "{folder}/none.de",
+            ],  # told before data are read
             "checkpoints 50 steps apart do not fit into 400 steps; average at most 8",
         ),
         (["--average", "2", "--ema", "0.9"], "--average and --ema end the run with different weights"),

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -52,12 +53,22 @@ else:
     with (Path(__file__).parent / "starts.txt").open("a") as starts:
         starts.write(f"{directory.name} {done} {given.get('judge_test')}\\n")
     final = 0.9 - (math.log10(rate) + 3) ** 2 / 10 - (0.05 if batch == 16 else 0) - seed / 1000
-    log = (directory / "metrics.jsonl").open("a")
+    line = socket.socket(fileno=int(os.environ["KERASLLM_VALIDATION_SOCKET"].split()[0]))
+
+    def tell(step):
+        figures = {"loss": 1 / step, "accuracy": final * step / 6}
+        try:
+            line.sendall(json.dumps({"number": step, "figures": figures}).encode() + b"\\n")
+            if line.recv(9) == b"stop\\n":
+                told.append(143)
+        except OSError:
+            pass
+
+    if done:
+        tell(done)  # of which nobody may have heard
     for step in range(done + 1, 7):
         time.sleep(0.01)
-        line = {"step": step, "loss": 1 / step, "validation_loss": 1 / step}
-        log.write(json.dumps(line | {"validation_accuracy": final * step / 6}) + "\\n")
-        log.flush()
+        tell(step)
         while step == 3 and os.environ.get("STANDIN_WAITS") and not told:
             time.sleep(0.01)
         saved.write_text(str(step))

@@ -178,10 +178,10 @@ def test_a_run_that_is_told_to_stop_stops_the_search(standin, base_file, tmp_pat
     study = make_study(tmp_path / "study", base_file, 3)
     looked = study.look
 
-    def stop_first(run):
-        looked(run)
-        if len(list(run.validations("accuracy"))) == 3:
+    def stop_first(run, number, figures):
+        if number == 3:
             run._process.send_signal(signal.SIGTERM)
+        return looked(run, number, figures)
 
     monkeypatch.setattr(study, "look", stop_first)
     assert carry_out(study, 1) == 143
@@ -201,14 +201,14 @@ def test_killed_search(standin, base_file, tmp_path):
         env=os.environ | {"PYTHONPATH": str(ROOT), "STANDIN_WAITS": "1"},
     )
     try:
-        wait_for(lambda: (output / "trials" / "001" / "checkpoints" / "step-00000000").exists())
+        saved = output / "trials" / "001" / "checkpoints" / "step-00000000"
+        wait_for(lambda: saved.exists() and saved.read_text() == "2")
     finally:
         process.kill()
         process.wait()
     with (output / "journal.log").open("a") as journal:
         journal.write('{"op_code": 4, "torn')
     (output / "journal.log.lock").symlink_to("journal.log")
-    saved = output / "trials" / "001" / "checkpoints" / "step-00000000"
     wait_for(lambda: saved.read_text() == "3")
     time.sleep(0.1)
     assert search("--output", output, "--resume") == 0

@@ -109,10 +109,16 @@ def check_colors(page):
     kinds = [{"start": place, "end": place + 1, "label": f"K{place}"} for place in range(8)]
     found = page.evaluate(
         """spans => {
-          const text = marked("abcdefgh", spans), canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+          const text = marked("abcdefgh", spans);
+          const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
           document.querySelector("[role=tabpanel]:not([hidden])").append(text);
-          const rgb = color => { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };
-          const colors = [...text.querySelectorAll("mark")].map(mark => [getComputedStyle(mark.querySelector("small")).color, getComputedStyle(mark).backgroundColor].map(rgb));
+          const rgb = color => {
+            canvas.fillStyle = color;
+            canvas.fillRect(0, 0, 1, 1);
+            return [...canvas.getImageData(0, 0, 1, 1).data];
+          };
+          const colors = [...text.querySelectorAll("mark")].map(mark => [
+            rgb(getComputedStyle(mark.querySelector("small")).color), rgb(getComputedStyle(mark).backgroundColor)]);
           text.remove();
           return colors;
         }""",

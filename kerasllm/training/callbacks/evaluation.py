@@ -60,6 +60,8 @@ class Evaluation(StepCallback):
         best_step: the step with the best figure; 0 before any.
         best_value: the best figure.
         on_better: function called after each validation that is the best so far, such as `Checkpoint.mark_best`.
+        on_validation: function called with step and figures after each validation, when they are in the log and the
+            best is marked; in a resumed run first with the last ones, of which it may not have been told.
         stopped: whether patience has run out.
         broken_off: whether the validation of the last step is still to be made.
     """
@@ -94,8 +96,10 @@ class Evaluation(StepCallback):
         self.best_step = 0
         self.best_value = math.nan
         self.on_better: Callable[[], None] | None = None
+        self.on_validation: Callable[[int, Mapping[str, float]], None] | None = None
         self.stopped = False
         self.broken_off = False
+        self._validated = 0  # the step of `figures`
         self._waited = 0
         self._best_weights: list[np.ndarray] = []
 
@@ -108,6 +112,8 @@ class Evaluation(StepCallback):
         """Makes the validation that was broken off, if any; call it after `set_model`, before training goes on."""
         if self.broken_off:
             self._validate(self.step)
+        elif self._validated:
+            self._tell()
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         """Restores the best weights, if asked to."""
@@ -123,6 +129,7 @@ class Evaluation(StepCallback):
             "waited": self._waited,
             "stopped": self.stopped,
             "broken_off": self.broken_off,
+            "validated": self._validated,
             "figures": {name: None if math.isnan(value) else value for name, value in self.figures.items()},
         }
 
@@ -132,6 +139,7 @@ class Evaluation(StepCallback):
         if self.metrics_log is not None:
             self.metrics_log.best_step = self.best_step
         self.best_value = math.nan if state["best_value"] is None else float(state["best_value"])
+        self._validated = int(state.get("validated", 0))
         self._waited = int(state["waited"])
         self.stopped, self.broken_off = bool(state.get("stopped")), bool(state.get("broken_off"))
         self.figures = {
@@ -169,7 +177,7 @@ class Evaluation(StepCallback):
                 model.train()
             set_random_states(random_states)
         self.broken_off = False
-        self.figures = {name: float(value) for name, value in figures.items()}
+        self.figures, self._validated = {name: float(value) for name, value in figures.items()}, step
         self._judge(step, model)
         if self.progress is not None and self.figures:
             shown = {name: value for name, value in self.figures.items() if name not in _NOT_TOLD}
@@ -180,7 +188,13 @@ class Evaluation(StepCallback):
             self.metrics_log.add(step, {_PREFIX + name: value for name, value in self.figures.items()})
             if text:
                 self.metrics_log.add_text(step, "sample", text)
+        self._tell()
+        if self.metrics_log is not None:
             self.metrics_log.exclude(time.perf_counter() - began)
+
+    def _tell(self) -> None:
+        if self.on_validation is not None and self.figures:  # there are none if only samples are written
+            self.on_validation(self._validated, self.figures)
 
     def _judge(self, step: int, model: keras.Model) -> None:
         if not self.figures:  # only samples are written

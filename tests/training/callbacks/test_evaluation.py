@@ -153,7 +153,14 @@ def test_each_validation_is_shown_and_logged(small, tmp_path):
     log._events.add_text = lambda step, tag, text: samples.append((step, tag, text))
     settings = {"interval": 2, "total_steps": 5, "metrics_log": log, "progress": progress}
     evaluation = Evaluation(evaluate, sample=lambda model, step: f"sample {step}", **settings)
+    told = []  # when the log has the figures and the best is marked
+
+    def hear(step, figures):
+        told.append((step, figures["loss"], log.last["validation_loss"], log.best_step))
+
+    evaluation.on_validation = hear
     small.train(small.build(), 0, 5, [log, progress, evaluation])
+    assert told == [(2, 3.0, 3.0, 2), (4, 2.0, 2.0, 4), (5, 2.5, 2.5, 4)]
     assert [line for line in stream.getvalue().splitlines() if "validation" in line] == [
         "step 2: validation loss 3.0000, accuracy 0.2500, the best so far",
         "step 4: validation loss 2.0000, accuracy 0.2500, the best so far",
@@ -163,5 +170,9 @@ def test_each_validation_is_shown_and_logged(small, tmp_path):
     assert samples == [(step, "sample", f"sample {step}") for step in (2, 4, 5)]
     assert log.best_step == 4
     resumed = MetricsLog(tmp_path, total_steps=9, start_step=5)
-    Evaluation(evaluate, total_steps=9, metrics_log=resumed).set_state(evaluation.get_state())
-    assert resumed.best_step == 4
+    again = Evaluation(evaluate, total_steps=9, metrics_log=resumed)
+    again.on_validation = lambda step, figures: told.append((step, figures["loss"]))
+    again.make_up()  # nothing was validated yet
+    again.set_state(evaluation.get_state())
+    again.make_up()
+    assert resumed.best_step == 4 and told[3:] == [(5, 2.5)]
