@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from kerasllm.layers import ClassificationHead, MaskedLanguageModelHead
 from kerasllm.layers.heads import VocabularyHead
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.bert.backbone import BertBackbone
+from kerasllm.models.construction import checked_backbone
 
 
 def make_backbone(
@@ -18,23 +20,11 @@ def make_backbone(
     lora_alpha: float | None,
 ) -> BertBackbone:
     """Returns the given backbone, which may be trained already, or a new one."""
-    if backbone is None:
-        backbone = BertBackbone(
-            model.config,
-            pooler=pooler,
-            lora_rank=lora_rank,
-            lora_alpha=lora_alpha,
-            seed=model.seed,
-            dtype=model.dtype_policy,
-        )
-    elif backbone.config != model.config:
-        raise ValueError(
-            f"the backbone was made with another config: {backbone.config} instead of {model.config}"
-        )
-    elif pooler and backbone.pooler is None:
+    make = partial(BertBackbone, pooler=pooler, lora_rank=lora_rank, lora_alpha=lora_alpha)
+    found = checked_backbone(model, backbone, make)
+    if pooler and found.pooler is None:
         raise ValueError("this task reads the pooled output, and the backbone was made without a pooler")
-    backbone.build({"token_ids": (None, None)})  # tells Keras the shapes that `summary` shows
-    return backbone
+    return found
 
 
 def make_masked_lm_head(model: LanguageModel) -> MaskedLanguageModelHead:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from kerasllm.layers.attention import combined_mask
 from kerasllm.layers.heads import VocabularyHead
 from kerasllm.layers.projections import dense
 from kerasllm.losses import CausalLanguageModelLoss
+from kerasllm.models.construction import checked_backbone
 from kerasllm.models.gpt.backbone import GPTBackbone
 from kerasllm.models.gpt.config import GPTConfig
 from kerasllm.models.projecting import ProjectsInLoss
@@ -48,16 +50,8 @@ class GPTCausalLM(ProjectsInLoss):
         **kwargs: Any,
     ):
         super().__init__(config, backbone=backbone, seed=seed, **kwargs)
-        if backbone is None:
-            backbone = GPTBackbone(
-                config, lora_rank=lora_rank, lora_alpha=lora_alpha, seed=self.seed, dtype=self.dtype_policy
-            )
-        elif backbone.config != config:
-            raise ValueError(
-                f"the backbone was made with another config: {backbone.config} instead of {config}"
-            )
-        backbone.build({"token_ids": (None, None)})  # tells Keras the shapes that `summary` shows
-        self.backbone = backbone
+        make = partial(GPTBackbone, lora_rank=lora_rank, lora_alpha=lora_alpha)
+        self.backbone = checked_backbone(self, backbone, make)
         self.head = None
         if not config.tie_embeddings:
             self.head = VocabularyHead(
@@ -68,7 +62,7 @@ class GPTCausalLM(ProjectsInLoss):
                 name="head",
             )
             self.head.build((None, None, config.hidden_dim))
-            self.head.trainable = not backbone.lora_rank
+            self.head.trainable = not self.backbone.lora_rank
         self.generation_settings: dict[str, Any] | None = (
             None  # what generation_config.json held beside a checkpoint
         )

@@ -13,9 +13,9 @@ from kerasllm.layers.heads import ClassificationHead
 from kerasllm.layers.pooling import pool_tokens
 from kerasllm.losses import ClassificationLoss, MultiLabelLoss
 from kerasllm.models.base import LanguageModel
+from kerasllm.models.construction import checked_backbone
 from kerasllm.models.recurrent.backbone import RecurrentBackbone
 from kerasllm.models.recurrent.config import RecurrentConfig
-from kerasllm.models.recurrent.construction import checked_backbone
 
 Pooling = Literal["last", "mean"]
 
@@ -65,7 +65,7 @@ class RecurrentClassifier(LanguageModel):
         if pooling not in ("last", "mean"):
             raise ValueError(f"pooling is {pooling!r}, it must be 'last' or 'mean'")
         self.num_classes, self.multi_label, self.pooling = num_classes, multi_label, pooling
-        self.backbone = checked_backbone(self, backbone)
+        self.backbone = checked_backbone(self, backbone, RecurrentBackbone)
         self.classifier = ClassificationHead(
             num_outputs=num_classes,
             dropout=config.dropout,

@@ -14,10 +14,10 @@ from kerasllm.layers.heads import VocabularyHead
 from kerasllm.layers.projections import dense
 from kerasllm.layers.recurrent import CarriedState
 from kerasllm.losses import CausalLanguageModelLoss
+from kerasllm.models.construction import checked_backbone
 from kerasllm.models.projecting import ProjectsInLoss
 from kerasllm.models.recurrent.backbone import RecurrentBackbone
 from kerasllm.models.recurrent.config import RecurrentConfig
-from kerasllm.models.recurrent.construction import checked_backbone
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -52,7 +52,7 @@ class RecurrentLM(ProjectsInLoss):
         super().__init__(config, backbone=backbone, seed=seed, **kwargs)
         if config.bidirectional:
             raise ValueError("bidirectional is True: a language model reads in one direction")
-        self.backbone = checked_backbone(self, backbone)
+        self.backbone = checked_backbone(self, backbone, RecurrentBackbone)
         self.head = None
         if not config.tie_embeddings:
             self.head = VocabularyHead(

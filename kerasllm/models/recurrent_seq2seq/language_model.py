@@ -10,6 +10,7 @@ from keras import ops
 from kerasllm import backend
 from kerasllm.layers.projections import dense
 from kerasllm.losses import CausalLanguageModelLoss
+from kerasllm.models.construction import checked_backbone
 from kerasllm.models.projecting import ProjectsInLoss
 from kerasllm.models.recurrent_seq2seq.backbone import RecurrentSeq2SeqBackbone
 from kerasllm.models.recurrent_seq2seq.config import RecurrentSeq2SeqConfig
@@ -41,15 +42,8 @@ class RecurrentSeq2SeqLM(ProjectsInLoss):
         **kwargs: Any,
     ):
         super().__init__(config, backbone=backbone, seed=seed, **kwargs)
-        if backbone is None:
-            backbone = RecurrentSeq2SeqBackbone(config, seed=self.seed, dtype=self.dtype_policy)
-        elif backbone.config != config:
-            raise ValueError(
-                f"the backbone was made with another config: {backbone.config} instead of {config}"
-            )
-        # This tells Keras the shapes that `summary` shows.
-        backbone.build({"encoder_token_ids": (None, None), "decoder_token_ids": (None, None)})
-        self.backbone = backbone
+        inputs = ("encoder_token_ids", "decoder_token_ids")
+        self.backbone = checked_backbone(self, backbone, RecurrentSeq2SeqBackbone, *inputs)
         self.built = True
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **settings: Any) -> None:

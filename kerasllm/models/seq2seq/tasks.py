@@ -13,6 +13,7 @@ from kerasllm.layers.attention import combined_mask
 from kerasllm.layers.heads import OutputBias, VocabularyHead
 from kerasllm.layers.projections import dense
 from kerasllm.losses import CausalLanguageModelLoss
+from kerasllm.models.construction import checked_backbone
 from kerasllm.models.projecting import ProjectsInLoss
 from kerasllm.models.seq2seq.backbone import Seq2SeqBackbone
 from kerasllm.models.seq2seq.config import Seq2SeqConfig
@@ -45,15 +46,8 @@ class Seq2SeqLM(ProjectsInLoss):
         **kwargs: Any,
     ):
         super().__init__(config, backbone=backbone, seed=seed, **kwargs)
-        if backbone is None:
-            backbone = Seq2SeqBackbone(config, seed=self.seed, dtype=self.dtype_policy)
-        elif backbone.config != config:
-            raise ValueError(
-                f"the backbone was made with another config: {backbone.config} instead of {config}"
-            )
-        # This tells Keras the shapes that `summary` shows.
-        backbone.build({"encoder_token_ids": (None, None), "decoder_token_ids": (None, None)})
-        self.backbone = backbone
+        inputs = ("encoder_token_ids", "decoder_token_ids")
+        self.backbone = checked_backbone(self, backbone, Seq2SeqBackbone, *inputs)
         self.head = None
         if not config.tie_embeddings:
             self.head = VocabularyHead(
