@@ -27,6 +27,8 @@ from kerasllm.models import (
     BertRegressor,
     BertTokenClassifier,
     GPTCausalLM,
+    RecurrentClassifier,
+    RecurrentSeq2SeqLM,
     Seq2SeqLM,
 )
 from kerasllm.tasks import Classification, QuestionAnswering, Regression, Tagging
@@ -64,13 +66,13 @@ def validation_figures(run: Path, model: Any, tokenizer: Any) -> Figures | None:
         return _text_figures(settings, tokenizer)
     if not settings.get("validation") and not settings.get("validation_fraction"):
         return None
-    if isinstance(model, BertClassifier | BertRegressor):
+    if isinstance(model, BertClassifier | BertRegressor | RecurrentClassifier):
         options: Any = _options(LabelledOptions, settings)
         part = options.read(settings["seed"])["validation"]
         encoded = encode_texts(tokenizer, part.texts, settings["sequence_length"])
         batches = ClassificationBatches(encoded, part.labels, batch_size=32, shuffle=False)
         task: Any = Regression()
-        if isinstance(model, BertClassifier):
+        if not isinstance(model, BertRegressor):
             task = Classification(part.label_names or (), multi_label=model.multi_label)
         return partial(_evaluate, task, batches)
     if isinstance(model, BertTokenClassifier):
@@ -95,7 +97,7 @@ def validation_figures(run: Path, model: Any, tokenizer: Any) -> Figures | None:
         length = settings["max_answer_length"]
         task = QuestionAnswering(questions.has_unanswerable, max_answer_length=length, n_best=1)
         return partial(_evaluate, task, judged)
-    if isinstance(model, Seq2SeqLM):
+    if isinstance(model, Seq2SeqLM | RecurrentSeq2SeqLM):
         options = _options(ParallelOptions, settings)
         pairs = options.encode("validation", options.read()["validation"], tokenizer, model.config)
         return partial(_token_loss, TranslationBatches(pairs, batch_tokens=2048, shuffle=False))

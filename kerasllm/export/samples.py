@@ -9,7 +9,7 @@ import numpy as np
 
 from kerasllm.data.examples.labelled import encode_texts
 from kerasllm.errors import InputError
-from kerasllm.models import BertConfig, RecurrentConfig, Seq2SeqConfig
+from kerasllm.models import BertConfig, RecurrentConfig, RecurrentSeq2SeqConfig, Seq2SeqConfig
 from kerasllm.tokenizers.encoding import encode_from_beginning
 
 TEXTS = (
@@ -57,7 +57,7 @@ def sample_batches(model: Any, tokenizer: Any) -> Iterator[dict[str, np.ndarray]
             yield _segments(texts, tokenizer, length, config)
             continue
         rows = [_tokens(tokenizer, text, length, config.vocabulary_size) for text in texts]
-        if isinstance(config, Seq2SeqConfig):
+        if isinstance(config, Seq2SeqConfig | RecurrentSeq2SeqConfig):
             yield _source_and_target(rows, config)
         elif isinstance(config, RecurrentConfig):
             longest = max(map(len, rows))
@@ -106,7 +106,9 @@ def padded_left(rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
     return {"token_ids": token_ids, "padding_mask": mask, "position_ids": positions}
 
 
-def _source_and_target(rows: Sequence[Sequence[int]], config: Seq2SeqConfig) -> dict[str, np.ndarray]:
+def _source_and_target(
+    rows: Sequence[Sequence[int]], config: Seq2SeqConfig | RecurrentSeq2SeqConfig
+) -> dict[str, np.ndarray]:
     """Returns the texts as sources, and each as the target of the one before it."""
     pad = config.pad_token_id or 0
     longest = max(map(len, rows))

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from kerasllm.errors import InputError
-from kerasllm.export.onnx import bert, gpt, recurrent, seq2seq
+from kerasllm.export.onnx import bert, gpt, recurrent, recurrent_seq2seq, seq2seq
 from kerasllm.export.onnx.graph import Graph
 from kerasllm.export.onnx.sessions import Sessions
-from kerasllm.models import BertConfig, GPTCausalLM, RecurrentConfig, Seq2SeqLM
+from kerasllm.models import BertConfig, GPTCausalLM, RecurrentConfig, RecurrentSeq2SeqLM, Seq2SeqLM
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ EXPORTERS: dict[type, Exporter] = {
     BertConfig: Exporter(bert.graphs, bert.run),
     GPTCausalLM: Exporter(gpt.graphs, gpt.run),
     RecurrentConfig: Exporter(recurrent.graphs, recurrent.run),
+    RecurrentSeq2SeqLM: Exporter(recurrent_seq2seq.graphs, recurrent_seq2seq.run),
     Seq2SeqLM: Exporter(seq2seq.graphs, seq2seq.run),
 }
 """The exporters by model class, or by config class for all models of a family."""

@@ -6,7 +6,7 @@ A language model takes the state as `past_state.{layer}.hidden` and, for an LSTM
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,16 +33,20 @@ def graphs(model: Any) -> dict[str, Graph]:
     config: RecurrentConfig = model.config
     graph = Graph(model, "recurrent")
     ids, given = (graph.input(name, np.int64, (ROWS, LENGTH)) for name in ("input_ids", "attention_mask"))
-    counts = graph.add("ReduceSum", given, graph.constant([1]), keepdims=0)
-    lengths = graph.add("Cast", counts, to=TensorProto.INT32)
+    lengths = lengths_of(graph, given)
     hidden = graph.add("Gather", graph.weight("embeddings/token"), ids)
     hidden = graph.add("Transpose", hidden, perm=[1, 0, 2])  # (length, batch, width)
     presents: dict[str, str] = {}
     last = ""
     for index in range(config.num_layers):
-        names = _state_names(config, index) if isinstance(model, RecurrentLM) else []
+        names = state_names(config.cell, index) if isinstance(model, RecurrentLM) else []
         states = [graph.input(f"past_state.{name}", np.float32, (ROWS, config.hidden_dim)) for name in names]
-        hidden, *after = _layer(graph, hidden, config, index, lengths, states)
+        shape: dict[str, Any] = {
+            "kind": config.kind,
+            "hidden_dim": config.hidden_dim,
+            "bidirectional": config.bidirectional,
+        }
+        hidden, *after = layer(graph, hidden, f"recurrent_{index}/", **shape, lengths=lengths, states=states)
         last = after[0]
         presents |= {
             name: graph.add("Squeeze", each, graph.constant([0]))
@@ -67,32 +71,49 @@ def graphs(model: Any) -> dict[str, Graph]:
     return {"model": graph}
 
 
-def _state_names(config: RecurrentConfig, index: int) -> list[str]:
-    return [f"{index}.{part}" for part in (("hidden", "cell") if config.cell == "lstm" else ("hidden",))]
+def lengths_of(graph: Graph, attention_mask: str) -> str:
+    """Returns the number of tokens of each row, int32 (batch,)."""
+    counts = graph.add("ReduceSum", attention_mask, graph.constant([1]), keepdims=0)
+    return graph.add("Cast", counts, to=TensorProto.INT32)
 
 
-def _layer(
-    graph: Graph, steps: str, config: RecurrentConfig, index: int, lengths: str, states: list[str]
+def state_names(cell: str, index: int) -> list[str]:
+    """Returns the names of the parts of a layer's state, without `past_state.` and `present_state.`."""
+    return [f"{index}.{part}" for part in (("hidden", "cell") if cell == "lstm" else ("hidden",))]
+
+
+def layer(
+    graph: Graph,
+    steps: str,
+    name: str,
+    *,
+    kind: str,
+    hidden_dim: int,
+    bidirectional: bool = False,
+    lengths: str = "",
+    states: Sequence[str] = (),
 ) -> list[str]:
     """Returns the outputs (length, batch, directions * hidden_dim) and last states (directions, batch, hidden_dim).
 
     Args:
         graph: the graph.
         steps: (length, batch, width).
-        config: the model's config.
-        index: the number of the layer.
-        lengths: int32 (batch,), the number of tokens of each row.
+        name: what the names of the layer's weights begin with.
+        kind: the cell, as `RecurrentLayer` names it.
+        hidden_dim: units of a direction.
+        bidirectional: whether there are two.
+        lengths: int32 (batch,), the number of tokens of each row; an empty text if there is no padding.
         states: the states that the layer begins with, (batch, hidden_dim); none for zeros.
     """
-    prefixes = ("", "backward_") if config.bidirectional else ("",)
-    name, size = f"recurrent_{index}/", config.hidden_dim
+    prefixes = ("", "backward_") if bidirectional else ("",)
+    cell, _, activation = kind.partition("_")
 
     def stacked(*parts: str) -> str:
         """Returns the weights of all directions, with the gates in ONNX's order."""
         found = []
         for prefix in prefixes:
             values = [np.asarray(graph.model.merged(f"{name}{prefix}{part}"), np.float32) for part in parts]
-            gates = [value.reshape(-1, size, *value.shape[1:])[list(_GATES[config.cell])] for value in values]
+            gates = [value.reshape(-1, hidden_dim, *value.shape[1:])[list(_GATES[cell])] for value in values]
             found.append(
                 np.concatenate([gate.reshape(value.shape) for gate, value in zip(gates, values, strict=True)])
             )
@@ -100,20 +121,20 @@ def _layer(
 
     kernels = [stacked("input_kernel"), stacked("recurrent_kernel"), stacked("input_bias", "recurrent_bias")]
     settings: dict[str, Any] = {
-        "hidden_size": size,
-        "direction": "bidirectional" if config.bidirectional else "forward",
+        "hidden_size": hidden_dim,
+        "direction": "bidirectional" if bidirectional else "forward",
     }
-    if config.cell == "gru":
+    if cell == "gru":
         settings["linear_before_reset"] = 1
-    if config.cell == "rnn":
-        settings["activations"] = [config.activation.capitalize()] * len(prefixes)
+    if cell == "rnn":
+        settings["activations"] = [activation.capitalize()] * len(prefixes)
     begin = [graph.axes(state, 0) for state in states]
-    count = 3 if config.cell == "lstm" else 2
+    count = 3 if cell == "lstm" else 2
     outputs, *after = graph.add_several(
-        _OPERATORS[config.cell], steps, *kernels, lengths, *begin, outputs=count, **settings
+        _OPERATORS[cell], steps, *kernels, lengths, *begin, outputs=count, **settings
     )
     turned = graph.add("Transpose", outputs, perm=[0, 2, 1, 3])  # (length, batch, directions, hidden_dim)
-    return [graph.reshape(turned, 0, 0, len(prefixes) * size), *after]
+    return [graph.reshape(turned, 0, 0, len(prefixes) * hidden_dim), *after]
 
 
 def _pooled(graph: Graph, model: RecurrentClassifier, hidden: str, last: str, given: str) -> str:
@@ -145,7 +166,7 @@ def run(sessions: Sessions, model: Any, inputs: Mapping[str, np.ndarray]) -> Any
     """
     config, token_ids = model.config, inputs["token_ids"]
     zeros = np.zeros((len(token_ids), config.hidden_dim), np.float32)
-    names = [name for index in range(config.num_layers) for name in _state_names(config, index)]
+    names = [name for index in range(config.num_layers) for name in state_names(config.cell, index)]
     found = sessions.run(
         "model",
         {

@@ -6,11 +6,20 @@ import keras
 import numpy as np
 import pytest
 
-from kerasllm import RecurrentBackbone, RecurrentClassifier, RecurrentConfig, RecurrentLM
+from kerasllm import (
+    RecurrentBackbone,
+    RecurrentClassifier,
+    RecurrentConfig,
+    RecurrentLM,
+    RecurrentSeq2SeqConfig,
+    RecurrentSeq2SeqLM,
+)
 from kerasllm.errors import InputError
 from kerasllm.export.onnx.exporters import ExportedModel, exporter_of
 from kerasllm.export.onnx.files import write_graph
 from kerasllm.export.onnx.sessions import Sessions
+from kerasllm.generation.continuation import Settings
+from kerasllm.generation.targets import TargetSettings, generate_targets
 
 SIZES = {"vocabulary_size": 30, "num_layers": 2, "hidden_dim": 8, "embedding_dim": 6}
 TOKENS = np.random.default_rng(0).integers(0, 30, (3, 7)).astype(np.int32)
@@ -64,3 +73,38 @@ def test_backbone_and_what_cannot_be_written(tmp_path, with_weights):
     config = RecurrentConfig(**SIZES, bidirectional=True, use_projection=True)
     with pytest.raises(InputError, match="cannot be written to ONNX"):
         exporter_of(model).graphs(RecurrentClassifier(config, pooling="last"))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_encoder_decoder(cell, tmp_path, with_weights):
+    """Padded sources; targets at once, and one by one by the state, to the greedy translation of the model."""
+    config = RecurrentSeq2SeqConfig(
+        vocabulary_size=30, cell=cell, num_layers=2, hidden_dim=8, max_sequence_length=16
+    )
+    model = with_weights(RecurrentSeq2SeqLM(config))
+    graphs = exporter_of(model).graphs(model)
+    for name, graph in graphs.items():
+        write_graph(graph, tmp_path / f"{name}.onnx")
+    sessions = Sessions(tmp_path, list(graphs))
+    inputs = {"encoder_token_ids": TOKENS, "encoder_padding_mask": MASK, "decoder_token_ids": TOKENS[:, :5]}
+    expected = keras.ops.convert_to_numpy(model(inputs))
+    found = ExportedModel(model, sessions).predict_on_batch(inputs)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    source = {"input_ids": TOKENS[:1], "attention_mask": MASK[:1]}
+    last = sessions.run("encoder_model", source)
+    given = {"encoder_hidden_states": last["last_hidden_state"], "encoder_attention_mask": MASK[:1]}
+    parts = ("hidden", "cell") if cell == "lstm" else ("hidden",)
+    names = [f"{index}.{part}" for index in range(2) for part in parts]
+    token, tokens = config.pad_token_id, []
+    while len(tokens) < 8:
+        state = {f"past_state.{name}": last[f"present_state.{name}"] for name in names}
+        last = sessions.run("decoder_model_merged", given | state | {"input_ids": np.array([[token]])})
+        logits = last["logits"][0, 0]
+        logits[config.pad_token_id] = -np.inf
+        token = int(logits.argmax())
+        tokens.append(token)
+        if token == config.end_token_id:
+            break
+    settings = TargetSettings(Settings(max_new_tokens=8), max_ratio=None)
+    greedy = generate_targets(model, [TOKENS[0].tolist()], settings)[0][0].tokens
+    assert greedy and greedy == [token for token in tokens if token != config.end_token_id]
