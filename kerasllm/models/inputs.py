@@ -43,6 +43,11 @@ _TEXTS = (
 )
 _NEEDED = ("token_ids", "encoder_token_ids", "decoder_token_ids")
 _WHOLE = ("i", "u", "b")  # NumPy's letters of whole numbers
+_ALIKE = {
+    "token_ids": ("segment_ids", "padding_mask", "sequence_ids"),
+    "encoder_token_ids": ("encoder_padding_mask",),
+}
+"""The inputs that have the shape of another."""
 
 
 def named_inputs(inputs: Any, accepted: tuple[str, ...], model: str) -> dict[str, Any]:
@@ -66,6 +71,7 @@ def named_inputs(inputs: Any, accepted: tuple[str, ...], model: str) -> dict[str
             raise InputError(f"{model} was given {_in_words(inputs)}: {_wanted(accepted)}")
         return {"token_ids": inputs}
     named: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     theirs = HUGGING_FACE_NAMES if "token_ids" in accepted else ENCODER_DECODER_NAMES
     for name, value in inputs.items():
         ours = theirs.get(name, name)
@@ -76,16 +82,47 @@ def named_inputs(inputs: Any, accepted: tuple[str, ...], model: str) -> dict[str
             packed = "; sequence_ids tell which tokens belong together" if ours == "segment_ids" else ""
             raise InputError(f"{model} takes no {given}{packed}: {_wanted(accepted)}")
         if ours in named:
-            raise InputError(f"{model} was given {ours} twice, the second time as {name}: give it once")
+            raise InputError(f"{model} was given {ours} twice, as {names[ours]} and as {name}: give it once")
         if holds_text(value):
             raise InputError(f"{model} was given texts as {name}: {_TEXTS}")
         named[ours] = _array(name, value) if isinstance(value, list | tuple) else value
+        names[ours] = name
     missing = [name for name in _needed(accepted) if name not in named]
     if missing:
         raise InputError(
             f"{model} was given {', '.join(named) or 'an empty dict'} and no {missing[0]}: {_wanted(accepted)}"
         )
+    _check_shapes(model, named)
     return named
+
+
+def _check_shapes(model: str, inputs: Mapping[str, Any]) -> None:
+    """Checks the shapes of the inputs as far as they are known.
+
+    Raises:
+        InputError: token ids have another number of axes than two, or another input does not have their shape.
+    """
+    for name in _NEEDED:
+        ids = _shape(inputs.get(name))
+        if ids is None:
+            continue
+        if len(ids) != 2:
+            raise InputError(f"{model} was given {name} of shape {ids}: they must be (batch, length)")
+        for other in _ALIKE.get(name, ()):
+            found = _shape(inputs.get(other))
+            if found is not None and not (
+                len(found) == 2
+                and all(None in pair or pair[0] == pair[1] for pair in zip(found, ids, strict=True))
+            ):
+                raise InputError(f"{model} was given {other} of shape {found} and {name} of shape {ids}")
+
+
+def _shape(value: Any) -> tuple[int | None, ...] | None:
+    """Returns the shape of an array or tensor, with None for sizes that are not known; None if it has no shape yet."""
+    shape = getattr(value, "shape", None)
+    if shape is None or getattr(shape, "rank", 0) is None:  # TensorFlow's, of unknown rank
+        return None
+    return tuple(size if size is None or isinstance(size, int) else None for size in shape)
 
 
 def _array(name: str, rows: Any) -> np.ndarray:
@@ -176,8 +213,7 @@ def checked_inputs(model: Any, inputs: Any, labels: Any = None, weights: Any = N
     if not (isinstance(inputs, Mapping | list | tuple | str | bytes) or _is_array(inputs)):
         return inputs
     named = named_inputs(inputs, model.accepted_inputs, name)
-    if "token_ids" in named:
-        check_values(model, named)
+    check_values(model, named)
     _check_labels(model, labels, weights)
     return named
 
@@ -213,8 +249,12 @@ def check_values(model: Any, inputs: Mapping[str, Any]) -> None:
     if segments is not None:
         ranges["segment_ids"] = (segments, f"the model's num_segments is {segments}{mend}")
     for name, (count, said) in ranges.items():
-        wrong = _out_of_range(_on_host(inputs[name]), count) if name in inputs else None
-        if wrong is not None:
+        if name not in inputs:
+            continue
+        values = _on_host(inputs[name])
+        if values.dtype.kind == "f" and (broken := values[values != np.floor(values)]).size:
+            raise InputError(f"{name} holds {broken.flat[0]:g}, which is no whole number")
+        if (wrong := _out_of_range(values, count)) is not None:
             raise InputError(f"{name} holds {wrong}, which is not in 0 to {count - 1}: {said}")
 
 
@@ -232,6 +272,10 @@ def _on_host(values: Any) -> np.ndarray:
 
 def _check_labels(model: Any, labels: Any, weights: Any) -> None:
     """Checks that the labels which count are classes of the model, where its loss takes classes."""
+    if any(map(holds_text, labels.values() if isinstance(labels, Mapping) else [labels])):
+        raise InputError(
+            "the labels are texts: give numbers of classes, or texts and labels in a kerasllm.TextClassificationData"
+        )
     losses = getattr(model, "loss", None)
     for name, count in model.label_counts.items():
         loss, own, given = (

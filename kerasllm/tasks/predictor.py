@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kerasllm.checkpoints import resolve_directory
-from kerasllm.data.text_data.texts import each_text
+from kerasllm.data.text_data.texts import check_tokenizer, each_text
 from kerasllm.errors import InputError, InputWarning, naming
 from kerasllm.tasks import TASKS, PredictionSettings, Task, task_of
 from kerasllm.tasks.saved_model import open_model
@@ -41,6 +41,7 @@ class Predictor:
         if not found:
             known = ", ".join(each.__name__ for task in TASKS for each in task.model_classes)
             raise InputError(f"a {type(model).__name__} is of no task: a Predictor takes one of {known}")
+        check_tokenizer(tokenizer)
         self.model, self.tokenizer = model, tokenizer
         self.task: type[Task] = found[0]
         size = vocabulary_size(tokenizer)

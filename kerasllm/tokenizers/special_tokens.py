@@ -73,6 +73,14 @@ def known_templates(tokenizer: Tokenizer) -> Any:
     return _templates.get(tokenizer)
 
 
+def own_template(tokenizer: Tokenizer) -> str | None:
+    """Returns the chat template that lay beside a tokenizer, of several the one named "default", or None."""
+    templates = known_templates(tokenizer)
+    if isinstance(templates, list):
+        return next((entry["template"] for entry in templates if entry["name"] == "default"), None)
+    return templates
+
+
 def saved_roles(tokenizer: Tokenizer) -> dict[str, str]:
     """Returns the roles and sides that are saved with a tokenizer; its end mark pads if no other token does."""
     roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")

@@ -62,7 +62,22 @@ WRONG = {
     "no ids": ({"padding_mask": MASK}, "was given padding_mask and no token_ids"),
     "a misspelt name": ({"token_id": TOKENS}, "'token_id': did you mean token_ids"),
     "labels": ({"input_ids": TOKENS, "labels": CLASSES}, r"beside the inputs, as \(inputs, labels\)"),
-    "both names": ({"token_ids": TOKENS, "input_ids": TOKENS}, "given token_ids twice"),
+    "both names": (
+        {"token_ids": TOKENS, "input_ids": TOKENS},
+        "given token_ids twice, as token_ids and as input_ids",
+    ),
+    "one row by name": (
+        {"token_ids": TOKENS[0]},
+        r"token_ids of shape \(6,\): they must be \(batch, length\)",
+    ),
+    "a shorter mask": (
+        {"token_ids": TOKENS, "padding_mask": MASK[:, :3]},
+        r"padding_mask of shape \(4, 3\) and token_ids of shape \(4, 6\)",
+    ),
+    "segments of a row": (
+        {"token_ids": TOKENS, "segment_ids": SEGMENTS[:1]},
+        r"segment_ids of shape \(1, 6\)",
+    ),
     "ragged rows": ({"input_ids": [[1, 2], [3]]}, "input_ids is a list of rows of different lengths"),
 }
 
@@ -128,6 +143,14 @@ def test_values_out_of_range(bert, message):
         assert keras.backend.backend() != "jax"
         return
     assert np.isnan(keras.ops.convert_to_numpy(output["masked_lm"] if model is not bert else output)).any()
+
+
+def test_fractions_and_labels_that_are_texts(bert):
+    with pytest.raises(InputError, match=r"token_ids holds 5\.5, which is no whole number"):
+        bert.fit({"token_ids": changed(TOKENS.astype("float32"), 5.5)}, CLASSES, verbose=0)
+    for labels in (np.array(["a", "b", "a", "b"]), ["a", "b", "a", "b"]):
+        with pytest.raises(InputError, match=r"the labels are texts: .*TextClassificationData"):
+            bert.fit({"token_ids": TOKENS}, labels, verbose=0)
 
 
 def test_a_model_of_one_segment_refuses_a_second_text():

@@ -23,7 +23,7 @@ _TAKEN = (
 )
 _QUESTIONS = ("question", "query", "input", "prompt", "instruction", "problem")
 _ANSWERS = ("answer", "response", "output", "completion", "solution", "chosen")
-_DIALOGUES = ("dialogue", "dialog", "conversation", "turns", "chat")
+_DIALOGUES = ("dialogue", "dialog", "conversation", "turns", "chat", "contents")
 
 
 class Conversation(NamedTuple):
@@ -109,7 +109,7 @@ def is_conversation_file(path: str) -> bool:
         found = record.keys()
         if "messages" in found or "conversations" in found or {"instruction", "output"} <= found:
             return True
-        return "prompt" in found or (
+        return bool({"prompt", "chosen"} & found) or (
             "text" not in found and bool(_question_and_answer(record) or _dialogue(record))
         )
     return False
@@ -148,6 +148,10 @@ def _variables(record: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 def _prompt_and_completion(record: Mapping[str, Any], place: str) -> Conversation | Completion:
     prompt, completion = record["prompt"], record["completion"]
+    if record.get("label") is False:
+        raise InputError(
+            f"{place}: 'label' false marks a bad completion, and those are not learned here; take the record out"
+        )
     if isinstance(prompt, list) and isinstance(completion, list):
         before, _ = read_messages(prompt, f"{place}: 'prompt', message")
         after, learned = read_messages(completion, f"{place}: 'completion', message")
@@ -203,7 +207,7 @@ def _hint(record: Mapping[str, Any]) -> str:
         )
     pair, dialogue = _question_and_answer(record), _dialogue(record)
     if dialogue:
-        return f"{dialogue!r} looks like a conversation; name it 'messages', a list of {'role', 'content'}"
+        return f"{dialogue!r} looks like a conversation; name it 'messages', a list of {{'role', 'content'}}"
     if pair and pair != ("prompt", "completion"):
         return f"{pair[0]!r} and {pair[1]!r} look like a question and its answer; name them 'prompt' and 'completion'"
     return f"the fields are {sorted(record)}; {_TAKEN}"

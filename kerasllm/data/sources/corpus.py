@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from kerasllm.data.sources.hub import HubDataset, looks_like_hub_id
 from kerasllm.data.sources.python_docs import python_docs, python_docs_fingerprint
 from kerasllm.data.sources.sentences import split_paragraphs
+from kerasllm.data.sources.tables import as_text
 from kerasllm.data.sources.text import Piece, cut, read_text
 from kerasllm.data.sources.tokenized import is_tokenized, no_text, read_meta
 from kerasllm.data.sources.verbatim import cut_verbatim, read_verbatim
@@ -357,12 +358,13 @@ def _parquet_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[
             if pyarrow.types.is_dictionary(kind):
                 kind = kind.value_type
             is_text = ("is_string", "is_large_string", "is_string_view")
+            is_text += ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
             if not any(getattr(pyarrow.types, name)(kind) for name in is_text):
                 raise InputError(f"{path}: column {text_column!r} holds {kind}, not text")
             before = 0  # number of rows in earlier batches
             for batch in file.iter_batches(batch_size=64, columns=[text_column], use_threads=False):
-                for row, text in enumerate(batch.column(text_column).to_pylist(), before + 1):
-                    if text:
+                for row, value in enumerate(batch.column(text_column).to_pylist(), before + 1):
+                    if text := as_text(value, f"{path} row {row}"):
                         yield from cutting.document(text, f"{path}: row {row}")
                 before += len(batch)
     except (pyarrow.ArrowException, OSError) as error:

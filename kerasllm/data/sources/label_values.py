@@ -22,18 +22,19 @@ _ALIKE = 0.8
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-_WHOLE = re.compile(r"(-?[0-9]+)(?:\.0*)?")
+_WHOLE = re.compile(r"-?[0-9]+")
+_NUMBER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,2})?")
 _COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
 
 def class_key(label: str) -> str:
-    """Returns the same text for all spellings of a class: "1" for "1.0", and "true" for "True".
+    """Returns the same text for all spellings of a class: "1" for "1.0", "+1" and "1.000e+00", and "true" for "True".
 
-    Tools write whole numbers as fractions where a column has gaps, and each writes Booleans in its own way.
+    Tools write whole numbers as fractions where a column has gaps, and each writes Booleans in its own way. A number
+    that begins with another zero, such as "01", is a code.
     """
-    whole = _WHOLE.fullmatch(label)
-    if whole:
-        return "0" if whole[1] == "-0" else whole[1]
+    if _NUMBER.fullmatch(label) and (number := Decimal(label)) == number.to_integral_value():
+        return str(int(number))
     return label.lower() if label.lower() in ("true", "false") else label
 
 
@@ -137,10 +138,8 @@ def classification_labels(
         _warn_of_two_spellings(table, names)
     else:
         names = tuple(known)
-        keys = Counter(map(class_key, names))
-        name_of = {class_key(name): name for name in names if keys[class_key(name)] == 1}
-        exact = set(names)
-        values = [value if value in exact else name_of.get(class_key(value), value) for value in values]
+        name_of = _known_names(set(values), names)
+        values = [name_of[value] for value in values]
         counts = Counter(values)
     ids = {name: i for i, name in enumerate(names)}
     for line, value in zip(lines, values, strict=True):
@@ -175,8 +174,13 @@ def multi_label_indicators(
     Raises:
         InputError: a label is not known, or there are fewer than two classes.
     """
+    every = {label for row in rows for label in row}
+    name_of = _class_names(every) if known is None else _known_names(every, known)
+    rows = [[name_of[label] for label in row] for row in rows]
     counts = Counter(label for row in rows for label in row)
     names = tuple(known) if known is not None else _sorted_names(counts)
+    if known is None:
+        _warn_of_two_spellings(table, names)
     if len(names) < 2:
         raise InputError(
             f"{table.source}: the rows have {len(names)} different labels in all, a classifier needs two; is this the "
@@ -238,6 +242,14 @@ def _class_names(values: Iterable[str]) -> Mapping[str, str]:
     return {value: key if by_key else value for key, group in spellings.items() for value in group}
 
 
+def _known_names(values: Iterable[str], names: Sequence[str]) -> dict[str, str]:
+    """Returns the known class that each label spells, or the label itself."""
+    keys = Counter(map(class_key, names))
+    name_of = {class_key(name): name for name in names if keys[class_key(name)] == 1}
+    exact = set(names)
+    return {value: value if value in exact else name_of.get(class_key(value), value) for value in values}
+
+
 def _sorted_names(labels: Iterable[str]) -> tuple[str, ...]:
     """Returns the labels sorted by value if all are numbers, so that ids equal names 0, 1, …, else alphabetically."""
     try:
@@ -250,10 +262,10 @@ def _sorted_names(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def _warn_of_two_spellings(table: Table, names: Sequence[str]) -> None:
-    """Warns of classes whose names differ only in case or spaces, and of Booleans beside 0 and 1."""
+    """Warns of classes whose names look alike or spell one number, and of Booleans beside 0 and 1."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        alike[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+        alike[_likeness(name)].append(name)
     groups = [group for group in alike.values() if len(group) > 1]
     lowered = {name.lower(): name for name in names}
     groups += [
@@ -268,6 +280,16 @@ def _warn_of_two_spellings(table: Table, names: Sequence[str]) -> None:
             InputWarning,
             stacklevel=4,
         )
+
+
+def _likeness(name: str) -> str:
+    """Returns a text that is the same for names that look alike, such as those with an invisible character."""
+    shown = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
+    text = " ".join(unicodedata.normalize("NFKC", shown).casefold().split())
+    try:
+        return str(int(text))
+    except ValueError:
+        return text
 
 
 def _unknown_label(table: Table, line: int, value: str, names: Sequence[str], *, first: bool) -> str:

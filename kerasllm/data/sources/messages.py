@@ -14,8 +14,10 @@ _SHAREGPT = {
     "bing": "assistant",
     "bard": "assistant",
 }
-_NOT_LEARNED = {"weight": (0, 1), "train": (False, True)}
+_NOT_LEARNED = {"weight": (0, 1), "train": (False, True), "training": (False, True)}
 """Fields of a message that say whether it is learned, with the values for no and yes: OpenAI's and axolotl's."""
+_CALLS = ("function_call", "tool_call", "function-call")
+_RESULTS = ("observation", "function", "function_response", "tool_response", "function-response")
 
 
 def read_messages(messages: Any, before: str) -> tuple[list[Message], list[bool]]:
@@ -31,10 +33,11 @@ def read_messages(messages: Any, before: str) -> tuple[list[Message], list[bool]
     Raises:
         InputError: the messages are invalid; the error names the place, the message and the fault.
     """
-    if not isinstance(messages, list) or not messages:
-        raise InputError(
-            f"{before.rpartition(':')[0]}: an empty conversation; give at least a user's and an assistant's message"
-        )
+    place = before.rpartition(":")[0]
+    if not isinstance(messages, list):
+        raise InputError(f"{place}: the messages are {short(messages)}, they must be a list of objects")
+    if not messages:
+        raise InputError(f"{place}: an empty conversation; give at least a user's and an assistant's message")
     found, learned = [], []
     for number, message in enumerate(messages, 1):
         where = f"{before} {number}"
@@ -56,7 +59,12 @@ def _with_role(message: Any, where: str) -> Message:
         raise InputError(f"{where}: it must be an object with 'role' and 'content'")
     role, calls = message["role"], message.get("tool_calls")
     if role not in ROLES:
-        raise InputError(f"{where}: role {short(role)} is not one of {', '.join(ROLES)}")
+        mend = ""
+        if role in _CALLS:
+            mend = "; write a call as 'tool_calls' of an assistant's message"
+        elif role in _RESULTS:
+            mend = "; give the result of a call the role 'tool'"
+        raise InputError(f"{where}: role {short(role)} is not one of {', '.join(ROLES)}{mend}")
     if message.get("function_call") is not None:
         raise InputError(
             f"{where}: 'function_call' is the old form of a call; write it as 'tool_calls', a list"
@@ -94,6 +102,8 @@ def text_of(content: Any, where: str) -> str:
         text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, dict) else part
+            if kind == "text":
+                raise InputError(f"{where}: a part's text is {short(text)}, it must be text")
             raise InputError(
                 f"{where}: a part is of type {short(kind)}; only text can be learned, leave it out"
             )

@@ -190,7 +190,8 @@ def _open_delimited(source: str, records: Iterator[tuple[int, list[str]]], by_in
         indexes = [int(column.name) if by_index else names.index(column.name) for column in columns]
         for line, fields in records:
             found = list(map(_plain_name, fields)) if not by_index and len(fields) == width else []
-            if found and sorted(found) == sorted(header):
+            # A text may be the name of a single column, in another case.
+            if found and sorted(found) == sorted(header) and (width > 1 or fields == names):
                 raise InputError(
                     f"{source}:{line}: repeats the header of line {first_line}; were files put one behind the other? "
                     "Remove the line"
@@ -220,8 +221,8 @@ def _open_delimited(source: str, records: Iterator[tuple[int, list[str]]], by_in
 
 
 def _plain_name(name: str) -> str:
-    """Returns a column's name as it is compared with a row, without a byte order mark, quotation marks and spaces."""
-    return name.removeprefix("\ufeff").strip().strip('"')
+    """Returns a name, or a field of a row, as a header is looked for: without case, quotation marks and spaces."""
+    return name.removeprefix("\ufeff").strip().strip('"').casefold()
 
 
 def _json_records(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -283,7 +284,7 @@ def _open_parquet(source: str) -> Table:
                     values = [batch.column(name).to_pylist() for name in names]
                     for row in zip(*values, strict=True):
                         number += 1
-                        yield Row(number, row)
+                        yield Row(number, tuple(as_text(value, f"{source} row {number}") for value in row))
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{source}: broken behind row {number}: {error}") from error
 
@@ -291,6 +292,24 @@ def _open_parquet(source: str) -> Table:
     features = metadata.get("info", {}).get("features", {})
     class_names = {name: names for name, feature in features.items() if (names := _class_names(feature))}
     return Table(source, tuple(schema.names), read_rows, class_names=class_names, has_lines=False)
+
+
+def as_text(value: Any, place: str) -> Any:
+    """Returns bytes as the text that they are, as some programs write texts without saying so; other values unchanged.
+
+    Args:
+        value: a value of a column.
+        place: the file and the row, for messages.
+
+    Raises:
+        InputError: the bytes are not UTF-8.
+    """
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: holds bytes that are no text in UTF-8 (at byte {error.start})") from error
 
 
 def _class_names(feature: Any) -> tuple[str, ...]:
@@ -327,7 +346,7 @@ def _open_hub(source: str, split: str) -> Table:
     def read_rows(columns: Sequence[Column]) -> Iterator[Row]:
         names = [column.name for column in columns]
         for number, row in enumerate(rows.select_columns(list(dict.fromkeys(names))), 1):
-            yield Row(number, tuple(row[name] for name in names))
+            yield Row(number, tuple(as_text(row[name], f"{source} row {number}") for name in names))
 
     features = rows.features.to_dict()
     class_names = {name: names for name, feature in features.items() if (names := _class_names(feature))}

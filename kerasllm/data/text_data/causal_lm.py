@@ -6,7 +6,7 @@ from typing import Any
 
 from kerasllm.data.batches.causal_lm import CausalEvaluationBatches
 from kerasllm.data.text_data.base import TextData
-from kerasllm.data.text_data.texts import read_single_texts
+from kerasllm.data.text_data.texts import check_tokenizer, read_single_texts
 from kerasllm.data.token_cache.stream import stream_of_texts
 from kerasllm.tokenizers.special_tokens import default_length
 
@@ -49,6 +49,7 @@ class CausalLanguageModelData(TextData):
         shuffle: bool = True,
         seed: int = 0,
     ) -> None:
+        check_tokenizer(tokenizer)
         stream = stream_of_texts(read_single_texts(texts), tokenizer)
         batches = CausalEvaluationBatches(
             stream,

@@ -9,9 +9,10 @@ from kerasllm.data.batches.conversations import ConversationBatches
 from kerasllm.data.examples.conversations import encode_conversations
 from kerasllm.data.sources.conversations import read_record
 from kerasllm.data.text_data.base import TextData
+from kerasllm.data.text_data.texts import check_tokenizer
 from kerasllm.errors import InputError, short
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
-from kerasllm.tokenizers.special_tokens import default_length
+from kerasllm.tokenizers.special_tokens import default_length, own_template
 
 
 class ConversationData(TextData):
@@ -57,10 +58,10 @@ class ConversationData(TextData):
         shuffle: bool = True,
         seed: int = 0,
     ) -> None:
+        check_tokenizer(tokenizer)
+        template = chat_template or own_template(tokenizer) or DEFAULT_CHAT_TEMPLATE
         batches = ConversationBatches(
-            encode_conversations(
-                read_conversation_list(conversations), tokenizer, chat_template or DEFAULT_CHAT_TEMPLATE
-            ),
+            encode_conversations(read_conversation_list(conversations), tokenizer, template),
             context_length=default_length(tokenizer, 512) if context_length is None else context_length,
             batch_size=batch_size,
             seed=seed,

@@ -23,7 +23,7 @@ from kerasllm.data.text_data.labels import (
     read_numbers,
     sorted_names,
 )
-from kerasllm.data.text_data.texts import check_count, read_texts
+from kerasllm.data.text_data.texts import check_count, check_tokenizer, read_texts
 from kerasllm.errors import InputError, InputWarning
 from kerasllm.tokenizers.special_tokens import default_length
 
@@ -51,11 +51,13 @@ class _LabelledTexts(TextData):
         seed: int,
         packing: bool,
     ) -> None:
+        check_tokenizer(tokenizer)
         if packing and not shuffle:
             raise InputError("packing puts texts of all lengths together: leave it out with shuffle=False")
         if sequence_length is None:
             sequence_length = default_length(tokenizer, 128)
         self.encoded = encode_texts(tokenizer, texts, sequence_length)
+        self.reads_special_tokens = tokenizer.token_to_id("[CLS]") is not None
         self.num_truncated = self.encoded.num_truncated
         if self.num_truncated:
             warnings.warn(
@@ -95,6 +97,11 @@ class _LabelledTexts(TextData):
     def bind_to(self, model: Any) -> None:
         """Checks that a model can read these batches."""
         super().bind_to(model)
+        if not (self.reads_special_tokens or model.reads_any_tokenizer):
+            raise InputError(
+                f"the tokenizer has no [CLS] and [SEP], between which a {type(model).__name__} reads a text: give the "
+                "model's own tokenizer, or one of kerasllm.train_wordpiece"
+            )
         if not self.has_labels:
             raise InputError(f"this {type(self).__name__} has no labels: it is for predict alone")
 

@@ -8,7 +8,7 @@ from kerasllm.data.batches.masked_lm import BertPretrainingBatches, Objective
 from kerasllm.data.batches.masking import MaskingMode
 from kerasllm.data.sources.sentences import split_paragraphs
 from kerasllm.data.text_data.base import TextData
-from kerasllm.data.text_data.texts import read_single_texts
+from kerasllm.data.text_data.texts import check_tokenizer, read_single_texts
 from kerasllm.data.token_cache.store import store_of_sentences
 from kerasllm.tokenizers.special_tokens import default_length
 from kerasllm.tokenizers.wordpiece import continuation_mask, special_token_ids
@@ -59,6 +59,7 @@ class MaskedLanguageModelData(TextData):
         seed: int = 0,
     ) -> None:
         documents = [split_paragraphs(text) for text in read_single_texts(texts)]
+        check_tokenizer(tokenizer)
         special = special_token_ids(tokenizer)
         batches = BertPretrainingBatches(
             store_of_sentences(documents, tokenizer),

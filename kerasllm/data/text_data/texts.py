@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from kerasllm.errors import InputError, short
@@ -71,6 +72,22 @@ def read_single_texts(texts: Any, name: str = "texts") -> list[str]:
     if len(found[0]) == 2:
         raise InputError(f"{name}[0] is a pair, it must be one text")
     return [text for (text,) in found]
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Checks that an argument is a tokenizer of the `tokenizers` library.
+
+    Raises:
+        InputError: it is a path, or another library's tokenizer.
+    """
+    if isinstance(tokenizer, str | Path):
+        raise InputError(
+            f"tokenizer is {short(str(tokenizer))}, it must be a tokenizer: kerasllm.load_tokenizer reads it from there"
+        )
+    if not hasattr(tokenizer, "token_to_id"):
+        raise InputError(
+            f"tokenizer is a {type(tokenizer).__name__}, it must be one that kerasllm.load_tokenizer returns"
+        )
 
 
 def check_count(texts: Sequence[Any], labels: Any) -> None:

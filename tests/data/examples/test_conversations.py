@@ -99,6 +99,11 @@ def conversation(*roles):
     ("record", "fault"),
     [
         ({"messages": []}, "an empty conversation"),
+        ({"messages": '[{"role": "user"}]'}, "they must be a list of objects"),
+        (conversation("user", "function_call"), "write a call as 'tool_calls' of an assistant's message"),
+        (conversation("user", "observation"), "give the result of a call the role 'tool'"),
+        (parts({"type": "text", "text": None}), "message 1: content: a part's text is None, it must be text"),
+        ({"prompt": "a", "completion": "b", "label": False}, "'label' false marks a bad completion"),
         (conversation("user"), "no assistant's turn"),
         (
             conversation("user", "bot"),
@@ -138,7 +143,7 @@ def conversation(*roles):
             {"question": "a", "answer": "b"},
             "'question' and 'answer' look like a question and its answer; name them",
         ),
-        ({"dialogue": ["a", "b"]}, "'dialogue' looks like a conversation; name it 'messages'"),
+        ({"dialogue": ["a", "b"]}, "name it 'messages', a list of {'role', 'content'}"),
         ({"instruction": "a", "output": 5}, "'output' is 5, it must be text"),
         (
             {"instruction": "a", "output": "b", "history": ["c"]},
@@ -182,6 +187,7 @@ def test_broken_files_and_templates(tmp_path, tokenizer):
         encoded(path, tokenizer, "{{ messages | length }}")
     assert is_conversation_file(str(path))
     assert not is_conversation_file(str(write(path, {"text": "a"})))
+    assert is_conversation_file(str(write(path, {"chosen": TALK, "rejected": TALK})))
 
 
 ASKED, ANSWERED = {"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day."}
@@ -214,6 +220,7 @@ END = "<|endoftext|>"
         ),
         ({"messages": [ANSWERED, ASKED, ANSWERED]}, [" Good day.", " Good day."]),
         ({"messages": [ASKED, ASKED, ANSWERED, ANSWERED]}, [" Good day.", " Good day."]),
+        ({"messages": [ASKED, ANSWERED | {"training": False}, ASKED, ANSWERED]}, [" Good day."]),
         ({"messages": [ASKED, ANSWERED, ASKED]}, [" Good day."]),
         (
             {"messages": [ASKED, ANSWERED, {"role": "system", "content": "Brief!"}, ASKED, ANSWERED]},

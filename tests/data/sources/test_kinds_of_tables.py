@@ -35,7 +35,8 @@ def _part(sign, header="text{}label\n"):
 
 @pytest.mark.parametrize(("name", "sign"), [("a.tsv", "\t"), ("a.csv", ",")])
 @pytest.mark.parametrize(
-    "second", ["text{}label\n", "\ufefftext{}label\n", "label{}text\n", '\ufeff"text"{}"label"\r\n']
+    "second",
+    ["text{}label\n", "\ufefftext{}label\n", "label{}text\n", '\ufeff"text"{}"label"\r\n', "Text{}LABEL\n"],
 )
 def test_a_repeated_header_is_refused_by_its_line(write, name, sign, second):
     path = write(name, _part(sign) + _part(sign, second))
@@ -88,6 +89,8 @@ FORMS = {
     "large_string": pyarrow.large_string(),
     "string_view": pyarrow.string_view(),
     "dictionary": pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
+    "binary": pyarrow.binary(),  # as Impala and older versions of Spark write texts
+    "large_binary": pyarrow.large_binary(),
 }
 
 
@@ -101,6 +104,15 @@ def test_text_is_text_in_every_arrow_form(tmp_path, form):
     found = read_labelled(path)
     assert found.texts == [("good",), ("bad",), ("good",)]
     assert found.label_names == ("a", "b")
+
+
+def test_bytes_that_are_no_text_are_refused_by_their_row(tmp_path):
+    path = str(tmp_path / "a.parquet")
+    table = pyarrow.table({"text": [b"good", b"caf\xe9"], "label": ["a", "b"]})
+    pyarrow.parquet.write_table(table, path)
+    for read in (lambda: documents(Corpus([path])), lambda: read_labelled(path)):
+        with pytest.raises(InputError, match=r"a\.parquet row 2: holds bytes that are no text in UTF-8"):
+            read()
 
 
 def test_a_parquet_column_that_is_there_twice_is_refused_by_name(tmp_path):
@@ -141,7 +153,9 @@ def _labels(write, name, labels, **settings):
         (["True", "False", "true"], ("false", "true")),
         (["True", "False", "True"], ("False", "True")),
         (["9007199254740993.0", "9007199254740992"] * 2, ("9007199254740992", "9007199254740993")),
-        (["01", "1", "01"], ("01", "1")),
+        (["1.000e+00", "0e0", "+1", "0"], ("0", "1")),
+        (["0x", "1e0", "1", "0x"], ("0x", "1")),
+        (["007", "8", "007", "8"], ("007", "8")),  # a code
         (["good", " good ", "bad", "\ufeffbad"], ("bad", "good")),
     ],
 )
@@ -157,7 +171,8 @@ def test_names_of_fractions_stay_as_they_stand_and_are_sorted_by_value(write):
 
 
 @pytest.mark.parametrize(
-    ("known", "labels"), [(("0", "1"), ["0.0", "1.0"]), (("False", "True"), ["false", "TRUE"])]
+    ("known", "labels"),
+    [(("0", "1"), ["0.0", "1.0"]), (("-1", "1"), ["-1e0", "+1"]), (("False", "True"), ["false", "TRUE"])],
 )
 def test_validation_data_spelled_otherwise_has_the_classes_of_training(write, known, labels):
     found = _labels(write, "a.csv", labels * 2, label_names=known)
@@ -165,10 +180,31 @@ def test_validation_data_spelled_otherwise_has_the_classes_of_training(write, kn
     assert found.label_names == known
 
 
-@pytest.mark.parametrize("labels", [["Spam", "spam", "ham"] * 4, ["0", "1", "true", "false"] * 4])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["Spam", "spam", "ham"] * 4,
+        ["0", "1", "true", "false"] * 4,
+        ["01", "1", "2"] * 4,
+        ["spam", "spam\u200b", "ham"] * 4,  # with a space of no width
+    ],
+)
 def test_classes_that_seem_to_be_one_are_told(write, labels):
     with pytest.warns(InputWarning, match="are classes of their own"):
         _labels(write, "a.csv", labels)
+
+
+def test_labels_of_rows_with_several_are_one_class_however_they_are_written(write):
+    content = "text,label\n" + "".join(
+        f'film {i},"{label}"\n' for i, label in enumerate(["1.0,2", "1", "2.0", ""])
+    )
+    found = read_labelled(write("a.csv", content), separator=",")
+    assert found.label_names == ("1", "2")
+    assert found.labels.tolist() == [[1, 1], [1, 0], [0, 1], [0, 0]]
+    again = read_labelled(write("b.csv", content), separator=",", label_names=("1", "2"))
+    assert again.labels.tolist() == found.labels.tolist()
+    with pytest.warns(InputWarning, match="'Sea' and 'sea' are classes of their own"):
+        read_labelled(write("c.csv", 'text,label\na,"Sea,storm"\nb,sea\n'), separator=",")
 
 
 def test_words_of_their_own_are_not_told(write):

@@ -298,6 +298,42 @@ def test_conversations(bpe):
             kerasllm.ConversationData(wrong, tokenizer=bpe)
 
 
+def test_conversations_have_the_form_that_the_tokenizer_brings(bpe, tmp_path):
+    talk = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c d"}]
+    template = "{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+    named = [{"name": "default", "template": template}, {"name": "other", "template": "x"}]
+    for given in (template, named):
+        kerasllm.save_tokenizer(bpe, tmp_path, chat_template=given)
+        data = kerasllm.ConversationData(
+            [talk], tokenizer=kerasllm.load_tokenizer(tmp_path), context_length=32
+        )
+        row = bpe.decode(data[0][0]["token_ids"][0].tolist(), skip_special_tokens=False)
+        assert row.startswith("<u>a b<|endoftext|><a>c d")
+
+
+def test_what_is_no_tokenizer_is_told(bpe):
+    class Other:
+        """A tokenizer of another library."""
+
+    for tokenizer, words in (
+        ("my_bert", "load_tokenizer reads it from there"),
+        (Other(), "is a Other, it must be"),
+    ):
+        for make in (
+            lambda own: classification(own),
+            lambda own: kerasllm.MaskedLanguageModelData(TEXTS, tokenizer=own),
+            lambda own: kerasllm.CausalLanguageModelData(TEXTS, tokenizer=own),
+            lambda own: kerasllm.ConversationData([], tokenizer=own),
+            lambda own: kerasllm.Predictor(kerasllm.BertMaskedLM(config()), own),
+        ):
+            with pytest.raises(InputError, match=words):
+                make(tokenizer)
+    model = kerasllm.BertClassifier(config(vocabulary_size=300), label_names=["even", "odd"])
+    model.compile("sgd")
+    with pytest.raises(InputError, match=r"has no \[CLS\] and \[SEP\]"):
+        model.fit(classification(bpe), verbose=0)
+
+
 def test_any_keras_model_reads_new_epochs(tokenizer):
     """Another model's `fit` goes on to the next epoch after a whole pass."""
     data = classification(tokenizer)
