@@ -357,8 +357,10 @@ def _parquet_pieces(path: Path, text_column: str, cutting: Cutting) -> Iterator[
             kind: Any = file.schema_arrow.field(text_column).type
             if pyarrow.types.is_dictionary(kind):
                 kind = kind.value_type
-            is_text = ("is_string", "is_large_string", "is_string_view")
-            is_text += ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
+            is_text = (
+                *("is_string", "is_large_string", "is_string_view"),
+                *("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view"),
+            )
             if not any(getattr(pyarrow.types, name)(kind) for name in is_text):
                 raise InputError(f"{path}: column {text_column!r} holds {kind}, not text")
             before = 0  # number of rows in earlier batches
