@@ -89,6 +89,9 @@ class LanguageModel(keras.Model):
         """Lets Keras record the shapes of the inputs; the constructor has already created all weights."""
         self.built = True
 
+    def _lock_state(self) -> None:
+        """Does nothing, where Keras would refuse layers from now on: users replace one by their own before training."""
+
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the symbolic outputs of a symbolic call, by tracing `call`, which a subclass may have of its own."""
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
