@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from kerasllm.backend import is_symbolic, take_rows
-from kerasllm.layers.dropout import dropout
+from kerasllm.layers.dropout import CountsCalls, dropout
 from kerasllm.layers.initializers import KeyedNormal, default_seed
 
 
@@ -26,7 +26,7 @@ def sinusoids(length: int, width: int) -> np.ndarray:
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
-class ScaledEmbeddings(keras.layers.Layer):
+class ScaledEmbeddings(CountsCalls, keras.layers.Layer):
     """The sum of scaled token embeddings and positions, then dropout.
 
     Args:
@@ -77,6 +77,8 @@ class ScaledEmbeddings(keras.layers.Layer):
         self.position_deviation = position_deviation
         self.seed = default_seed() if seed is None else seed
         self.seed_generator = keras.random.SeedGenerator(self.seed)
+        # Keras would cast ids that come as floats to the type computed in: bfloat16 has no 257.
+        self._convert_input_args, self._allow_non_tensor_positional_args = False, True
 
     def build(self, token_ids_shape=None, position_ids_shape=None):
         """Creates the tables; the shapes of the inputs do not matter."""
@@ -100,6 +102,7 @@ class ScaledEmbeddings(keras.layers.Layer):
 
     def call(self, token_ids, position_ids=None, is_target=False, training=False):
         """See the class."""
+        token_ids = ops.convert_to_tensor(token_ids, "int32")
         length = token_ids.shape[1]
         if is_symbolic(token_ids, axis=1):
             if position_ids is None:

@@ -173,7 +173,9 @@ class NormWithLoss(FinalNorm):
         return super().call(hidden)
 
 
-@pytest.mark.filterwarnings("ignore:Gradients do not exist")  # of the layer that was replaced, which torch keeps
+@pytest.mark.filterwarnings(
+    "ignore:Gradients do not exist"
+)  # of the layer that was replaced, which torch keeps
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # by Keras' own train_on_batch
 def test_a_loss_that_projects_leaves_out_no_other():
     """A regularizer, add_loss of a layer and loss_weights count, however the loss is computed."""
