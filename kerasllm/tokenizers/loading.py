@@ -21,6 +21,7 @@ from kerasllm.tokenizers.settings import (
     apply_settings,
     read_settings,
     register_special_tokens,
+    warn_of_unknown_marks,
 )
 from kerasllm.tokenizers.special_tokens import remember_length, remember_roles, remember_templates
 from kerasllm.tokenizers.wordpiece import bert_tokenizer, read_vocabulary, special_token_ids
@@ -184,6 +185,7 @@ def _load(path: Path) -> Tokenizer:
     settings = read_settings(path.parent)
     tokenizer = _read(path, settings)
     register_special_tokens(tokenizer, settings)
+    warn_of_unknown_marks(tokenizer, settings, path)
     remember_roles(tokenizer, settings)
     remember_length(tokenizer, settings)
     with contextlib.suppress(InputError):  # a broken template is told where it is used

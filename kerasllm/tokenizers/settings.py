@@ -101,6 +101,26 @@ def register_special_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any]) -
     )
 
 
+def warn_of_unknown_marks(tokenizer: Tokenizer, settings: Mapping[str, Any], path: Path) -> None:
+    """Warns of special tokens that the settings name and the vocabulary lacks, which therefore have no role.
+
+    Args:
+        tokenizer: the tokenizer.
+        settings: the settings, as `read_settings` returns them.
+        path: the tokenizer's file, for the warning.
+    """
+    implied = _DEFAULT_MARKS.get(_class_name(settings), {})
+    for role in ROLES:
+        token = token_text(settings.get(role))
+        if token and token != implied.get(role) and tokenizer.token_to_id(str(token)) is None:
+            warnings.warn(
+                f"{path.parent / SETTINGS_FILE}: {role} is {token!r}, which is not in the vocabulary: left out, as no "
+                "model has an embedding for it",
+                InputWarning,
+                stacklevel=4,
+            )
+
+
 def _listed_tokens(settings: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
     """Returns the ids and tokens of `added_tokens_decoder` by id; other entries are left out."""
     listed = settings.get("added_tokens_decoder")

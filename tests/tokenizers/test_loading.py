@@ -5,7 +5,7 @@ import json
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, InputWarning
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.characters import train_characters
 from kerasllm.tokenizers.encoding import encode, vocabulary_size
@@ -203,7 +203,11 @@ def test_special_tokens_are_those_of_the_settings(tmp_path):
     }
     settings = roles | {"pad_token": {"content": "<pad>"}, "mask_token": "not there", "padding_side": "left"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    tokenizer = load_tokenizer(tmp_path)
+    with pytest.warns(
+        InputWarning, match="mask_token is 'not there', which is not in the vocabulary"
+    ) as told:
+        tokenizer = load_tokenizer(tmp_path)
+    assert len(told) == 1
     assert end_of_text_id(tokenizer) == 2
     save_tokenizer(tokenizer, tmp_path / "again", max_length=8)
     written = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
