@@ -126,6 +126,12 @@ class RecurrentLayer(CountsCalls, keras.layers.Layer):
         joined = outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=-1)
         return ops.transpose(joined, (1, 0, 2)), last
 
+    def compute_output_shape(self, inputs_shape, state_shape=None, padding_mask_shape=None):
+        """Returns the shapes of the outputs and of the states."""
+        rows, width, directions = inputs_shape[0], self.hidden_dim, 1 + self.bidirectional
+        states = [[(rows, width)] * STATES[self.cell] for _ in range(directions)]
+        return (*inputs_shape[:-1], directions * width), states
+
     def get_config(self):
         """Returns the arguments of the constructor."""
         return super().get_config() | {
@@ -154,6 +160,10 @@ class LockedDropout(CountsCalls, keras.layers.Layer):
         self.rate = rate
         self.seed = default_seed() if seed is None else seed
         self.seed_generator = keras.random.SeedGenerator(_own_seed(self))
+        self.built = True
+
+    def build(self, inputs_shape):
+        """Creates nothing; Keras records the shape, which `summary` shows."""
         self.built = True
 
     def call(self, inputs, training=False):

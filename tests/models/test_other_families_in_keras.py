@@ -67,6 +67,13 @@ def test_in_a_functional_model_that_is_saved_and_goes_on(name, tmp_path):
     np.testing.assert_allclose(values(model(shorter)), values(own(shorter)), atol=1e-6)
 
 
+def test_summaries_show_shapes(capsys):
+    for model in (kerasllm.RecurrentBackbone(RECURRENT), kerasllm.RecurrentSeq2SeqBackbone(PAIRS)):
+        model.summary()
+        shown = capsys.readouterr().out
+        assert "RecurrentLayer" in shown and "?" not in shown
+
+
 def test_weights_of_rows_weigh_all_their_tokens():
     make, inputs, labels = MODELS["Seq2SeqLM"]
     weights = np.array([0.0, 1.0, 5.0, 2.0], "float32")

@@ -71,6 +71,7 @@ class RecurrentBackbone(LanguageModel):
         self.embeddings.build((None, None))
         for index, layer in enumerate(self.recurrent_layers):
             layer.build((None, None, wide if index else config.embedding_dim))
+        self.output_dropout.build((None, None, config.output_dim))
         self.built = True
 
     def call(self, inputs, training=False):

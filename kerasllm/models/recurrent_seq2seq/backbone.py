@@ -86,6 +86,7 @@ class RecurrentSeq2SeqBackbone(LanguageModel):
         for index in layers:
             self.encoder_layers[index].build((None, None, 2 * width if index else width))
             self.decoder_layers[index].build((None, None, width))
+        self.output_dropout.build((None, None, width))
         self.built = True
 
     def call(self, inputs, training=False):
