@@ -403,7 +403,7 @@ class CausalLanguageModelLoss(_CrossEntropy):
         """
         table = ops.convert_to_tensor(table)
         rows = backend.take_rows(table, labels) - ops.mean(table, axis=0)
-        differences = ops.sum(ops.cast(hidden * rows, "float32"), axis=-1)
+        differences = ops.sum(ops.cast(hidden, "float32") * ops.cast(rows, "float32"), axis=-1)
         return ops.sum(ops.where(weights == 0, 0.0, differences * weights))
 
     def get_config(self):

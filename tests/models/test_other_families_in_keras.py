@@ -79,11 +79,14 @@ def test_weights_of_rows_weigh_all_their_tokens():
     weights = np.array([0.0, 1.0, 5.0, 2.0], "float32")
     full = np.repeat(weights[:, None], labels.shape[1], axis=1)
     losses = []
+    half = make(dtype="mixed_bfloat16")  # with labels that are smoothed in the loss
+    half.compile(keras.optimizers.SGD(0.1))
     for given in (weights, full):
         model = make()
         model.compile(keras.optimizers.SGD(0.1))
         losses.append(trained(model, inputs, labels, given))
     assert losses[0] == losses[1]
+    assert trained(half, inputs, labels, weights) == pytest.approx(losses[0], rel=0.02)
 
 
 @pytest.mark.parametrize("name", MODELS)
