@@ -321,6 +321,16 @@ argmax(logits)
 Returns the first of the largest of each row, int32 (rows,), of (rows, vocabulary).
 """
 
+join = distribution.join
+"""join()
+
+Connects this process with the others of its run, if `kerasllm.processes.place` says that there are others; a second
+call does nothing. It comes before the first tensor is made. Returns the number of this process and their count.
+
+Raises:
+    InputError: the processes cannot be connected, or this backend has no runs of several.
+"""
+
 device_count = distribution.device_count
 """device_count()
 
@@ -337,4 +347,44 @@ Args:
         batch are divided among replica * fsdp.
     rules: pairs of a regular expression for the whole path of a weight, and for each of its axes "fsdp", "tensor" or
         None. An axis that the devices do not divide, and a weight that no rule names, is whole on every device.
+"""
+
+gather = distribution.gather
+"""gather(values)
+
+Returns a NumPy array (processes, ...) of what each process gives, an array of one shape and type. All must call it.
+"""
+
+whole = distribution.whole
+"""whole(value)
+
+Returns a variable's values as a NumPy array. Where devices of other processes hold a part, all processes must call it.
+"""
+
+share = distribution.share
+"""share()
+
+Returns (part, parts, multiple): this process delivers part number `part` of `parts` equal parts of each batch's rows,
+which must be a multiple of `multiple`; (0, 1, 1) where nothing is divided.
+"""
+
+sums_gradients = distribution.sums_gradients
+"""Whether the losses of the processes' own rows are added up, so that weights must be divided by their sum before."""
+
+reduced_step = distribution.reduced_step
+"""reduced_step(model, train_step, *arguments)
+
+Returns what `train_step(*arguments)` returns, with loss, gradients and metrics of the rows of all processes.
+"""
+
+whole_batch = distribution.whole_batch
+"""whole_batch(data)
+
+Returns a context that gives, of a batch that each process has whole, what this process is to hand to Keras.
+"""
+
+everywhere = distribution.everywhere
+"""everywhere(outputs)
+
+Returns the outputs of a compiled function so that each process can read them.
 """

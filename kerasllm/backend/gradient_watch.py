@@ -26,6 +26,8 @@ def watch(
 ) -> Iterator[None]:
     """Calls `on_loss(loss)`, whose result takes the loss's place, and `on_gradients(apply, gradients, variables)`.
 
+    It can be nested: the inner one sees the gradients first, and its `apply` leads to the outer one.
+
     Args:
         optimizer: the instance, which is changed within the context alone.
         on_loss: function from the loss to what is differentiated.
@@ -33,12 +35,14 @@ def watch(
     """
     scale_loss, apply = optimizer.scale_loss, optimizer.apply
     own = vars(optimizer)
+    before = {name: own[name] for name in ("scale_loss", "apply") if name in own}
     own["scale_loss"] = lambda loss: on_loss(scale_loss(loss))
     own["apply"] = lambda gradients, variables=None: on_gradients(apply, gradients, variables)
     try:
         yield
     finally:
         del own["scale_loss"], own["apply"]
+        own.update(before)
 
 
 def poison_if_bad(loss):

@@ -6,6 +6,9 @@ Bernoulli draw, fuses into the surrounding arithmetic under XLA, and makes train
 dropout switched on.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from keras import ops
 
 # Odd multipliers of a 32-bit finalizer of low bias (C. Wellons, "Prospecting for hash functions", 2018).
@@ -27,6 +30,29 @@ def mix(value):
     return ops.bitwise_xor(value, shift_right(value, 16))
 
 
+_part = 0
+
+
+def number_rows_from(part: int) -> None:
+    """Lets `draws` number the elements as those of part number `part` of a tensor that is divided by its first axis.
+
+    So a process that has some rows of a batch draws for them what it would draw if it had all.
+    """
+    global _part
+    _part = part
+
+
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Within, `draws` are for tensors that each process has whole, such as weights."""
+    global _part
+    before, _part = _part, 0
+    try:
+        yield
+    finally:
+        _part = before
+
+
 def draws(shape: tuple[int, ...], seed):
     """Returns random int32 numbers of `shape`, uniform in [0, 2**31).
 
@@ -39,8 +65,14 @@ def draws(shape: tuple[int, ...], seed):
         size *= dimension
     seed = ops.cast(seed, "int32")
     key = mix(mix(seed[0]) + seed[1] * GOLDEN)
-    bits = mix(mix(ops.arange(size, dtype="int32") + key) + key)
+    first = key + _wrapped(_part * size) if _part else key
+    bits = mix(mix(ops.arange(size, dtype="int32") + first) + key)
     return ops.reshape(shift_right(bits, 1), shape)
+
+
+def _wrapped(number: int) -> int:
+    """Returns the number as an int32 that overflows."""
+    return (number + 2**31) % 2**32 - 2**31
 
 
 def least_kept(rate: float) -> int:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kerasllm import processes
 from kerasllm.cli import settings
 from kerasllm.cli.ranges import check_ranges
 from kerasllm.errors import DISK_FULL, InputError, InputWarning
@@ -55,29 +56,41 @@ def run(main: Callable[[Any], int | None], config_class: type, argv: Sequence[st
             otherwise with what `main` returned unless that is 0.
     """
     try:
-        with _plain_warnings():
+        with processes.first_one_prints(), _plain_warnings():
             code = main(parse(config_class, sys.argv[1:] if argv is None else argv))
+    except processes.ToldByFirst:
+        code = 2
+        processes.end(code)
     except InputError as error:
         code = _complain(str(error))
+        processes.end(code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+        processes.end(code)
     except BrokenPipeError:  # `recipe --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except OSError as error:
         if error.errno not in _ONE_LINE_ERRORS:
+            processes.end(1, error)
             raise
         place = f"{error.filename}: " if error.filename else ""
         full = "; free some space, or choose another --output" if error.errno in DISK_FULL else ""
         code = _complain(f"{place}{error.strerror}{full}")
+        processes.end(code)
     except Exception as error:
+        if processes.is_loss(error):
+            _complain(f"another process has ended or no longer answers ({str(error).strip() or type(error)})")
+            processes.end(processes.LOST)
         if not _out_of_memory(error):
+            processes.end(1, error)
             raise
         code = _complain(
             "out of memory: lower --batch_size (and raise --gradient_accumulation), --sequence_length or the "
             "size of the model"
         )
+        processes.end(code)
     if code:
         sys.exit(code)
 
@@ -287,7 +300,7 @@ def _kind(option: settings.Option) -> str:
 
 def _complain(message: str) -> int:
     """Prints the message as one line on standard error and returns exit code 2."""
-    print("error:", _one_line(message), file=sys.stderr)
+    print("error:", processes.name() + _one_line(message), file=sys.stderr)
     return 2
 
 

@@ -183,8 +183,8 @@ class FeedForward:
 def merged_kernel(layer: Any, name: str) -> Any:
     """Returns the kernel of a layer's projection as NumPy (inputs, outputs), with its adapter added if it has one."""
     weights = {weight.name: weight for weight in layer.weights}
-    kernel = ops.convert_to_numpy(weights[f"{name}_kernel"])
+    kernel = backend.whole(weights[f"{name}_kernel"])
     if f"{name}_lora_b" not in weights:
         return kernel
-    low, high = (ops.convert_to_numpy(weights[f"{name}_lora_{part}"]) for part in "ab")
+    low, high = (backend.whole(weights[f"{name}_lora_{part}"]) for part in "ab")
     return kernel + (low @ high) * (layer.lora_alpha / layer.lora_rank)

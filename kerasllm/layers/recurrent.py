@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kerasllm import backend
+from kerasllm.backend.hashing import undivided
 from kerasllm.backend.recurrent_cells import GATES, STATES
 from kerasllm.layers.dropout import CountsCalls, dropout
 from kerasllm.layers.initializers import KeyedUniform, default_seed, name_key
@@ -110,7 +111,8 @@ class RecurrentLayer(CountsCalls, keras.layers.Layer):
             input_kernel, recurrent_kernel, *biases = weights
             if training and self.weight_drop:
                 kernel = ops.convert_to_tensor(recurrent_kernel)
-                recurrent_kernel = dropout(kernel, self.weight_drop, self.seed_generator)
+                with undivided():
+                    recurrent_kernel = dropout(kernel, self.weight_drop, self.seed_generator)
             found, after = backend.recurrence(
                 self.cell,
                 steps,
@@ -192,22 +194,28 @@ class CarriedState(keras.layers.Layer):
     Args:
         shapes: of the tensors of the state, (rows, hidden_dim) each.
         parts: number of batches of a step that have rows of their own, as with gradient accumulation.
+        share: which part of the rows this process has, and of how many; the others' rows have no meaning here.
     """
 
-    def __init__(self, shapes: list[tuple[int, int]], parts: int = 1, **kwargs) -> None:
+    def __init__(
+        self, shapes: list[tuple[int, int]], parts: int = 1, share: tuple[int, int] = (0, 1), **kwargs
+    ) -> None:
         super().__init__(dtype="float32", trainable=False, **kwargs)
+        self.share = share
         self.kept = [
             self.add_weight(
                 name=f"state_{index}", shape=(parts, *shape), initializer="zeros", trainable=False
             )
             for index, shape in enumerate(shapes)
         ]
+        for variable in self.kept if share[1] > 1 else ():
+            variable.rows_axis = 1  # for `backend.whole`
         self.built = True
 
     @property
     def rows(self) -> int:
-        """The number of rows of a batch."""
-        return self.kept[0].shape[1]
+        """The number of rows of a batch that this process has."""
+        return self.kept[0].shape[1] // self.share[1]
 
     @property
     def weights(self):
@@ -227,12 +235,21 @@ class CarriedState(keras.layers.Layer):
             continues: (rows,), 1 where a row goes on from the batch before.
         """
         goes_on = ops.cast(continues, "float32")[:, None]
-        return [ops.convert_to_tensor(value)[0] * goes_on for value in self.kept]
+        first, end = self._own
+        return [ops.convert_to_tensor(value)[0, first:end] * goes_on for value in self.kept]
+
+    @property
+    def _own(self) -> tuple[int, int]:
+        """The first of the rows that this process has, and the end of them."""
+        return self.share[0] * self.rows, (self.share[0] + 1) * self.rows
 
     def write(self, state):
         """Keeps the state for the same rows' next batch."""
+        first, end = self._own
         for variable, value in zip(self.kept, state, strict=True):
             value = ops.stop_gradient(ops.cast(value, "float32"))[None]
+            if self.share[1] > 1:
+                value = ops.pad(value, ((0, 0), (first, variable.shape[1] - end), (0, 0)))
             if variable.shape[0] > 1:
                 value = ops.concatenate([ops.convert_to_tensor(variable)[1:], value], axis=0)
             variable.assign(value)

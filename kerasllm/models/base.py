@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from kerasllm import backend
+from kerasllm import backend, processes
 from kerasllm.backend import memory
 from kerasllm.checkpoints import Format, push_model, read_model, write_model
 from kerasllm.checkpoints.adapters import read_adapter, write_adapter
@@ -55,6 +57,7 @@ class LanguageModel(keras.Model):
         self._loss_by_default = False
         self.catch_non_finite = False
         self._input_types: tuple[tuple[str, tuple[int, str]], ...] = ()
+        self._gathered: dict[str, np.ndarray] = {}
 
     def get_config(self) -> dict[str, Any]:
         """Returns Keras' own settings, the fields of the config, the seed, the backbone, and which layers are frozen.
@@ -154,12 +157,27 @@ class LanguageModel(keras.Model):
 
     def merged(self, name: str) -> np.ndarray:
         """Returns a variable of `named_variables` as a NumPy array; a kernel has its low-rank adapter added."""
+        if name in self._gathered:
+            return self._gathered[name]
         layer_name, _, weight = name.rpartition("/")
         if weight.endswith("_kernel"):
             for layer in self._flatten_layers(include_self=False):
                 if layer.name == layer_name:
                     return merged_kernel(layer, weight.removesuffix("_kernel"))
-        return keras.ops.convert_to_numpy(self.named_variables()[name])
+        return backend.whole(self.named_variables()[name])
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Within, `merged` gives what all processes have gathered together, so that one alone can write the model."""
+        if processes.place()[1] > 1:
+            for name in self.named_variables():
+                value = self.merged(name)
+                if processes.is_first():
+                    self._gathered[name] = value
+        try:
+            yield
+        finally:
+            self._gathered = {}
 
     @property
     def accepted_inputs(self) -> tuple[str, ...]:
@@ -291,11 +309,24 @@ class LanguageModel(keras.Model):
     def train_step(self, *args: Any) -> Any:
         """Runs Keras' step, compiled as suits the backend, with `per_step_metrics` and `catch_non_finite` applied."""
         step = partial(backend.compiled_step, self, super().train_step)
+        step = partial(backend.reduced_step, self, step)
         if self.per_step_metrics:
             step = partial(backend.per_step_metrics, self, step)
         if self.catch_non_finite:
             step = partial(backend.guarded_step, self, step)
         return step(*args)
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, *args: Any, **settings: Any
+    ) -> Any:
+        """Evaluates a batch as Keras does; of several processes each is given the whole batch."""
+        with backend.whole_batch((x, y, sample_weight)) as data:
+            return super().test_on_batch(*data, *args, **settings)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Predicts a batch as Keras does; of several processes each is given the whole batch, and returns the whole."""
+        with backend.whole_batch((x,)) as data:
+            return super().predict_on_batch(*data)
 
     def test_step(self, *args: Any) -> Any:
         """Runs Keras' own step, with the same matrix products as a training step."""
@@ -303,7 +334,7 @@ class LanguageModel(keras.Model):
 
     def predict_step(self, *args: Any) -> Any:
         """Runs Keras' own step, with the same matrix products as a training step."""
-        return backend.evaluation_step(self, super().predict_step, *args)
+        return backend.everywhere(backend.evaluation_step(self, super().predict_step, *args))
 
     def _should_torch_compile(self) -> bool:
         """Returns False: `torch.compile` would break the graph of a whole step at every layer; see `train_step`."""

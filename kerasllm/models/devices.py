@@ -39,13 +39,14 @@ def distribute(
     Raises:
         InputError: the numbers do not fit the devices, or the file cannot be read.
     """
+    place = backend.join()
     count = backend.device_count()
     sizes = mesh_sizes({"replica": replica, "fsdp": fsdp, "tensor": tensor}, count)
     own = read_layout(layout) if layout else []
     if count > 1:
         rules = [*own, *(rule for family in FAMILIES.values() for rule in family.layout)]
         backend.distribute(tuple(sizes.values()), rules)
-    return 0, 1
+    return place
 
 
 def mesh_sizes(asked: dict[str, int], count: int) -> dict[str, int]:
@@ -68,9 +69,19 @@ def mesh_sizes(asked: dict[str, int], count: int) -> dict[str, int]:
     fits = count % given == 0 if -1 in asked.values() else count == given
     if not fits:
         where = f"KERAS_BACKEND={keras.backend.backend()} has {counted(count, 'device')}"
-        only = "" if keras.backend.backend() == "jax" else "; several devices need KERAS_BACKEND=jax so far"
+        only = {
+            "jax": "",
+            "torch": "; torchrun --nproc_per_node=N starts one process for each of N devices",
+            "tensorflow": "; several devices need KERAS_BACKEND=jax or torch",
+        }[keras.backend.backend()]
         raise InputError(f"{words}: {where}, and their product must be that{only}")
-    return {name: count // given if size == -1 else size for name, size in asked.items()}
+    sizes = {name: count // given if size == -1 else size for name, size in asked.items()}
+    if keras.backend.backend() == "torch" and sizes["replica"] < count:
+        raise InputError(
+            f"KERAS_BACKEND=torch divides batches and no weights so far: give --mesh.replica {count} --mesh.fsdp 1 "
+            "(a script: replica and fsdp of kerasllm.distribute), or take KERAS_BACKEND=jax"
+        )
+    return sizes
 
 
 def check_rows(batch_size: int, sizes: dict[str, int]) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import keras
 
+from kerasllm import backend, processes
+from kerasllm.data.batches.share import Share
 from kerasllm.errors import InputError
 from kerasllm.training.callbacks.averaging import WeightAverage
 from kerasllm.training.callbacks.checkpoint import Checkpoint, restore
@@ -111,21 +113,25 @@ def fit_run(
             flush=True,
         )
     common: dict[str, Any] = {"gradient_accumulation": gradient_accumulation, "start_step": start}
-    log = MetricsLog(
-        run.path, total_steps=steps, log_interval=log_interval, tokens_per_step=tokens_per_step, **common
-    )
     first = make_batches(start_step=0) if first is None else first
     run.record(first_batch_sha256=batch_hash(first[0]))
     batches = None if start >= steps else make_batches(start_step=start) if start else first
-    progress = Progress(
-        steps,
-        tokens_per_step=tokens_per_step,
-        utilization=None if batches is None else Utilization.of(model, batches[0][0]).share,
-        compiles=keras.backend.backend() != "torch" or bool(model.jit_compile),
-        **common,
-    )
-    log.on_exclude, progress.pause = progress.exclude, log.exclude
-    callbacks: list[keras.callbacks.Callback] = [log, progress]
+    log = progress = None
+    if processes.is_first():
+        log = MetricsLog(
+            run.path, total_steps=steps, log_interval=log_interval, tokens_per_step=tokens_per_step, **common
+        )
+        progress = Progress(
+            steps,
+            tokens_per_step=tokens_per_step,
+            utilization=None if batches is None else Utilization.of(model, batches[0][0]).share,
+            compiles=keras.backend.backend() != "torch" or bool(model.jit_compile),
+            **common,
+        )
+        log.on_exclude, progress.pause = progress.exclude, log.exclude
+    if batches is not None:
+        batches.share = own_share(gradient_accumulation)
+    callbacks: list[keras.callbacks.Callback] = [some for some in (log, progress) if some is not None]
     evaluation = None
     if evaluate is not None or sample is not None:
         evaluation = Evaluation(
@@ -183,7 +189,8 @@ def fit_run(
             evaluation.make_up()
             evaluation.on_better = checkpoint.mark_best
         if batches is not None and not (evaluation and evaluation.stopped):
-            progress.start()
+            if progress is not None:
+                progress.start()
             model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
         else:  # all steps were made before, but the results were not written
             model.optimizer.finalize_variable_values(model.trainable_variables)
@@ -193,9 +200,9 @@ def fit_run(
                     callback.on_train_end()
             checkpoint.prune()
     finally:
-        log.close()
-        progress.close()
-        checkpoint.close()
+        for some in (log, progress, checkpoint):
+            if some is not None:
+                some.close()
     return FitResult(
         seconds=checkpoint.seconds,
         figures=dict(evaluation.figures) if evaluation else {},
@@ -203,6 +210,14 @@ def fit_run(
         interrupted=WENT_WRONG if numbers.stopped else checkpoint.interrupted,
         last_step=checkpoint.step,
     )
+
+
+def own_share(gradient_accumulation: int) -> Share:
+    """Returns which rows of each batch this process delivers; all where no other process and no mesh takes part."""
+    part, parts, multiple = backend.share()
+    # With accumulation the weights are divided by their sum over the whole step already.
+    normalize = backend.sums_gradients and parts > 1 and gradient_accumulation == 1
+    return Share(part, parts, multiple, normalize)
 
 
 def averaging_interval(count: int, steps: int, checkpoint_steps: int | None) -> int:

@@ -15,11 +15,11 @@ from typing import Any
 
 import keras
 
-from kerasllm import backend
+from kerasllm import backend, processes
 from kerasllm.checkpoints import write_model
 from kerasllm.checkpoints.adapters import has_peft_form
 from kerasllm.cli.commands import command
-from kerasllm.errors import counted
+from kerasllm.errors import InputError, counted
 from kerasllm.files.atomic import write_atomically
 from kerasllm.files.json import to_json
 from kerasllm.models.devices import check_rows, distribute, mesh_sizes
@@ -106,11 +106,26 @@ def is_finished(config: JobOptions) -> bool:
         InputError: the run directory cannot be written to, or holds a run that these settings do not continue.
     """
     config.check_final_weights()
+    check_mesh(config)
     _check_averaging(config, getattr(config, "steps", None))
     finished = RunDirectory.check(config.output, config, resume=config.resume, may_grow=config.may_grow)
     if finished:
         print(nothing_to_resume(config.output, config))
     return finished
+
+
+def check_mesh(config: JobOptions) -> dict[str, int]:
+    """Connects the processes of the run, and returns the number of devices of each axis of their mesh.
+
+    Raises:
+        InputError: the devices do not fit the options, or cannot divide the batches.
+    """
+    backend.join()
+    mesh = mesh_sizes(dataclasses.asdict(config.mesh), backend.device_count())
+    check_rows(getattr(config, "batch_size", 0), mesh)
+    if processes.place()[1] > 1 and config.precision == "auto":
+        raise InputError("--precision auto measures one process: of several, give float32 or mixed_bfloat16")
+    return mesh
 
 
 def train(config: JobOptions, job: Job) -> int:
@@ -121,8 +136,7 @@ def train(config: JobOptions, job: Job) -> int:
         job: the run as the recipe describes it.
     """
     _check_averaging(config, job.batches.steps)
-    mesh = mesh_sizes(dataclasses.asdict(config.mesh), backend.device_count())
-    check_rows(getattr(config, "batch_size", 0), mesh)
+    mesh = check_mesh(config)
     distribute(**mesh, layout=config.layout)
     with RunDirectory.create(config.output, config, resume=config.resume, may_grow=config.may_grow) as run:
         make_model = _compiled(config, job)
@@ -139,16 +153,15 @@ def train(config: JobOptions, job: Job) -> int:
         result = _fit(config, job, model, run)
         if result.interrupted is not None:
             return result.interrupted
-        write_model(model, run.model)
-        _write_adapter(config, model, run)
-        length = model.config.max_sequence_length
-        save_tokenizer(job.tokenizer, run.model, max_length=length, chat_template=job.chat_template)
+        with model.gathered():
+            if processes.is_first():
+                _write_model(config, job, model, run)
         figures: dict[str, Any] = {}
         for name, held_out in job.held_out.items():
             if name == "test" and not config.judge_test:
                 continue
             figures[name] = _figures(job, model, name)
-            if held_out:
+            if held_out and processes.is_first():
                 prefix = "" if name == "validation" else f"{name}_"
                 for file, content in job.task.kept_predictions().items():
                     write_atomically(run.path / f"{prefix}{file}.json", to_json(content, indent=4) + "\n")
@@ -174,6 +187,14 @@ def _check_averaging(config: JobOptions, steps: int | None) -> None:
         averaging_interval(config.average, steps, config.checkpoint_steps)
 
 
+def _write_model(config: JobOptions, job: Job, model: keras.Model, run: RunDirectory) -> None:
+    """Writes the trained model with its tokenizer."""
+    write_model(model, run.model)
+    _write_adapter(config, model, run)
+    length = model.config.max_sequence_length
+    save_tokenizer(job.tokenizer, run.model, max_length=length, chat_template=job.chat_template)
+
+
 def _write_adapter(config: JobOptions, model: keras.Model, run: RunDirectory) -> None:
     """Writes low-rank adapters by themselves, too, beside the model into which they are merged."""
     base = getattr(config, "init", None)
@@ -195,6 +216,7 @@ def _compiled(config: JobOptions, job: Job) -> Callable[[], keras.Model]:
     steps, count = job.batches.steps, job.tokens_of
     tokens = sum(map(count, range(1, steps + 1))) if callable(count) else count * steps
     accumulation = config.gradient_accumulation
+    are_normalized = accumulation > 1 or (backend.sums_gradients and backend.share()[1] > 1)
     schedule = job.schedule(
         config.learning_rate,
         steps=steps,
@@ -215,7 +237,7 @@ def _compiled(config: JobOptions, job: Job) -> Callable[[], keras.Model]:
         )
         flops = tokens * flops_per_token(model, job.batches[0][0])
         compilation = choose_compilation(config.jit_compile, steps, flops, job.batches.shapes)
-        job.task.compile(model, optimizer, normalized_weights=accumulation > 1, jit_compile=compilation)
+        job.task.compile(model, optimizer, normalized_weights=are_normalized, jit_compile=compilation)
         return model
 
     return make

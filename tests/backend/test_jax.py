@@ -156,7 +156,7 @@ if keras.backend.backend() == "jax":
 
     def test_float32_is_float32_on_a_gpu(monkeypatch):
         assert jax_products.product_precision(jnp.dtype("float32")) is None  # a CPU knows nothing else
-        monkeypatch.setattr(jax_products, "ON_CPU", False)
+        monkeypatch.setattr(jax_products, "on_cpu", lambda: False)
         assert jax_products.product_precision(jnp.dtype("float32")) == "highest"
         assert jax_products.product_precision(jnp.dtype("bfloat16")) is None
         with jax.default_matmul_precision("tensorfloat32"):

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kerasllm.backend.jax.products import ON_CPU, few_rows, product
+from kerasllm.backend.jax.products import few_rows, on_cpu, product
 
 
 def compiled(function):
@@ -59,7 +59,7 @@ def made_once(function):
 
 def turned(kernel):
     """Returns the transpose of a kernel in bfloat16 on a CPU, see `few_rows`; else the kernel."""
-    return kernel.T if ON_CPU and kernel.dtype == jnp.bfloat16 else kernel
+    return kernel.T if on_cpu() and kernel.dtype == jnp.bfloat16 else kernel
 
 
 def cache_type(compute_type: str) -> str:
@@ -67,7 +67,7 @@ def cache_type(compute_type: str) -> str:
 
     The values are those computed, and products with them are faster, too.
     """
-    return "float32" if ON_CPU else compute_type
+    return "float32" if on_cpu() else compute_type
 
 
 def scores(hidden, table):

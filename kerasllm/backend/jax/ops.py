@@ -13,7 +13,7 @@ import numpy as np
 from kerasllm.backend.formulas import gelu, rotate  # noqa: F401
 from kerasllm.backend.formulas import rms_norm as _rms_norm
 from kerasllm.backend.hashing import draws, least_kept
-from kerasllm.backend.jax.products import ON_CPU, by_onednn, column_sums, multiply, single_cpu
+from kerasllm.backend.jax.products import by_onednn, column_sums, multiply, on_cpu, single_cpu
 
 
 def attention(query, key, value, *, mask=None, is_causal: bool = False, dropout_rate: float = 0.0, seed=None):
@@ -89,7 +89,7 @@ def _fence(inputs):
     Fused into the matrix products around it, a GELU is computed many times over: the gradient of a
     feed-forward network took 210 ms with it and 106 ms without.
     """
-    return jax.lax.optimization_barrier(inputs) if ON_CPU else inputs
+    return jax.lax.optimization_barrier(inputs) if on_cpu() else inputs
 
 
 def layer_norm(inputs, scale, bias, epsilon: float):
@@ -175,7 +175,7 @@ def take_rows(table, ids):
     table = keras.ops.convert_to_tensor(table)
     ids = jnp.asarray(ids, "int32")
     ids = jnp.where(ids < 0, len(table), ids)  # not the rows from the end; what is not there is NaN
-    if ON_CPU and table.dtype == jnp.bfloat16:
+    if on_cpu() and table.dtype == jnp.bfloat16:
         return _take_bfloat16(table, ids)
     return keras.ops.take(table, ids, axis=0)
 

@@ -17,7 +17,13 @@ import numpy as np
 
 from kerasllm.backend.jax import onednn
 
-ON_CPU = jax.default_backend() == "cpu"
+
+@cache
+def on_cpu() -> bool:
+    """Returns whether the devices are CPUs; asked at the first use, as processes join one another before that."""
+    return jax.default_backend() == "cpu"
+
+
 _LEAST_WORK = {"float32": 2**27, "bfloat16": 2**24}
 """Multiplications of a product below which it is not worth the call, and two libraries' threads side by side."""
 
@@ -36,7 +42,7 @@ def can_call_onednn(model: Any) -> bool:
 def single_cpu() -> bool:
     """Returns whether oneDNN can be called: there is one device, a CPU, and the package."""
     is_alone = jax.device_count() == 1 and keras.distribution.distribution() is None
-    return ON_CPU and is_alone and onednn.available()
+    return on_cpu() and is_alone and onednn.available()
 
 
 @contextmanager
@@ -87,10 +93,12 @@ def product(left, right, transpose_left: bool = False, transpose_right: bool = F
     """
     batch = tuple(range(left.ndim - 2))
     inner = left.ndim - (2 if transpose_left else 1), right.ndim - (1 if transpose_right else 2)
-    widened = ON_CPU and left.dtype.itemsize == 2
+    widened = on_cpu() and left.dtype.itemsize == 2
     doubled = widened and left.shape[-2] == 1 and not transpose_left
     left = jnp.concatenate([left, left], axis=-2) if doubled else left
-    is_turned = _right_first and ON_CPU and left.dtype == jnp.bfloat16  # before a length that may be symbolic
+    is_turned = (
+        _right_first and on_cpu() and left.dtype == jnp.bfloat16
+    )  # before a length that may be symbolic
     if is_turned and left.ndim == 2 and not transpose_left and len(left) <= _FEW_ROWS:
         result = _transposed_product(left, right if transpose_right else right.T)
         return result[:1] if doubled else result
@@ -117,7 +125,7 @@ def product_precision(dtype: Any) -> str | None:
     Thus float32 is float32 on every backend and device. Whoever sets `jax_default_matmul_precision` is obeyed.
     """
     config: Any = jax.config
-    if ON_CPU or dtype != jnp.float32 or config.jax_default_matmul_precision is not None:
+    if on_cpu() or dtype != jnp.float32 or config.jax_default_matmul_precision is not None:
         return None
     return "highest"
 
@@ -133,14 +141,14 @@ def _matrix(shape: tuple[int, ...], transposed: bool) -> tuple[int, int]:
 
 def column_sums(matrix):
     """Returns the sums over the rows, on a CPU by a product with ones: XLA sums columns slowly there."""
-    if not ON_CPU:
+    if not on_cpu():
         return jnp.sum(matrix, axis=0)
     return multiply(jnp.ones((1, matrix.shape[0]), matrix.dtype), matrix)[0]
 
 
 def row_sums(matrix):
     """Returns the sums over the last axis, which stays, of length one; on a CPU by a product, as `column_sums`."""
-    if not ON_CPU:
+    if not on_cpu():
         return jnp.sum(matrix, axis=-1, keepdims=True)
     return jnp.matmul(matrix, jnp.ones((matrix.shape[-1], 1), matrix.dtype))
 

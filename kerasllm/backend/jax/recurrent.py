@@ -12,7 +12,7 @@ import keras
 
 from kerasllm.backend import recurrent_cells as cells
 from kerasllm.backend.jax.ops import dense
-from kerasllm.backend.jax.products import ON_CPU, column_sums, multiply, product
+from kerasllm.backend.jax.products import column_sums, multiply, on_cpu, product
 
 _FUNCTIONS = cells.Functions(
     sigmoid=jax.nn.sigmoid,
@@ -41,7 +41,7 @@ def recurrence(
     bias = input_bias if is_gru else input_bias + recurrent_bias
     projected = dense(inputs.reshape(length * rows, width), input_kernel, bias, transposed=True)
     projected = projected.reshape(length, rows, -1).astype(jnp.float32)
-    kernel = keras.ops.convert_to_tensor(recurrent_kernel).astype(jnp.float32 if ON_CPU else inputs.dtype)
+    kernel = keras.ops.convert_to_tensor(recurrent_kernel).astype(jnp.float32 if on_cpu() else inputs.dtype)
     bias = recurrent_bias.astype(jnp.float32) if is_gru else None
     mask = None if mask is None else mask[..., None]
     state = tuple(part.astype(jnp.float32) for part in state)

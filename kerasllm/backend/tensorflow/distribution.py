@@ -1,4 +1,28 @@
-"""The devices of a run: one, so far."""
+"""The devices of a run: one, and one process."""
+
+from contextlib import nullcontext
+
+import keras
+import numpy as np
+
+from kerasllm import processes
+from kerasllm.errors import InputError
+
+sums_gradients = False
+
+
+def join() -> tuple[int, int]:
+    """Returns (0, 1).
+
+    Raises:
+        InputError: the process was started as one of several.
+    """
+    if processes.place()[1] > 1:
+        raise InputError(
+            "several processes need KERAS_BACKEND=jax or torch: TensorFlow's strategies refuse the compiled step, and "
+            "without it Keras clips before the replicas' gradients are added up, so that the curve is another"
+        )
+    return 0, 1
 
 
 def device_count() -> int:
@@ -8,3 +32,33 @@ def device_count() -> int:
 
 def distribute(sizes, rules):
     """Does nothing: there is one device."""
+
+
+def gather(values):
+    """Returns the array of the only process."""
+    return np.asarray(values)[None]
+
+
+def whole(value):
+    """Returns the values."""
+    return keras.ops.convert_to_numpy(value)
+
+
+def share():
+    """Returns the whole batch."""
+    return 0, 1, 1
+
+
+def reduced_step(model, train_step, *arguments):
+    """Returns the step's results."""
+    return train_step(*arguments)
+
+
+def whole_batch(data):
+    """Returns a context that gives the batch."""
+    return nullcontext(data)
+
+
+def everywhere(outputs):
+    """Returns the outputs."""
+    return outputs

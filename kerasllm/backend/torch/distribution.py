@@ -1,10 +1,220 @@
-"""The devices of a run: one, so far."""
+"""The processes of a run on PyTorch: each has all weights on one device, and gradients are added up before clipping.
+
+Started by `torchrun`. The rows of a batch are divided among the processes. Their losses are sums with weights that were
+divided by the sum over the whole batch, so that the sum of the gradients is the gradient of the whole batch.
+"""
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from contextlib import nullcontext
+from datetime import timedelta
+
+import keras
+import numpy as np
+import torch
+import torch.distributed
+
+from kerasllm import processes
+from kerasllm.backend import hashing
+from kerasllm.backend.gradient_watch import watch
+from kerasllm.errors import InputError
+
+_LONGEST_WAIT = timedelta(hours=2)  # for a process that lives: the first one writes while the others wait
+_SECONDS_BETWEEN_SIGNS = 5.0
+
+
+def join() -> tuple[int, int]:
+    """Connects the processes, by NCCL on GPUs and else by gloo, and begins to watch them; see the contract."""
+    number, count = processes.place()
+    if count == 1 or torch.distributed.is_initialized():
+        return number, count
+    if "RANK" not in os.environ:
+        raise InputError("processes of PyTorch are started by torchrun --nproc_per_node=N SCRIPT …")
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", number)))
+    kind = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    try:
+        torch.distributed.init_process_group(kind, timeout=_LONGEST_WAIT)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"the processes cannot be connected ({reason})") from error
+    threading.Thread(target=_watch, args=(number, count), name="kerasllm-watch", daemon=True).start()
+    atexit.register(_leave)
+    processes.watch_for_errors()  # comes before `_leave`
+    hashing.number_rows_from(number)
+    return number, count
+
+
+def _leave() -> None:
+    """Waits for the other processes, so that none takes another for lost that came to its end."""
+    torch.distributed.barrier()
+    _ended.set()
+    torch.distributed.destroy_process_group()
+
+
+def _watch(number: int, count: int) -> None:
+    """Gives signs of life and looks for those of the others; ends the process when one is lost."""
+    heard = {other: (b"", time.monotonic()) for other in range(count) if other != number}
+    try:
+        store = torch.distributed.TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
+        )
+        while not _ended.wait(_SECONDS_BETWEEN_SIGNS):
+            store.set(f"kerasllm/{number}", str(time.monotonic()))
+            for other, (last, at) in heard.items():
+                name = f"kerasllm/{other}"
+                sign = store.get(name) if store.check([name]) else b""
+                if sign != last:
+                    heard[other] = sign, time.monotonic()
+                elif time.monotonic() - at > processes.SECONDS_UNTIL_LOST:
+                    raise RuntimeError(f"process {other} gives no sign of life")
+    except RuntimeError as error:
+        if not _ended.is_set():
+            reason = str(error).strip().splitlines()[0]
+            os.write(2, f"error: {processes.name()}another process is lost ({reason})\n".encode())
+            os._exit(processes.LOST)
 
 
 def device_count() -> int:
-    """Returns 1, as a run takes one device."""
-    return 1
+    """Returns the number of processes, each of which has one device."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def distribute(sizes, rules):
-    """Does nothing: there is one device."""
+    """Does nothing: each process has all weights, and each batch is divided by `share`."""
+
+
+def gather(values):
+    """Returns the arrays of all processes."""
+    values = np.asarray(values, order="C")
+    if device_count() == 1:
+        return values[None]
+    own = torch.from_numpy(np.frombuffer(values.tobytes(), np.uint8).copy()).to(_device())
+    found = [torch.empty_like(own) for _ in range(device_count())]
+    torch.distributed.all_gather(found, own)
+    together = np.stack([part.cpu().numpy() for part in found])
+    return together.view(values.dtype).reshape(-1, *values.shape)
+
+
+def whole(value):
+    """Returns the values; of a state that has a row for each row of a batch, the rows of all processes."""
+    array = keras.ops.convert_to_numpy(value)
+    if device_count() > 1 and getattr(value, "rows_axis", None) is not None:
+        return gather_rows(array, value.rows_axis)
+    return array
+
+
+def gather_rows(array, axis: int):
+    """Returns an array with the rows of each process in its own place along an axis."""
+    rows = array.shape[axis] // device_count()
+    found = [
+        np.take(part, range(number * rows, (number + 1) * rows), axis)
+        for number, part in enumerate(gather(array))
+    ]
+    return np.concatenate(found, axis)
+
+
+def share():
+    """Returns the part of this process."""
+    count = device_count()
+    return (torch.distributed.get_rank(), count, count) if count > 1 else (0, 1, 1)
+
+
+sums_gradients = True
+
+_ended = threading.Event()
+_started: weakref.WeakSet = weakref.WeakSet()  # models whose weights have been made equal
+
+
+def reduced_step(model, train_step, *arguments):
+    """Returns the step's results after one sum over all processes: of the gradients and the loss, in one tensor.
+
+    Raises:
+        InputError: a loss is no sum, so that the loss of all rows is not the sum of the processes' losses.
+    """
+    if device_count() == 1:
+        return train_step(*arguments)
+    if model not in _started:
+        _make_equal(model)
+        _started.add(model)
+    losses: list[torch.Tensor] = []
+
+    def on_loss(loss):
+        losses.append(loss.detach())
+        return loss
+
+    def on_gradients(apply, gradients, variables) -> None:
+        apply(_summed(gradients, losses[-1]), variables)
+
+    with watch(model.optimizer, on_loss, on_gradients):
+        logs = train_step(*arguments)
+    return logs | _logs_of_all(model, logs)
+
+
+@torch.no_grad()
+def _summed(gradients, loss):
+    """Returns the gradients of all rows; none is finite in any process if the loss of all rows is not."""
+    found = [gradient for gradient in gradients if gradient is not None]
+    flat = torch.cat([loss.reshape(1).float(), *(gradient.reshape(-1) for gradient in found)])
+    torch.distributed.all_reduce(flat)
+    flat[1] += 0 * flat[0]
+    parts = iter(flat[1:].split([gradient.numel() for gradient in found]))
+    return [
+        None if gradient is None else next(parts).view(gradient.shape).to(gradient.dtype)
+        for gradient in gradients
+    ]
+
+
+@torch.no_grad()
+def _logs_of_all(model, logs):
+    """Returns the loss, which is a sum over the rows, and the metrics, which are made from sums."""
+    states = [variable for metric in model.metrics[1:] for variable in metric.variables]
+    values = [variable.value for variable in states]
+    loss = torch.as_tensor(logs["loss"]).detach()
+    flat = torch.cat([part.reshape(-1).float() for part in (loss, *values)])
+    torch.distributed.all_reduce(flat)
+    found = {"loss": flat[0]}
+    if states:
+        before = [value.clone() for value in values]
+        parts = flat[1:].split([value.numel() for value in values])
+        for value, part in zip(values, parts, strict=True):
+            value.copy_(part.view(value.shape))
+        found = model.get_metrics_result() | found
+        for value, old in zip(values, before, strict=True):
+            value.copy_(old)
+    return found
+
+
+@torch.no_grad()
+def _make_equal(model) -> None:
+    """Gives all processes the weights of the first one, which a model without a seed has drawn by itself.
+
+    Raises:
+        InputError: see `reduced_step`.
+    """
+    losses = keras.tree.flatten(model.loss)
+    if any(getattr(loss, "reduction", None) != "sum" for loss in losses):
+        raise InputError(
+            "several processes of PyTorch need losses with reduction='sum', and sample weights that are divided by "
+            "their sum over the batches of all processes"
+        )
+    for variable in model.variables:
+        torch.distributed.broadcast(variable.value.data, 0)
+
+
+def whole_batch(data):
+    """Returns a context that gives the batch, which each process evaluates by itself."""
+    return nullcontext(data)
+
+
+def everywhere(outputs):
+    """Returns the outputs."""
+    return outputs
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from kerasllm.data.batches.prefetch import Prefetcher
+from kerasllm.data.batches.share import Share
 from kerasllm.errors import InputError
 
 Item = TypeVar("Item")
@@ -42,9 +43,11 @@ class MicroBatches(keras.utils.PyDataset, abc.ABC):
         steps: number of optimizer steps of the whole run.
         start_step: the first step that is returned, counted from 0.
         shapes: number of different shapes of the batches, each of which is compiled.
+        share: the rows of each micro-batch that are returned, where several processes train together; all by default.
     """
 
     shapes = 1
+    share = Share()
     steps: int
     start_step: int
 
@@ -79,9 +82,14 @@ class MicroBatches(keras.utils.PyDataset, abc.ABC):
         return (self.steps - self.start_step) * self.gradient_accumulation
 
     def __getitem__(self, index: int) -> Any:
-        """Returns micro-batch `index`, counted from `start_step`."""
+        """Returns the share of micro-batch `index`, counted from `start_step`."""
         if not 0 <= index < len(self):
             raise IndexError(f"micro-batch {index} of {len(self)}")
+        batch = self.undivided(index)
+        return batch if self.share == Share() else self.share.of(batch)
+
+    def undivided(self, index: int) -> Any:
+        """Returns micro-batch `index` with all its rows, whatever the share."""
         step, part = divmod(index, self.gradient_accumulation)
         rows = slice(part * self.rows_per_batch, (part + 1) * self.rows_per_batch)
         return keras.tree.map_structure(lambda array: array[rows], self.whole(self.start_step + step, index))

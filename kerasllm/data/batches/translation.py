@@ -98,10 +98,8 @@ class TranslationBatches(MicroBatches):
         """The number of optimizer steps in an epoch, rounded up."""
         return -(-self.batches_per_epoch // self.gradient_accumulation)
 
-    def __getitem__(self, index: int) -> Batch:
-        """Returns micro-batch `index`, counted from `start_step`."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"micro-batch {index} of {len(self)}")
+    def undivided(self, index: int) -> Batch:
+        """Returns micro-batch `index`, counted from `start_step`, with all its rows."""
         step, part = divmod(index, self.gradient_accumulation)
         extra = (0, 0)
         if index == 1 and not self._in_epoch and self.shapes > 1 and keras.backend.backend() == "tensorflow":

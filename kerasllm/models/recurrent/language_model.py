@@ -81,7 +81,9 @@ class RecurrentLM(ProjectsInLoss):
         count = sum(len(part) for layer in self._begin(1) for part in layer)
         if training_rows:
             shapes = [(training_rows, wide)] * count
-            self.training_state = CarriedState(shapes, parts, name="training_state")
+            # On JAX the array is one over all processes.
+            share = backend.share()[:2] if backend.sums_gradients else (0, 1)
+            self.training_state = CarriedState(shapes, parts, share, name="training_state")
         if evaluation_rows:
             shapes = [(evaluation_rows, wide)] * count
             self.evaluation_state = CarriedState(shapes, name="evaluation_state")

@@ -6,9 +6,9 @@ Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 6.1.
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
+from kerasllm import backend
 from kerasllm.training.callbacks.step import StepCallback
 
 
@@ -53,7 +53,7 @@ class WeightAverage(StepCallback):
         if step not in self.steps:
             return
         model = self.model  # on JAX, reading it copies this step's state into the variables
-        weights = [keras.ops.convert_to_numpy(some).astype("float32") for some in model.trainable_variables]
+        weights = [backend.whole(some).astype("float32") for some in model.trainable_variables]
         if step == self.steps[0]:
             self._totals = [np.zeros_like(some) for some in weights]
         for total, some in zip(self._totals, weights, strict=True):

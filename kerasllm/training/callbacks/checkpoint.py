@@ -22,12 +22,13 @@ from typing import Any, NamedTuple, Protocol
 import keras
 import numpy as np
 
-from kerasllm import __version__
+from kerasllm import __version__, processes
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import sync_directory, write_atomically
 from kerasllm.files.safetensors import Entry, array_entry, snapshot, write_safetensors
 from kerasllm.training.callbacks.interruption import Interruption
 from kerasllm.training.callbacks.step import StepCallback
+from kerasllm.training.run.together import Agreement
 from kerasllm.training.state.random_states import get_random_states, set_random_states
 from kerasllm.training.state.training_state import (
     RestoredState,
@@ -120,6 +121,7 @@ class Checkpoint(StepCallback):
         self.total_steps = total_steps
         self.callbacks = dict(zip(_names(callbacks), callbacks, strict=True))
         self._interruption = Interruption()
+        self._agree = Agreement()
         self.stalled = 0.0
         self._best_next = False
         self._forbidden = False
@@ -156,11 +158,11 @@ class Checkpoint(StepCallback):
     def on_step_end(self, step: int, values: dict[str, float]) -> None:
         """Saves if a checkpoint is due or the run ends here; handles signals from the first step on."""
         self._interruption.listen()
-        stopping = self.interrupted is not None
-        due = self._best_next or (bool(self.steps) and step % self.steps == 0)  # type: ignore[operator]
         idle = self._writing is None or self._writing.done()
-        if idle and self.minutes and time.monotonic() - self._saved_at >= self.minutes * 60:
-            due = True
+        by_clock = idle and bool(self.minutes) and time.monotonic() - self._saved_at >= self.minutes * 60  # type: ignore[operator]
+        self._interruption.exit_code, by_clock = self._agree(step, self._interruption.asked, by_clock)
+        stopping = self.interrupted is not None
+        due = by_clock or self._best_next or (bool(self.steps) and step % self.steps == 0)  # type: ignore[operator]
         last = stopping or step == self.total_steps or self.trainer.stop_training
         if (due or last) and not self._forbidden:
             saved = self.save(wait=last)
@@ -193,14 +195,18 @@ class Checkpoint(StepCallback):
 
     def mark_restored_best(self) -> None:
         """Marks the step that training resumes from as the best, if its validation is made only now."""
-        write_atomically(self.directory / _BEST, checkpoint_name(self.step) + "\n")
+        if processes.is_first():
+            write_atomically(self.directory / _BEST, checkpoint_name(self.step) + "\n")
 
     def prune(self) -> None:
         """Removes old checkpoints that are left because the run was killed while it removed them."""
-        self._prune(self.step)
+        if processes.is_first():
+            self._prune(self.step)
 
     def save(self, *, wait: bool = True) -> bool:
         """Saves the state after the current step, unless that is done already.
+
+        Of several processes all call it, and the first one writes what they gather.
 
         Args:
             wait: whether to wait until it is written; otherwise it is copied, and written in the background.
@@ -214,7 +220,12 @@ class Checkpoint(StepCallback):
         if self._saved_step == self.step and written:
             return True
         self._saved_step, self._saved_at = self.step, began
-        self._writing = self._thread.submit(self._write, self._snapshot())
+        if processes.is_first():
+            self._writing = self._thread.submit(self._write, self._snapshot())
+        else:
+            self._best_next = False
+            for entry in variable_entries(self.model):
+                entry.fetch()
         saved = self.wait() if wait else True
         stalled = time.monotonic() - began
         self.stalled += stalled

@@ -15,11 +15,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasllm import backend
 from kerasllm.errors import InputError
 from kerasllm.training.callbacks.interruption import BrokenOff, break_off_if_told
 from kerasllm.training.callbacks.metrics_log import MetricsLog
 from kerasllm.training.callbacks.progress import Progress, in_words
 from kerasllm.training.callbacks.step import StepCallback
+from kerasllm.training.run.together import figures_of_first
 from kerasllm.training.state.random_states import get_random_states, set_random_states
 
 _PREFIX = "validation_"
@@ -177,7 +179,8 @@ class Evaluation(StepCallback):
                 model.train()
             set_random_states(random_states)
         self.broken_off = False
-        self.figures, self._validated = {name: float(value) for name, value in figures.items()}, step
+        self.figures = figures_of_first({name: float(value) for name, value in figures.items()})
+        self._validated = step
         self._judge(step, model)
         if self.progress is not None and self.figures:
             shown = {name: value for name, value in self.figures.items() if name not in _NOT_TOLD}
@@ -208,7 +211,7 @@ class Evaluation(StepCallback):
             self.best_step, self.best_value, self._waited = step, value, 0
             if self.restore_best:
                 # They are copied, since on a CPU these arrays may share memory that training goes on writing to.
-                self._best_weights = [np.array(keras.ops.convert_to_numpy(w)) for w in model.weights]
+                self._best_weights = [np.array(backend.whole(w)) for w in model.weights]
             if self.on_better is not None:
                 self.on_better()
             return

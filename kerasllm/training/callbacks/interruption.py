@@ -7,6 +7,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from kerasllm import processes
+
 
 class BrokenOff(Exception):
     """Raised by `break_off_if_told`."""
@@ -16,10 +18,13 @@ class Interruption:
     """A signal handler that remembers the first signal; a second one ends the process at once.
 
     Attributes:
-        exit_code: None, or 128 plus the number of the signal: 130 for SIGINT, 143 for SIGTERM.
+        asked: None, or the exit code that a signal to this process asks for, 128 plus the number of the signal: 130 for
+            SIGINT, 143 for SIGTERM.
+        exit_code: the same once it holds: at once, or of several processes when they have agreed on it.
     """
 
     def __init__(self) -> None:
+        self.asked: int | None = None
         self.exit_code: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -40,11 +45,13 @@ class Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # This writes straight to the descriptor, since a signal may come in the middle of a print.
-        if self.exit_code is not None:
+        if self.asked is not None:
             if sys.stderr is not None and sys.stderr.isatty():
                 os.write(2, b"\x1b[?25h")  # shows the cursor, which a progress bar hides
             os._exit(128 + number)
-        self.exit_code = 128 + number
+        self.asked = 128 + number
+        if processes.place()[1] == 1:
+            self.exit_code = self.asked
         os.write(2, b"\nstopping after this step (once more to exit at once)\n")
 
 

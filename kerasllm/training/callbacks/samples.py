@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kerasllm import processes
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import write_atomically
 from kerasllm.tokenizers.characters import character_ids
@@ -37,6 +38,8 @@ class SampleLog:
         settings = {"temperature": 0.8, "top_k": 200, "seed": step}
         ids = model.generate(self.prompt, max_new_tokens=min(self.max_new_tokens, room), **settings)
         text = self.tokenizer.decode(ids.tolist())
+        if not processes.is_first():
+            return text
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] < step]
         kept.append(json.dumps({"step": step, "text": text}, ensure_ascii=False))

@@ -1,9 +1,9 @@
 """Manages the directory that a training run writes, and who may write it when.
 
-A run has one directory and one process. A finished run is never overwritten; an interrupted one can only be
-continued, with the settings that it was started with; and a lock, which the kernel releases when its holder dies,
-keeps two processes from sharing one. Nothing is created until a recipe has read all its inputs, and what was
-created is removed if the recipe fails before the first step.
+A run has one directory, which one process writes: of several the first, while the others only read checkpoints. A
+finished run is never overwritten; an interrupted one can only be continued, with the settings that it was started with;
+and a lock, which the kernel releases when its holder dies, keeps two processes from sharing one. Nothing is created
+until a recipe has read all its inputs, and what was created is removed if the recipe fails before the first step.
 """
 
 import contextlib
@@ -18,10 +18,12 @@ from typing import Any, Self
 
 import yaml
 
+from kerasllm import processes
 from kerasllm.errors import DISK_FULL, InputError
 from kerasllm.files.atomic import write_atomically
 from kerasllm.files.json import plain, to_json
 from kerasllm.files.locks import FileLock
+from kerasllm.training.run import together
 from kerasllm.training.run.card import write_run_card
 from kerasllm.training.run.settings import (
     MAY_GROW,
@@ -104,6 +106,10 @@ class RunDirectory:
         Raises:
             InputError: see `create`.
         """
+        return together.of_first(lambda: cls._check(output, config, resume, may_grow))
+
+    @classmethod
+    def _check(cls, output: str | Path, config: Any, resume: bool, may_grow: Iterable[str]) -> bool:
         path = Path(output)
         if not str(output).strip():
             raise InputError("--output is empty; give a directory")
@@ -157,8 +163,23 @@ class RunDirectory:
             InputError: the directory holds a finished run, other files, or an interrupted run without `resume`; the
                 settings differ (the message names each); another process is writing it; or it cannot be written.
         """
+        made: list[Self] = []
+
+        def create() -> dict[str, Any]:
+            made.append(cls._create(output, config, resume, may_grow))
+            return {name: plain(getattr(made[0], name)) for name in ("finished", "settings", "resolved")}
+
+        told = together.of_first(create)
+        if made:
+            return made[0]
+        run = cls(Path(output), told["settings"], told["finished"])
+        run._resolved = told["resolved"]
+        return run
+
+    @classmethod
+    def _create(cls, output: str | Path, config: Any, resume: bool, may_grow: Iterable[str]) -> Self:
         path = Path(output)
-        finished = cls.check(path, config, resume=resume, may_grow=may_grow)
+        finished = cls._check(path, config, resume, may_grow)
         run = cls(path, lasting(plain(config)), finished)
         with _in_words(path):
             if finished:
@@ -171,7 +192,7 @@ class RunDirectory:
                     run._created.append(directory)
                 run._acquire()
                 # The directory may have changed hands between the check and the lock.
-                cls.check(path, config, resume=resume, may_grow=may_grow)
+                cls._check(path, config, resume, may_grow)
                 best = run.checkpoints.glob(".best.*.tmp")
                 for leftover in (*path.glob(".*.tmp"), *run.model.glob(".*.tmp"), *best):
                     leftover.unlink(missing_ok=True)  # left by a process that was killed while writing
@@ -193,6 +214,8 @@ class RunDirectory:
         found = plain(resolved)
         for name, value in found.items():
             before = str(self._resolved.get(name, value))
+            if name.endswith("_sha256"):
+                together.check_equal(name, value)
             if name.endswith("_sha256") and before != value:
                 raise InputError(
                     f"{self.path} was started with other data ({name} {before[:16]}, now {value[:16]}): "
@@ -210,6 +233,8 @@ class RunDirectory:
         """
         import keras
 
+        if not processes.is_first():
+            return
         figures = {**results, "seconds": round(self.seconds if seconds is None else seconds, 3)}
         figures.setdefault("backend", keras.backend.backend())
         with _in_words(self.path):
@@ -277,6 +302,8 @@ class RunDirectory:
             print(f"{self.path} cannot be locked ({reason}): run one process only", file=sys.stderr)
 
     def _write_config(self) -> None:
+        if not processes.is_first():
+            return
         content: dict[str, Any] = {**self.settings, "versions": versions()}
         if self._resolved:
             content["resolved"] = self._resolved

@@ -28,6 +28,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasllm import backend
 from kerasllm.errors import InputError
 from kerasllm.files.safetensors import Entry, file_hash, read_safetensors
 from kerasllm.training.state.random_states import check_random_states
@@ -152,7 +153,7 @@ def variable_entries(model: keras.Model) -> list[Entry]:
             name,
             tuple(variable.shape),
             keras.backend.standardize_dtype(variable.dtype),
-            partial(keras.ops.convert_to_numpy, variable),
+            partial(backend.whole, variable),
         )
         for name, variable in _named_variables(model)
     ]
