@@ -216,7 +216,13 @@ def _compiled(config: JobOptions, job: Job) -> Callable[[], keras.Model]:
     steps, count = job.batches.steps, job.tokens_of
     tokens = sum(map(count, range(1, steps + 1))) if callable(count) else count * steps
     accumulation = config.gradient_accumulation
-    are_normalized = accumulation > 1 or (backend.sums_gradients and backend.share()[1] > 1)
+    adds_up = backend.sums_gradients and backend.share()[1] > 1
+    are_normalized = accumulation > 1 or adds_up
+    if adds_up and not job.task.rows_are_independent:
+        raise InputError(
+            f"{job.task.name} compares each row of a batch with all others, and several processes of "
+            f"KERAS_BACKEND={backend.name} have rows of their own: take KERAS_BACKEND=jax"
+        )
     schedule = job.schedule(
         config.learning_rate,
         steps=steps,

@@ -131,8 +131,8 @@ def distribute(sizes, rules):
     own, tensor = jax.local_device_count(), sizes[-1]
     if own % tensor and tensor % own:
         raise InputError(
-            f"--mesh.tensor {tensor}: each process has {counted(own, 'device')}, and one of the two numbers must divide "
-            "the other"
+            f"--mesh.tensor {tensor}: each process has {counted(own, 'device')}, and one of the two numbers "
+            "must divide the other"
         )
     mesh = keras.distribution.DeviceMesh(sizes, _AXES, keras.distribution.list_devices())
     keras.distribution.set_distribution(_Distribution(mesh, rules))

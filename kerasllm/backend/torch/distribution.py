@@ -171,21 +171,21 @@ def _summed(gradients, loss):
 
 @torch.no_grad()
 def _logs_of_all(model, logs):
-    """Returns the loss, which is a sum over the rows, and the metrics, which are made from sums."""
-    states = [variable for metric in model.metrics[1:] for variable in metric.variables]
-    values = [variable.value for variable in states]
-    loss = torch.as_tensor(logs["loss"]).detach()
-    flat = torch.cat([part.reshape(-1).float() for part in (loss, *values)])
+    """Returns the losses, which are sums over the rows, and the metrics, which are made from sums."""
+    outputs = model.loss if isinstance(model.loss, dict) else ()
+    losses = [name for name in logs if name in ("loss", *(f"{output}_loss" for output in outputs))]
+    states = [variable.value for metric in model.metrics[1:] for variable in metric.variables]
+    own = [*(torch.as_tensor(logs[name]).detach() for name in losses), *states]
+    flat = torch.cat([part.reshape(-1).float() for part in own])
     torch.distributed.all_reduce(flat)
-    found = {"loss": flat[0]}
-    if states:
-        before = [value.clone() for value in values]
-        parts = flat[1:].split([value.numel() for value in values])
-        for value, part in zip(values, parts, strict=True):
-            value.copy_(part.view(value.shape))
-        found = model.get_metrics_result() | found
-        for value, old in zip(values, before, strict=True):
-            value.copy_(old)
+    if not states:
+        return dict(zip(losses, flat, strict=True))
+    before = [value.clone() for value in states]
+    for value, part in zip(states, flat[len(losses) :].split([value.numel() for value in states]), strict=True):
+        value.copy_(part.view(value.shape))
+    found = model.get_metrics_result() | dict(zip(losses, flat, strict=False))
+    for value, old in zip(states, before, strict=True):
+        value.copy_(old)
     return found
 
 
