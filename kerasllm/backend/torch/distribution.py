@@ -42,39 +42,60 @@ def join() -> tuple[int, int]:
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"the processes cannot be connected ({reason})") from error
-    threading.Thread(target=_watch, args=(number, count), name="kerasllm-watch", daemon=True).start()
-    atexit.register(_leave)
+    atexit.register(_leave, _Watch(number, count))
     processes.watch_for_errors()  # comes before `_leave`
     hashing.number_rows_from(number)
     return number, count
 
 
-def _leave() -> None:
+def _leave(watch: "_Watch") -> None:
     """Waits for the other processes, so that none takes another for lost that came to its end."""
     torch.distributed.barrier()
-    _ended.set()
+    watch.ended.set()
     torch.distributed.destroy_process_group()
 
 
-def _watch(number: int, count: int) -> None:
-    """Gives signs of life and looks for those of the others; ends the process when one is lost."""
-    heard = {other: (b"", time.monotonic()) for other in range(count) if other != number}
-    try:
-        store = torch.distributed.TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
-        )
-        while not _ended.wait(_SECONDS_BETWEEN_SIGNS):
-            store.set(f"kerasllm/{number}", str(time.monotonic()))
-            for other, (last, at) in heard.items():
-                name = f"kerasllm/{other}"
-                sign = store.get(name) if store.check([name]) else b""
-                if sign != last:
-                    heard[other] = sign, time.monotonic()
-                elif time.monotonic() - at > processes.SECONDS_UNTIL_LOST:
-                    raise RuntimeError(f"process {other} gives no sign of life")
-    except RuntimeError as error:
-        if not _ended.is_set():
-            reason = str(error).strip().splitlines()[0]
+class _Watch:
+    """Exchanges signs of life with the other processes, and ends this one when one of them is lost.
+
+    One thread asks the store, which waits for ever where the machine that holds it is lost; so another looks at it.
+    """
+
+    def __init__(self, number: int, count: int) -> None:
+        self.number = number
+        now = time.monotonic()
+        self.heard = {other: now for other in range(count) if other != number}
+        self.ended = threading.Event()
+        for target in (self._exchange, self._look):
+            threading.Thread(target=target, name="kerasllm-watch", daemon=True).start()
+
+    def _exchange(self) -> None:
+        last: dict[int, bytes] = {}
+        try:
+            store = torch.distributed.TCPStore(
+                os.environ["MASTER_ADDR"],
+                int(os.environ["MASTER_PORT"]),
+                is_master=False,
+                wait_for_workers=False,
+            )
+            while not self.ended.wait(_SECONDS_BETWEEN_SIGNS):
+                store.set(f"kerasllm/{self.number}", str(time.monotonic()))
+                for other in self.heard:
+                    name = f"kerasllm/{other}"
+                    sign = store.get(name) if store.check([name]) else b""
+                    if sign != last.get(other):
+                        last[other], self.heard[other] = sign, time.monotonic()
+        except RuntimeError as error:
+            self._end(str(error).strip().splitlines()[0])
+
+    def _look(self) -> None:
+        while not self.ended.wait(_SECONDS_BETWEEN_SIGNS):
+            for other, at in self.heard.items():
+                if time.monotonic() - at > processes.SECONDS_UNTIL_LOST:
+                    self._end(f"process {other} gives no sign of life")
+
+    def _end(self, reason: str) -> None:
+        if not self.ended.is_set():
             os.write(2, f"error: {processes.name()}another process is lost ({reason})\n".encode())
             os._exit(processes.LOST)
 
@@ -126,7 +147,6 @@ def share():
 
 sums_gradients = True
 
-_ended = threading.Event()
 _started: weakref.WeakSet = weakref.WeakSet()  # models whose weights have been made equal
 
 
@@ -181,7 +201,9 @@ def _logs_of_all(model, logs):
     if not states:
         return dict(zip(losses, flat, strict=True))
     before = [value.clone() for value in states]
-    for value, part in zip(states, flat[len(losses) :].split([value.numel() for value in states]), strict=True):
+    for value, part in zip(
+        states, flat[len(losses) :].split([value.numel() for value in states]), strict=True
+    ):
         value.copy_(part.view(value.shape))
     found = model.get_metrics_result() | dict(zip(losses, flat, strict=False))
     for value, old in zip(states, before, strict=True):
