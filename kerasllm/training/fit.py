@@ -103,6 +103,8 @@ def fit_run(
     """
     guard = guard or GuardOptions()
     if guard.replay:
+        if processes.place()[1] > 1:
+            raise InputError("--guard.replay runs the whole batch: start one process")
         print(replay_bad_batch(run.bad_batch, model))
         return FitResult(0.0, {}, 0, interrupted=0, last_step=0)
     restored = restore(model, run.checkpoints) if resume else None
@@ -153,7 +155,7 @@ def fit_run(
         save_batch=lambda batch, step, figures: save_bad_batch(
             run.bad_batch,
             numbers.model,  # on JAX, reading it copies the training state into the variables
-            batches[batch],  # type: ignore[index]
+            getattr(batches, "undivided", batches.__getitem__)(batch),  # type: ignore[union-attr]
             step,
             figures,
         ),

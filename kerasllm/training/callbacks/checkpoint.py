@@ -36,6 +36,7 @@ from kerasllm.training.state.training_state import (
     checksum,
     list_checkpoints,
     restore,
+    take_part,
     variable_entries,
 )
 
@@ -224,8 +225,7 @@ class Checkpoint(StepCallback):
             self._writing = self._thread.submit(self._write, self._snapshot())
         else:
             self._best_next = False
-            for entry in variable_entries(self.model):
-                entry.fetch()
+            take_part(self.model)
         saved = self.wait() if wait else True
         stalled = time.monotonic() - began
         self.stalled += stalled

@@ -58,9 +58,9 @@ class Utilization:
         """Returns the MFU at a speed, above 0 and at most 1, or None if it cannot be told.
 
         Args:
-            tokens_per_second: the speed of the training.
+            tokens_per_second: the speed of the training, of all devices together.
         """
-        flops = tokens_per_second * self.flops_per_token
+        flops = tokens_per_second * self.flops_per_token / backend.device_count()  # a device's
         due = time.monotonic() - self._measured_at > _SECONDS_BETWEEN_MEASUREMENTS
         if due and not self._believable(flops) and len(self._peaks) < _MOST_MEASUREMENTS:
             try:

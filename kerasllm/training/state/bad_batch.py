@@ -17,11 +17,18 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasllm import processes
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import write_atomically
 from kerasllm.files.safetensors import array_entry, file_hash, read_safetensors, write_safetensors
 from kerasllm.training.state.random_states import get_random_states
-from kerasllm.training.state.training_state import checkpoint_name, checksum, restore, variable_entries
+from kerasllm.training.state.training_state import (
+    checkpoint_name,
+    checksum,
+    restore,
+    take_part,
+    variable_entries,
+)
 
 
 def save_bad_batch(
@@ -30,7 +37,7 @@ def save_bad_batch(
     """Saves a batch that went wrong, and the state before it.
 
     Args:
-        directory: the run's directory of bad batches, which keeps only the newest one.
+        directory: the run's directory of bad batches, which keeps only the newest one; the first process writes it.
         model: the model, which the batch has left unchanged.
         batch: a tuple of arrays and dictionaries of arrays.
         step: the optimizer step that the batch belongs to.
@@ -40,6 +47,9 @@ def save_bad_batch(
         The directory of the saved batch.
     """
     place = directory / checkpoint_name(step)
+    if not processes.is_first():
+        take_part(model)
+        return place
     shutil.rmtree(directory, ignore_errors=True)
     place.mkdir(parents=True)
     entries = [array_entry(*named) for named in _flat(batch)]

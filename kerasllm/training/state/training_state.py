@@ -159,6 +159,12 @@ def variable_entries(model: keras.Model) -> list[Entry]:
     ]
 
 
+def take_part(model: keras.Model) -> None:
+    """Gathers the variables with the first process, which saves them while the others go on."""
+    for entry in variable_entries(model):
+        entry.fetch()
+
+
 def checksum(state: Mapping[str, Any]) -> str:
     """Returns the SHA-256 of a state.json's content without the entry "checksum", in hexadecimal."""
     content = {name: value for name, value in state.items() if name != "checksum"}
