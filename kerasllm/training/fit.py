@@ -155,7 +155,7 @@ def fit_run(
         save_batch=lambda batch, step, figures: save_bad_batch(
             run.bad_batch,
             numbers.model,  # on JAX, reading it copies the training state into the variables
-            getattr(batches, "undivided", batches.__getitem__)(batch),  # type: ignore[union-attr]
+            _undivided(batches, batch),
             step,
             figures,
         ),
@@ -212,6 +212,11 @@ def fit_run(
         interrupted=WENT_WRONG if numbers.stopped else checkpoint.interrupted,
         last_step=checkpoint.step,
     )
+
+
+def _undivided(batches: Any, number: int) -> Any:
+    """Returns a batch with the rows of all processes."""
+    return batches.undivided(number) if hasattr(batches, "undivided") else batches[number]
 
 
 def own_share(gradient_accumulation: int) -> Share:

@@ -10,7 +10,10 @@ import pytest
 
 from kerasllm import backend, processes
 from kerasllm.backend import hashing
+from kerasllm.data.batches.causal_lm import CausalBatches
+from kerasllm.data.batches.lanes import LaneBatches
 from kerasllm.data.batches.share import Share
+from kerasllm.data.token_cache.stream import TokenStream
 from kerasllm.errors import InputError
 
 HERE = Path(__file__).resolve().parent
@@ -131,3 +134,25 @@ def test_other_processes_than_the_backend_has_are_refused(monkeypatch):
     }
     with pytest.raises(InputError, match=mend[name]):
         backend.join()
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_windows_and_lanes_make_the_rows_of_a_share_alone(accumulation, monkeypatch):
+    tokens = np.random.default_rng(0).integers(0, 29, 900).astype("uint16")
+    stream = TokenStream(tokens, np.array([0]), vocabulary_size=30, end_id=29)
+    settings = {"context_length": 8, "batch_size": 4, "steps": 5, "seed": 3}
+    for kind in (CausalBatches, LaneBatches):
+        batches = kind(stream, **settings, gradient_accumulation=accumulation, start_step=2)
+        whole = [batches[index] for index in range(len(batches))]
+        for part in (0, 1):
+            share = batches.share = Share(part, 2, 2, normalize=accumulation == 1)
+            monkeypatch.setattr(Share, "of", None)
+            made = [batches[index] for index in range(len(batches))]
+            monkeypatch.undo()
+            for expected, found in zip(map(share.of, whole), made, strict=True):
+                assert keras.tree.map_structure(np.shape, found) == keras.tree.map_structure(
+                    np.shape, expected
+                )
+                for one, other in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
+                    np.testing.assert_allclose(one, other, rtol=1e-6)
+        assert batches.undivided(1)[1].tolist() == whole[1][1].tolist()

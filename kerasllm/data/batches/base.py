@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import keras
@@ -44,10 +45,12 @@ class MicroBatches(keras.utils.PyDataset, abc.ABC):
         start_step: the first step that is returned, counted from 0.
         shapes: number of different shapes of the batches, each of which is compiled.
         share: the rows of each micro-batch that are returned, where several processes train together; all by default.
+        makes_rows: whether `batch` takes the numbers of rows and makes these alone, as it can where rows of weight 1
+            are drawn one by one; otherwise a share is cut out of the whole batch.
     """
 
     shapes = 1
-    share = Share()
+    makes_rows = False
     steps: int
     start_step: int
 
@@ -74,8 +77,24 @@ class MicroBatches(keras.utils.PyDataset, abc.ABC):
         """
         if not 0 <= start_step <= steps:
             raise InputError(f"start_step is {start_step}, it must lie in [0, {steps}], the run's steps")
-        self.steps, self.start_step = steps, start_step
-        self._ahead = Prefetcher(self.batch, depth=prefetch, stop=steps)
+        self.steps, self.start_step, self._depth = steps, start_step, prefetch
+        self.share = Share()
+
+    @property
+    def share(self) -> Share:
+        """The rows that are returned."""
+        return self._share
+
+    @share.setter
+    def share(self, share: Share) -> None:
+        self._share = share
+        make: Callable[[int], Any] = self.batch
+        whole = self.rows_per_batch
+        self._makes_share = self.makes_rows and share.parts > 1 and whole % share.multiple == 0
+        if self._makes_share:
+            numbers = np.arange(self.examples_per_step).reshape(-1, whole)[:, share.rows(whole)].reshape(-1)
+            make = partial(self.batch, rows=numbers)  # type: ignore[call-arg]
+        self._ahead = Prefetcher(make, depth=self._depth, stop=self.steps)
 
     def __len__(self) -> int:
         """Returns the number of micro-batches from `start_step` on."""
@@ -85,28 +104,42 @@ class MicroBatches(keras.utils.PyDataset, abc.ABC):
         """Returns the share of micro-batch `index`, counted from `start_step`."""
         if not 0 <= index < len(self):
             raise IndexError(f"micro-batch {index} of {len(self)}")
-        batch = self.undivided(index)
-        return batch if self.share == Share() else self.share.of(batch)
+        if self._share == Share():
+            return self.undivided(index)
+        if not self._makes_share:
+            return self._share.of(self.undivided(index))
+        step, part = divmod(index, self.gradient_accumulation)
+        own = self.rows_per_batch // self._share.parts
+        made = self.whole(self.start_step + step, index)
+        batch = keras.tree.map_structure(lambda array: array[part * own : (part + 1) * own], made)
+        return self._share.normalized(batch, self._share.parts)
 
     def undivided(self, index: int) -> Any:
         """Returns micro-batch `index` with all its rows, whatever the share."""
         step, part = divmod(index, self.gradient_accumulation)
         rows = slice(part * self.rows_per_batch, (part + 1) * self.rows_per_batch)
-        return keras.tree.map_structure(lambda array: array[rows], self.whole(self.start_step + step, index))
+        step += self.start_step
+        made = self.batch(step) if self._makes_share else self.whole(step, index)
+        return keras.tree.map_structure(lambda array: array[rows], made)
 
     def whole(self, step: int, index: int) -> Any:
-        """Returns all micro-batches of a step, which item `index` belongs to."""
+        """Returns all micro-batches of a step, which item `index` belongs to, or this process's rows of them."""
         return self._ahead.get(step)
 
     @abc.abstractmethod
     def batch(self, step: int) -> Any:
         """Makes all micro-batches of optimizer step `step`, counted from 0."""
 
-    def normalized(self, weights: np.ndarray) -> np.ndarray:
-        """Returns the weights of a whole step, normalized if `normalize_weights` is set; see the class."""
+    def normalized(self, weights: np.ndarray, parts: float = 1) -> np.ndarray:
+        """Returns the weights of a whole step, normalized if `normalize_weights` is set; see the class.
+
+        Args:
+            weights: the weights.
+            parts: the number of parts with the same sum of weights that the step has.
+        """
         if not self.normalize_weights:
             return weights
-        total = weights.sum(dtype=np.float64)
+        total = weights.sum(dtype=np.float64) * parts
         return (weights * (self.gradient_accumulation / max(total, 1))).astype(np.float32)
 
 

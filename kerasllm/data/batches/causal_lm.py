@@ -84,12 +84,22 @@ class CausalBatches(MicroBatches):
         random_stream(seed, WINDOWS, 0)  # an invalid seed raises here, not in a thread during fit
         self.set_steps(steps, start_step=start_step, prefetch=prefetch)
 
-    def batch(self, step: int) -> Batch:
-        """Makes all `batch_size * gradient_accumulation` windows of optimizer step `step`, counted from 0."""
+    @property
+    def makes_rows(self) -> bool:  # type: ignore[override]
+        """Whether all tokens have weight 1."""
+        return not self.within_documents
+
+    def batch(self, step: int, rows: np.ndarray | slice = slice(None)) -> Batch:
+        """Makes the windows of optimizer step `step`, counted from 0, or some of its rows.
+
+        Args:
+            step: the step.
+            rows: the rows; by default all `batch_size * gradient_accumulation`.
+        """
         size = self.examples_per_step
-        rows = self._windows[self._starts(step * size, size)].astype(np.int32)
-        inputs, labels, weights = make_batch(rows, self.stream.end_id, self.within_documents)
-        return inputs, labels, self.normalized(weights)
+        windows = self._windows[self._starts(step * size, size)[rows]].astype(np.int32)
+        inputs, labels, weights = make_batch(windows, self.stream.end_id, self.within_documents)
+        return inputs, labels, self.normalized(weights, size / len(windows))
 
     def _starts(self, first: int, count: int) -> np.ndarray:
         """Returns where the windows number `first` and after begin, counted over all passes."""

@@ -65,16 +65,18 @@ class LaneBatches(MicroBatches):
         random_stream(seed, WINDOWS, 0)  # an invalid seed raises here, not in a thread during fit
         self.set_steps(steps, start_step=start_step, prefetch=prefetch)
 
-    def batch(self, step: int) -> Batch:
-        """Makes all rows of optimizer step `step`, counted from 0."""
+    makes_rows = True
+
+    def batch(self, step: int, rows: np.ndarray | slice = slice(None)) -> Batch:
+        """Makes all rows of optimizer step `step`, counted from 0, or some of them."""
         number, place = divmod(step, self.steps_per_pass)
-        rows, lane = self.examples_per_step, self.steps_per_pass * self.context_length
-        room = len(self._tokens) - 1 - rows * lane
+        count, lane = self.examples_per_step, self.steps_per_pass * self.context_length
+        room = len(self._tokens) - 1 - count * lane
         first = int(random_stream(self.seed, WINDOWS, number).integers(room + 1))
-        starts = first + np.arange(rows) * lane + place * self.context_length
+        starts = first + np.arange(count)[rows] * lane + place * self.context_length
         tokens = self._tokens[starts[:, None] + np.arange(self.context_length + 1)].astype(np.int32)
-        weights = np.ones((rows, self.context_length), np.float32)
-        return _batch(tokens, self.normalized(weights), continues=place > 0)
+        weights = np.ones((len(tokens), self.context_length), np.float32)
+        return _batch(tokens, self.normalized(weights, count / len(tokens)), continues=place > 0)
 
 
 class LaneEvaluationBatches(MicroBatches):

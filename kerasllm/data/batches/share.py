@@ -25,22 +25,36 @@ class Share(NamedTuple):
 
     def of(self, batch: Any) -> Any:
         """Returns the rows of this share of a batch (inputs, labels, weights), each an array of rows."""
-        if self.normalize:
-            *others, weights = batch
-            batch = (*others, keras.tree.map_structure(_normalized, weights))
+        batch = self.normalized(batch)
         rows = len(keras.tree.flatten(batch)[0])
         missing = -rows % self.multiple
         if missing:
             *others, weights = batch
             others = keras.tree.map_structure(lambda array: _lengthened(array, missing), others)
             batch = (*others, keras.tree.map_structure(lambda array: _lengthened(array, missing, 0), weights))
-        own = (rows + missing) // self.parts
-        place = slice(self.part * own, (self.part + 1) * own)
+        place = self.rows(rows + missing)
         return keras.tree.map_structure(lambda array: array[place], tuple(batch))
 
+    def rows(self, count: int) -> slice:
+        """Returns the places of this share among `count` rows."""
+        own = count // self.parts
+        return slice(self.part * own, (self.part + 1) * own)
 
-def _normalized(weights: np.ndarray) -> np.ndarray:
-    return (weights / max(weights.sum(dtype=np.float64), 1e-7)).astype(np.float32)
+    def normalized(self, batch: Any, parts: int = 1) -> Any:
+        """Returns a batch with normalized weights, if they are to be so.
+
+        Args:
+            batch: (inputs, labels, weights).
+            parts: the number of parts with the same sum of weights that the whole batch has.
+        """
+        if not self.normalize:
+            return batch
+        *others, weights = batch
+        return (*others, keras.tree.map_structure(lambda array: _normalized(array, parts), weights))
+
+
+def _normalized(weights: np.ndarray, parts: int) -> np.ndarray:
+    return (weights / max(weights.sum(dtype=np.float64) * parts, 1e-7)).astype(np.float32)
 
 
 def _lengthened(array: np.ndarray, rows: int, factor: int = 1) -> np.ndarray:

@@ -56,6 +56,7 @@ def _sent_by_first(text: bytes) -> bytes:
 def _gather(values: np.ndarray) -> np.ndarray:
     from kerasllm import backend  # a run directory alone needs no Keras
 
+    backend.join()
     return backend.gather(values)
 
 
