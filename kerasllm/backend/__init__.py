@@ -378,9 +378,13 @@ Returns what `train_step(*arguments)` returns, with loss, gradients and metrics 
 """
 
 whole_batch = distribution.whole_batch
-"""whole_batch(data)
+"""whole_batch(data, is_placed=False)
 
 Returns a context that gives, of a batch that each process has whole, what this process is to hand to Keras.
+
+Args:
+    data: a structure of arrays of rows.
+    is_placed: whether the rows are to lie on the devices already, as Keras does not bring them there to predict.
 """
 
 everywhere = distribution.everywhere

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasllm.backend import is_symbolic, take_rows
+from kerasllm.backend import is_symbolic, take_rows, whole
 from kerasllm.layers.dropout import CountsCalls, dropout
 from kerasllm.layers.initializers import KeyedNormal, default_seed
 
@@ -90,7 +90,7 @@ class ScaledEmbeddings(CountsCalls, keras.layers.Layer):
             return self.add_weight(name=name, shape=(rows, self.hidden_dim), initializer=initializer)
 
         self.token = table("token", self.vocabulary_size, self.standard_deviation)
-        rows = keras.ops.convert_to_numpy(self.token).copy()
+        rows = whole(self.token).copy()
         rows[self.pad_token_id] = 0
         self.token.assign(rows)
         self.source_position = self.target_position = None

@@ -325,7 +325,7 @@ class LanguageModel(keras.Model):
 
     def predict_on_batch(self, x: Any) -> Any:
         """Predicts a batch as Keras does; of several processes each is given the whole batch, and returns the whole."""
-        with backend.whole_batch((x,)) as data:
+        with backend.whole_batch((x,), is_placed=True) as data:
             return super().predict_on_batch(*data)
 
     def test_step(self, *args: Any) -> Any:

@@ -1,6 +1,6 @@
 """Losses of 50 steps in one, two and four processes, and runs of which a process is killed: a table of each.
 
-    python tests/distributed/matrix.py jax torch [--steps 50] [--counts 2 4] [--kills 4]
+    python tests/distributed/matrix.py jax torch [--steps 50] [--counts 2 4] [--families GPT BERT …] [--kills 4]
 
 The first table holds the greatest relative difference of the losses from those of one process, by family, backend, mesh
 and number of processes. The second one holds what became of runs of which a random process was killed at a random step,
@@ -32,14 +32,13 @@ LARGEST = 1e-5
 STEPS = 40
 
 
-def curves(backend, count, mesh, steps, directory, how="plain", devices=1):
+def curves(backend, count, mesh, steps, families, directory):
     """Returns the figures of each step by family, as process 0 has them; all processes must have the same."""
     started = Started(
-        [HERE / "curves.py", steps, mesh, how],
+        [HERE / "curves.py", steps, mesh, "plain", *families],
         count=count,
         backend=backend,
         directory=directory,
-        devices=devices,
     )
     codes = started.wait(560)
     assert codes == [0] * count, (codes, [output[-2000:] for output in started.outputs])
@@ -55,13 +54,13 @@ def meshes(backend, count):
         yield f"1,{count},1"
 
 
-def compare(backend, counts, steps, directory):
+def compare(backend, counts, steps, families, directory):
     """Prints a line for each family and mesh; returns whether all differences are small enough."""
-    alone = curves(backend, 1, "", steps, directory / "alone")
+    alone = curves(backend, 1, "", steps, families, directory / "alone")
     good = True
     for count in counts:
         for mesh in meshes(backend, count):
-            for family, figures in curves(backend, count, mesh, steps, directory / mesh).items():
+            for family, figures in curves(backend, count, mesh, steps, families, directory / mesh).items():
                 pairs = zip(figures["loss"], alone[family]["loss"], strict=True)
                 difference = max(abs(one - other) / other for one, other in pairs)
                 good &= difference <= LARGEST
@@ -144,6 +143,7 @@ def main():
     parser.add_argument("backends", nargs="+")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--counts", type=int, nargs="*", default=[2, 4])
+    parser.add_argument("--families", nargs="*", default=[])
     parser.add_argument("--kills", type=int, default=4)
     parser.add_argument("--seed", type=int, default=random.randrange(2**31))
     arguments = parser.parse_args()
@@ -156,7 +156,9 @@ def main():
         )
         (directory / "corpus.txt").write_text(text + "\n")
         for backend in arguments.backends if arguments.counts else ():
-            good &= compare(backend, arguments.counts, arguments.steps, directory / backend)
+            good &= compare(
+                backend, arguments.counts, arguments.steps, arguments.families, directory / backend
+            )
         for backend in arguments.backends if arguments.kills else ():
             moments = random.Random(arguments.seed)
             place = directory / f"{backend}-kills"

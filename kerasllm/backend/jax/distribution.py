@@ -93,7 +93,7 @@ def reduced_step(model, train_step, *arguments):
 
 
 @contextmanager
-def whole_batch(data) -> Iterator[tuple]:
+def whole_batch(data, is_placed: bool = False) -> Iterator[tuple]:
     """Yields the rows of this process where the devices divide the batch; otherwise each device has all of it."""
     placed = keras.distribution.distribution()
     if jax.process_count() == 1 or not isinstance(placed, _Distribution):
@@ -104,15 +104,18 @@ def whole_batch(data) -> Iterator[tuple]:
     placed.is_divided = all(count % multiple == 0 for count in counts)
 
     def own(array):
-        rows = len(array) // parts
-        return array[part * rows : (part + 1) * rows]
+        if array is None:
+            return None
+        if placed.is_divided:
+            rows = len(array) // parts
+            array = array[part * rows : (part + 1) * rows]
+        if is_placed:
+            layout = placed.get_data_layout(array.shape).backend_layout
+            return jax.make_array_from_process_local_data(layout, np.asarray(array))
+        return array
 
     try:
-        yield (
-            keras.tree.map_structure(lambda a: a if a is None else own(a), data)
-            if placed.is_divided
-            else data
-        )
+        yield keras.tree.map_structure(own, data)
     finally:
         placed.is_divided = True
 
