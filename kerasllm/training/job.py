@@ -22,7 +22,7 @@ from kerasllm.cli.commands import command
 from kerasllm.errors import InputError, counted
 from kerasllm.files.atomic import write_atomically
 from kerasllm.files.json import to_json
-from kerasllm.models.devices import check_rows, distribute, mesh_sizes
+from kerasllm.models.devices import check_rows, distribute, mesh_sizes, read_layout
 from kerasllm.tasks import Task, numbers
 from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.training.callbacks.interruption import Interruptible
@@ -118,11 +118,13 @@ def check_mesh(config: JobOptions) -> dict[str, int]:
     """Connects the processes of the run, and returns the number of devices of each axis of their mesh.
 
     Raises:
-        InputError: the devices do not fit the options, or cannot divide the batches.
+        InputError: the devices do not fit the options, or cannot divide the batches, or the layout is wrong.
     """
     backend.join()
     mesh = mesh_sizes(dataclasses.asdict(config.mesh), backend.device_count())
     check_rows(getattr(config, "batch_size", 0), mesh)
+    if config.layout:
+        read_layout(config.layout)
     if processes.place()[1] > 1 and config.precision == "auto":
         raise InputError("--precision auto measures one process: of several, give float32 or mixed_bfloat16")
     return mesh

@@ -15,11 +15,22 @@ from kerasllm import GPTCausalLM, GPTConfig, backend, cli, distribute, processes
 from kerasllm.data.batches.causal_lm import CausalBatches, CausalEvaluationBatches
 from kerasllm.data.token_cache.stream import TokenStream
 from kerasllm.tasks import CausalLanguageModeling
+from kerasllm.training.callbacks.number_guard import GuardOptions
 from kerasllm.training.fit import fit_run
 from kerasllm.training.optimization.optimizers import adamw
 from kerasllm.training.run.directory import RunDirectory
 
 SHAPE = {"vocabulary_size": 30, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 16}
+
+
+class Batches(CausalBatches):
+    """Windows, of which the last row of the second step has a label that is no token."""
+
+    def batch(self, step, rows=slice(None)):
+        inputs, labels, weights = super().batch(step, rows)
+        if step == 1:
+            labels[-1, -1], weights[-1, -1] = 99, 1
+        return inputs, labels, weights
 
 
 def train(output, steps, *, resume=False, dies_at=0):
@@ -37,7 +48,7 @@ def train(output, steps, *, resume=False, dies_at=0):
         return CausalLanguageModeling().evaluate(model, held_out)
 
     def batches(start_step):
-        return CausalBatches(stream, batch_size=4, steps=steps, seed=0, start_step=start_step, **settings)
+        return Batches(stream, batch_size=4, steps=steps, seed=0, start_step=start_step, **settings)
 
     model = GPTCausalLM(GPTConfig(**SHAPE, dropout=0.1), seed=0)
     summed = backend.sums_gradients and backend.share()[1] > 1
@@ -53,6 +64,7 @@ def train(output, steps, *, resume=False, dies_at=0):
             evaluate=evaluate,
             eval_interval=3,
             resume=resume,
+            guard=GuardOptions(non_finite="skip"),
         )
 
 
