@@ -131,8 +131,9 @@ def fit_run(
             **common,
         )
         log.on_exclude, progress.pause = progress.exclude, log.exclude
-    if batches is not None:
-        batches.share = own_share(gradient_accumulation)
+    share = own_share(gradient_accumulation)
+    if batches is not None and share != Share():
+        batches.set_share(share)
     callbacks: list[keras.callbacks.Callback] = [some for some in (log, progress) if some is not None]
     evaluation = None
     if evaluate is not None or sample is not None:

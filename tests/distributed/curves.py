@@ -93,8 +93,9 @@ def train(family, steps, compiled=False, accumulation=ACCUMULATION):
     model, task = make(family, accumulation)
     optimizer = adamw(1e-2, clip_norm=0.5, gradient_accumulation=accumulation)
     batches = RandomBatches(family, steps, accumulation)
-    batches.share = own_share(accumulation)
-    summed = accumulation > 1 or batches.share.normalize
+    share = own_share(accumulation)
+    batches.set_share(share)
+    summed = accumulation > 1 or share.normalize
     settings = {"jit_compile": True} if compiled else {}
     task.compile(model, optimizer, normalized_weights=summed, **settings)
     loss = model.loss

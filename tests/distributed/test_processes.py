@@ -152,7 +152,8 @@ def test_windows_and_lanes_make_the_rows_of_a_share_alone(accumulation, monkeypa
         batches = kind(stream, **settings, gradient_accumulation=accumulation, start_step=2)
         whole = [batches[index] for index in range(len(batches))]
         for part in (0, 1):
-            share = batches.share = Share(part, 2, 2, normalize=accumulation == 1)
+            share = Share(part, 2, 2, normalize=accumulation == 1)
+            batches.set_share(share)
             monkeypatch.setattr(Share, "of", None)
             made = [batches[index] for index in range(len(batches))]
             monkeypatch.undo()

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import jax
 import keras
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kerasllm import processes
@@ -61,15 +60,21 @@ def gather(values):
     values = np.asarray(values, order="C")
     if jax.process_count() == 1:
         return values[None]
-    found = multihost_utils.process_allgather(np.frombuffer(values.tobytes(), np.uint8))
+    found = _gathered(np.frombuffer(values.tobytes(), np.uint8))
     return np.ascontiguousarray(found).view(values.dtype).reshape(-1, *values.shape)
+
+
+def _gathered(value, tiled: bool = False):
+    from jax.experimental import multihost_utils  # which a process that is alone does without
+
+    return multihost_utils.process_allgather(value, tiled=tiled)
 
 
 def whole(value):
     """Returns the values of a variable, of which other processes may hold parts."""
     value = value.value if isinstance(value, keras.Variable) else value
     if isinstance(value, jax.Array) and not value.is_fully_addressable and not value.is_fully_replicated:
-        return multihost_utils.process_allgather(value, tiled=True)
+        return _gathered(value, tiled=True)
     return keras.ops.convert_to_numpy(value)
 
 

@@ -44,7 +44,6 @@ class MicroBatches(keras.utils.PyDataset, abc.ABC):
         steps: number of optimizer steps of the whole run.
         start_step: the first step that is returned, counted from 0.
         shapes: number of different shapes of the batches, each of which is compiled.
-        share: the rows of each micro-batch that are returned, where several processes train together; all by default.
         makes_rows: whether `batch` takes the numbers of rows and makes these alone, as it can where rows of weight 1
             are drawn one by one; otherwise a share is cut out of the whole batch.
     """
@@ -78,15 +77,10 @@ class MicroBatches(keras.utils.PyDataset, abc.ABC):
         if not 0 <= start_step <= steps:
             raise InputError(f"start_step is {start_step}, it must lie in [0, {steps}], the run's steps")
         self.steps, self.start_step, self._depth = steps, start_step, prefetch
-        self.share = Share()
+        self.set_share(Share())
 
-    @property
-    def share(self) -> Share:
-        """The rows that are returned."""
-        return self._share
-
-    @share.setter
-    def share(self, share: Share) -> None:
+    def set_share(self, share: Share) -> None:
+        """Chooses the rows of each micro-batch that are returned, where several processes train together."""
         self._share = share
         make: Callable[[int], Any] = self.batch
         whole = self.rows_per_batch
