@@ -42,6 +42,7 @@ def distribute(
     place = backend.join()
     count = backend.device_count()
     sizes = mesh_sizes({"replica": replica, "fsdp": fsdp, "tensor": tensor}, count)
+    check_weights(sizes)
     own = read_layout(layout) if layout else []
     if count > 1:
         rules = [*own, *(rule for family in FAMILIES.values() for rule in family.layout)]
@@ -75,13 +76,21 @@ def mesh_sizes(asked: dict[str, int], count: int) -> dict[str, int]:
             "tensorflow": "; several devices need KERAS_BACKEND=jax or torch",
         }[keras.backend.backend()]
         raise InputError(f"{words}: {where}, and their product must be that{only}")
-    sizes = {name: count // given if size == -1 else size for name, size in asked.items()}
+    return {name: count // given if size == -1 else size for name, size in asked.items()}
+
+
+def check_weights(sizes: dict[str, int]) -> None:
+    """Refuses a mesh that divides weights where the backend does not.
+
+    Raises:
+        InputError: the message names the options.
+    """
+    count = math.prod(sizes.values())
     if keras.backend.backend() == "torch" and sizes["replica"] < count:
         raise InputError(
             f"KERAS_BACKEND=torch divides batches and no weights so far: give --mesh.replica {count} --mesh.fsdp 1 "
             "(a script: replica and fsdp of kerasllm.distribute), or take KERAS_BACKEND=jax"
         )
-    return sizes
 
 
 def check_rows(batch_size: int, sizes: dict[str, int]) -> None:

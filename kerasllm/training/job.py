@@ -22,7 +22,7 @@ from kerasllm.cli.commands import command
 from kerasllm.errors import InputError, counted
 from kerasllm.files.atomic import write_atomically
 from kerasllm.files.json import to_json
-from kerasllm.models.devices import check_rows, distribute, mesh_sizes, read_layout
+from kerasllm.models.devices import check_rows, check_weights, distribute, mesh_sizes, read_layout
 from kerasllm.tasks import Task, numbers
 from kerasllm.tokenizers.saving import save_tokenizer
 from kerasllm.training.callbacks.interruption import Interruptible
@@ -122,6 +122,7 @@ def check_mesh(config: JobOptions) -> dict[str, int]:
     """
     backend.join()
     mesh = mesh_sizes(dataclasses.asdict(config.mesh), backend.device_count())
+    check_weights(mesh)
     check_rows(getattr(config, "batch_size", 0), mesh)
     if config.layout:
         read_layout(config.layout)

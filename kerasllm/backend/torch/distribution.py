@@ -125,11 +125,11 @@ def whole(value):
     """Returns the values; of a state that has a row for each row of a batch, the rows of all processes."""
     array = keras.ops.convert_to_numpy(value)
     if device_count() > 1 and getattr(value, "rows_axis", None) is not None:
-        return gather_rows(array, value.rows_axis)
+        return _gather_rows(array, value.rows_axis)
     return array
 
 
-def gather_rows(array, axis: int):
+def _gather_rows(array, axis: int):
     """Returns an array with the rows of each process in its own place along an axis."""
     rows = array.shape[axis] // device_count()
     found = [
