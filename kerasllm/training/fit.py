@@ -22,6 +22,7 @@ from kerasllm.training.callbacks.metrics_log import MetricsLog
 from kerasllm.training.callbacks.number_guard import WENT_WRONG, GuardOptions, NumberGuard
 from kerasllm.training.callbacks.progress import Progress
 from kerasllm.training.hardware.throughput import Utilization
+from kerasllm.training.run import together
 from kerasllm.training.run.directory import RunDirectory
 from kerasllm.training.state.bad_batch import batch_hash, replay_bad_batch, save_bad_batch
 
@@ -109,6 +110,7 @@ def fit_run(
         return FitResult(0.0, {}, 0, interrupted=0, last_step=0)
     restored = restore(model, run.checkpoints) if resume else None
     start = restored.step if restored else 0
+    together.check_equal("the newest intact checkpoint", str(start))
     if resume:
         print(
             f"resuming from step {start}" if restored else "no checkpoint yet: starting from step 0",
@@ -132,8 +134,12 @@ def fit_run(
         )
         log.on_exclude, progress.pause = progress.exclude, log.exclude
     share = own_share(gradient_accumulation)
-    if batches is not None and share != Share():
+    if hasattr(batches, "set_share"):
         batches.set_share(share)
+    elif batches is not None and share.parts > 1:
+        raise InputError(
+            "several processes need batches of kerasllm.data, which know the rows of each process"
+        )
     callbacks: list[keras.callbacks.Callback] = [some for some in (log, progress) if some is not None]
     evaluation = None
     if evaluate is not None or sample is not None:

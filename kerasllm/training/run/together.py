@@ -82,7 +82,7 @@ def check_equal(what: str, text: str) -> None:
     if different:
         who = ", ".join(map(str, different))
         raise InputError(
-            f"{what} of process {who} is another than that of process 0: give all the same files"
+            f"{what} of process {who} is another than that of process 0: all must read the same files"
         )
 
 
