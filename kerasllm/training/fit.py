@@ -134,7 +134,7 @@ def fit_run(
         )
         log.on_exclude, progress.pause = progress.exclude, log.exclude
     share = own_share(gradient_accumulation)
-    if hasattr(batches, "set_share"):
+    if batches is not None and hasattr(batches, "set_share"):
         batches.set_share(share)
     elif batches is not None and share.parts > 1:
         raise InputError(
