@@ -38,7 +38,7 @@ def train(output, steps, *, resume=False, dies_at=0):
     tokens = np.random.default_rng(0).integers(0, 29, 3000).astype("uint16")
     stream = TokenStream(tokens, np.array([0]), vocabulary_size=30, end_id=29)
     settings = {"context_length": 12, "within_documents": True}
-    held_out = CausalEvaluationBatches(stream, batch_size=5, limit=3, **settings)
+    held_out = CausalEvaluationBatches(stream, batch_size=5, limit=1, **settings)
     validations = []
 
     def evaluate(model):
@@ -62,7 +62,7 @@ def train(output, steps, *, resume=False, dies_at=0):
             tokens_per_step=48,
             checkpoint_steps=2,
             evaluate=evaluate,
-            eval_interval=3,
+            eval_interval=2,
             resume=resume,
             guard=GuardOptions(non_finite="skip"),
         )
@@ -84,7 +84,7 @@ class Config:
 def main(config):
     number, count = distribute(*((2, 1) if backend.name == "torch" else (1, 2)))
     print(f"{number} of {count}", flush=True)
-    train(config.output, 6, dies_at=config.dies_at)
+    train(config.output, 4, dies_at=config.dies_at)
 
 
 if __name__ == "__main__":

@@ -51,20 +51,20 @@ def test_one_of_two_processes_is_lost_and_one_alone_goes_on(tmp_path):
         backend=keras.backend.backend(),
         directory=tmp_path / "output",
     )
-    lost.train(tmp_path / "alone", 6)  # meanwhile
+    lost.train(tmp_path / "alone", 4)  # meanwhile
     codes = started.wait(90)
     first, second = started.outputs
     assert codes == [processes.LOST, -9], started.outputs
     assert "0 of 2" in first and "error: process 0 of 2: another process has ended" in first
-    assert "step 3: validation loss" in first
+    assert "step 2: validation loss" in first
     assert "Traceback" not in first and "step" not in second and "1 of 2" not in second, second
 
     alone, run = lines(tmp_path / "alone"), lines(tmp_path / "run")
-    assert set(run) >= {1, 2, 3, 4, 5}
-    assert lost.train(tmp_path / "run", 6, resume=True).last_step == 6
+    assert set(run) >= {1, 2, 3}
+    assert lost.train(tmp_path / "run", 4, resume=True).last_step == 4
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))][
         -1
-    ] == "step-00000006"
+    ] == "step-00000004"
     for figures in (run, lines(tmp_path / "run")):
         for step, expected in figures.items():
             for name, value in expected.items():
