@@ -11,6 +11,7 @@ import time
 import weakref
 from contextlib import nullcontext
 from datetime import timedelta
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,12 +23,15 @@ from kerasllm.backend import hashing
 from kerasllm.backend.gradient_watch import watch
 from kerasllm.errors import InputError
 
+_LONGEST_START = timedelta(minutes=5)  # until all processes are there
 _LONGEST_WAIT = timedelta(hours=2)  # for a process that lives: the first one writes while the others wait
 _SECONDS_BETWEEN_SIGNS = 5.0
+_group: Any = None  # all processes
 
 
 def join() -> tuple[int, int]:
     """Connects the processes, by NCCL on GPUs and else by gloo, and begins to watch them; see the contract."""
+    global _group
     number, count = processes.place()
     if count == 1 or torch.distributed.is_initialized():
         return number, count
@@ -38,7 +42,8 @@ def join() -> tuple[int, int]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", number)))
     kind = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     try:
-        torch.distributed.init_process_group(kind, timeout=_LONGEST_WAIT)
+        torch.distributed.init_process_group(kind, timeout=_LONGEST_START)
+        _group = torch.distributed.new_group(timeout=_LONGEST_WAIT, backend=kind)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"the processes cannot be connected ({reason})") from error
@@ -50,7 +55,7 @@ def join() -> tuple[int, int]:
 
 def _leave(watch: "_Watch") -> None:
     """Waits for the other processes, so that none takes another for lost that came to its end."""
-    torch.distributed.barrier()
+    torch.distributed.barrier(_group)
     watch.ended.set()
     torch.distributed.destroy_process_group()
 
@@ -116,7 +121,7 @@ def gather(values):
         return values[None]
     own = torch.from_numpy(np.frombuffer(values.tobytes(), np.uint8).copy()).to(_device())
     found = [torch.empty_like(own) for _ in range(device_count())]
-    torch.distributed.all_gather(found, own)
+    torch.distributed.all_gather(found, own, group=_group)
     together = np.stack([part.cpu().numpy() for part in found])
     return together.view(values.dtype).reshape(-1, *values.shape)
 
@@ -180,7 +185,7 @@ def _summed(gradients, loss):
     """Returns the gradients of all rows; none is finite in any process if the loss of all rows is not."""
     found = [gradient for gradient in gradients if gradient is not None]
     flat = torch.cat([loss.reshape(1).float(), *(gradient.reshape(-1) for gradient in found)])
-    torch.distributed.all_reduce(flat)
+    torch.distributed.all_reduce(flat, group=_group)
     flat[1] += 0 * flat[0]
     parts = iter(flat[1:].split([gradient.numel() for gradient in found]))
     return [
@@ -197,7 +202,7 @@ def _logs_of_all(model, logs):
     states = [variable.value for metric in model.metrics[1:] for variable in metric.variables]
     own = [*(torch.as_tensor(logs[name]).detach() for name in losses), *states]
     flat = torch.cat([part.reshape(-1).float() for part in own])
-    torch.distributed.all_reduce(flat)
+    torch.distributed.all_reduce(flat, group=_group)
     if not states:
         return dict(zip(losses, flat, strict=True))
     before = [value.clone() for value in states]
@@ -225,7 +230,7 @@ def _make_equal(model) -> None:
             "their sum over the batches of all processes"
         )
     for variable in model.variables:
-        torch.distributed.broadcast(variable.value.data, 0)
+        torch.distributed.broadcast(variable.value.data, 0, group=_group)
 
 
 def whole_batch(data, is_placed=False):
