@@ -36,7 +36,7 @@ SECONDS_AT_MOST = 900
 
 Backend = Literal["jax", "torch", "tensorflow"]
 Precision = Literal["float32", "mixed_bfloat16"]
-Work = Literal["bert", "packing", "gpt", "shakespeare", "generation", "input"]
+Work = Literal["bert", "packing", "gpt", "shakespeare", "host", "generation", "input"]
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Config:
     """Directory for benchmark.json and benchmark.png."""
 
     work: list[Work] = field(default_factory=lambda: [*get_args(Work)])
-    """What to measure: training of bert, packed short pairs, gpt and characters; generation; the input alone."""
+    """What to measure: training of bert, packed short pairs, gpt, characters; time around a step; generation; input."""
 
     text: str = ""
     """Text file for the input; if empty, 30 MB are made of Python's own documentation."""
@@ -62,7 +62,7 @@ class Config:
     """Measurements of each contender; the contenders take turns."""
 
     steps: int = field(default=8, metadata=at_least(1))
-    """Measured steps per measurement; shakespeare has 25 times as many, generation three calls for 8 steps."""
+    """Measured steps per measurement; shakespeare has 25 times as many, host 125, generation three calls for 8."""
 
     peers: bool = True
     """Measure the other libraries too."""

@@ -45,7 +45,7 @@ def show(measured: list[dict[str, Any]]) -> None:
         )
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150)
     console.print(table)
-    for line in comparisons(measured):
+    for line in (*comparisons(measured), *profiles(measured)):
         console.print(line, highlight=False)
 
 
@@ -70,6 +70,17 @@ def comparisons(measured: list[dict[str, Any]]) -> Iterator[str]:
             if others and "kerasllm" in speeds:
                 shown = ", ".join(f"{speeds['kerasllm'] / speeds[other]:.2f} x {other}" for other in others)
                 yield f"{title}, {place}: kerasllm = {shown}"
+
+
+def profiles(measured: list[dict[str, Any]]) -> Iterator[str]:
+    """Yields lines that name the functions with most time of their own, for works that are profiled."""
+    for result in measured:
+        parts = result["runs"][0].get("largest", []) if "runs" in result else []
+        if parts:
+            title, library = describe(result)
+            yield f"{title}, {library} on {result['backend']}: ms a step, slowed down by the profiler"
+        for place, milliseconds in parts:
+            yield f"{milliseconds:8.3f}  {place}"
 
 
 def draw(measured: list[dict[str, Any]], path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from clocks import peak_memory
 from works import Case
 
+WORK_MODULES = {"input": "input_case", "host": "host_case"}
 MODULES = {"transformers": "torch_case", "torch_loop": "torch_case"}
 
 
@@ -24,11 +25,11 @@ def figures_of(case: Case, steps: int) -> dict[str, Any]:
         case: the contender and its work.
         steps: training steps, or calls of `generate`, that are measured after the warm-up.
     """
-    module = "input_case" if case.work == "input" else MODULES.get(case.peer, "keras_case")
+    module = WORK_MODULES.get(case.work) or MODULES.get(case.peer, "keras_case")
     figures = importlib.import_module(module).measure(case, steps)
     if case.work != "input":  # the input's workers are other processes
         figures["peak_bytes"] = peak_memory()
-    if case.work not in ("generation", "input"):
+    if case.work not in ("generation", "input", "host"):
         from kerasllm.training.hardware.throughput import matrix_product_peak
 
         figures["peak_flops"] = matrix_product_peak(case.precision)

@@ -40,10 +40,10 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
 
 def training(case: Case) -> Callable[[], float]:
     """Returns a function that trains one step: forward, backward, clipping, fused AdamW."""
-    model, loss_of = {"bert": bert, "gpt": gpt, "shakespeare": plain_gpt}[case.work](case)
+    model, loss_of = {"bert": bert, "gpt": gpt, "shakespeare": plain_gpt, "host": plain_gpt}[case.work](case)
     model.train()
     weights = list(model.parameters())
-    decay = 0.1 if case.peer == "torch_loop" else 0.01
+    decay = 0.1 if case.peer.startswith("torch_loop") else 0.01
     groups = [
         {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": decay},
         {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0},
@@ -153,11 +153,15 @@ def plain_gpt(case: Case) -> tuple[Any, Callable[[], Any]]:
         torch.nn.init.normal_(table.weight, std=0.02)
     stream = torch.randint(shape["vocabulary_size"], (500_000,))
 
-    def loss() -> Any:
-        starts = torch.randint(len(stream) - length - 1, (shape["batch_size"], 1))
-        windows = stream[starts + torch.arange(length + 1)]
+    def loss_of(windows: Any) -> Any:
         hidden = body(token(windows[:, :-1]) + position.weight)
         logits = functional.linear(hidden, token.weight)
         return functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+    compute = torch.compile(loss_of) if case.peer == "torch_loop_compiled" else loss_of
+
+    def loss() -> Any:
+        starts = torch.randint(len(stream) - length - 1, (shape["batch_size"], 1))
+        return compute(stream[starts + torch.arange(length + 1)])
 
     return torch.nn.ModuleList([token, position, body]), loss

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 MINI_BERT = {"num_layers": 4, "num_heads": 4, "hidden_dim": 256, "vocabulary_size": 30522}
 MINI_BERT |= {"length": 128, "batch_size": 32}
 TINY_GPT = {"num_layers": 4, "num_heads": 4, "hidden_dim": 128, "vocabulary_size": 66}
+NO_GPT = {"num_layers": 1, "num_heads": 1, "hidden_dim": 16, "vocabulary_size": 66}
 SMALL_GPT = {"num_layers": 6, "num_heads": 6, "hidden_dim": 384}
 GENERATED = {"vocabulary_size": 50257, "length": 32, "new_tokens": 128}
 READ = {"processes": 2, "megabytes": 30}
@@ -17,6 +18,7 @@ WORKS: dict[str, list[dict[str, Any]]] = {
     "packing": [{**MINI_BERT, "dropout": 0.1}],
     "gpt": [{**SMALL_GPT, "vocabulary_size": 50304, "length": 256, "batch_size": 8}],
     "shakespeare": [{**TINY_GPT, "length": 64, "batch_size": 12}],
+    "host": [{**NO_GPT, "length": 8, "batch_size": 2}],
     "generation": [{**SMALL_GPT, **GENERATED, "batch_size": size} for size in (1, 8)],
     "input": [
         {"kind": "pairs", "length": 128, "batch_size": 32, **READ},
@@ -30,10 +32,11 @@ TITLES = {
     "packing": "BERT mini, short pairs",
     "gpt": "GPT 6x384, training",
     "shakespeare": "GPT 4x128 of characters, training",
+    "host": "GPT 1x16, the time around the arithmetic",
     "generation": "GPT 6x384, generation",
     "input": "Text file to batches",
 }
-STEPS = {"shakespeare": 25.0, "generation": 0.375}
+STEPS = {"shakespeare": 25.0, "host": 125.0, "generation": 0.375}
 """Measured steps, or calls, per step of `--steps`, for works where that is not 1."""
 
 PEERS = {
@@ -41,14 +44,17 @@ PEERS = {
     "packing": ("kerasllm", "kerasllm_padded"),
     "gpt": ("kerasllm", "kerasllm_all_logits", "keras_hub", "transformers"),
     "shakespeare": ("kerasllm", "torch_loop"),
+    "host": ("kerasllm", "kerasllm_callbacks", "torch_loop", "torch_loop_compiled"),
     "generation": ("kerasllm", "keras_hub", "transformers"),
     "input": ("kerasllm", "datasets"),
 }
 NAMES = {"kerasllm_all_logits": "kerasllm, all logits", "kerasllm_padded": "padded rows"}
-NAMES |= {"keras_hub": "KerasHub", "torch_loop": "plain PyTorch"}
+NAMES |= {"keras_hub": "KerasHub", "torch_loop": "plain PyTorch", "torch_loop_compiled": "compiled PyTorch"}
+NAMES |= {"kerasllm_callbacks": "kerasllm, all callbacks"}
 NEEDS = {"keras_hub": ("keras_hub",), "transformers": ("torch", "transformers"), "torch_loop": ("torch",)}
+NEEDS |= {"torch_loop_compiled": ("torch",)}
 NEEDS |= {"datasets": ("datasets", "torch", "transformers")}
-ON_TORCH_ONLY = ("transformers", "torch_loop")
+ON_TORCH_ONLY = ("transformers", "torch_loop", "torch_loop_compiled")
 IN_BOTH_PRECISIONS = ("bert", "gpt", "generation")
 
 

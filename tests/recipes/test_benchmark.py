@@ -23,6 +23,7 @@ def benchmark(recipe, monkeypatch):
         "packing": [{**TINY, "length": 128}],
         "gpt": [TINY],
         "shakespeare": [TINY],
+        "host": [TINY],
         "generation": [{**TINY, "new_tokens": 3}],
         "input": [
             {"kind": kind, "length": 16, "batch_size": 2, "processes": 2, "megabytes": 0.1}
@@ -87,6 +88,28 @@ def test_contenders_take_turns_and_the_median_counts(benchmark, monkeypatch):
     assert ours["tokens_per_second"] == {"median": 4.0, "lowest": 2.0, "greatest": 8.0}
     assert ours["mfu"] == 4.0 * 4.0 / 64.0 and other["mfu"] == 8 / 9 * 4.0 / 64.0
     assert other["tokens_per_second"]["median"] == 8 / 9
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("peer", ["kerasllm", "kerasllm_callbacks"])
+def test_the_time_around_the_arithmetic(peer, benchmark, capsys):
+    case = benchmark.Case("host", peer, keras.backend.backend(), "float32", benchmark.WORKS["host"][0])
+    figures = import_module("one_case").figures_of(case, steps=10)
+    assert 0 < figures["step_seconds"] < figures["first_seconds"] and figures["tokens"] == 32
+    assert len(figures["largest"]) == 10 and figures["largest"][0][1] >= figures["largest"][9][1] > 0
+    lines = list(
+        import_module("benchmark_report").profiles(
+            [{**case._asdict(), "runs": [figures]}, {**case._asdict(), "runs": [{}]}]
+        )
+    )
+    assert len(lines) == 11 and figures["largest"][0][0] in lines[1]
+
+
+@pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is missing")
+def test_the_time_around_a_plain_step(benchmark):
+    case = benchmark.Case("host", "torch_loop", "torch", "float32", benchmark.WORKS["host"][0])
+    figures = benchmark.run_case(case, 10)
+    assert 0 < figures["step_seconds"] and len(figures["largest"]) == 10
 
 
 @pytest.mark.usefixtures("uncompiled")
