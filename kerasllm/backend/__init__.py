@@ -231,6 +231,13 @@ Args:
 Reference: Gao et al. 2021, https://arxiv.org/abs/2101.06983 (GradCache).
 """
 
+whole_step = training.whole_step
+"""whole_step(model, train_step, *arguments)
+
+Returns what `train_step(*arguments)` returns, which is `compiled_step` with the model's `per_step_metrics` and
+`catch_non_finite` around it. A backend may compute all of that at once.
+"""
+
 evaluation_step = training.evaluation_step
 """evaluation_step(model, test_step, *arguments)
 

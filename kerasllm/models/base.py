@@ -314,7 +314,7 @@ class LanguageModel(keras.Model):
             step = partial(backend.per_step_metrics, self, step)
         if self.catch_non_finite:
             step = partial(backend.guarded_step, self, step)
-        return step(*args)
+        return backend.whole_step(self, step, *args)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, *args: Any, **settings: Any

@@ -30,6 +30,11 @@ def make_train_function(model, make):
     make()
 
 
+def whole_step(model, train_step, *arguments):
+    """Returns the step's results: what is around the step is compiled with it anyway."""
+    return train_step(*arguments)
+
+
 def compiled_step(model, train_step, *arguments):
     """Returns Keras' own step's results, with its products by oneDNN where they can be."""
     with by_onednn() if can_call_onednn(model) else nullcontext():

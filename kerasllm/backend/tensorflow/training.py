@@ -48,6 +48,11 @@ def make_train_function(model: Any, make: Callable[[], None]) -> None:
         model.jit_compile = asked
 
 
+def whole_step(model: Any, train_step: Callable, *arguments: Any):
+    """Returns the step's results: what is around the step is compiled with it anyway."""
+    return train_step(*arguments)
+
+
 def compiled_step(model: Any, train_step: Callable, *arguments: Any) -> Any:
     """Returns Keras' own step's results; the step is compiled whole by Keras, or in parts here."""
     create = partial(_made_beforehand, anew=model.per_step_metrics)

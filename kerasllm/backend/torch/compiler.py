@@ -39,7 +39,8 @@ def by_inductor(graph: GraphModule, inputs: list[Any]) -> Callable[..., Any]:
     """
     mode = detect_fake_mode([*inputs, *(node.meta.get("val") for node in graph.graph.nodes)])
     on_cpu = all(value.device.type == "cpu" for value in inputs)
-    chosen: dict[str, Any] = {}
+    # Without a look at the shape of each tensor in each step; `compiled_in_parts` looks once.
+    chosen: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
     if on_cpu:
         # The compiler is told, for its cache on disk would give a processor what was made for another's wider vectors.
         chosen["cpp.simdlen"] = cpu_vec_isa.pick_vec_isa().bit_width() or None
@@ -65,7 +66,8 @@ def _after_recording(graph: GraphModule, inputs: list[Any], mode: Any) -> Callab
             compiler_config_extra=compile_fx.create_compiler_config_extra(graph),
             is_inference=True,
         )
-    return lambda *arguments: compiled(list(arguments))
+    run = getattr(compiled, "current_callable", None) or compiled  # without what a profiler would be told
+    return lambda *arguments: run(list(arguments))
 
 
 _FILE = 60_000

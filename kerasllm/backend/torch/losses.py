@@ -5,7 +5,9 @@ import functools
 import torch
 
 from kerasllm.backend.formulas import hits  # noqa: F401
-from kerasllm.backend.torch.products import is_recording, product_with_transpose
+from kerasllm.backend.torch.products import Dense, is_recording, product_with_transpose
+
+_FEW = 2**17  # logits, which are computed in less time than a call of an operator of our own takes
 
 
 def cross_entropy(labels, logits):
@@ -42,6 +44,9 @@ class _CrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(hidden, table, labels, weights, chunk_size: int, differentiable: bool = True):
     """Returns the sum, by one operator of our own: a compiled step holds the loop as a call, not all of its chunks."""
     differentiable = differentiable and torch.is_grad_enabled()
+    if is_recording() and len(hidden) * len(table) <= _FEW:
+        losses = cross_entropy(labels, Dense.apply(hidden, table.to(hidden.dtype).t(), None))
+        return torch.where(weights == 0, 0.0, losses * weights).sum()
     return _Chunked.apply(hidden, table, labels.long(), weights, chunk_size, differentiable, is_recording())
 
 

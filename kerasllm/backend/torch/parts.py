@@ -1,7 +1,10 @@
-"""A recorded step cut at its blocks: parts that are alike are compiled once, however many layers a model has."""
+"""A recorded step cut into parts: those that are alike are compiled once, however many layers a model has.
+
+Forward and backward pass are cut at the blocks of the model, an update at its layers.
+"""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,16 +84,19 @@ def _value(node: Node) -> torch.Tensor:
 
 
 def compiled_in_parts(
-    graph: GraphModule, compile_one: Callable[[GraphModule, list[torch.Tensor]], Callable[..., Any]]
+    graph: GraphModule,
+    cut: list[_Part],
+    compile_one: Callable[[GraphModule, list[torch.Tensor]], Callable[..., Any]],
 ) -> Callable[..., list[Any]]:
     """Returns the recorded `graph` as a function of the same arguments.
 
     Args:
         graph: recorded with `make_fx`, of which every node knows its value's shape.
+        cut: its parts, see `by_boundaries`, `by_layers` and `whole`.
         compile_one: makes a function that returns a list of a graph that does; also given are its inputs, tensors
             of the right shapes without values.
     """
-    parts = [(part.kind(), part) for part in _parts(graph)]
+    parts = [(part.kind(), part) for part in cut]
     made = dict(parts)  # by the last part of each kind; all will be the same function
     # Large ones first: what is still to be built once the last is written is then little.
     kinds = sorted(made, key=lambda kind: len(made[kind].nodes), reverse=True)
@@ -100,7 +106,13 @@ def compiled_in_parts(
     return _program(graph, [(functions[kind], part) for kind, part in parts])
 
 
-def _parts(graph: GraphModule) -> list[_Part]:
+def whole(graph: GraphModule) -> list[_Part]:
+    """Returns the recorded graph as one part."""
+    return _parts({node: 0 for node in graph.graph.nodes if node.op == "call_function"})
+
+
+def by_boundaries(graph: GraphModule) -> list[_Part]:
+    """Returns the parts between the marks of `boundary`, which are taken out."""
     owner: dict[Node, int] = {}
     number = 0
     for node in list(graph.graph.nodes):
@@ -110,7 +122,86 @@ def _parts(graph: GraphModule) -> list[_Part]:
             graph.graph.erase_node(node)
         elif node.op == "call_function":
             owner[node] = owner[node.args[0]] if node.target is operator.getitem else number
-    members: dict[int, list[Node]] = {}
+    return _parts(owner)
+
+
+def by_layers(graph: GraphModule, layers: Sequence[Hashable]) -> list[_Part]:
+    """Returns the parts of an update: for each layer what concerns it alone, and what joins them, such as a norm.
+
+    Tensors of no axes join layers: the norm is made of one for each weight, and its share in clipping is one. All other
+    tensors belong to the layer of what they are made from. What a part needs of another is computed before; else each
+    operator is as late as can be, so that little is kept. Variables change in the last parts.
+
+    Args:
+        graph: the recorded update.
+        layers: what each argument of the graph belongs to.
+    """
+    nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
+    group = _groups(graph, layers)
+    earliest: dict[Node, int] = {}
+    for node in nodes:
+        before = [(earliest[other], group[other]) for other in node.all_input_nodes if other in earliest]
+        earliest[node] = max((stage + (place != group[node]) for stage, place in before), default=0)
+    last = max(earliest.values(), default=0)
+    stages: dict[Node, int] = {}
+    for node in reversed(nodes):
+        after = [(stages[user], group[user]) for user in node.users if user in stages]
+        stages[node] = min((stage - (place != group[node]) for stage, place in after), default=last)
+    # In the last stage what joins the layers comes last: it may change something that the others read.
+    keys = {node: (stages[node], group[node] < 0, group[node]) for node in nodes}
+    parts = _parts({node: keys[node] for node in sorted(nodes, key=keys.__getitem__)})
+    return parts if _change_what_is_read_no_more(graph, parts) else whole(graph)
+
+
+def _groups(graph: GraphModule, layers: Sequence[Hashable]) -> dict[Node, int]:
+    """Returns a number for each node of what concerns one layer alone, and -1 for the others."""
+    leader: dict[Node, Node] = {}
+    first: dict[Hashable, Node] = {}
+
+    def find(node: Node) -> Node:
+        while leader[node] is not node:
+            node = leader[node]
+        return node
+
+    for node in graph.graph.nodes:
+        if node.op in ("placeholder", "call_function") and _has_axes(node):
+            leader[node] = node
+            for other in node.all_input_nodes:
+                if other in leader:
+                    leader[find(other)] = node
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    for node, layer in zip(placeholders, layers, strict=True):
+        if node in leader:
+            leader[find(first.setdefault(layer, node))] = find(node)
+    numbers: dict[Node, int] = {}
+    for node in placeholders:
+        if node in leader:
+            numbers.setdefault(find(node), len(numbers))
+    group: dict[Node, int] = {}
+    for node in graph.graph.nodes:
+        if node in leader:
+            group[node] = numbers.get(find(node), -1)
+        elif node.op == "call_function":
+            above = {group[other] for other in node.all_input_nodes if other in leader}
+            group[node] = above.pop() if len(above) == 1 else -1
+    return group
+
+
+def _has_axes(node: Node) -> bool:
+    value = node.meta.get("val")
+    return any(tensor.dim() for tensor in (value if isinstance(value, list | tuple) else [value]))
+
+
+def _change_what_is_read_no_more(graph: GraphModule, parts: Sequence[_Part]) -> bool:
+    """Returns whether no part reads an argument that a part before it has changed."""
+    place = {node: number for number, part in enumerate(parts) for node in part.nodes}
+    changes = [node for node in place if node.target is torch.ops.aten.copy_.default]
+    return all(place.get(user, 0) <= place[node] for node in changes for user in node.args[0].users)
+
+
+def _parts(owner: Mapping[Node, Any]) -> list[_Part]:
+    """Returns the parts of the nodes of each owner, in the order in which the owners come."""
+    members: dict[Any, list[Node]] = {}
     for node, place in owner.items():
         members.setdefault(place, []).append(node)
     parts = []
@@ -153,14 +244,29 @@ def _program(
         for number, (function, part) in enumerate(steps)
     ]
     fixed, count = list(constants.values()), len(place)
+    unseen = [_value(node) for _, part in steps for node in part.inputs]
 
     def run(*arguments):
         values = [*arguments, *fixed, *[None] * (count - len(arguments) - len(fixed))]
+        recorded = iter(unseen)
         for function, inputs, first, done in plan:
+            if unseen:  # the code looks at no shapes, and they are the same in each step
+                _check([values[number] for number in inputs], recorded)
             found = function(*[values[number] for number in inputs])
             values[first : first + len(found)] = found
             for number in done:
                 values[number] = None
+        unseen.clear()
         return [values[number] for number in results]
 
     return run
+
+
+def _check(values: Sequence[torch.Tensor], recorded: Iterator[torch.Tensor]) -> None:
+    """Raises `ValueError` unless the values lie in memory as the next recorded ones do."""
+    for value, expected in zip(values, recorded, strict=False):
+        if (value.shape, value.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(f"a tensor of shape {tuple(value.shape)} was {tuple(expected.shape)}")
+        lengths = zip(value.shape, value.stride(), expected.stride(), strict=True)
+        if any(length > 1 and own != other for length, own, other in lengths):
+            raise ValueError(f"a tensor has strides {value.stride()}, which were {expected.stride()}")

@@ -25,6 +25,8 @@ def in_bfloat16() -> bool:
     return supported is not None and bool(supported())
 
 
+_SMALL = 2**15  # multiplications, or numbers to be summed, that take less time than a call of an operator of our own
+
 # An operator of our own around it, as TorchScript cannot record one that takes a list of scalars.
 _library = torch.library.Library("kerasllm", "DEF")
 _library.define("product(Tensor left, Tensor right, Tensor? bias) -> Tensor")
@@ -105,7 +107,8 @@ def product_with_transpose(left, right, bias=None):
     by_onednn = left.dtype == torch.float32 or (
         left.dtype == torch.bfloat16 and bias is not None and is_recording() and in_bfloat16()
     )
-    if _LINEAR is None or left.device.type != "cpu" or not by_onednn:
+    small = left.shape[0] * left.shape[1] * right.shape[0] <= _SMALL
+    if _LINEAR is None or left.device.type != "cpu" or not by_onednn or small:
         return torch.nn.functional.linear(left, right, bias)
     return torch.ops.kerasllm.product(_compact(left), _compact(right), bias)
 
@@ -117,7 +120,8 @@ def _compact(matrix):
 
 def _over_rows(matrix):
     """Returns the sum over the rows, on a CPU by PyTorch's own kernel: the compiler's goes down each column."""
-    return torch.ops.kerasllm.sum_over_rows(matrix) if matrix.device.type == "cpu" else matrix.sum(0)
+    by_torch = matrix.device.type == "cpu" and matrix.numel() > _SMALL
+    return torch.ops.kerasllm.sum_over_rows(matrix) if by_torch else matrix.sum(0)
 
 
 class Dense(torch.autograd.Function):
