@@ -203,6 +203,12 @@ can_compile = training.can_compile
 Returns whether `jit_compile=True` is possible here.
 """
 
+loading = training.loading
+"""loading(batches)
+
+Returns a PyDataset as what `fit` loads fastest, with the same batches in the same order; anything else as it is.
+"""
+
 make_train_function = training.make_train_function
 """make_train_function(model, make)
 

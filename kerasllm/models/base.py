@@ -286,6 +286,8 @@ class LanguageModel(keras.Model):
         x = checked_inputs(self, x, y, settings.get("sample_weight"))
         if isinstance(held_out, tuple):
             settings["validation_data"] = (checked_inputs(self, *held_out), *held_out[1:])
+        if settings.get("shuffle") is False and settings.get("class_weight") is None:
+            x = backend.loading(x)
         return super().fit(x, y, *args, **settings)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **settings: Any) -> Any:

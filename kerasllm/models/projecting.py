@@ -70,7 +70,7 @@ class _Projecting:
         self.possible = possible and model.can_project_in_loss
 
     def __enter__(self) -> None:
-        self.model.projects_in_loss = self.possible
+        vars(self.model)["projects_in_loss"] = self.possible  # twice a step, and nothing that Keras is to track
 
     def __exit__(self, *error: Any) -> None:
-        self.model.projects_in_loss = False
+        vars(self.model)["projects_in_loss"] = False

@@ -1,12 +1,12 @@
 """Measures what a training step takes around its arithmetic, with a model that has next to none.
 
-The time of a step is that from one request of a batch to the next, as the mean over a hundred steps, so that nothing
-has to be called in between and work that runs ahead counts once.
+The time of a step is the mean over a hundred of them, so that work that runs ahead counts once.
 """
 
 from __future__ import annotations
 
 import cProfile
+import itertools
 import pstats
 import statistics
 import tempfile
@@ -36,7 +36,7 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
     times = run(WARM_UP + steps)
     every = min(LOG_INTERVAL, steps)
     marks = times[WARM_UP::every]
-    seconds = [(after - before) / every for before, after in zip(marks, marks[1:], strict=False)]
+    seconds = [(after - before) / every for before, after in itertools.pairwise(marks)]
     profile = cProfile.Profile()
     profiled = run(WARM_UP + max(steps // 2, LARGEST), profile)
     return {
@@ -82,29 +82,31 @@ def keras_fit(case: Case) -> tuple[Callable[..., Sequence[float]], dict[str, str
     import keras_case
     from keras_case import backend, keras
 
-    from kerasllm.data.batches.causal_lm import CausalBatches
     from kerasllm.training.fit import fit_run
     from kerasllm.training.hardware.compilation import FROM_STEPS, choose_compilation
     from kerasllm.training.optimization.optimizers import adamw
     from kerasllm.training.optimization.schedules import CosineWarmupDecay
     from kerasllm.training.run.directory import RunDirectory
 
-    class TimedWindows(CausalBatches):
-        """Windows that note when they are requested, and start the profile after the warm-up."""
+    class Clock(keras.callbacks.Callback):
+        """Notes when steps end, and has the profile of those after the warm-up; it is not called in another thread."""
 
-        def __init__(self, *given: Any, profile: cProfile.Profile | None = None, **settings: Any) -> None:
-            super().__init__(*given, **settings)
+        def __init__(self, count: int, profile: cProfile.Profile | None) -> None:
+            super().__init__()
             self.times: list[float] = []
-            self.profile = profile
+            self.count, self.profile = count, profile
 
-        def __getitem__(self, index: int) -> Any:
-            if index == len(self.times):  # `fit` looks at the first ones twice
-                self.times.append(time.perf_counter())
-            if self.profile and index == WARM_UP:
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            self.note(batch)
+
+        def note(self, done: int) -> None:
+            if done < len(self.times):
+                return
+            self.times.append(time.perf_counter())
+            if self.profile and done == WARM_UP:
                 self.profile.enable()
-            if self.profile and index == len(self) - 1:  # what ends a run is no part of a step
+            if self.profile and done == self.count:  # what ends a run is no part of a step
                 self.profile.disable()
-            return super().__getitem__(index)
 
     shape = case.shape
     model = keras_case.GPTCausalLM(keras_case.GPTConfig(**keras_case.sizes_of(case, shape["length"])), seed=0)
@@ -113,32 +115,32 @@ def keras_fit(case: Case) -> tuple[Callable[..., Sequence[float]], dict[str, str
         adamw(CosineWarmupDecay(1e-4, steps=100_000, warmup=100)),
         jit_compile=choose_compilation(None, FROM_STEPS),
     )
-    stream = keras_case.windows(case, 1).stream
+    tokens = shape["batch_size"] * shape["length"]
 
     def run(count: int, profile: cProfile.Profile | None = None) -> list[float]:
-        batches = TimedWindows(
-            stream,
-            context_length=shape["length"],
-            batch_size=shape["batch_size"],
-            steps=count + 1,
-            seed=0,
-            profile=profile,
-        )
-        if case.peer == "kerasllm_callbacks":
-            with tempfile.TemporaryDirectory() as place, RunDirectory.create(place, case.shape) as directory:
-                fit_run(
-                    model,
-                    lambda start_step: batches,
-                    directory,
-                    first=batches,
-                    steps=count + 1,
-                    tokens_per_step=shape["batch_size"] * shape["length"],
-                    evaluate=lambda model: {"loss": 0.0},
-                    log_interval=LOG_INTERVAL,
-                    checkpoint_minutes=10.0,
-                )
-        else:
-            model.fit(batches, epochs=1, shuffle=False, verbose=0)
-        return batches.times
+        clock = Clock(count, profile)
+        batches = keras_case.windows(case, count + 1)
+
+        def tokens_of(step: int) -> int:  # which the callbacks ask for after each step
+            clock.note(step)
+            return tokens
+
+        if case.peer == "kerasllm":
+            model.fit(batches, epochs=1, shuffle=False, verbose=0, callbacks=[clock])
+            return clock.times
+        clock.note(0)
+        with tempfile.TemporaryDirectory() as place, RunDirectory.create(place, case.shape) as directory:
+            fit_run(
+                model,
+                lambda start_step: batches,
+                directory,
+                first=batches,
+                steps=count + 1,
+                tokens_per_step=tokens_of,
+                evaluate=lambda model: {"loss": 0.0},
+                log_interval=LOG_INTERVAL,
+                checkpoint_minutes=10.0,
+            )
+        return clock.times
 
     return run, {"keras": keras.__version__, keras.backend.backend(): str(backend.version())}

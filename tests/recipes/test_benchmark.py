@@ -109,7 +109,7 @@ def test_the_time_around_the_arithmetic(peer, benchmark, capsys):
 def test_the_time_around_a_plain_step(benchmark):
     case = benchmark.Case("host", "torch_loop", "torch", "float32", benchmark.WORKS["host"][0])
     figures = benchmark.run_case(case, 10)
-    assert 0 < figures["step_seconds"] and len(figures["largest"]) == 10
+    assert figures["step_seconds"] > 0 and len(figures["largest"]) == 10
 
 
 @pytest.mark.usefixtures("uncompiled")

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from kerasllm.backend.gradient_watch import can_watch
+from kerasllm.backend.torch.loading import loading  # noqa: F401
 from kerasllm.backend.torch.recorded import RecordedSteps
 
 jit_compile = False  # compilation takes four to twenty seconds: see `kerasllm.training.hardware.compilation`

@@ -100,7 +100,7 @@ class NumberGuard(StepCallback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """Checks each batch before the next one starts."""
-        figures = {name: float(value) for name, value in (logs or {}).items()}
+        figures = logs or {}
         watched = figures.get("gradient_norm", figures.get("loss", 0.0))  # a bad loss gives a bad norm
         if not math.isfinite(watched):
             self._judge(batch, figures)

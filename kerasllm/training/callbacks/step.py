@@ -42,6 +42,10 @@ class StepCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """Adds up the batches of a step; called by Keras after each batch, with the values of that batch alone."""
+        if self.gradient_accumulation == 1:
+            self.step += 1
+            self.on_step_end(self.step, logs or {})
+            return
         for name, value in (logs or {}).items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._batches += 1
