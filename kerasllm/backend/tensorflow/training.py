@@ -10,6 +10,7 @@ from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 from kerasllm.backend.tensorflow import fusion
 from kerasllm.backend.tensorflow.gradients import bound_to_graph, custom_gradient
+from kerasllm.backend.tensorflow.loading import loading  # noqa: F401
 
 jit_compile = True
 _SETTINGS = ("trainable", "name", "dtype", "synchronization", "aggregation", "shape")
@@ -46,11 +47,6 @@ def make_train_function(model: Any, make: Callable[[], None]) -> None:
         make()
     finally:
         model.jit_compile = asked
-
-
-def loading(batches):
-    """Returns the batches, which Keras loads."""
-    return batches
 
 
 def whole_step(model: Any, train_step: Callable, *arguments: Any):
