@@ -354,8 +354,14 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
     import torch
 
     from kerasllm.backend.torch import compiler as torch_compiler
+    from kerasllm.backend.torch import parts as torch_parts
     from kerasllm.backend.torch import products as torch_products
     from kerasllm.backend.torch.products import TakeRows
+
+    @pytest.fixture
+    def nothing_compiled(monkeypatch):
+        """As if the process had compiled nothing yet."""
+        monkeypatch.setattr(torch_parts, "_functions", {})
 
     def test_compiled_in_bfloat16():
         losses = losses_in_bfloat16()
@@ -368,6 +374,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         TakeRows.apply(table, torch.full((4096,), 2)).sum().backward()
         assert table.grad.tolist() == [[0] * 3, [0] * 3, [4096] * 3, [0] * 3, [0] * 3]
 
+    @pytest.mark.usefixtures("nothing_compiled")
     def test_the_compiler_is_told_how_wide_vectors_are(monkeypatch):
         """By which its cache on disk tells apart what was made for one processor and another."""
         compile_one, widths = torch_compiler._after_recording, set()
@@ -381,6 +388,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         assert widths == {torch._inductor.cpu_vec_isa.pick_vec_isa().bit_width()}
         assert torch._inductor.config.cpp.simdlen is None
 
+    @pytest.mark.usefixtures("nothing_compiled")
     @pytest.mark.parametrize("kind", ["bert", "gpt"])
     def test_what_is_compiled_does_not_grow_with_the_layers(kind, monkeypatch):
         """Parts that are alike are compiled once; run as recorded, the parts are the step."""
@@ -393,6 +401,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         for layers in (3, 6):
             compiled.clear()
             results = []
+            torch_parts._functions.clear()
             for jit_compile in (True, False):
                 model = model_class(dataclasses.replace(config, num_layers=layers), seed=3)
                 compile_model(model, optimizer(), jit_compile=jit_compile)
@@ -402,6 +411,7 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
             counts.append(len(compiled))
         assert counts[0] == counts[1] > 2
 
+    @pytest.mark.usefixtures("nothing_compiled")
     def test_a_last_batch_of_fewer_rows_is_not_compiled(monkeypatch):
         compiled = []
         monkeypatch.setattr(
@@ -419,11 +429,13 @@ if keras.backend.backend() == "torch":  # the others compile by themselves
         np.testing.assert_allclose(*losses, rtol=1e-5)
         first = len(compiled)
         assert first
+        torch_parts._functions.clear()
         model = GPTCausalLM(GPTConfig(**SHAPE), seed=3)
         CausalLanguageModeling().compile(model, optimizer(), jit_compile=True)
         model.fit({"token_ids": tokens[:8, :-1]}, tokens[:8, 1:], batch_size=4, verbose=0)
         assert len(compiled) == 2 * first
 
+    @pytest.mark.usefixtures("nothing_compiled")
     def test_kernels_are_built_one_by_one_where_not_together(monkeypatch, capsys, tmp_path):
         def refuse(kernels):
             raise RuntimeError("of another version")

@@ -100,10 +100,16 @@ def compiled_in_parts(
     made = dict(parts)  # by the last part of each kind; all will be the same function
     # Large ones first: what is still to be built once the last is written is then little.
     kinds = sorted(made, key=lambda kind: len(made[kind].nodes), reverse=True)
-    functions = {
-        kind: compile_one(made[kind].graph(), [_value(node) for node in made[kind].inputs]) for kind in kinds
-    }
-    return _program(graph, [(functions[kind], part) for kind, part in parts])
+    threads = torch.get_num_threads()  # for which the code is made
+    for kind in kinds:
+        if (kind, threads) not in _functions:
+            inputs = [_value(node) for node in made[kind].inputs]
+            _functions[kind, threads] = compile_one(made[kind].graph(), inputs)
+    return _program(graph, [(_functions[kind, threads], part) for kind, part in parts])
+
+
+_functions: dict[tuple[str, int], Callable[..., Any]] = {}
+"""The compiled parts of this process, by their kind; another model has many of the same."""
 
 
 def whole(graph: GraphModule) -> list[_Part]:
