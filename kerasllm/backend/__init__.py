@@ -215,6 +215,12 @@ make_train_function = training.make_train_function
 Calls `make()`, which is Keras' own `make_train_function`, with the model as the backend needs it.
 """
 
+make_function = training.make_function
+"""make_function(model, name, make)
+
+Calls `make()`, Keras' own method that makes `model.test_function` or `model.predict_function`, by its `name`.
+"""
+
 compiled_step = training.compiled_step
 """compiled_step(model, train_step, *arguments)
 

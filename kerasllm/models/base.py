@@ -217,7 +217,8 @@ class LanguageModel(keras.Model):
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **settings: Any) -> None:
         """Compiles the model as Keras does; without a loss, with the one that fits it (see `default_loss`).
 
-        On PyTorch, where Keras refuses `steps_per_execution`, each step is executed alone.
+        On PyTorch, where Keras refuses `steps_per_execution`, a model with `jit_compile=True` executes as many steps
+        between callbacks; without it each step is executed alone.
 
         Args:
             optimizer: as Keras takes it.
@@ -227,8 +228,13 @@ class LanguageModel(keras.Model):
         self._loss_by_default = loss is None
         loss = self.default_loss() if loss is None else loss
         steps = settings.get("steps_per_execution", 1)
-        if keras.backend.backend() == "torch" and isinstance(steps, int) and steps > 1:
-            warnings.warn("steps_per_execution has no effect on PyTorch", InputWarning, stacklevel=2)
+        compiled = settings.get("jit_compile") is True and not settings.get("run_eagerly")
+        if keras.backend.backend() == "torch" and isinstance(steps, int) and steps > 1 and not compiled:
+            warnings.warn(
+                "steps_per_execution has no effect on PyTorch without jit_compile=True",
+                InputWarning,
+                stacklevel=2,
+            )
             settings["steps_per_execution"] = 1
         super().compile(optimizer=optimizer, loss=loss, **settings)
 
@@ -307,6 +313,14 @@ class LanguageModel(keras.Model):
         """Calls Keras' own method; on TensorFlow, `jit_compile` may compile only a part of the step."""
         memory.keep()
         backend.make_train_function(self, partial(super().make_train_function, force))
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Calls Keras' own method, see `make_train_function`."""
+        backend.make_function(self, "test_function", partial(super().make_test_function, force))
+
+    def make_predict_function(self, force: bool = False) -> None:
+        """Calls Keras' own method, see `make_train_function`."""
+        backend.make_function(self, "predict_function", partial(super().make_predict_function, force))
 
     def train_step(self, *args: Any) -> Any:
         """Runs Keras' step, compiled as suits the backend, with `per_step_metrics` and `catch_non_finite` applied."""

@@ -35,6 +35,11 @@ def loading(batches):
     return batches
 
 
+def make_function(model, name, make):
+    """Calls `make()`."""
+    make()
+
+
 def whole_step(model, train_step, *arguments):
     """Returns the step's results: what is around the step is compiled with it anyway."""
     return train_step(*arguments)

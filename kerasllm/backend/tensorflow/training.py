@@ -49,6 +49,11 @@ def make_train_function(model: Any, make: Callable[[], None]) -> None:
         model.jit_compile = asked
 
 
+def make_function(model, name, make):
+    """Calls `make()`."""
+    make()
+
+
 def whole_step(model: Any, train_step: Callable, *arguments: Any):
     """Returns the step's results: what is around the step is compiled with it anyway."""
     return train_step(*arguments)

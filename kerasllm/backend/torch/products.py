@@ -25,7 +25,9 @@ def in_bfloat16() -> bool:
     return supported is not None and bool(supported())
 
 
-_SMALL = 2**15  # multiplications, or numbers to be summed, that take less time than a call of an operator of our own
+_SMALL = (
+    2**15
+)  # multiplications, or numbers to be summed, that take less time than a call of an operator of our own
 
 # An operator of our own around it, as TorchScript cannot record one that takes a list of scalars.
 _library = torch.library.Library("kerasllm", "DEF")

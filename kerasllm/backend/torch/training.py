@@ -38,7 +38,31 @@ def make_train_function(model, make):
     """Calls `make()`; the model's variables are looked up again, of which there may be others since the last `fit`."""
     if model in _known:
         _known[model][1].forget_variables()
-    make()
+    make_function(model, "train_function", make)
+
+
+def make_function(model, name, make):
+    """Calls `make()`, and has the function that it makes take the several batches of `steps_per_execution` in turn.
+
+    Keras' own function refuses them. What it returns is joined where it is predictions, else that of the last batch.
+    """
+    known, count = getattr(model, name), model.steps_per_execution
+    model.steps_per_execution = 1
+    try:
+        make()
+    finally:
+        model.steps_per_execution = count
+    one = getattr(model, name)
+    if count == 1 or one is known:
+        return
+
+    def several(batches):
+        results = [one([batch]) for batch in batches]
+        if name != "predict_function":
+            return results[-1]
+        return pytree.tree_map(lambda *parts: torch.cat(parts), *results)
+
+    setattr(model, name, several)
 
 
 def whole_step(model, train_step, *arguments):
