@@ -70,9 +70,9 @@ class _Projecting:
         self.possible = possible and model.can_project_in_loss
 
     def __enter__(self) -> None:
-        vars(self.model)["projects_in_loss"] = (
+        self.model.__dict__["projects_in_loss"] = (
             self.possible
         )  # twice a step, and nothing that Keras is to track
 
     def __exit__(self, *error: Any) -> None:
-        vars(self.model)["projects_in_loss"] = False
+        self.model.__dict__["projects_in_loss"] = False

@@ -1,6 +1,5 @@
 """Batches of a PyDataset as PyTorch's tensors, without the detour by which Keras has PyTorch load them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -27,7 +26,7 @@ def loading(batches: Any) -> Any:
 
 
 class _Loader(torch.utils.data.DataLoader):
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:
         torch.empty((), dtype=torch.int64).random_()  # as every loader draws from the global generator
         batches: Any = self.dataset
         device = torch.device(keras.ops.zeros(()).device)

@@ -194,7 +194,7 @@ def _groups(graph: GraphModule, layers: Sequence[Hashable]) -> dict[Node, int]:
 
 
 def _has_axes(node: Node) -> bool:
-    value = node.meta.get("val")
+    value: Any = node.meta["val"]
     return any(tensor.dim() for tensor in (value if isinstance(value, list | tuple) else [value]))
 
 
@@ -202,7 +202,8 @@ def _change_what_is_read_no_more(graph: GraphModule, parts: Sequence[_Part]) -> 
     """Returns whether no part reads an argument that a part before it has changed."""
     place = {node: number for number, part in enumerate(parts) for node in part.nodes}
     changes = [node for node in place if node.target is torch.ops.aten.copy_.default]
-    return all(place.get(user, 0) <= place[node] for node in changes for user in node.args[0].users)
+    changed = {node.all_input_nodes[0]: place[node] for node in changes}
+    return all(place.get(user, 0) <= last for node, last in changed.items() for user in node.users)
 
 
 def _parts(owner: Mapping[Node, Any]) -> list[_Part]:

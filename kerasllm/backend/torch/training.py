@@ -66,7 +66,7 @@ def make_function(model, name, make):
 
 
 def whole_step(model, train_step, *arguments):
-    """Returns the step's results: forward and backward pass, metrics, guard and update are compiled if that is possible.
+    """Returns the step's results, with forward and backward pass, metrics, guard and update compiled where they can be.
 
     It is for a model with `jit_compile=True` and an optimizer of Keras'. `compiled_step` says when a step is not
     compiled; and where the update alone cannot be, `train_step` calls it.

@@ -98,8 +98,8 @@ def compiled(
 
 def _one_by_one() -> dict[Any, Callable[..., Any]]:
     """Returns the operators on lists of tensors, by which Keras' optimizers update, as operators on each of them."""
-    names = ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "sign", "maximum", "minimum", "pow", "lerp")
-    names += ("addcmul", "addcdiv", "reciprocal", "clamp_min", "clamp_max")
+    names = ["add", "sub", "mul", "div", "sqrt", "neg", "abs", "sign", "maximum", "minimum", "pow", "lerp"]
+    names += ["addcmul", "addcdiv", "reciprocal", "clamp_min", "clamp_max"]
     found: dict[Any, Callable[..., Any]] = {}
     for name in names:
         packet = getattr(torch.ops.aten, f"_foreach_{name}", None)

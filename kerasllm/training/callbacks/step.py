@@ -44,7 +44,7 @@ class StepCallback(keras.callbacks.Callback):
         """Adds up the batches of a step; called by Keras after each batch, with the values of that batch alone."""
         if self.gradient_accumulation == 1:
             self.step += 1
-            self.on_step_end(self.step, logs or {})
+            self.on_step_end(self.step, dict(logs or {}))
             return
         for name, value in (logs or {}).items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
