@@ -250,6 +250,18 @@ Returns what `train_step(*arguments)` returns, which is `compiled_step` with the
 `catch_non_finite` around it. A backend may compute all of that at once.
 """
 
+recomputed = training.recomputed
+"""recomputed(function, weights, states, inputs)
+
+Returns the result of `function(weights, states, inputs)` and the new states. The backward pass computes the function
+again, instead of keeping its inner values.
+
+Args:
+    function: from (weights, states, inputs) to (a floating tensor, new states); it changes nothing else.
+    weights, inputs: lists of tensors, to which gradients flow.
+    states: a list of tensors without gradients, such as the numbers of dropout's calls.
+"""
+
 evaluation_step = training.evaluation_step
 """evaluation_step(model, test_step, *arguments)
 

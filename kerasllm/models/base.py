@@ -38,7 +38,9 @@ class LanguageModel(keras.Model):
 
     If the attribute `per_step_metrics` is set before `fit`, the logs hold each batch's own values instead of Keras'
     running means over the epoch. If `catch_non_finite` is set before `fit`, a batch whose loss or gradient is not
-    finite does not update the weights; `gradient_norm` is added to the logs and is not finite for such a batch.
+    finite does not update the weights; `gradient_norm` is added to the logs and is not finite for such a batch. If a
+    backbone's `recompute` is set before `fit`, its blocks' inner values are computed again in the backward pass: less
+    memory, and more time.
     """
 
     config_class: ClassVar[type]
@@ -55,7 +57,7 @@ class LanguageModel(keras.Model):
         self.seed = default_seed() if seed is None else seed
         self.per_step_metrics = False
         self._loss_by_default = False
-        self.catch_non_finite = False
+        self.catch_non_finite = self.recompute = False
         self._input_types: tuple[tuple[str, tuple[int, str]], ...] = ()
         self._gathered: dict[str, np.ndarray] = {}
 

@@ -244,6 +244,11 @@ def _compiled(config: JobOptions, job: Job) -> Callable[[], keras.Model]:
             gradient_accumulation=accumulation,
             ema=config.ema,
         )
+        if config.recompute:
+            backbone = getattr(model, "backbone", model)
+            if not (hasattr(backbone, "blocks") or hasattr(backbone, "encoder_blocks")):
+                raise InputError(f"--recompute: {type(model).__name__} has no blocks; leave it out")
+            backbone.recompute = True
         flops = tokens * flops_per_token(model, job.batches[0][0])
         compilation = choose_compilation(config.jit_compile, steps, flops, job.batches.shapes)
         job.task.compile(model, optimizer, normalized_weights=are_normalized, jit_compile=compilation)

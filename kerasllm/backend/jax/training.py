@@ -63,6 +63,11 @@ def in_parts(function, weights, states, parts):
     return results, states
 
 
+def recomputed(function, weights, states, inputs):
+    """Returns the result and the new states."""
+    return jax.checkpoint(function)(weights, states, inputs)
+
+
 def evaluation_step(model, test_step, *arguments):
     """Returns Keras' own step's results, computed as in training."""
     return compiled_step(model, test_step, *arguments)

@@ -154,6 +154,12 @@ def in_parts(function, weights, states, parts):
     return torch.stack(results), states
 
 
+def recomputed(function, weights, states, inputs):
+    """Returns the result and the new states."""
+    states = [state.clone() for state in states]  # the backward pass begins with them, whatever is assigned by then
+    return checkpoint(function, weights, states, inputs, use_reentrant=False, preserve_rng_state=False)
+
+
 def evaluation_step(model, test_step, *arguments):
     """Returns Keras' own step's results, of data where the weights are."""
     return test_step(*map(_on_device, arguments))

@@ -12,6 +12,7 @@ from keras import ops
 
 from kerasllm.layers import Pooler, TransformerEmbeddings, TransformerEncoderBlock
 from kerasllm.layers.attention import combined_mask
+from kerasllm.layers.recomputation import run_block
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.bert.config import BertConfig
 from kerasllm.models.inputs import ALL_INPUTS
@@ -114,7 +115,8 @@ class BertBackbone(LanguageModel):
             inputs["token_ids"], inputs.get("segment_ids"), inputs.get("position_ids"), training=training
         )
         for block in self.blocks[:-1]:
-            hidden = block(hidden, attention_mask=mask, training=training)  # (batch, length, hidden_dim)
+            given = {"attention_mask": mask, "training": training}
+            hidden = run_block(block, hidden, recompute=self.recompute, **given)  # (batch, length, hidden_dim)
         last = self.blocks[-1]
         if not only_read:
             hidden = last(hidden, attention_mask=mask, training=training)

@@ -16,6 +16,7 @@ from kerasllm.layers import TransformerDecoderBlock, TransformerEmbeddings
 from kerasllm.layers.attention import combined_mask
 from kerasllm.layers.heads import FinalNorm
 from kerasllm.layers.positions import rotary_tables
+from kerasllm.layers.recomputation import run_block
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.gpt.config import GPTConfig
 
@@ -109,7 +110,8 @@ class GPTBackbone(LanguageModel):
         mask = combined_mask(inputs.get("padding_mask"), inputs.get("sequence_ids"), is_causal=True)
         hidden, rotary = self.embed(inputs["token_ids"], inputs.get("position_ids"), training=training)
         for block in self.blocks:
-            hidden = block(hidden, mask, rotary, training=training)  # (batch, length, hidden_dim)
+            given = {"attention_mask": mask, "rotary": rotary, "training": training}
+            hidden = run_block(block, hidden, recompute=self.recompute, **given)  # (batch, length, hidden_dim)
         return {"sequence_output": self.final_norm(hidden)}
 
     def embed(self, token_ids, position_ids=None, training=False):

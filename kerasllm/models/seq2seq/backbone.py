@@ -14,6 +14,7 @@ from keras import ops
 from kerasllm.layers import TransformerDecoderBlock, TransformerEncoderBlock
 from kerasllm.layers.attention import combined_mask
 from kerasllm.layers.heads import FinalNorm
+from kerasllm.layers.recomputation import run_block
 from kerasllm.layers.scaled_embeddings import ScaledEmbeddings
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.seq2seq.config import Seq2SeqConfig
@@ -98,7 +99,8 @@ class Seq2SeqBackbone(LanguageModel):
         hidden = self.embeddings(inputs["decoder_token_ids"], is_target=True, training=training)
         mask = combined_mask(padding_mask)
         for block in self.decoder_blocks:
-            hidden = block(hidden, encoder_hidden=encoded, cross_attention_mask=mask, training=training)
+            given = {"encoder_hidden": encoded, "cross_attention_mask": mask, "training": training}
+            hidden = run_block(block, hidden, recompute=self.recompute, **given)
         return {"encoder_output": encoded, "sequence_output": self._last_norm(hidden)}
 
     def cross_attention(self, inputs):
@@ -131,7 +133,8 @@ class Seq2SeqBackbone(LanguageModel):
         hidden = self.embeddings(token_ids, position_ids, training=training)
         mask = combined_mask(padding_mask)
         for block in self.encoder_blocks:
-            hidden = block(hidden, attention_mask=mask, training=training)
+            given = {"attention_mask": mask, "training": training}
+            hidden = run_block(block, hidden, recompute=self.recompute, **given)
         return hidden if self.encoder_norm is None else self.encoder_norm(hidden)
 
     def extend(self, token_ids, column, mask, cross_mask, caches, cross_caches):

@@ -118,6 +118,9 @@ class RunOptions:
     jit_compile: bool | None = None
     """Compile the training step; if null, on PyTorch only for a long run with a C++ compiler, elsewhere always."""
 
+    recompute: bool = False
+    """Compute the inner values of each block again in the backward pass: less memory, up to a third more time."""
+
     log_interval: int | None = field(default=None, metadata=at_least(1))
     """Steps between lines of metrics.jsonl; if null, 1 for a run of up to 100 steps, else 10."""
 
