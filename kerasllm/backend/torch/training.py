@@ -156,7 +156,9 @@ def in_parts(function, weights, states, parts):
 
 def recomputed(function, weights, states, inputs):
     """Returns the result and the new states."""
-    states = [state.clone() for state in states]  # the backward pass begins with them, whatever is assigned by then
+    states = [
+        state.clone() for state in states
+    ]  # the backward pass begins with them, whatever is assigned by then
     return checkpoint(function, weights, states, inputs, use_reentrant=False, preserve_rng_state=False)
 
 

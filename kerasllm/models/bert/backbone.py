@@ -116,7 +116,9 @@ class BertBackbone(LanguageModel):
         )
         for block in self.blocks[:-1]:
             given = {"attention_mask": mask, "training": training}
-            hidden = run_block(block, hidden, recompute=self.recompute, **given)  # (batch, length, hidden_dim)
+            hidden = run_block(
+                block, hidden, recompute=self.recompute, **given
+            )  # (batch, length, hidden_dim)
         last = self.blocks[-1]
         if not only_read:
             hidden = last(hidden, attention_mask=mask, training=training)

@@ -110,8 +110,8 @@ class GPTBackbone(LanguageModel):
         mask = combined_mask(inputs.get("padding_mask"), inputs.get("sequence_ids"), is_causal=True)
         hidden, rotary = self.embed(inputs["token_ids"], inputs.get("position_ids"), training=training)
         for block in self.blocks:
-            given = {"attention_mask": mask, "rotary": rotary, "training": training}
-            hidden = run_block(block, hidden, recompute=self.recompute, **given)  # (batch, length, hidden_dim)
+            # (batch, length, hidden_dim)
+            hidden = run_block(block, hidden, mask, rotary, training=training, recompute=self.recompute)
         return {"sequence_output": self.final_norm(hidden)}
 
     def embed(self, token_ids, position_ids=None, training=False):
