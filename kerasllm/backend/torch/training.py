@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from kerasllm.backend.gradient_watch import can_watch
+from kerasllm.backend.torch.distribution import device_count
 from kerasllm.backend.torch.loading import loading  # noqa: F401
 from kerasllm.backend.torch.recorded import RecordedSteps
 
@@ -72,7 +73,7 @@ def whole_step(model, train_step, *arguments):
     compiled; and where the update alone cannot be, `train_step` calls it.
     """
     (data,) = arguments
-    steps = _recorded_steps(model)
+    steps = None if device_count() > 1 else _recorded_steps(model)  # gradients are added up before the update
     if steps is None:
         return train_step(data)
     guarded = model.catch_non_finite and can_watch(model)
