@@ -50,8 +50,8 @@ def train(corpus, run_recipe, tmp_path, monkeypatch):
         ]
         argv += ["--validation_fraction", "0", "--sample_tokens", "0", "--processes", "1", *more]
         with monkeypatch.context() as patch:
-            original = CausalBatches.__getitem__
-            patch.setattr(CausalBatches, "__getitem__", spoilt)
+            original = CausalBatches.undivided
+            patch.setattr(CausalBatches, "undivided", spoilt)
             return run_recipe("pretrain_gpt", *argv)
 
     return run
