@@ -36,7 +36,9 @@ SECONDS_AT_MOST = 900
 
 Backend = Literal["jax", "torch", "tensorflow"]
 Precision = Literal["float32", "mixed_bfloat16"]
-Work = Literal["bert", "packing", "gpt", "shakespeare", "host", "generation", "input"]
+Work = Literal[
+    "bert", "packing", "gpt", "shakespeare", "translation", "recurrent", "host", "generation", "input"
+]
 
 
 @dataclass

@@ -43,9 +43,13 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
         figures["tokens"] = float(case.shape["batch_size"] * case.shape["new_tokens"])
     else:
         figures = (train_hub if hub else train)(case, WARM_UP + steps)
-    versions = {"keras": keras.__version__, keras.backend.backend(): str(backend.version())}
-    packages = [*backend.libraries(), *(["keras_hub"] if hub else [])]
-    return figures | {"versions": versions | {package: metadata.version(package) for package in packages}}
+    return figures | {"versions": versions(*(["keras_hub"] if hub else []))}
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Returns the versions of Keras, of its backend, and of more packages."""
+    found = {"keras": keras.__version__, keras.backend.backend(): str(backend.version())}
+    return found | {package: metadata.version(package) for package in (*backend.libraries(), *more)}
 
 
 def train(case: Case, steps: int) -> dict[str, Any]:
@@ -178,7 +182,13 @@ def hub_generation(case: Case) -> Any:
 
 
 def time_fit(model: Any, *data: Any, **settings: Any) -> dict[str, float]:
-    """Fits one epoch; returns the seconds to the end of the first step, and of the median step after the warm-up.
+    """Fits one epoch; returns the seconds to the end of the first step, and of the median step after the warm-up."""
+    seconds = fit_seconds(model, *data, **settings)
+    return {"first_seconds": float(seconds[0]), "step_seconds": float(np.median(seconds[WARM_UP:]))}
+
+
+def fit_seconds(model: Any, *data: Any, **settings: Any) -> np.ndarray:
+    """Fits one epoch; returns the seconds of each step, float (steps,).
 
     Keras waits for a step's loss before it calls a callback, even in another thread.
     """
@@ -189,5 +199,4 @@ def time_fit(model: Any, *data: Any, **settings: Any) -> dict[str, float]:
         async_safe=True,
     )
     model.fit(*data, epochs=1, shuffle=False, verbose=0, callbacks=[note], **settings)
-    seconds = np.diff(sorted(times))
-    return {"first_seconds": float(seconds[0]), "step_seconds": float(np.median(seconds[WARM_UP:]))}
+    return np.diff(sorted(times))

@@ -15,6 +15,7 @@ from clocks import peak_memory
 from works import Case
 
 WORK_MODULES = {"input": "input_case", "host": "host_case"}
+WORK_MODULES |= {"translation": "translation_case", "recurrent": "recurrent_case"}
 MODULES = {"transformers": "torch_case", "torch_loop": "torch_case"}
 
 

@@ -12,12 +12,16 @@ TINY_GPT = {"num_layers": 4, "num_heads": 4, "hidden_dim": 128, "vocabulary_size
 NO_GPT = {"num_layers": 1, "num_heads": 1, "hidden_dim": 16, "vocabulary_size": 66}
 SMALL_GPT = {"num_layers": 6, "num_heads": 6, "hidden_dim": 384}
 GENERATED = {"vocabulary_size": 50257, "length": 32, "new_tokens": 128}
+SMALL_TRANSLATOR = {"num_layers": 3, "num_heads": 4, "hidden_dim": 256, "intermediate_dim": 512}
+RECURRENT = {"hidden_dim": 256, "embedding_dim": 128, "vocabulary_size": 65, "length": 64, "batch_size": 32}
 READ = {"processes": 2, "megabytes": 30}
 WORKS: dict[str, list[dict[str, Any]]] = {
     "bert": [{**MINI_BERT, "slots": 20, "dropout": 0.1}],
     "packing": [{**MINI_BERT, "dropout": 0.1}],
     "gpt": [{**SMALL_GPT, "vocabulary_size": 50304, "length": 256, "batch_size": 8}],
     "shakespeare": [{**TINY_GPT, "length": 64, "batch_size": 12}],
+    "translation": [{**SMALL_TRANSLATOR, "vocabulary_size": 8000, "batch_tokens": 2048, "dropout": 0.1}],
+    "recurrent": [{**RECURRENT, "cell": cell} for cell in ("lstm", "gru", "rnn")],
     "host": [{**NO_GPT, "length": 8, "batch_size": 2}],
     "generation": [{**SMALL_GPT, **GENERATED, "batch_size": size} for size in (1, 8)],
     "input": [
@@ -32,11 +36,13 @@ TITLES = {
     "packing": "BERT mini, short pairs",
     "gpt": "GPT 6x384, training",
     "shakespeare": "GPT 4x128 of characters, training",
+    "translation": "Encoder-decoder 3+3x256, training",
+    "recurrent": "1x256 of characters, training",
     "host": "GPT 1x16, the time around the arithmetic",
     "generation": "GPT 6x384, generation",
     "input": "Text file to batches",
 }
-STEPS = {"shakespeare": 25.0, "host": 125.0, "generation": 0.375}
+STEPS = {"shakespeare": 25.0, "translation": 8.0, "recurrent": 8.0, "host": 125.0, "generation": 0.375}
 """Measured steps, or calls, per step of `--steps`, for works where that is not 1."""
 
 PEERS = {
@@ -44,18 +50,20 @@ PEERS = {
     "packing": ("kerasllm", "kerasllm_padded"),
     "gpt": ("kerasllm", "kerasllm_all_logits", "keras_hub", "transformers"),
     "shakespeare": ("kerasllm", "torch_loop"),
+    "translation": ("kerasllm", "transformers", "torch_loop"),
+    "recurrent": ("kerasllm", "keras", "torch_loop"),
     "host": ("kerasllm", "kerasllm_callbacks", "torch_loop", "torch_loop_compiled"),
     "generation": ("kerasllm", "keras_hub", "transformers"),
     "input": ("kerasllm", "datasets"),
 }
 NAMES = {"kerasllm_all_logits": "kerasllm, all logits", "kerasllm_padded": "padded rows"}
 NAMES |= {"keras_hub": "KerasHub", "torch_loop": "plain PyTorch", "torch_loop_compiled": "compiled PyTorch"}
-NAMES |= {"kerasllm_callbacks": "kerasllm, all callbacks"}
+NAMES |= {"kerasllm_callbacks": "kerasllm, all callbacks", "keras": "Keras' layers"}
 NEEDS = {"keras_hub": ("keras_hub",), "transformers": ("torch", "transformers"), "torch_loop": ("torch",)}
-NEEDS |= {"torch_loop_compiled": ("torch",)}
+NEEDS |= {"torch_loop_compiled": ("torch",), "keras": ("keras",)}
 NEEDS |= {"datasets": ("datasets", "torch", "transformers")}
 ON_TORCH_ONLY = ("transformers", "torch_loop", "torch_loop_compiled")
-IN_BOTH_PRECISIONS = ("bert", "gpt", "generation")
+IN_BOTH_PRECISIONS = ("bert", "gpt", "translation", "generation")
 
 
 class Case(NamedTuple):
@@ -70,6 +78,8 @@ class Case(NamedTuple):
     @property
     def title(self) -> str:
         """The name of the work, with its shape if there are several."""
+        if self.work == "recurrent":
+            return f"{self.shape['cell'].upper()} {TITLES[self.work]}"
         batch = f", batch {self.shape['batch_size']}" if self.work == "generation" else ""
         return TITLES[self.work] + batch + (f", {self.shape['kind']}" if self.work == "input" else "")
 

@@ -23,6 +23,8 @@ def benchmark(recipe, monkeypatch):
         "packing": [{**TINY, "length": 128}],
         "gpt": [TINY],
         "shakespeare": [TINY],
+        "translation": [{**TINY, "intermediate_dim": 16, "dropout": 0.1, "batch_tokens": 64}],
+        "recurrent": [{**TINY, "embedding_dim": 8, "cell": "gru"}],
         "host": [TINY],
         "generation": [{**TINY, "new_tokens": 3}],
         "input": [
@@ -126,6 +128,32 @@ def test_each_of_our_measurements(work, benchmark):
         # BERT's only block makes keys and values of all tokens, and the rest of those that are read.
         weights = 2 if work == "bert" else 12
         assert 0 < figures["tokens"] <= 32 and figures["flops_per_token"] > 6 * weights * 16 * 16
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize(
+    ("work", "peer"),
+    [
+        ("translation", "kerasllm"),
+        ("translation", "transformers"),
+        ("translation", "torch_loop"),
+        ("recurrent", "kerasllm"),
+        ("recurrent", "keras"),
+        ("recurrent", "torch_loop"),
+    ],
+)
+def test_encoder_decoders_and_recurrent_models(work, peer, benchmark):
+    """All contenders train on as many tokens; each side of a pair is 4 to 40 tokens long, and none is padding."""
+    needed = import_module("works").NEEDS.get(peer, ())
+    if not all(map(find_spec, needed)):
+        pytest.skip(f"{' or '.join(needed)} is missing")
+    case = benchmark.Case(work, peer, keras.backend.backend(), "float32", benchmark.WORKS[work][0])
+    figures = import_module(f"{work}_case").measure(case, 4)
+    assert figures["step_seconds"] > 0 and figures["versions"]
+    if work == "recurrent":
+        assert figures["tokens"] == 32
+    else:
+        assert 60 < figures["tokens"] <= 2 * 64
 
 
 @pytest.fixture
