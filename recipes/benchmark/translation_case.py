@@ -76,10 +76,16 @@ def by_kerasllm(case: Case, steps: int) -> dict[str, Any]:
     )
     compiled = choose_compilation(None, FROM_STEPS)  # as in a run that is long enough to be compiled
     Translation(SMOOTHING).compile(model, adamw(1e-4), jit_compile=compiled)
-    sides = []
-    for side in pairs(case):
-        sides += [np.concatenate(side), np.cumsum([0, *map(len, side)])]
-    encoded = EncodedPairs(*sides, pad_id=pad, left_out={}, num_cut=0)
+    sources, targets = pairs(case)
+    encoded = EncodedPairs(
+        source_ids=np.concatenate(sources),
+        source_offsets=np.cumsum([0, *map(len, sources)]),
+        target_ids=np.concatenate(targets),
+        target_offsets=np.cumsum([0, *map(len, targets)]),
+        pad_id=pad,
+        left_out={},
+        num_cut=0,
+    )
     batches = TranslationBatches(encoded, batch_tokens=shape["batch_tokens"], steps=WARM_UP + steps)
     seconds = fit_seconds(model, batches)
     tokens = np.array([batches.real_tokens(step) for step in range(batches.steps)])
