@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from kerasllm import cli
 from kerasllm.cli.ranges import at_least
 from kerasllm.data.sources.corpus import Corpus
+from kerasllm.data.sources.tokenized import read_meta
 from kerasllm.data.token_cache.parts import merge_parts, write_part
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.loading import load_tokenizer
@@ -68,7 +70,8 @@ def main(config: Config) -> int:
             processes=config.processes,
         )
     print(f"{count:,} tokens in {config.output}, made in {time.perf_counter() - began:.1f} s")
-    recipe = "pretrain_gpt" if config.reading == "verbatim" else "pretrain_bert"
+    reading = read_meta(Path(config.output))["reading"]  # of joined parts it is theirs
+    recipe = "pretrain_gpt" if reading == "verbatim" else "pretrain_bert"
     print(f"to use them: kerasllm {recipe} --corpus {config.output} --tokenizer {config.output} --output RUN")
     return 0
 

@@ -2,6 +2,9 @@
 
 from safetensors.numpy import load_file
 
+from kerasllm.tokenizers.saving import save_tokenizer
+from kerasllm.tokenizers.wordpiece import train_wordpiece
+
 
 def test_parts_are_trained_on_as_the_text_is(run_recipe, tiny, tmp_path, capsys, without_compiling):
     """One run reads the text and trains the tokenizer, another reads the joined tokens: the same weights."""
@@ -15,6 +18,8 @@ def test_parts_are_trained_on_as_the_text_is(run_recipe, tiny, tmp_path, capsys,
         argv = ["--corpus", texts, "--vocabulary_size", 280, "--tokenizer", "bpe", *shape]
         assert run_recipe("pretrain_gpt", *argv, "--output", tmp_path / "from_text") == 0
     shared = ["--corpus", texts, "--tokenizer", tmp_path / "from_text"]
+    wordpiece = tmp_path / "wordpiece"
+    save_tokenizer(train_wordpiece([text.read_text() for text in texts.iterdir()], 80), wordpiece)
     parts = [tmp_path / f"part{number}" for number in range(2)]
     for number, part in enumerate(parts):
         assert run_recipe("tokenize_corpus", *shared, "--shard", f"{number}/2", "--output", part) == 0

@@ -6,6 +6,7 @@ same bytes as if their texts had been tokenized together, one after another.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ from kerasllm.errors import DISK_FULL, InputError
 from kerasllm.files.atomic import sync_directory
 from kerasllm.files.hashes import file_hash
 from kerasllm.files.json import write_json
+from kerasllm.files.locks import FileLock
 from kerasllm.tokenizers.loading import load_tokenizer
 from kerasllm.tokenizers.saving import save_tokenizer
 
@@ -73,10 +75,9 @@ def write_part(
     """
     if corpus.tokens is not None:
         raise InputError(f"{corpus.tokens}: holds tokens already: join them with --merge")
-    place = _new_place(directory)
     description = plain_tokenizer(tokenizer.to_str()).to_str()
     with (
-        _saying_what_is_full(place),
+        _new_place(directory) as place,
         build_store(
             LAYOUTS[reading], corpus, description, place.parent, place.name, processes, progress
         ) as built,
@@ -112,17 +113,16 @@ def merge_parts(
         InputError: a part is missing, damaged or there twice, two parts do not fit together, or the directory is there
             already or cannot be written.
     """
-    place = _new_place(directory)
     sources = [Path(part) for part in parts]
     metas = [_meta_of_part(source) for source in sources]
     _check_that_they_fit(sources, metas)
     size = sum(sum(meta["sizes"].values()) for meta in metas)
-    if shutil.disk_usage(place.parent).free < size:
-        raise InputError(
-            f"{place}: the disk has less room than the {size:,} bytes of the parts; free some space"
-        )
-    built = place.parent / f".{place.name}.{os.getpid()}-{os.urandom(4).hex()}.building"
-    with _saying_what_is_full(place):
+    with _new_place(directory) as place:
+        if shutil.disk_usage(place.parent).free < size:
+            raise InputError(
+                f"{place}: the disk has less room than the {size:,} bytes of the parts; free some space"
+            )
+        built = place.parent / f".{place.name}.{os.getpid()}-{os.urandom(4).hex()}.building"
         built.mkdir()
         try:
             sizes, hashes = {}, {}
@@ -148,22 +148,24 @@ def merge_parts(
     return _num_tokens(metas[0] | record)
 
 
-def _new_place(directory: str | os.PathLike[str]) -> Path:
+@contextmanager
+def _new_place(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields the path of a new directory, which this process alone makes; what a killed one has left there goes first.
+
+    Raises:
+        InputError: it is there already, another process makes it, or it cannot be written.
+    """
     place = Path(os.path.abspath(directory))
     if place.exists():
         raise InputError(f"{directory} is there already: choose another --output")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be written: {error.strerror or error}") from error
-    return place
-
-
-@contextmanager
-def _saying_what_is_full(place: Path) -> Iterator[None]:
-    """Turns the errors of a directory that cannot be written into an `InputError`."""
-    try:
-        yield
+        with FileLock(place.parent / f".{place.name}.lock", wait=False):
+            for left in place.parent.glob(f".{glob.escape(place.name)}.*.building"):
+                shutil.rmtree(left, ignore_errors=True)
+            yield place
+    except BlockingIOError as error:
+        raise InputError(f"{directory}: another process is writing it") from error
     except OSError as error:
         full = "; free some space" if error.errno in DISK_FULL else ""
         raise InputError(f"{place}: cannot be written: {error.strerror or error}{full}") from error

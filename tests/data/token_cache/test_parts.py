@@ -10,6 +10,7 @@ from kerasllm.data.token_cache.parts import merge_parts, write_part
 from kerasllm.data.token_cache.store import tokenize_corpus
 from kerasllm.data.token_cache.stream import tokenize_stream
 from kerasllm.errors import InputError
+from kerasllm.files.locks import FileLock
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.wordpiece import train_wordpiece
 
@@ -96,6 +97,20 @@ def test_what_does_not_fit_is_refused(parts, texts, tokenizers, tmp_path):
         assert not (tmp_path / "joined").exists() and not list(tmp_path.glob(".*"))
     with pytest.raises(InputError, match="is there already"):
         merge_parts([first], third, progress=False)
+
+
+def test_what_a_killed_process_leaves_goes_and_a_living_one_is_not_disturbed(parts, tmp_path):
+    """Its hidden directory is removed by the next one for the same place; another place's stays."""
+    made = parts("verbatim")
+    left, other = (tmp_path / f".{name}.123-ab.building" for name in ("joined", "another"))
+    for directory in (left, other):
+        directory.mkdir()
+        (directory / "tokens.bin").write_bytes(b"half")
+    with FileLock(tmp_path / ".joined.lock"), pytest.raises(InputError, match="another process is writing"):
+        merge_parts(made, tmp_path / "joined", progress=False)
+    assert left.exists()
+    merge_parts(made, tmp_path / "joined", progress=False)
+    assert list(tmp_path.glob(".*")) == [other]
 
 
 def test_tokens_as_a_corpus(parts, texts, tokenizers, tmp_path):
