@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,7 @@ def load_wordpiece(path: str | os.PathLike[str]) -> Tokenizer:
     Raises:
         InputError: the tokenizer cannot be loaded, or lacks a special token.
     """
-    found = _find(Path(path))
-    tokenizer = _load(found)
-    try:
-        special_token_ids(tokenizer)
-    except InputError as error:
-        raise InputError(f"{found}: {error}") from error
-    return tokenizer
+    return _load(_find(Path(path)), needed=special_token_ids)
 
 
 def read_chat_template(path: str | os.PathLike[str]) -> str | None:
@@ -181,10 +176,16 @@ def _partner(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(mine) + other)
 
 
-def _load(path: Path) -> Tokenizer:
+def _load(path: Path, needed: Callable[[Tokenizer], object] | None = None) -> Tokenizer:
+    """Reads a tokenizer and its settings; `needed` raises if it lacks a token, before any warning of one."""
     settings = read_settings(path.parent)
     tokenizer = _read(path, settings)
     register_special_tokens(tokenizer, settings)
+    if needed:
+        try:
+            needed(tokenizer)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     warn_of_unknown_marks(tokenizer, settings, path)
     remember_roles(tokenizer, settings)
     remember_length(tokenizer, settings)
