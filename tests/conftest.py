@@ -1,5 +1,6 @@
 """Fixtures shared by all tests, and what keeps compilers from taking most of their time."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -40,6 +41,15 @@ def _xla_flags(backend: str) -> str:
 
 if flags := _xla_flags(os.environ.get("KERAS_BACKEND", "")):
     os.environ["XLA_FLAGS"] = flags
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unwatched_memory():
+    """What a module of tests leaves (libraries, compiled programs) is not searched for garbage again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+    yield
 
 
 @pytest.fixture(autouse=True)
