@@ -205,7 +205,7 @@ def test_generating_from_the_command_line(trained, run_recipe, tmp_path, capsys,
     [
         (["--context_length", "100000"], "context_length 100000"),
         (["--minimum_learning_rate", "1"], "--minimum_learning_rate is 1.0"),
-        (["--tokenizer", "bpe", "--vocabulary_size", "100"], "vocabulary_size"),
+        (["--tokenizer", "byte_level_bpe", "--vocabulary_size", "100"], "vocabulary_size"),
         (["--model.num_heads", "3"], "--model.hidden_dim 32 does not divide"),
         (["--model.num_key_value_heads", "3"], "--model.num_key_value_heads 3"),
         (["--size", "gpt9"], "gpt2"),

@@ -15,7 +15,7 @@ def test_parts_are_trained_on_as_the_text_is(run_recipe, tiny, tmp_path, capsys,
     shape = ["--model.num_layers", 1, "--model.num_heads", 2, "--model.hidden_dim", 8, "--context_length", 8]
     shape += ["--steps", 2, "--batch_size", 2, "--sample_tokens", 0]
     with without_compiling():
-        argv = ["--corpus", texts, "--vocabulary_size", 280, "--tokenizer", "bpe", *shape]
+        argv = ["--corpus", texts, "--vocabulary_size", 280, "--tokenizer", "byte_level_bpe", *shape]
         assert run_recipe("pretrain_gpt", *argv, "--output", tmp_path / "from_text") == 0
     shared = ["--corpus", texts, "--tokenizer", tmp_path / "from_text"]
     wordpiece = tmp_path / "wordpiece"

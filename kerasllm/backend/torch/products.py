@@ -1,14 +1,12 @@
 """Matrix products and sums on PyTorch: on a CPU in float32 by oneDNN, without autograd and within a compiled step.
 
 PyTorch itself takes oneDNN for bfloat16 alone. MKL, its choice for float32, takes one thread for a product of a tall
-matrix with a few rows, and on AMD an older kernel for the others: projections to a vocabulary took 1.3 to 2.7 times as
-long (measured on 2 cores). In a compiled step oneDNN is asked for a product with a bias in bfloat16, too, which it
-adds before it rounds; PyTorch would write the bias into the product's memory first.
+matrix with a few rows, and on AMD an older kernel for the others. On two cores of a Zen 4 a projection to GPT-2's
+vocabulary takes 12.0 ms for one row and 24 for eight, by oneDNN 4.7 and 10: a third of a token of GPT-2 124M.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,16 +16,8 @@ _LINEAR: Any = (
 )
 
 
-@cache
-def in_bfloat16() -> bool:
-    """Returns whether oneDNN multiplies bfloat16 on this processor."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return supported is not None and bool(supported())
-
-
-_SMALL = (
-    2**15
-)  # multiplications, or numbers to be summed, that take less time than a call of an operator of our own
+# Multiplications, or numbers to be summed, that take less time than a call of an operator of our own.
+_SMALL = 2**15
 
 # An operator of our own around it, as TorchScript cannot record one that takes a list of scalars.
 _library = torch.library.Library("kerasllm", "DEF")
@@ -106,11 +96,8 @@ def product_with_transpose(left, right, bias=None):
         right: (out, in).
         bias: None for none.
     """
-    by_onednn = left.dtype == torch.float32 or (
-        left.dtype == torch.bfloat16 and bias is not None and is_recording() and in_bfloat16()
-    )
-    small = left.shape[0] * left.shape[1] * right.shape[0] <= _SMALL
-    if _LINEAR is None or left.device.type != "cpu" or not by_onednn or small:
+    by_onednn = _LINEAR is not None and left.device.type == "cpu" and left.dtype == torch.float32
+    if not by_onednn or left.shape[0] * left.shape[1] * right.shape[0] <= _SMALL:
         return torch.nn.functional.linear(left, right, bias)
     return torch.ops.kerasllm.product(_compact(left), _compact(right), bias)
 

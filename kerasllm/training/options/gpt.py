@@ -18,7 +18,12 @@ from kerasllm.tokenizers.characters import train_characters
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import load_tokenizer
 from kerasllm.tokenizers.special_tokens import end_of_text_id
-from kerasllm.training.options.start import ShapeOptions, StartOptions, say_that_a_tokenizer_is_trained
+from kerasllm.training.options.start import (
+    BYTE_LEVEL_BPE,
+    ShapeOptions,
+    StartOptions,
+    say_that_a_tokenizer_is_trained,
+)
 
 GPTSize: Any = Literal[tuple(GPT_SIZES)]
 
@@ -59,7 +64,7 @@ class GPTStartOptions(StartOptions):
     group: ClassVar[str] = "model"
 
     tokenizer: str | None = None
-    """characters or bpe (trained on --corpus), or a tokenizer.json, vocab.json + merges.txt, directory or run."""
+    """characters or byte_level_bpe (trained on --corpus; the latter if null), or a file, directory or run."""
 
     vocabulary_size: int = field(default=50257, metadata=only_without("init") | at_least(1))
     """Size of the byte-level BPE vocabulary to train."""
@@ -78,7 +83,7 @@ class GPTStartOptions(StartOptions):
         Raises:
             InputError: an option is out of range or has no effect; the message names it.
         """
-        if self.init and self.tokenizer in ("characters", "bpe"):
+        if self.init and self.tokenizer in ("characters", *BYTE_LEVEL_BPE):
             raise InputError(
                 f"--tokenizer {self.tokenizer} trains a new one: leave it out, --init brings its own"
             )
@@ -98,7 +103,7 @@ class GPTStartOptions(StartOptions):
             tokenizer = load_tokenizer(self.tokenizer or resolve_directory(self.init))
         elif self.tokenizer == "characters":
             tokenizer = train_characters(texts)
-        elif self.tokenizer in (None, "bpe"):
+        elif self.tokenizer in (None, *BYTE_LEVEL_BPE):
             say_that_a_tokenizer_is_trained("byte-level BPE", self.vocabulary_size)
             tokenizer = train_byte_level_bpe(texts, self.vocabulary_size)
         else:

@@ -19,10 +19,10 @@ from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import load_tokenizer
 from kerasllm.tokenizers.special_tokens import end_of_text_id
 from kerasllm.tokenizers.words import train_words
-from kerasllm.training.options.start import StartOptions, say_that_a_tokenizer_is_trained
+from kerasllm.training.options.start import BYTE_LEVEL_BPE, StartOptions, say_that_a_tokenizer_is_trained
 
-TRAINED = ("characters", "byte_level_bpe", "bpe", "words")
-"""The kinds of tokenizers that are trained on the corpus; `bpe` is another name of `byte_level_bpe`."""
+TRAINED = ("characters", *BYTE_LEVEL_BPE, "words")
+"""The kinds of tokenizers that are trained on the corpus."""
 
 
 @dataclass
@@ -109,7 +109,7 @@ class RecurrentStartOptions(StartOptions):
             tokenizer = load_tokenizer(self.tokenizer or resolve_directory(self.init))
         elif self.tokenizer == "characters":
             tokenizer = train_characters(texts)
-        elif self.tokenizer in ("byte_level_bpe", "bpe"):
+        elif self.tokenizer in BYTE_LEVEL_BPE:
             say_that_a_tokenizer_is_trained("byte-level BPE", self.vocabulary_size)
             tokenizer = train_byte_level_bpe(texts, self.vocabulary_size)
         elif self.tokenizer in (None, "words"):

@@ -11,6 +11,9 @@ from kerasllm.models.registry import check_checkpoint
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
+BYTE_LEVEL_BPE = ("byte_level_bpe", "bpe")
+"""The names by which `--tokenizer` asks for byte-level BPE, trained on the corpus."""
+
 
 @dataclass
 class ShapeOptions:
