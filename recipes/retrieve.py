@@ -20,8 +20,6 @@ from kerasllm.retrieval.figures import retrieval_figures
 from kerasllm.tasks.retrieval import Retriever
 from kerasllm.tasks.retrieval import build as build_index
 
-_SHOWN = 300  # characters of a passage
-
 
 @dataclass
 class BuildConfig:
@@ -47,6 +45,9 @@ class BuildConfig:
 
     faiss: str | None = None
     """Search with faiss: a description of its index, such as HNSW32 or IVF100,Flat; exact search if null."""
+
+    window_sentences: int | None = field(default=None, metadata=at_least(1))
+    """Sentences of the windows that an encoder reads, by the best of which a passage is found; whole if null."""
 
     sequence_length: int | None = field(default=None, metadata=at_least(3))
     """Tokens to which an encoder cuts longer passages; what it is made for if null."""
@@ -99,10 +100,11 @@ def build(config: BuildConfig) -> int:
         cutting=Cutting(config.passage_words, config.passage_overlap),
         stemmer=None if config.stemmer == "none" else config.stemmer,
         faiss=config.faiss,
+        window_sentences=config.window_sentences,
         sequence_length=config.sequence_length,
         batch_size=config.batch_size,
     )
-    cut = f", of {num_truncated:,} only the beginning" if num_truncated else ""
+    cut = f" (of {num_truncated:,} texts only the beginning)" if num_truncated else ""
     print(f"{len(index.passages):,} passages{cut}; written to {config.output}")
     return 0
 
@@ -137,10 +139,9 @@ def search(config: SearchConfig) -> int:
 def show(retriever: Retriever, found: list[tuple[str, float]]) -> None:
     """Prints the best passages, each with its score, its id, its place and its beginning."""
     for name, score in found:
-        passage = retriever.passages[name]
-        place = f" (characters {passage.start}-{passage.end})" if passage.file else ""
-        text = " ".join(passage.text.split())
-        print(f"{score:.4f}\t{name}{place}\t{text[:_SHOWN]}{' …' if len(text) > _SHOWN else ''}")
+        found_in, text = retriever.passages[name], " ".join(retriever.passages[name].text.split())
+        place = f" (characters {found_in.start}-{found_in.end})" if found_in.file else ""
+        print(f"{score:.4f}\t{name}{place}\t{text[:300]}{' …' if len(text) > 300 else ''}")
 
 
 COMMANDS = {"build": (build, BuildConfig), "search": (search, SearchConfig)}

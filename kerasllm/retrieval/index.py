@@ -1,7 +1,8 @@
 """An index on the disk: passages with their vectors or their words, and what it was made from.
 
-The directory holds `index.json` (how and from what it was built), `passages.jsonl`, and `vectors.npy` or `bm25/`. It is
-written under another name and renamed, so that it is whole or not there.
+The directory holds `index.json` (how and from what it was built), `passages.jsonl`, and `vectors.npy` or `bm25/`; with
+windows of sentences, `windows.npy` says of which passage each vector is. It is written under another name and renamed,
+so that it is whole or not there.
 """
 
 from __future__ import annotations
@@ -22,14 +23,10 @@ from kerasllm.errors import InputError, short
 from kerasllm.files.json import read_json, write_json
 from kerasllm.retrieval.bm25 import BM25
 from kerasllm.retrieval.search import nearest
+from kerasllm.retrieval.windows import Search, by_best_window, sentence_windows
 
-_DESCRIPTION, _PASSAGES, _VECTORS, _WORDS, _FAISS = (
-    "index.json",
-    "passages.jsonl",
-    "vectors.npy",
-    "bm25",
-    "vectors.faiss",
-)
+_DESCRIPTION, _PASSAGES, _WORDS = "index.json", "passages.jsonl", "bm25"
+_VECTORS, _OWNERS, _FAISS = "vectors.npy", "windows.npy", "vectors.faiss"
 _VERSION = 1
 
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -48,6 +45,7 @@ class Built:
         model_hash: the SHA-256 of the encoder's files; empty for BM25.
         stemmer: BM25's stemmer, or None.
         faiss: the description of faiss' index, such as "HNSW32"; None for exact search.
+        window_sentences: sentences of the windows by which a passage is found; None for the whole passage.
     """
 
     documents: str
@@ -57,6 +55,7 @@ class Built:
     model_hash: str = ""
     stemmer: str | None = None
     faiss: str | None = None
+    window_sentences: int | None = None
 
 
 class Index:
@@ -115,14 +114,19 @@ class Index:
         _check_documents(directory, built)
         if built.model == _WORDS:
             return cls(directory, built, passages, BM25.load(directory / _WORDS, built.stemmer).search)
-        vectors = _mapped(directory / _VECTORS)
-        if len(vectors) != len(passages):
+        vectors = _mapped(directory / _VECTORS, np.float32, 2)
+        windows = built.window_sentences is not None
+        owners = _mapped(directory / _OWNERS, np.int64, 1) if windows else np.arange(len(passages))
+        if len(vectors) != len(owners) or not np.array_equal(np.unique(owners), np.arange(len(passages))):
             raise InputError(
                 f"{directory}: {len(vectors)} vectors of {len(passages)} passages; build the index anew"
             )
-        if built.faiss:
-            return cls(directory, built, passages, _faiss_search(directory / _FAISS))
-        return cls(directory, built, passages, lambda queries, count: nearest(queries, vectors, count))
+        search: Search = (
+            _faiss_search(directory / _FAISS)
+            if built.faiss
+            else lambda queries, count: nearest(queries, vectors, count)
+        )
+        return cls(directory, built, passages, by_best_window(search, owners) if windows else search)
 
 
 def build_index(
@@ -135,6 +139,7 @@ def build_index(
     cutting: Cutting | None = None,
     stemmer: str | None = "english",
     faiss: str | None = None,
+    window_sentences: int | None = None,
 ) -> Index:
     """Builds an index and writes it, in place of an index that is there already.
 
@@ -147,6 +152,8 @@ def build_index(
         cutting: how text files are cut into passages.
         stemmer: BM25's stemmer, or None.
         faiss: the description of faiss' index, or None for exact search.
+        window_sentences: sentences of the windows that are encoded, by the best of which a passage is found; None
+            encodes passages whole.
 
     Raises:
         InputError: the documents cannot be read, or the directory cannot be written.
@@ -164,6 +171,7 @@ def build_index(
         model_hash,
         stemmer if words else None,
         None if words else faiss,
+        None if words else window_sentences,
     )
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     texts = [passage.text for passage in passages]
@@ -173,6 +181,9 @@ def build_index(
             BM25.build(texts, stemmer=stemmer).save(temporary / _WORDS)
         else:
             assert encode is not None
+            if window_sentences is not None:
+                texts, owners = sentence_windows(texts, window_sentences)
+                np.save(temporary / _OWNERS, owners, allow_pickle=False)
             vectors = np.ascontiguousarray(encode(texts), np.float32)
             np.save(temporary / _VECTORS, vectors, allow_pickle=False)
             if faiss:
@@ -232,14 +243,14 @@ def _check_documents(directory: Path, built: Built) -> None:
             )
 
 
-def _mapped(path: Path) -> np.ndarray:
+def _mapped(path: Path, dtype: type, axes: int) -> np.ndarray:
     try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: cannot be read ({error}); build the index anew") from error
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype != np.float32:
-        raise InputError(f"{path}: holds no vectors; build the index anew")
-    return vectors
+    if not isinstance(array, np.ndarray) or array.ndim != axes or array.dtype != dtype:
+        raise InputError(f"{path}: holds no array of {dtype.__name__}; build the index anew")
+    return array
 
 
 def _faiss() -> Any:
@@ -262,7 +273,7 @@ def _write_faiss(path: Path, vectors: np.ndarray, description: str) -> None:
     faiss.write_index(index, str(path))
 
 
-def _faiss_search(path: Path) -> Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]:
+def _faiss_search(path: Path) -> Search:
     faiss = _faiss()
     try:
         index = faiss.read_index(str(path))

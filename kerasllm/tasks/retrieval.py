@@ -26,6 +26,7 @@ def build(
     cutting: Cutting | None = None,
     stemmer: str | None = "english",
     faiss: str | None = None,
+    window_sentences: int | None = None,
     sequence_length: int | None = None,
     batch_size: int = 64,
 ) -> tuple[Index, int]:
@@ -38,6 +39,7 @@ def build(
         cutting: how text files are cut into passages.
         stemmer: BM25's stemmer, or None.
         faiss: the description of faiss' index, or None for exact search.
+        window_sentences: sentences of the windows by which an encoder finds a passage; None for the whole passage.
         sequence_length: tokens to which an encoder cuts longer passages; None means as many as it is made for.
         batch_size: number of passages that are encoded at a time.
 
@@ -49,6 +51,8 @@ def build(
     """
     check_target(Path(directory))
     if model == "bm25":
+        if window_sentences is not None:
+            raise InputError("--window_sentences is for an encoder: BM25 counts the words of whole passages")
         return build_index(directory, documents, model=model, cutting=cutting, stemmer=stemmer), 0
     encoder = SentenceEncoder.open(model)
     index = build_index(
@@ -61,6 +65,7 @@ def build(
         model_hash=model_hash(encoder.place),
         cutting=cutting,
         faiss=faiss,
+        window_sentences=window_sentences,
     )
     return index, encoder.num_truncated
 

@@ -11,6 +11,7 @@ from kerasllm.retrieval import search
 from kerasllm.retrieval.figures import ranked, retrieval_figures
 from kerasllm.retrieval.index import Index, build_index
 from kerasllm.retrieval.search import fuse, nearest
+from kerasllm.retrieval.windows import by_best_window, sentence_windows
 
 DOCUMENTS = {"a": "the wings of birds", "b": "heat of a plate", "c": "wings, wings and feathers", "d": ""}
 
@@ -128,6 +129,46 @@ def test_a_damaged_index_is_refused(file, documents, tmp_path):
     (tmp_path / "index" / file).write_bytes(b"[1]\n")
     with pytest.raises(InputError, match=r"damaged|no JSON object|build the index anew"):
         Index.open(tmp_path / "index")
+
+
+def test_the_best_window_finds_a_passage():
+    """Against all windows scored, and the best of each text taken."""
+    texts = ["One here. Two here. Three here.", "", "Four here.", "Five here. Six here."]
+    windows, owners = sentence_windows(texts, 2)
+    assert windows == [
+        "One here. Two here.",
+        "Two here. Three here.",
+        "",
+        "Four here.",
+        "Five here. Six here.",
+    ]
+    assert owners.tolist() == [0, 0, 1, 2, 3]
+    random = np.random.default_rng(0)
+    owners = np.sort(np.concatenate([np.arange(30), random.integers(0, 30, 90)]))
+    vectors, queries = (random.standard_normal((n, 6)).astype(np.float32) for n in (120, 5))
+    products = queries @ vectors.T
+    best = np.stack([products[:, owners == text].max(axis=1) for text in range(30)], axis=1)
+    places, scores = by_best_window(lambda given, count: nearest(given, vectors, count), owners)(queries, 7)
+    np.testing.assert_array_equal(places, np.argsort(-best, axis=1)[:, :7])
+    np.testing.assert_allclose(scores, -np.sort(-best, axis=1)[:, :7], rtol=1e-5)
+
+
+def test_an_index_of_windows(documents, tmp_path):
+    words = ["wings", "heat", "birds", "plate"]
+
+    def encode(texts):
+        return np.array([[text.count(word) for word in words] for text in texts], np.float32)
+
+    documents.write_text(
+        '{"id": "a", "text": "Of wings. Of birds."}\n{"id": "b", "text": "Heat. Heat. Wings."}\n'
+    )
+    index = build_index(tmp_path / "i", documents, model="m", encode=encode, window_sentences=1)
+    found = index.search(np.array([[1, 0, 1, 0], [0, 0, 0, 1]], np.float32), 5)
+    assert [[place for place, _ in row] for row in found] == [[0, 1], [0, 1]]
+    assert [score for _, score in found[0]] == [1, 0]  # one window holds wings, another birds
+    np.save(tmp_path / "i" / "windows.npy", np.zeros(5, np.int64))
+    with pytest.raises(InputError, match="build the index anew"):
+        Index.open(tmp_path / "i")
 
 
 def test_faiss_finds_what_exact_search_finds(documents, tmp_path):
