@@ -153,3 +153,29 @@ def test_an_optimizer_that_counts_in_python_is_called_at_each_step():
     results = [trained(adamw(Counting), compiled=compiled) for compiled in (True, False)]
     check(results[0][0], results[1][0])
     assert not np.array_equal(results[1][0][0], trained(adamw(), compiled=False)[0][0])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the others trace the weights once")
+def test_freezing_one_block_in_place_of_another_of_the_same_shapes(monkeypatch, capsys):
+    """The numbers and shapes of the weights are the same, and the step is another one."""
+    from kerasllm.backend.torch import compiler
+
+    # The recorded programs are run as they are, which takes a fraction of the time.
+    monkeypatch.setattr(compiler, "by_inductor", lambda graph, inputs: graph)
+    results = []
+    for compiled in (True, False):
+        model = GPTCausalLM(GPTConfig(dropout=0.1, **SHAPE | {"num_layers": 2}), seed=3)
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        model.compile(optimizer, jit_compile=compiled, run_eagerly=not compiled)
+        optimizer.build(model.trainable_variables)
+        losses = []
+        for frozen in model.backbone.blocks:
+            frozen.trainable = False
+            batches = Batches(left_out=range(2, STEPS))
+            losses += model.fit(batches, shuffle=False, verbose=0).history["loss"]
+            frozen.trainable = True
+        results.append(([keras.ops.convert_to_numpy(weight.value) for weight in model.weights], losses))
+    assert "without compilation" not in capsys.readouterr().err
+    (found, losses), (expected, expected_losses) = results
+    check(found, expected)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)

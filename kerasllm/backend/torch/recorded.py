@@ -29,6 +29,7 @@ class _Variables(NamedTuple):
     tensors: list[torch.Tensor]  # of all of them, in this order
     optimizer: list[torch.Tensor]
     are_trained: list[bool]
+    trained: tuple[int, ...]  # the places of `trainable` among the model's variables
 
 
 class Batch(NamedTuple):
@@ -121,7 +122,7 @@ class RecordedSteps:
         (loss, found, logs), states, metrics = self._computed(batch, fresh_metrics)
         variables = self._bound()
         arguments = (loss, *found, *variables.tensors[: len(found)], *variables.optimizer)
-        key = (guarded, len(found), settings)
+        key = (guarded, variables.trained, settings)
         if key not in self._updates:
             try:
                 program = update.compiled(optimizer, variables.trainable, guarded, arguments)
@@ -146,7 +147,7 @@ class RecordedSteps:
         variables = self._bound()
         tensors, count = variables.tensors, len(variables.trainable)
         arguments = [*tensors, *batch.tensors]
-        key = (batch.shapes, fresh_metrics, count, len(tensors))
+        key = (batch.shapes, fresh_metrics, variables.trained, len(tensors))
         program = self._programs.get(key)
         if program is None:
             program = _recorded(self._model(), variables, batch, fresh_metrics)
@@ -172,6 +173,7 @@ class RecordedSteps:
         if trainable and not model.optimizer.built:
             model.optimizer.build(trainable)
         metrics = model.metrics_variables
+        places = {id(variable): place for place, variable in enumerate(model.variables)}
         self._variables = _Variables(
             trainable,
             states,
@@ -179,6 +181,7 @@ class RecordedSteps:
             [variable.value for variable in (*trainable, *states, *metrics)],
             [variable.value for variable in model.optimizer.variables],
             [variable.trainable for variable in (*trainable, *states)],
+            tuple(places[id(variable)] for variable in trainable),
         )
         return self._variables
 
