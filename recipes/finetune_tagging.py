@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+import numpy as np
+
 from kerasllm import BertTokenClassifier, cli
 from kerasllm.cli.settings import in_group
 from kerasllm.data.batches.tagged import PackedTaggingBatches, TaggingBatches
@@ -65,9 +67,11 @@ def main(config: Config) -> int:
     def make_model() -> BertTokenClassifier:
         names = training.label_names
         size = vocabulary_size(tokenizer)
-        return config.make_bert(
+        model = config.make_bert(
             BertTokenClassifier, size, label_names=names, seed=config.seed, **config.adapters
         )
+        model.begin_with_frequencies(np.bincount(training.labels, minlength=len(names)))
+        return model
 
     batches = make_batches()
     held_out = {

@@ -2,6 +2,7 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 
@@ -123,3 +124,14 @@ def test_evaluation_counts_each_word_once(tagger):
     np.testing.assert_allclose(
         figures[16]["loss"], model.evaluate(batches, verbose=0, return_dict=True)["loss"], rtol=0.2
     )
+
+
+def test_a_new_head_begins_with_the_frequencies(tagger):
+    model = BertTokenClassifier.from_pretrained(tagger)
+    model.classifier.kernel.assign(np.zeros(model.classifier.kernel.shape))
+    model.begin_with_frequencies([97, 0, 1])
+    inputs = {"token_ids": np.array([[2, 5, 3]], "int32")}
+    shares = keras.ops.convert_to_numpy(keras.ops.softmax(model(inputs)))
+    np.testing.assert_allclose(shares[0], [[98 / 101, 1 / 101, 2 / 101]] * 3, rtol=1e-5)
+    model.begin_with_frequencies([0, 0, 9])  # it is no longer new
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(keras.ops.softmax(model(inputs))), shares)
