@@ -1,0 +1,158 @@
+"""Finds the largest batch whose training step fits into memory, by steps that are measured.
+
+On a CPU a step that takes too much ends the process, and no error can be caught. So steps of a few rows come first,
+and a larger one is made only if the line through the last two says that it fits. What is chosen has been measured.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
+
+from kerasllm import backend
+from kerasllm.errors import InputError, is_out_of_memory
+
+GIB = 2**30
+FREE = 0.1
+"""Share of the memory that is left free: for validation, checkpoints and what other programs take meanwhile."""
+
+_WELL_SEEN = (
+    1 / 32
+)  # of the limit: a smaller difference of two peaks says too little about much larger batches
+
+
+class Memory(NamedTuple):
+    """The memory of a training step.
+
+    Args:
+        rest: bytes in use between two steps.
+        peak: the most bytes in use at a time.
+    """
+
+    rest: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """The largest batch that fits.
+
+    Args:
+        size: its size.
+        usable: the bytes that a step may take.
+        peaks: the peak of each size that was measured, in bytes, None for one that ran out of memory.
+    """
+
+    size: int
+    usable: int
+    peaks: dict[int, int | None]
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The measurement as config.yaml records it, in GiB."""
+        return {
+            "usable_gib": _gib(self.usable),
+            "peak_gib": {size: _gib(one) for size, one in self.peaks.items()},
+        }
+
+
+def usable_memory(limit_gib: float | None) -> int:
+    """Returns the bytes that a step may take: of what there is, and of what is allowed, less the share that stays free.
+
+    Args:
+        limit_gib: the GiB that are allowed; None for all.
+    """
+    limit = backend.memory_limit()
+    if limit_gib is not None:
+        limit = min(limit, int(limit_gib * GIB))
+    return int(limit * (1 - FREE))
+
+
+def memory_of_step(make_model: Callable[[], keras.Model], batch: tuple[Any, ...]) -> Memory | None:
+    """Returns the memory of a training step, of the second one, as the first compiles; None if it runs out of memory.
+
+    Args:
+        make_model: function that returns a compiled model.
+        batch: inputs, labels and weights for `train_on_batch`.
+    """
+    try:
+        return _measured(make_model(), batch)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _measured(model: keras.Model, batch: tuple[Any, ...]) -> Memory:
+    model.train_on_batch(*batch)
+    peak = backend.peak_memory(lambda: model.train_on_batch(*batch))
+    return Memory(backend.memory_in_use(), peak)
+
+
+def largest_batch(
+    option: str, measure: Callable[[int], Memory | None], usable: int, *, first: int, most: int
+) -> Fitting:
+    """Returns the largest batch that fits: a power of two times `first`, or `most`, and prints what was measured.
+
+    Args:
+        option: the option's name, for messages.
+        measure: function from a size to the memory of a step, None where it runs out.
+        usable: the bytes that a step may take.
+        first: the smallest size.
+        most: the size that no batch exceeds, a multiple of `first`.
+
+    Raises:
+        InputError: the smallest does not fit.
+    """
+    print(f"--{option} auto: measuring the memory of training steps …", file=sys.stderr, flush=True)
+    sizes = [first << doubled for doubled in range((most // first).bit_length())]
+    sizes += [most] if most > sizes[-1] else []
+    found = measure(first)
+    peaks = {first: None if found is None else found.peak}
+    if found is None or found.peak > usable:
+        takes = "more than there is" if found is None else f"{_gib(found.peak)} GiB"
+        raise InputError(
+            f"--{option} auto: a step of {first:,} takes {takes}, and {_gib(usable)} GiB may be used: choose a smaller "
+            "model or shorter rows, --recompute true where it has blocks, or raise --memory_limit"
+        )
+    before = (0, found.rest)  # what a step of no rows would take, at least
+    best = (first, found.peak)
+    larger = sizes[1:]
+    while larger:
+        slope = max(best[1] - before[1], 0) / (best[0] - before[0])
+        promising = [size for size in larger if best[1] + slope * (size - best[0]) <= usable]
+        if best[1] - found.rest < _WELL_SEEN * usable:
+            promising = promising[:2]
+        if not promising:
+            break
+        size = promising[-1]
+        seen = measure(size)
+        peaks[size] = None if seen is None else seen.peak
+        if seen is None or seen.peak > usable:
+            larger = [other for other in larger if other < size]
+            continue
+        before, best = best, (size, seen.peak)
+        larger = [other for other in larger if other > size]
+    fitting = Fitting(best[0], usable, peaks)
+    print(_told(option, fitting, most), file=sys.stderr, flush=True)
+    return fitting
+
+
+def _told(option: str, fitting: Fitting, most: int) -> str:
+    measured = ", ".join(
+        f"{size:,}: {'out of memory' if peak is None else f'{_gib(peak)} GiB'}"
+        for size, peak in sorted(fitting.peaks.items())
+    )
+    bound = ", the whole data set" if fitting.size == most else ""
+    return (
+        f"--{option} {fitting.size}{bound} (peak memory of a step of {measured}; {_gib(fitting.usable)} GiB may be "
+        "used); the learning rate and the steps or epochs stay as given"
+    )
+
+
+def _gib(count: int | None) -> float | None:
+    return None if count is None else round(count / GIB, 2)

@@ -1,0 +1,107 @@
+"""The largest batch that fits is found, and nothing is measured on the way that would not fit."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+from kerasllm.errors import InputError
+from kerasllm.training.hardware import batch_size
+from kerasllm.training.hardware.batch_size import GIB, Memory, largest_batch, memory_of_step, usable_memory
+
+MIB = 2**20
+
+
+def search(peak, usable, *, first=1, most=10**6, rest=50 * MIB):
+    """The choice, and the sizes that were measured, of steps whose peak is known."""
+    measured = []
+
+    def measure(size):
+        measured.append(size)
+        found = peak(size)
+        return None if found is None else Memory(rest, int(found))
+
+    return largest_batch("batch_size", measure, usable, first=first, most=most), measured
+
+
+@pytest.mark.parametrize(
+    ("row", "fixed", "usable"), itertools.product([0.01, 1, 70], [60, 900], [1000, 20_000, 400_000])
+)
+def test_the_largest_power_of_two_that_fits(row, fixed, usable):
+    found, measured = search(lambda size: (fixed + row * size) * MIB, usable * MIB)
+    most = (usable - fixed) / row
+    assert found.size == max(2**power for power in range(20) if 2**power <= min(most, 10**6) or power == 0)
+    assert all((fixed + row * size) * MIB <= usable * MIB for size in measured)  # on a CPU it would be killed
+    assert len(measured) <= 11 and measured == sorted(measured)
+    assert found.recorded["peak_gib"][found.size] == round((fixed + row * found.size) / 1024, 2)
+
+
+def test_steps_that_take_more_than_the_line_says():
+    """Of the pairs of a batch, say, whose similarities grow with its square; freed memory may hide the first rows."""
+    found, measured = search(lambda size: max(200, 100 + size + size**2 / 400) * MIB, 4000 * MIB)
+    assert found.size == 1024 and measured[-1] <= 2048
+    assert max(measured) ** 2 / 400 < 3 * 4000  # never far above
+
+
+def test_a_device_that_runs_out_of_memory(capsys):
+    found, measured = search(lambda size: None if size > 300 else (100 + size) * MIB, 2000 * MIB)
+    assert found.size == 256 and 512 in measured
+    assert found.peaks[512] is None and found.recorded["peak_gib"][512] is None
+    assert "512: out of memory" in capsys.readouterr().err
+
+
+def test_no_more_than_the_data(capsys):
+    found, measured = search(lambda size: (100 + size) * MIB, 10_000 * MIB, most=37)
+    assert found.size == 37 and 37 in measured
+    shown = capsys.readouterr().err
+    assert "--batch_size 37, the whole data set" in shown
+    assert "learning rate and the steps or epochs stay as given" in shown
+
+
+def test_multiples_of_what_a_mesh_divides():
+    found, measured = search(lambda size: (100 + size) * MIB, 1000 * MIB, first=6, most=6000)
+    assert found.size == 768 and all(size % 6 == 0 for size in measured)
+
+
+@pytest.mark.parametrize("peak", [None, 600 * MIB])
+def test_where_the_smallest_does_not_fit(peak):
+    with pytest.raises(InputError, match=r"--batch_size auto: a step of 1 takes .* GiB may be used"):
+        search(lambda size: peak, 500 * MIB)
+
+
+def test_what_may_be_used(monkeypatch):
+    monkeypatch.setattr(batch_size.backend, "memory_limit", lambda: 10 * GIB)
+    assert usable_memory(None) == usable_memory(64.0) == 9 * GIB  # there is no more than there is
+    assert usable_memory(2.0) == pytest.approx(1.8 * GIB)
+
+
+def make_model():
+    """A batch row takes 4 MB of activations, which the backward pass needs."""
+    model = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(2**20, activation="tanh"), keras.layers.Dense(1)]
+    )
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_a_step_is_measured():
+    few, many = (memory_of_step(make_model, (np.ones((rows, 1)), np.ones((rows, 1)))) for rows in (2, 34))
+    assert 0.5 * few.rest < many.rest < few.peak + 128 * MIB
+    # Activations and what the backward pass makes of them, two to five times 32 rows.
+    assert 2 * 32 * 4 * MIB <= many.peak - few.peak <= 6 * 32 * 4 * MIB
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: of memory"), ValueError("else")]
+)
+def test_a_step_without_memory(error):
+    class Model:
+        def train_on_batch(self, *batch):
+            raise error
+
+    if isinstance(error, ValueError):
+        with pytest.raises(ValueError, match="else"):
+            memory_of_step(Model, ())
+    else:
+        assert memory_of_step(Model, ()) is None
