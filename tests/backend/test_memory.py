@@ -86,13 +86,13 @@ class TestProcess:
         block = np.ones(2**27, np.uint8)
         del block
         peak = memory.peak_during(lambda: np.ones(2**26, np.uint8))
-        assert 2**26 <= peak - has < 2**26 + 2**24
-        assert memory.in_use() - has < 2**24
+        assert abs(peak - has - 2**26) < 2**23
+        assert abs(memory.in_use() - has) < 2**23
 
     def test_a_peak_that_cannot_begin_anew(self, monkeypatch):
         """The kernel may refuse it; what is freed is kept then, and counts."""
         memory.keep()
         monkeypatch.setattr(memory.Path, "write_text", Mock(side_effect=PermissionError))
         has = memory.in_use()
-        assert 2**26 <= memory.peak_during(lambda: np.ones(2**26, np.uint8)) - has < 2**26 + 2**24
-        assert memory.in_use() - has < 2**24
+        assert abs(memory.peak_during(lambda: np.ones(2**26, np.uint8)) - has - 2**26) < 2**23
+        assert abs(memory.in_use() - has) < 2**23

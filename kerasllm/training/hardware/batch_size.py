@@ -6,6 +6,7 @@ and a larger one is made only if the line through the last two says that it fits
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +21,15 @@ GIB = 2**30
 FREE = 0.1
 """Share of the memory that is left free: for validation, checkpoints and what other programs take meanwhile."""
 
-_WELL_SEEN = (
-    1 / 32
-)  # of the limit: a smaller difference of two peaks says too little about much larger batches
+_WELL_SEEN = 2**26  # bytes: a smaller difference of two peaks may be chance
+_FARTHEST = 3  # doublings beyond what has been measured
 
 
 class Memory(NamedTuple):
     """The memory of a training step.
 
     Args:
-        rest: bytes in use between two steps.
+        rest: bytes that a step of no rows would take at least: those in use between two steps, and the gradients.
         peak: the most bytes in use at a time.
     """
 
@@ -90,7 +90,8 @@ def memory_of_step(make_model: Callable[[], keras.Model], batch: tuple[Any, ...]
 def _measured(model: keras.Model, batch: tuple[Any, ...]) -> Memory:
     model.train_on_batch(*batch)
     peak = backend.peak_memory(lambda: model.train_on_batch(*batch))
-    return Memory(backend.memory_in_use(), peak)
+    gradients = sum(4 * math.prod(variable.shape) for variable in model.trainable_variables)
+    return Memory(min(backend.memory_in_use() + gradients, peak), peak)
 
 
 def largest_batch(
@@ -119,17 +120,16 @@ def largest_batch(
             f"--{option} auto: a step of {first:,} takes {takes}, and {_gib(usable)} GiB may be used: choose a smaller "
             "model or shorter rows, --recompute true where it has blocks, or raise --memory_limit"
         )
-    before = (0, found.rest)  # what a step of no rows would take, at least
+    before = (0, found.rest)
     best = (first, found.peak)
     larger = sizes[1:]
     while larger:
-        slope = max(best[1] - before[1], 0) / (best[0] - before[0])
+        rise = max(best[1] - before[1], 0)
+        slope = rise / (best[0] - before[0])
         promising = [size for size in larger if best[1] + slope * (size - best[0]) <= usable]
-        if best[1] - found.rest < _WELL_SEEN * usable:
-            promising = promising[:2]
         if not promising:
             break
-        size = promising[-1]
+        size = promising[: _FARTHEST if rise >= _WELL_SEEN else 2][-1]
         seen = measure(size)
         peaks[size] = None if seen is None else seen.peak
         if seen is None or seen.peak > usable:
