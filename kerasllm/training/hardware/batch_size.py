@@ -1,14 +1,15 @@
 """Finds the largest batch whose training step fits into memory, by steps that are measured.
 
 On a CPU a step that takes too much ends the process, and no error can be caught. So steps of a few rows come first,
-and a larger one is made only if the line through the last two says that it fits. What is chosen has been measured.
+and a larger one is made only if it fits by what those took. What is chosen has been measured.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,8 +22,8 @@ GIB = 2**30
 FREE = 0.1
 """Share of the memory that is left free: for validation, checkpoints and what other programs take meanwhile."""
 
-_WELL_SEEN = 2**26  # bytes: a smaller difference of two peaks may be chance
-_FARTHEST = 3  # doublings beyond what has been measured
+_CHANCE = 2**26  # bytes by which two measurements of the same step may differ
+_ON_A_LINE = 0.1  # the relative difference of two slopes up to which three points lie on a line
 
 
 class Memory(NamedTuple):
@@ -120,26 +121,46 @@ def largest_batch(
             f"--{option} auto: a step of {first:,} takes {takes}, and {_gib(usable)} GiB may be used: choose a smaller "
             "model or shorter rows, --recompute true where it has blocks, or raise --memory_limit"
         )
-    before = (0, found.rest)
-    best = (first, found.peak)
+    points = [(first, found.peak)]
     larger = sizes[1:]
     while larger:
-        rise = max(best[1] - before[1], 0)
-        slope = rise / (best[0] - before[0])
-        promising = [size for size in larger if best[1] + slope * (size - best[0]) <= usable]
-        if not promising:
+        size, peak = points[-1]
+        slope = _slope(points, found.rest)
+        fitting = [other for other in larger if peak + slope * (other - size) <= usable]
+        tried = fitting[-1] if fitting else larger[0]
+        if peak + slope * (tried - size) > usable / (1 - FREE):  # what stays free is there to try
             break
-        size = promising[: _FARTHEST if rise >= _WELL_SEEN else 2][-1]
-        seen = measure(size)
-        peaks[size] = None if seen is None else seen.peak
+        seen = measure(tried)
+        peaks[tried] = None if seen is None else seen.peak
         if seen is None or seen.peak > usable:
-            larger = [other for other in larger if other < size]
+            larger = [other for other in larger if other < tried]
             continue
-        before, best = best, (size, seen.peak)
-        larger = [other for other in larger if other > size]
-    fitting = Fitting(best[0], usable, peaks)
-    print(_told(option, fitting, most), file=sys.stderr, flush=True)
-    return fitting
+        points.append((tried, seen.peak))
+        larger = [other for other in larger if other > tried]
+    chosen = Fitting(points[-1][0], usable, peaks)
+    print(_told(option, chosen, most), file=sys.stderr, flush=True)
+    return chosen
+
+
+def _slope(points: Sequence[tuple[int, int]], rest: int) -> float:
+    """Returns the bytes that each further row takes, at most.
+
+    Rows take no more than all that a step takes beyond `rest`. Often that is too much, as something else takes memory,
+    too, however few rows there are; so it is the slope of the last three points, if they lie on a line.
+
+    Args:
+        points: sizes and peaks.
+        rest: bytes that a step of no rows would take at least.
+    """
+    size, peak = points[-1]
+    most = (peak - rest + _CHANCE) / size
+    if len(points) < 3:
+        return most
+    before, last = (
+        (other[1] - one[1]) / (other[0] - one[0]) for one, other in itertools.pairwise(points[-3:])
+    )
+    is_line = abs(last - before) <= _ON_A_LINE * last and peak - points[-2][1] >= _CHANCE
+    return min(last, most) if is_line else most
 
 
 def _told(option: str, fitting: Fitting, most: int) -> str:

