@@ -42,7 +42,7 @@ def test_the_largest_power_of_two_that_fits(row, fixed, usable):
     most = (usable - fixed) / row
     best = 2 ** int(np.log2(most)) if most < 10**6 else 10**6
     # Where little more than what comes with any batch is free, the last doubling may not be dared.
-    assert found.size == best or found.size == best / 2 and fixed > 0.8 * usable
+    assert found.size == best or (found.size == best / 2 and fixed > 0.8 * usable)
     assert all(
         fixed + row * size <= usable / (1 - FREE) for size in measured
     )  # else it would be killed on a CPU
