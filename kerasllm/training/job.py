@@ -108,6 +108,11 @@ def is_finished(config: JobOptions) -> bool:
     """
     config.check_final_weights()
     if config.deterministic:
+        if config.precision == "auto":
+            raise InputError(
+                "--precision auto goes by the time that steps take, which no --deterministic run repeats: give float32 or "
+                "mixed_bfloat16"
+            )
         backend.make_deterministic()
     check_mesh(config)
     take_recorded(config)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kerasllm import BertClassifier, BertConfig, GPTCausalLM, GPTConfig, Seq2SeqConfig, Seq2SeqLM, backend
+from kerasllm.training.hardware.batch_size import memory_of_step
 
 SHAPE = {"vocabulary_size": 50, "num_heads": 2, "hidden_dim": 16, "dropout": 0.2}
 TOKENS = np.random.default_rng(0).integers(1, 50, (4, 9)).astype("int32")
@@ -63,3 +64,23 @@ def test_inference_computes_nothing_again(monkeypatch):
     model.backbone.recompute = True
     monkeypatch.setattr(backend, "recomputed", None)
     assert model.predict(inputs, verbose=0).shape == (4, 8, 50)
+
+
+def test_a_step_takes_less_memory():
+    """Without recomputation each layer keeps the scores of its attention, 8 MB, and more of that size."""
+    config = GPTConfig(**SHAPE | {"num_layers": 4, "num_heads": 4, "max_sequence_length": 128})
+    tokens = np.ones((32, 128), "int32")
+
+    def take(recompute):
+        def make():
+            model = GPTCausalLM(config, seed=3)
+            model.backbone.recompute = recompute
+            model.compile("sgd", jit_compile=backend.jit_compile)
+            return model
+
+        found = memory_of_step(make, ({"token_ids": tokens}, tokens))
+        return found.peak - found.rest
+
+    kept, again = take(False), take(True)
+    assert kept > 4 * 2 * 8 * 2**20
+    assert again < 0.6 * kept

@@ -121,7 +121,7 @@ class RunOptions:
     """GiB for auto batches: of this whole process on a CPU, of each device else; if null, what is free."""
 
     deterministic: bool = False
-    """Repeat a run bit by bit on a GPU, too, where its fastest kernels do not; on a CPU it does anyway."""
+    """Repeat a run bit by bit on a GPU, too, where the fastest kernels do not. A run keeps it when it is resumed."""
 
     jit_compile: bool | None = None
     """Compile the training step; if null, on PyTorch only for a long run with a C++ compiler, elsewhere always."""
