@@ -110,8 +110,8 @@ def is_finished(config: JobOptions) -> bool:
     if config.deterministic:
         if config.precision == "auto":
             raise InputError(
-                "--precision auto goes by the time that steps take, which no --deterministic run repeats: give float32 or "
-                "mixed_bfloat16"
+                "--precision auto goes by the time that steps take, which --deterministic cannot repeat: give float32 "
+                "or mixed_bfloat16"
             )
         backend.make_deterministic()
     check_mesh(config)
