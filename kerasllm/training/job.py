@@ -114,8 +114,8 @@ def is_finished(config: JobOptions) -> bool:
                 "or mixed_bfloat16"
             )
         backend.make_deterministic()
-    check_mesh(config)
     take_recorded(config)
+    check_mesh(config)
     _check_averaging(config, getattr(config, "steps", None))
     finished = RunDirectory.check(config.output, config, resume=config.resume, may_grow=config.may_grow)
     if finished:
@@ -164,7 +164,7 @@ def train(config: JobOptions, make_job: Callable[[], Job]) -> int:
             job = batch.of_usual_size(make_job)
         precision = choose_precision(asked, _compiled(config, job), job.batches[0])
         if batch is not None:
-            job = batch.of_largest_size(make_job, lambda job: _compiled(config, job), run)
+            job = batch.of_largest_size(make_job, lambda job: _compiled(config, job, measured=True), run)
         make_model = _compiled(config, job)
         model = make_model()
         sizes = _sizes(model)
@@ -235,8 +235,14 @@ def _figures(job: Job, model: keras.Model, name: str) -> dict[str, Any] | None:
     return job.task.evaluate(model, held_out) | further
 
 
-def _compiled(config: JobOptions, job: Job) -> Callable[[], keras.Model]:
-    """Returns a function that makes the job's model and compiles it, with its optimizer and schedule."""
+def _compiled(config: JobOptions, job: Job, *, measured: bool = False) -> Callable[[], keras.Model]:
+    """Returns a function that makes the job's model and compiles it, with its optimizer and schedule.
+
+    Args:
+        config: the recipe's settings.
+        job: the run as the recipe describes it.
+        measured: whether a step of it is measured only, which is not worth PyTorch's long compilation.
+    """
     steps, count = job.batches.steps, job.tokens_of
     tokens = sum(map(count, range(1, steps + 1))) if callable(count) else count * steps
     accumulation = config.gradient_accumulation
@@ -272,6 +278,8 @@ def _compiled(config: JobOptions, job: Job) -> Callable[[], keras.Model]:
             backbone.recompute = True
         flops = tokens * flops_per_token(model, job.batches[0][0])
         compilation = choose_compilation(config.jit_compile, steps, flops, job.batches.shapes)
+        if measured and config.jit_compile is None:
+            compilation = backend.jit_compile
         job.task.compile(model, optimizer, normalized_weights=are_normalized, jit_compile=compilation)
         return model
 
