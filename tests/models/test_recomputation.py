@@ -67,8 +67,9 @@ def test_inference_computes_nothing_again(monkeypatch):
 
 
 def test_a_step_takes_less_memory():
-    """Without recomputation each layer keeps the scores of its attention, 8 MB, and more of that size."""
-    config = GPTConfig(**SHAPE | {"num_layers": 4, "num_heads": 4, "max_sequence_length": 128})
+    """Without recomputation each of 8 layers keeps its widest values before and after the activation, 16 MB each."""
+    wide = {"num_layers": 8, "intermediate_dim": 1024, "max_sequence_length": 128, "dropout": 0.0}
+    config = GPTConfig(**SHAPE | wide)
     tokens = np.ones((32, 128), "int32")
 
     def take(recompute):
@@ -82,5 +83,5 @@ def test_a_step_takes_less_memory():
         return found.peak - found.rest
 
     kept, again = take(False), take(True)
-    assert kept > 4 * 2 * 8 * 2**20
+    assert kept > 8 * 2 * 16 * 2**20 / 2  # XLA may keep one of the two alone
     assert again < 0.6 * kept
