@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from kerasllm import backend
 from kerasllm.training.fit import own_share
 from kerasllm.training.hardware.batch_size import largest_batch, memory_of_step, usable_memory
 from kerasllm.training.run.directory import RunDirectory
@@ -45,6 +46,7 @@ class AutoBatch:
 
     def __init__(self, config: Any, option: str, first: int) -> None:
         self.config, self.option, self.first = config, option, first
+        self._before = backend.memory_in_use()
         self._set(first)
 
     @classmethod
@@ -90,7 +92,7 @@ class AutoBatch:
             self._set(size)
             job = make_job()
             share = own_share(self.config.gradient_accumulation)
-            return memory_of_step(compiled(job), share.of(job.batches.heaviest()))
+            return memory_of_step(compiled(job), share.of(job.batches.heaviest()), self._before)
 
         self._set(self.first)
         found = largest_batch(self.option, measure, usable, first=self.first, most=self._most(make_job()))

@@ -20,7 +20,8 @@ def test_on_a_cpu_the_memory_is_that_of_the_process():
     before = backend.memory_in_use()
     peak = backend.peak_memory(lambda: keras.ops.convert_to_numpy(keras.ops.exp(ones) + 1))
     assert 64 * MIB <= peak - before <= 256 * MIB
-    assert backend.memory_in_use() - before < 16 * MIB
+    if backend.name != "tensorflow":  # whose allocator keeps what is freed
+        assert backend.memory_in_use() - before < 16 * MIB
 
 
 if backend.name == "jax":

@@ -66,6 +66,10 @@ def test_inference_computes_nothing_again(monkeypatch):
     assert model.predict(inputs, verbose=0).shape == (4, 8, 50)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow",
+    reason="TensorFlow keeps what a step frees: peaks of two models mix",
+)
 def test_a_step_takes_less_memory():
     """Without recomputation each of 8 layers keeps its widest values before and after the activation, 16 MB each."""
     wide = {"num_layers": 8, "intermediate_dim": 1024, "max_sequence_length": 128, "dropout": 0.0}
@@ -79,7 +83,7 @@ def test_a_step_takes_less_memory():
             model.compile("sgd", jit_compile=backend.jit_compile)
             return model
 
-        found = memory_of_step(make, ({"token_ids": tokens}, tokens))
+        found = memory_of_step(make, ({"token_ids": tokens}, tokens), backend.memory_in_use())
         return found.peak - found.rest
 
     kept, again = take(False), take(True)

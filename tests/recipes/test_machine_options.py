@@ -96,7 +96,7 @@ def measured(monkeypatch):
     """Sizes of batches whose steps seem to take 100 MiB and 1 MiB a row, of 200 MiB that may be used."""
     sizes = []
 
-    def measure(make_model, batch):
+    def measure(make_model, batch, before):
         rows = len(batch[1])
         sizes.append(rows)
         return Memory(100 * 2**20, (100 + rows) * 2**20)

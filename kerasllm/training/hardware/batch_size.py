@@ -30,7 +30,7 @@ class Memory(NamedTuple):
     """The memory of a training step.
 
     Args:
-        rest: bytes that a step of no rows would take at least: those in use between two steps, and the gradients.
+        rest: bytes that a step of no rows would take at least: those before there is a model, its state and gradients.
         peak: the most bytes in use at a time.
     """
 
@@ -73,26 +73,39 @@ def usable_memory(limit_gib: float | None) -> int:
     return int(limit * (1 - FREE))
 
 
-def memory_of_step(make_model: Callable[[], keras.Model], batch: tuple[Any, ...]) -> Memory | None:
+def memory_of_step(
+    make_model: Callable[[], keras.Model], batch: tuple[Any, ...], before: int
+) -> Memory | None:
     """Returns the memory of a training step, of the second one, as the first compiles; None if it runs out of memory.
 
     Args:
         make_model: function that returns a compiled model.
         batch: inputs, labels and weights for `train_on_batch`.
+        before: the bytes that were in use before there was a model. TensorFlow keeps what a step has freed, so that
+            they cannot be told later.
     """
     try:
-        return _measured(make_model(), batch)
+        return _measured(make_model(), batch, before)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         return None
 
 
-def _measured(model: keras.Model, batch: tuple[Any, ...]) -> Memory:
+def _measured(model: keras.Model, batch: tuple[Any, ...], before: int) -> Memory:
     model.train_on_batch(*batch)
     peak = backend.peak_memory(lambda: model.train_on_batch(*batch))
-    gradients = sum(4 * math.prod(variable.shape) for variable in model.trainable_variables)
-    return Memory(min(backend.memory_in_use() + gradients, peak), peak)
+    held = _bytes(
+        [*model.variables, *model.optimizer.variables, *model.trainable_variables]
+    )  # and the gradients
+    return Memory(min(before + held, peak), peak)
+
+
+def _bytes(variables: Sequence[Any]) -> int:
+    return sum(
+        math.prod(variable.shape) * (2 if variable.dtype in ("float16", "bfloat16") else 4)
+        for variable in variables
+    )
 
 
 def largest_batch(
