@@ -83,9 +83,7 @@ def test_a_step_takes_less_memory():
             model.compile("sgd", jit_compile=backend.jit_compile)
             return model
 
-        found = memory_of_step(make, ({"token_ids": tokens}, tokens), backend.memory_in_use())
-        return found.peak - found.rest
+        return memory_of_step(make, ({"token_ids": tokens}, tokens), 0).peak
 
-    kept, again = take(False), take(True)
-    assert kept > 8 * 2 * 16 * 2**20 / 2  # XLA may keep one of the two alone
-    assert again < 0.6 * kept
+    again, kept = take(True), take(False)
+    assert kept - again > 96 * 2**20  # of 7 layers, of which XLA may keep one of the two values alone
