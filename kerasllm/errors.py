@@ -8,6 +8,8 @@ from typing import Any
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The `errno` values of an `OSError` that mean a full disk or an exhausted quota."""
 
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "can't allocate memory", "Unable to allocate")
+
 
 class InputError(ValueError):
     """Raised for wrong input: a file, a value or a setting. The message names the place, the value and the remedy.
@@ -61,3 +63,12 @@ def short(value: Any) -> str:
     """Returns a value as a message shows it: its `repr`, cut off after 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Returns whether the error means that a device is out of memory; each backend has its own exception for that."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ in ("OutOfMemoryError", "ResourceExhaustedError")
+        or any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    )

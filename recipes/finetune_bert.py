@@ -58,7 +58,6 @@ def main(config: Config) -> int:
     report(encoded)
 
     kind = PackedClassificationBatches if config.packing else ClassificationBatches
-    make_batches = partial(kind, encoded["train"], training.labels, **config.for_batches)
 
     def make_model() -> BertClassifier | BertRegressor:
         num_tokens = vocabulary_size(tokenizer)
@@ -68,17 +67,18 @@ def main(config: Config) -> int:
         settings = {"label_names": names, "multi_label": config.multi_label, "seed": config.seed}
         return config.make_bert(BertClassifier, num_tokens, **settings, **config.adapters)
 
-    batches = make_batches()
-    held_out = {
-        name: ClassificationBatches(
-            encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False
-        )
-        for name in parts
-        if name != "train"
-    }
-    return train(
-        config,
-        Job(
+    def make_job() -> Job:
+        make_batches = partial(kind, encoded["train"], training.labels, **config.for_batches)
+
+        batches = make_batches()
+        held_out = {
+            name: ClassificationBatches(
+                encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False
+            )
+            for name in parts
+            if name != "train"
+        }
+        return Job(
             task=task,
             make_model=make_model,
             batches=batches,
@@ -93,8 +93,9 @@ def main(config: Config) -> int:
                 "steps": batches.steps,
             },
             example=("--text", first_words("\t".join(training.texts[0]))),
-        ),
-    )
+        )
+
+    return train(config, make_job)
 
 
 def check(config: Config) -> None:

@@ -58,17 +58,16 @@ def main(config: Config) -> int:
     report(encoded)
     targets = teacher_targets(config.teacher, parts["train"], encoded["train"]) if config.teacher else None
 
-    make_batches = partial(
-        PairBatches,
-        encoded["train"],
-        targets=targets,
-        parts=config.parts_of(config.batch_size),
-        **config.for_batches,
-    )
-    batches = make_batches()
-    return train(
-        config,
-        Job(
+    def make_job() -> Job:
+        make_batches = partial(
+            PairBatches,
+            encoded["train"],
+            targets=targets,
+            parts=config.parts_of(config.batch_size),
+            **config.for_batches,
+        )
+        batches = make_batches()
+        return Job(
             task=task,
             make_model=lambda: make_model(config, tokenizer, targets),
             batches=batches,
@@ -81,8 +80,9 @@ def main(config: Config) -> int:
             },
             monitor=config.monitor,
             recorded={"data": part_sizes(parts), "loss": task.loss, "steps": batches.steps},
-        ),
-    )
+        )
+
+    return train(config, make_job)
 
 
 def check(config: Config) -> None:

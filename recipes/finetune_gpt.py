@@ -5,6 +5,7 @@ KERAS_BACKEND=torch python recipes/finetune_gpt.py --init runs/mine --train chat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,16 @@ from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import find_chat_template, load_tokenizer
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.options import AdapterOptions, FineTuningOptions, GPTOptions, TrainingOptions
+from kerasllm.training.options import (
+    AdapterOptions,
+    BatchSize,
+    FineTuningOptions,
+    GPTOptions,
+    TrainingOptions,
+)
 from kerasllm.training.run.card import part_sizes
+
+MakeParts = Callable[[], tuple[Any, dict]]
 
 
 @dataclass(kw_only=True)
@@ -51,7 +60,7 @@ class Config(AdapterOptions, FineTuningOptions, TrainingOptions):
     context_length: int | None = field(default=None, metadata=at_least(1))
     """Tokens per row, into which several conversations are packed; all of the model's positions if null."""
 
-    batch_size: int = 8
+    batch_size: BatchSize = 8
     learning_rate: float = 2e-5
     """Peak learning rate; ten times as much suits --lora_rank."""
 
@@ -74,20 +83,19 @@ def main(config: Config) -> int:
         config.init, vocabulary_size=vocabulary_size(tokenizer), sequence_length=config.context_length
     )
     length = config.context_length or shape.max_sequence_length
-    shared: dict[str, Any] = {"context_length": length, "batch_size": config.batch_size}
     template = None
     if is_conversation_file(config.train):
         template, name = find_chat_template(config.chat_template, directory)
         reading = {"template": template, "template_name": name, "end_token_id": shape.end_token_ids}
-        make_batches, held_out = read_conversation_files(config, tokenizer, shared, reading)
+        make_parts = read_conversation_files(config, tokenizer, length, reading)
     else:
-        make_batches, held_out = read_texts(config, tokenizer, shared)
-    batches = make_batches()
+        make_parts = read_texts(config, tokenizer, length)
 
-    rows = config.batch_size * config.gradient_accumulation
-    return train(
-        config,
-        Job(
+    def make_job() -> Job:
+        make_batches, held_out = make_parts()
+        batches = make_batches()
+        rows = config.batch_size * config.gradient_accumulation
+        return Job(
             task=CausalLanguageModeling(),
             make_model=lambda: GPTCausalLM.from_pretrained(directory, **config.model_settings),
             batches=batches,
@@ -99,28 +107,34 @@ def main(config: Config) -> int:
             recorded={"data": part_sizes({"train": batches, **held_out})},
             eval_interval=batches.steps // config.epochs,
             example=("--chat",) if template else None,
-        ),
-    )
+        )
+
+    return train(config, make_job)
 
 
-def read_conversation_files(config: Config, tokenizer: Any, shared: dict, reading: dict) -> tuple[Any, dict]:
-    """Returns a function from the steps done to the remaining batches, and the batches of the other parts."""
+def read_conversation_files(config: Config, tokenizer: Any, length: int, reading: dict) -> MakeParts:
+    """Returns what makes, for the batch size in the settings, `make_batches` and the batches of the other parts."""
     records = {name: list(read_conversations(Path(source))) for name, source in config.sources.items()}
     groups = [text_key(repr(record._replace(place=""))) for record in records["train"]]
     parts = config.set_aside(groups, config.seed)
     records |= {name: [records["train"][record] for record in chosen] for name, chosen in parts.items()}
     examples = {name: encode_conversations(part, tokenizer, **reading) for name, part in records.items()}
-    make_batches = partial(ConversationBatches, examples.pop("train"), **config.for_batches | shared)
+    train_on = examples.pop("train")
     with naming(f"--train {config.train}"):
-        print(make_batches().summary, flush=True)
-    held_out: dict[str, Any] = {"validation": None}
-    for name, part in examples.items():
-        with naming(f"--{name} {config.sources.get(name, 'set aside')}"):
-            held_out[name] = ConversationBatches(part, shuffle=False, prefetch=0, **shared)
-    return make_batches, held_out
+        print(ConversationBatches(train_on, context_length=length, batch_size=1).summary, flush=True)
+
+    def make_parts() -> tuple[Any, dict]:
+        shared: dict[str, Any] = {"context_length": length, "batch_size": config.batch_size}
+        held_out: dict[str, Any] = {"validation": None}
+        for name, part in examples.items():
+            with naming(f"--{name} {config.sources.get(name, 'set aside')}"):
+                held_out[name] = ConversationBatches(part, shuffle=False, prefetch=0, **shared)
+        return partial(ConversationBatches, train_on, **config.for_batches | shared), held_out
+
+    return make_parts
 
 
-def read_texts(config: Config, tokenizer: Any, shared: dict) -> tuple[Any, dict]:
+def read_texts(config: Config, tokenizer: Any, length: int) -> MakeParts:
     """Returns the same as `read_conversation_files`, for plain text."""
     streams = {
         name: tokenize_stream(Corpus([source], config.text_column), tokenizer, processes=config.processes)
@@ -128,17 +142,22 @@ def read_texts(config: Config, tokenizer: Any, shared: dict) -> tuple[Any, dict]
     }
     streams |= config.set_text_aside(streams["train"])
     stream = streams.pop("train")
-    a_step = shared["context_length"] * config.batch_size * config.gradient_accumulation
-    run: dict[str, Any] = {"steps": config.epochs * max(stream.num_tokens // a_step, 1), "seed": config.seed}
-    accumulation: dict[str, Any] = {"gradient_accumulation": config.gradient_accumulation}
-    make_batches = partial(CausalBatches, stream, **run, **accumulation, **shared)
-    with naming(f"--train {config.train}"):
-        make_batches()
-    held_out: dict[str, Any] = {"validation": None}
-    for name, part in streams.items():
-        with naming(f"--{name} {config.sources.get(name, 'set aside')}"):
-            held_out[name] = CausalEvaluationBatches(part, keep_partial=True, **shared)
-    return make_batches, held_out
+
+    def make_parts() -> tuple[Any, dict]:
+        shared: dict[str, Any] = {"context_length": length, "batch_size": config.batch_size}
+        accumulation = config.gradient_accumulation
+        steps = config.epochs * max(stream.num_tokens // (length * config.batch_size * accumulation), 1)
+        run: dict[str, Any] = {"steps": steps, "seed": config.seed, "gradient_accumulation": accumulation}
+        make_batches = partial(CausalBatches, stream, **run, **shared)
+        with naming(f"--train {config.train}"):
+            make_batches()
+        held_out: dict[str, Any] = {"validation": None}
+        for name, part in streams.items():
+            with naming(f"--{name} {config.sources.get(name, 'set aside')}"):
+                held_out[name] = CausalEvaluationBatches(part, keep_partial=True, **shared)
+        return make_batches, held_out
+
+    return make_parts
 
 
 if __name__ == "__main__":

@@ -20,7 +20,13 @@ from kerasllm.errors import InputError, naming
 from kerasllm.tasks import QuestionAnswering
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.options import BertStartOptions, LowRankOptions, QuestionOptions, TrainingOptions
+from kerasllm.training.options import (
+    BatchSize,
+    BertStartOptions,
+    LowRankOptions,
+    QuestionOptions,
+    TrainingOptions,
+)
 from kerasllm.training.run.card import part_sizes
 
 
@@ -42,7 +48,7 @@ class Config(QuestionOptions, BertStartOptions, LowRankOptions, TrainingOptions)
 
     vocabulary_size: int = 8192
     epochs: int = 3
-    batch_size: int = 16
+    batch_size: BatchSize = 16
     learning_rate: float = 1e-4
     monitor: Literal["loss", "exact_match", "f1"] = field(default="loss", metadata=in_group("validation"))
     """Validation figure that --restore_best and --patience use."""
@@ -66,24 +72,23 @@ def main(config: Config) -> int:
     encoded = {name: encode(config, tokenizer, name, part) for name, part in parts.items()}
     report(parts, encoded)
 
-    make_batches = partial(QuestionBatches, encoded["train"], **config.for_batches)
-
     def make_model() -> BertQuestionAnswering:
         size = vocabulary_size(tokenizer)
         return config.make_bert(BertQuestionAnswering, size, seed=config.seed, **config.adapters)
 
-    batches = make_batches()
-    held_out = {
-        name: JudgedBatches(
-            encoded[name], part, chooses_threshold=name == "validation", batch_size=config.batch_size
-        )
-        for name, part in parts.items()
-        if name != "train"
-    }
-    may_lack_answer = any(part.has_unanswerable for part in parts.values())
-    return train(
-        config,
-        Job(
+    def make_job() -> Job:
+        make_batches = partial(QuestionBatches, encoded["train"], **config.for_batches)
+
+        batches = make_batches()
+        held_out = {
+            name: JudgedBatches(
+                encoded[name], part, chooses_threshold=name == "validation", batch_size=config.batch_size
+            )
+            for name, part in parts.items()
+            if name != "train"
+        }
+        may_lack_answer = any(part.has_unanswerable for part in parts.values())
+        return Job(
             task=QuestionAnswering(
                 may_lack_answer, max_answer_length=config.max_answer_length, n_best=config.n_best
             ),
@@ -94,8 +99,9 @@ def main(config: Config) -> int:
             held_out=held_out,
             monitor=config.monitor,
             recorded={"data": part_sizes(parts), "may_lack_answer": may_lack_answer, "steps": batches.steps},
-        ),
-    )
+        )
+
+    return train(config, make_job)
 
 
 def encode(config: Config, tokenizer: Any, name: str, part: Questions) -> EncodedQuestions:

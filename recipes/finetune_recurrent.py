@@ -79,8 +79,6 @@ def main(config: Config) -> int:
         )
         print(f"{name}: {counted(len(part), 'example')}{cut}", flush=True)
 
-    make_batches = partial(ClassificationBatches, encoded["train"], training.labels, **config.for_batches)
-
     def make_model() -> RecurrentClassifier:
         settings = {
             "label_names": training.label_names,
@@ -89,17 +87,18 @@ def main(config: Config) -> int:
         }
         return config.make_model(RecurrentClassifier, shape, pooling=config.pooling, **settings)
 
-    batches = make_batches()
-    held_out = {
-        name: ClassificationBatches(
-            encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False
-        )
-        for name in parts
-        if name != "train"
-    }
-    return train(
-        config,
-        Job(
+    def make_job() -> Job:
+        make_batches = partial(ClassificationBatches, encoded["train"], training.labels, **config.for_batches)
+
+        batches = make_batches()
+        held_out = {
+            name: ClassificationBatches(
+                encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False
+            )
+            for name in parts
+            if name != "train"
+        }
+        return Job(
             task=task,
             make_model=make_model,
             batches=batches,
@@ -110,13 +109,14 @@ def main(config: Config) -> int:
             epsilon=1e-8,
             recorded={
                 "data": part_sizes(encoded),
-                "labels": list(training.label_names),
+                "labels": list(task.label_names),
                 "task": task.name,
                 "steps": batches.steps,
             },
             example=("--text", first_words(training.texts[0][0])),
-        ),
-    )
+        )
+
+    return train(config, make_job)
 
 
 def check(config: Config) -> None:

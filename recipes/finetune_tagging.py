@@ -62,7 +62,6 @@ def main(config: Config) -> int:
     report(parts, encoded)
 
     kind = PackedTaggingBatches if config.packing else TaggingBatches
-    make_batches = partial(kind, encoded["train"], training.labels, **config.for_batches)
 
     def make_model() -> BertTokenClassifier:
         names = training.label_names
@@ -73,15 +72,18 @@ def main(config: Config) -> int:
         model.begin_with_frequencies(np.bincount(training.labels, minlength=len(names)))
         return model
 
-    batches = make_batches()
-    held_out = {
-        name: TaggingBatches(encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False)
-        for name in parts
-        if name != "train"
-    }
-    return train(
-        config,
-        Job(
+    def make_job() -> Job:
+        make_batches = partial(kind, encoded["train"], training.labels, **config.for_batches)
+
+        batches = make_batches()
+        held_out = {
+            name: TaggingBatches(
+                encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False
+            )
+            for name in parts
+            if name != "train"
+        }
+        return Job(
             task=task,
             make_model=make_model,
             batches=batches,
@@ -96,8 +98,9 @@ def main(config: Config) -> int:
                 "steps": batches.steps,
             },
             example=("--text", first_words(" ".join(training.words[0]))),
-        ),
-    )
+        )
+
+    return train(config, make_job)
 
 
 def check(config: Config) -> None:

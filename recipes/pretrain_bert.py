@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from kerasllm import BertPretraining, cli
@@ -64,17 +65,12 @@ def main(config: Config) -> int:
     corpus = Corpus(config.corpus, text_column=config.text_column)
     tokenizer = config.find_tokenizer(sentence for document in corpus.documents() for sentence in document)
     training, validation = token_stores(config, corpus, tokenizer)
+    names = ("sequence_length", "objectives", "packing", "masking", "masking_probability")
     settings: dict[str, Any] = {
         "special": special_token_ids(tokenizer),
         "continuation": continuation_mask(tokenizer),
-        **{name: getattr(config, name) for name in ("sequence_length", "batch_size", "objectives")},
-        **{name: getattr(config, name) for name in ("packing", "masking", "masking_probability")},
+        **{name: getattr(config, name) for name in names},
     }
-
-    def make_batches(start_step: int = 0) -> BertPretrainingBatches:
-        accumulation: dict[str, Any] = {"gradient_accumulation": config.gradient_accumulation}
-        run: dict[str, Any] = {"steps": config.steps, "start_step": start_step, "seed": config.seed}
-        return BertPretrainingBatches(training, **run, **accumulation, **settings)
 
     def make_model() -> BertPretraining:
         heads = ["next_sentence" if name == "sentence_order" else name for name in config.objectives]
@@ -82,20 +78,24 @@ def main(config: Config) -> int:
             BertPretraining, vocabulary_size(tokenizer), objectives=heads, seed=config.seed
         )
 
-    batches = make_batches()
-    held_out: dict[str, Any] = {"validation": None}
     if validation is None and config.has_validation:
         print("too few documents to set some aside: no validation", file=sys.stderr)
-    elif validation is not None:
-        shorter: dict[str, Any] = {"steps": config.eval_batches, "seed": config.seed + 1}
-        with naming("validation"):
-            held_out["validation"] = BertPretrainingBatches(
-                validation, **shorter, pad_last=True, prefetch=0, **settings
-            )
-    rows = config.batch_size * config.gradient_accumulation
-    return train(
-        config,
-        Job(
+
+    def make_job() -> Job:
+        sized = settings | {"batch_size": config.batch_size}
+        run: dict[str, Any] = {"steps": config.steps, "seed": config.seed}
+        run["gradient_accumulation"] = config.gradient_accumulation
+        make_batches = partial(BertPretrainingBatches, training, **run, **sized)
+        batches = make_batches()
+        held_out: dict[str, Any] = {"validation": None}
+        if validation is not None:
+            shorter: dict[str, Any] = {"steps": config.eval_batches, "seed": config.seed + 1}
+            with naming("validation"):
+                held_out["validation"] = BertPretrainingBatches(
+                    validation, **shorter, pad_last=True, prefetch=0, **sized
+                )
+        rows = config.batch_size * config.gradient_accumulation
+        return Job(
             task=MaskedLanguageModeling(),
             make_model=make_model,
             batches=batches,
@@ -110,8 +110,9 @@ def main(config: Config) -> int:
                 "mean_fill": round(batches.mean_fill, 4),
             },
             results=("corpus_sha256",),
-        ),
-    )
+        )
+
+    return train(config, make_job)
 
 
 def check(config: Config) -> None:

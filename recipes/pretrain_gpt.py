@@ -21,7 +21,7 @@ from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.training.callbacks.samples import sample_prompt
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.optimization.schedules import CosineWarmupDecay, warmup_steps
-from kerasllm.training.options import CorpusOptions, GPTStartOptions, TrainingOptions
+from kerasllm.training.options import BatchSize, CorpusOptions, GPTStartOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -40,7 +40,7 @@ class Config(CorpusOptions, GPTStartOptions, TrainingOptions):
     within_documents: bool = False
     """Keep attention within documents, and restart positions at each."""
 
-    batch_size: int = 12
+    batch_size: BatchSize = 12
     steps: int = field(default=5_000, metadata=at_least(1) | in_group("optimization"))
     """Optimizer steps."""
 
@@ -77,14 +77,14 @@ def main(config: Config) -> int:
         corpus, tokenizer, by=config.validation_split, seed=config.seed
     )
     sizes = part_sizes({"train": training, "validation": validation})
-    make_batches = partial(CausalBatches, training, **{name: getattr(config, name) for name in WINDOWS})
-    with naming(config.corpus_names):
-        batches = make_batches()  # reports a text that is too short before anything is written
     tenth, minimum = config.learning_rate / 10, config.minimum_learning_rate
     most = min(max(config.context_length // 4, 1), 40)  # characters, each of at most four tokens
-    return train(
-        config,
-        Job(
+
+    def make_job() -> Job:
+        make_batches = partial(CausalBatches, training, **{name: getattr(config, name) for name in WINDOWS})
+        with naming(config.corpus_names):
+            batches = make_batches()  # reports a text that is too short before anything is written
+        return Job(
             task=CausalLanguageModeling(),
             make_model=lambda: config.make_model(GPTCausalLM, shape, seed=config.seed),
             batches=batches,
@@ -100,8 +100,9 @@ def main(config: Config) -> int:
             recorded={"data": sizes, "corpus_sha256": corpus.fingerprint()},
             results=("corpus_sha256",),
             example=("--prompt", first_words(tokenizer.decode(training.tokens[:200].tolist()), most)),
-        ),
-    )
+        )
+
+    return train(config, make_job)
 
 
 def check(config: Config) -> None:

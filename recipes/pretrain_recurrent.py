@@ -22,7 +22,7 @@ from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.training.callbacks.samples import sample_prompt
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.optimization.schedules import CosineWarmupDecay, warmup_steps
-from kerasllm.training.options import CorpusOptions, RecurrentStartOptions, TrainingOptions
+from kerasllm.training.options import BatchSize, CorpusOptions, RecurrentStartOptions, TrainingOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -39,7 +39,7 @@ class Config(CorpusOptions, RecurrentStartOptions, TrainingOptions):
     """Cut the text into lanes, and begin each batch with the state that the one before ended with; else with zeros."""
 
     validation_fraction: float = 0.1
-    batch_size: int = 32
+    batch_size: BatchSize = 32
     steps: int = field(default=2_000, metadata=at_least(1) | in_group("optimization"))
     """Optimizer steps."""
 
@@ -73,18 +73,6 @@ def main(config: Config) -> int:
     prompt = sample_prompt(tokenizer, config.sample_prompt, config.sample_tokens, shape.max_sequence_length)
     training, validation = config.token_streams(corpus, tokenizer)
     kind: Any = LaneBatches if config.carry_state else CausalBatches
-    make_batches = partial(kind, training, **{name: getattr(config, name) for name in SHAPE})
-    with naming(config.corpus_names):
-        batches = make_batches()  # reports a text that is too short before anything is written
-
-    def make_model() -> RecurrentLM:
-        model = config.make_model(RecurrentLM, shape, seed=config.seed)
-        model.carry_state(
-            training_rows=config.batch_size if config.carry_state else 0,
-            evaluation_rows=config.validation_lanes if validation else 0,
-            parts=config.gradient_accumulation,
-        )
-        return model
 
     def without_state(model: Any, name: str) -> dict[str, Any]:
         """Returns the loss of windows that each begin with zeros, beside that of a carried state."""
@@ -100,10 +88,23 @@ def main(config: Config) -> int:
             held_out = LaneEvaluationBatches(
                 validation, context_length=config.context_length, batch_size=config.validation_lanes
             )
+
     twentieth, minimum = config.learning_rate / 20, config.minimum_learning_rate
-    return train(
-        config,
-        Job(
+
+    def make_model() -> RecurrentLM:
+        model = config.make_model(RecurrentLM, shape, seed=config.seed)
+        model.carry_state(
+            training_rows=config.batch_size if config.carry_state else 0,
+            evaluation_rows=config.validation_lanes if validation else 0,
+            parts=config.gradient_accumulation,
+        )
+        return model
+
+    def make_job() -> Job:
+        make_batches = partial(kind, training, **{name: getattr(config, name) for name in SHAPE})
+        with naming(config.corpus_names):
+            batches = make_batches()  # reports a text that is too short before anything is written
+        return Job(
             task=CausalLanguageModeling(),
             make_model=make_model,
             batches=batches,
@@ -123,8 +124,9 @@ def main(config: Config) -> int:
             },
             results=("corpus_sha256",),
             example=("--prompt", first_words(tokenizer.decode(training.tokens[:200].tolist()), 40)),
-        ),
-    )
+        )
+
+    return train(config, make_job)
 
 
 def check(config: Config) -> None:

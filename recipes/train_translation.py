@@ -20,7 +20,7 @@ from kerasllm.generation.targets import TargetSettings
 from kerasllm.tasks.translation import Translation, translation_figures, translations
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.optimization.schedules import InverseSquareRootDecay, LinearWarmupDecay, warmup_steps
-from kerasllm.training.options import JobOptions, ParallelOptions, Seq2SeqStartOptions
+from kerasllm.training.options import BatchSize, JobOptions, ParallelOptions, Seq2SeqStartOptions
 from kerasllm.training.run.card import part_sizes
 
 
@@ -30,8 +30,8 @@ class Config(ParallelOptions, Seq2SeqStartOptions, JobOptions):
 
     group = "data"
 
-    batch_tokens: int = field(default=4096, metadata=at_least(2))
-    """Places for source and target tokens of a batch together, with padding."""
+    batch_tokens: BatchSize = field(default=4096, metadata=at_least(2))
+    """Places for source and target tokens of a batch together, with padding; auto measures and records the most."""
 
     steps: int = field(default=10_000, metadata=at_least(1))
     """Optimizer steps."""
@@ -64,29 +64,29 @@ def main(config: Config) -> int:
     shape = config.find_shape(tokenizer)
     encoded = {name: config.encode(name, part, tokenizer, shape) for name, part in parts.items()}
     report(encoded)
-    make_batches = partial(
-        TranslationBatches,
-        encoded["train"],
-        batch_tokens=config.batch_tokens // 2,
-        steps=config.steps,
-        seed=config.seed,
-        gradient_accumulation=config.gradient_accumulation,
-    )
-    batches = make_batches()
-    held_out = {
-        name: TranslationBatches(encoded[name], batch_tokens=config.batch_tokens // 2, shuffle=False)
-        for name in parts
-        if name != "train"
-    }
 
     def translate(model: Any, name: str) -> dict[str, Any]:
         settings = TargetSettings(Settings(num_beams=config.num_beams))
         found = translations(model, tokenizer, parts[name].sources, settings)
         return translation_figures([own[0][0] for own in found], parts[name].targets)
 
-    return train(
-        config,
-        Job(
+    def make_job() -> Job:
+        make_batches = partial(
+            TranslationBatches,
+            encoded["train"],
+            batch_tokens=config.batch_tokens // 2,
+            steps=config.steps,
+            seed=config.seed,
+            gradient_accumulation=config.gradient_accumulation,
+        )
+        batches = make_batches()
+        held_out = {
+            name: TranslationBatches(encoded[name], batch_tokens=config.batch_tokens // 2, shuffle=False)
+            for name in parts
+            if name != "train"
+        }
+
+        return Job(
             task=Translation(config.label_smoothing),
             make_model=lambda: config.make_model(config.class_of(shape), shape, seed=config.seed),
             batches=batches,
@@ -102,8 +102,9 @@ def main(config: Config) -> int:
                 "data": part_sizes(encoded),
                 "languages": [config.source_language, config.target_language],
             },
-        ),
-    )
+        )
+
+    return train(config, make_job)
 
 
 def check(config: Config) -> None:

@@ -14,9 +14,9 @@ from kerasllm.backend.choice import choose
 
 name = choose()
 
-ops, losses, training, guard, decoding, distribution, recurrent = (
+ops, losses, training, guard, decoding, distribution, recurrent, device = (
     import_module(f"kerasllm.backend.{name}.{module}")
-    for module in ("ops", "losses", "training", "guard", "decoding", "distribution", "recurrent")
+    for module in ("ops", "losses", "training", "guard", "decoding", "distribution", "recurrent", "device")
 )
 
 attention = ops.attention
@@ -422,4 +422,36 @@ everywhere = distribution.everywhere
 """everywhere(outputs)
 
 Returns the outputs of a compiled function so that each process can read them.
+"""
+
+memory_limit = device.memory_limit
+"""memory_limit()
+
+Returns the bytes that a training may have of each accelerator or, on a CPU, of the machine's memory: those that are
+free, and those that this process has.
+
+Raises:
+    InputError: the system does not tell.
+"""
+
+memory_in_use = device.memory_in_use
+"""memory_in_use()
+
+Returns the bytes that this process has of that memory, without garbage.
+"""
+
+peak_memory = device.peak_memory
+"""peak_memory(function)
+
+Calls `function` and returns the most bytes that the process had of that memory meanwhile. On a GPU of JAX it is the
+peak since the process began: what takes more memory is to be measured later.
+"""
+
+make_deterministic = device.make_deterministic
+"""make_deterministic()
+
+Chooses kernels that give the same bits each time, for the rest of the process; it comes before the first tensor.
+
+Raises:
+    InputError: it comes too late.
 """

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from kerasllm import processes
 from kerasllm.cli import settings
 from kerasllm.cli.ranges import check_ranges
-from kerasllm.errors import DISK_FULL, InputError, InputWarning
+from kerasllm.errors import DISK_FULL, InputError, InputWarning, is_out_of_memory
 from kerasllm.files.json import plain
 
 Config = TypeVar("Config")
@@ -37,8 +37,6 @@ _BUILT_IN = {
 _INDENT = 29  # columns before the explanation of an option
 _LONGEST_LINE = 2000  # characters; a message may quote a file, which may hold anything
 _ONE_LINE_ERRORS = {*DISK_FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
-
-_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "can't allocate memory", "Unable to allocate")
 
 
 def run(main: Callable[[Any], int | None], config_class: type, argv: Sequence[str] | None = None) -> None:
@@ -83,7 +81,7 @@ def run(main: Callable[[Any], int | None], config_class: type, argv: Sequence[st
         if processes.is_loss(error):
             _complain(f"another process has ended or no longer answers ({str(error).strip() or type(error)})")
             processes.end(processes.LOST)
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             processes.end(1, error)
             raise
         code = _complain(
@@ -111,15 +109,6 @@ def _plain_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = before
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Returns whether the error means that a device is out of memory; each backend has its own exception for that."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ in ("OutOfMemoryError", "ResourceExhaustedError")
-        or any(sign in str(error) for sign in _OUT_OF_MEMORY)
-    )
 
 
 def parse(config_class: type[Config], argv: Sequence[str]) -> Config:

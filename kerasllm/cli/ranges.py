@@ -77,7 +77,7 @@ def metadata_of(config_class: type, name: str) -> dict[str, Any]:
 
 
 def check_ranges(config: Any, prefix: str = "--") -> None:
-    """Checks every setting that has a range, in nested groups too; None always passes.
+    """Checks every setting that has a range, in nested groups too; None and named values, such as auto, always pass.
 
     Args:
         config: the settings, a dataclass.
@@ -92,5 +92,10 @@ def check_ranges(config: Any, prefix: str = "--") -> None:
             check_ranges(value, f"{prefix}{field.name}.")
             continue
         interval = metadata_of(type(config), field.name).get(_KEY)
-        if interval is not None and value is not None and value not in interval:
+        if (
+            interval is not None
+            and value is not None
+            and not isinstance(value, str)
+            and value not in interval
+        ):
             raise InputError(f"{prefix}{field.name} is {value}, it must {interval}")

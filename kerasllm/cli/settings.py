@@ -294,8 +294,10 @@ def _members(hint: Any) -> tuple:
 
 
 def bare(hint: Any) -> Any:
-    """Returns the type without None if one other type remains, otherwise the type unchanged."""
+    """Returns the type without None, and without named values beside it, if one type remains; otherwise unchanged."""
     members = [member for member in _members(hint) if member is not type(None)]
+    if len(members) > 1:
+        members = [member for member in members if typing.get_origin(member) is not Literal]
     return members[0] if len(members) == 1 else hint
 
 
@@ -370,7 +372,8 @@ def expected(hint: Any) -> str:
         if member is type(None):
             words.append("null")
         elif typing.get_origin(member) is Literal:
-            words += ["one of " + ", ".join(str(choice) for choice in typing.get_args(member))]
+            choices = [str(choice) for choice in typing.get_args(member)]
+            words.append(choices[0] if len(choices) == 1 else "one of " + ", ".join(choices))
         elif is_sequence(member):
             inner = [kind for kind in typing.get_args(member) if kind is not Ellipsis] or [str]
             fixed = typing.get_origin(member) is tuple and Ellipsis not in typing.get_args(member)

@@ -25,6 +25,7 @@ from kerasllm.files.json import to_json
 from kerasllm.models.devices import check_rows, check_weights, distribute, mesh_sizes, read_layout
 from kerasllm.tasks import Task, numbers
 from kerasllm.tokenizers.saving import save_tokenizer
+from kerasllm.training.auto_batch import AutoBatch, asked_option, take_recorded
 from kerasllm.training.callbacks.interruption import Interruptible
 from kerasllm.training.callbacks.progress import in_words
 from kerasllm.training.callbacks.samples import SampleLog
@@ -106,6 +107,14 @@ def is_finished(config: JobOptions) -> bool:
         InputError: the run directory cannot be written to, or holds a run that these settings do not continue.
     """
     config.check_final_weights()
+    if config.deterministic:
+        if config.precision == "auto":
+            raise InputError(
+                "--precision auto goes by the time that steps take, which --deterministic cannot repeat: give float32 "
+                "or mixed_bfloat16"
+            )
+        backend.make_deterministic()
+    take_recorded(config)
     check_mesh(config)
     _check_averaging(config, getattr(config, "steps", None))
     finished = RunDirectory.check(config.output, config, resume=config.resume, may_grow=config.may_grow)
@@ -123,28 +132,40 @@ def check_mesh(config: JobOptions) -> dict[str, int]:
     backend.join()
     mesh = mesh_sizes(dataclasses.asdict(config.mesh), backend.device_count())
     check_weights(mesh)
-    check_rows(getattr(config, "batch_size", 0), mesh)
+    asked = asked_option(config)
+    if asked is None:
+        check_rows(getattr(config, "batch_size", 0), mesh)
     if config.layout:
         read_layout(config.layout)
     if processes.place()[1] > 1 and config.precision == "auto":
         raise InputError("--precision auto measures one process: of several, give float32 or mixed_bfloat16")
+    if processes.place()[1] > 1 and asked is not None:
+        raise InputError(f"--{asked} auto measures one process: of several, give a number")
     return mesh
 
 
-def train(config: JobOptions, job: Job) -> int:
+def train(config: JobOptions, make_job: Callable[[], Job]) -> int:
     """Trains, saves and evaluates; returns the exit code.
 
     Args:
         config: the recipe's settings, already checked.
-        job: the run as the recipe describes it.
+        make_job: function that returns the run as the recipe describes it, by the batch size that `config` has when it
+            is called: `--batch_size auto` is replaced by the sizes that are tried, and then by the one that is chosen.
     """
-    _check_averaging(config, job.batches.steps)
+    given = dataclasses.replace(config)  # what is recorded, "auto" too until there is a number
     mesh = check_mesh(config)
     distribute(**mesh, layout=config.layout)
-    with RunDirectory.create(config.output, config, resume=config.resume, may_grow=config.may_grow) as run:
-        make_model = _compiled(config, job)
+    batch = AutoBatch.of(config, mesh)
+    job = make_job()
+    _check_averaging(config, job.batches.steps)
+    with RunDirectory.create(config.output, given, resume=config.resume, may_grow=config.may_grow) as run:
         asked = run.resolved.get("precision", config.precision)
-        precision = choose_precision(asked, make_model, job.batches[0])
+        if batch is not None and asked == "auto":
+            job = batch.of_usual_size(make_job)
+        precision = choose_precision(asked, _compiled(config, job), job.batches[0])
+        if batch is not None:
+            job = batch.of_largest_size(make_job, lambda job: _compiled(config, job, measured=True), run)
+        make_model = _compiled(config, job)
         model = make_model()
         sizes = _sizes(model)
         if math.prod(mesh.values()) > 1:
@@ -214,8 +235,14 @@ def _figures(job: Job, model: keras.Model, name: str) -> dict[str, Any] | None:
     return job.task.evaluate(model, held_out) | further
 
 
-def _compiled(config: JobOptions, job: Job) -> Callable[[], keras.Model]:
-    """Returns a function that makes the job's model and compiles it, with its optimizer and schedule."""
+def _compiled(config: JobOptions, job: Job, *, measured: bool = False) -> Callable[[], keras.Model]:
+    """Returns a function that makes the job's model and compiles it, with its optimizer and schedule.
+
+    Args:
+        config: the recipe's settings.
+        job: the run as the recipe describes it.
+        measured: whether a step of it is measured only, which is not worth PyTorch's long compilation.
+    """
     steps, count = job.batches.steps, job.tokens_of
     tokens = sum(map(count, range(1, steps + 1))) if callable(count) else count * steps
     accumulation = config.gradient_accumulation
@@ -251,6 +278,8 @@ def _compiled(config: JobOptions, job: Job) -> Callable[[], keras.Model]:
             backbone.recompute = True
         flops = tokens * flops_per_token(model, job.batches[0][0])
         compilation = choose_compilation(config.jit_compile, steps, flops, job.batches.shapes)
+        if measured and config.jit_compile is None:
+            compilation = backend.jit_compile
         job.task.compile(model, optimizer, normalized_weights=are_normalized, jit_compile=compilation)
         return model
 

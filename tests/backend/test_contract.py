@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKEND = ROOT / "kerasllm" / "backend"
-MODULES = ("ops", "losses", "training", "guard", "decoding", "distribution", "recurrent")
+MODULES = ("ops", "losses", "training", "guard", "decoding", "distribution", "recurrent", "device")
 
 
 def tree_of(path: Path) -> ast.Module:

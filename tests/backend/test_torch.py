@@ -59,6 +59,30 @@ if keras.backend.backend() == "torch":
         assert recorded_again
         assert "without compilation" not in capsys.readouterr().err
 
+    def test_few_compiled_parts_are_kept(monkeypatch):
+        """Those used last, whatever the models; a program keeps its own."""
+        made = []
+        monkeypatch.setattr(torch_parts, "_functions", {})
+        monkeypatch.setattr(torch_parts, "_MOST_KEPT", 2)
+
+        def program(rows):
+            argument = torch.ones(rows)
+            graph = torch.fx.experimental.proxy_tensor.make_fx(lambda x: [x + 1], tracing_mode="fake")(
+                argument
+            )
+            run = torch_parts.compiled_in_parts(
+                graph, torch_parts.whole(graph), lambda part, inputs: made.append(len(inputs[0])) or part
+            )
+            return lambda: float(run(argument)[0].sum())
+
+        programs = [program(rows) for rows in (1, 2, 3, 2, 4)]
+        assert made == [1, 2, 3, 4] and len(torch_parts._functions) == 2
+        assert [run() for run in programs] == [2, 4, 6, 4, 8]
+        program(2)
+        assert made == [1, 2, 3, 4]
+        program(1)  # used long ago
+        assert made == [1, 2, 3, 4, 1]
+
     def forget_instructions():
         for kind in {*map(type, cpu_vec_isa.supported_vec_isa_list), cpu_vec_isa.VecISA}:
             for method in vars(kind).values():

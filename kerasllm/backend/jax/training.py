@@ -3,9 +3,10 @@
 from contextlib import nullcontext
 
 import jax
+import jax.numpy as jnp
 
 from kerasllm.backend.jax import onednn
-from kerasllm.backend.jax.products import by_onednn, can_call_onednn
+from kerasllm.backend.jax.products import by_onednn, can_call_onednn, on_cpu
 
 jit_compile = "auto"
 
@@ -64,8 +65,31 @@ def in_parts(function, weights, states, parts):
 
 
 def recomputed(function, weights, states, inputs):
-    """Returns the result and the new states."""
-    return jax.checkpoint(function)(weights, states, inputs)
+    """Returns the result and the new states.
+
+    For a CPU, XLA takes the barriers of `jax.checkpoint` out and then merges both computations, so that nothing is
+    saved. There the second one begins with inputs that hang on the gradient that comes back.
+    """
+    if not on_cpu():
+        return jax.checkpoint(function)(weights, states, inputs)
+
+    @jax.custom_vjp
+    def compute(weights, inputs):
+        return function(weights, states, inputs)
+
+    def forward(weights, inputs):
+        return compute(weights, inputs), (weights, inputs)
+
+    def backward(kept, upstream):
+        weights, inputs = kept
+        first = upstream[0].ravel()[0]
+        nothing = jnp.where(first == first, 0.0, float("nan"))
+        again, later = jax.tree.map(lambda one: one + nothing.astype(one.dtype), (inputs, states))
+        gradients_of = jax.vjp(lambda weights, inputs: function(weights, later, inputs)[0], weights, again)[1]
+        return gradients_of(upstream[0])
+
+    compute.defvjp(forward, backward)
+    return compute(weights, inputs)
 
 
 def evaluation_step(model, test_step, *arguments):

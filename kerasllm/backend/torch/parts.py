@@ -101,15 +101,24 @@ def compiled_in_parts(
     # Large ones first: what is still to be built once the last is written is then little.
     kinds = sorted(made, key=lambda kind: len(made[kind].nodes), reverse=True)
     threads = torch.get_num_threads()  # for which the code is made
+    functions = {}
     for kind in kinds:
-        if (kind, threads) not in _functions:
+        key = kind, threads
+        known = _functions.pop(key, None)
+        if known is None:
             inputs = [_value(node) for node in made[kind].inputs]
-            _functions[kind, threads] = compile_one(made[kind].graph(), inputs)
-    return _program(graph, [(_functions[kind, threads], part) for kind, part in parts])
+            known = compile_one(made[kind].graph(), inputs)
+        functions[kind] = _functions[key] = known  # behind the others, as the last one used
+    while len(_functions) > _MOST_KEPT:
+        del _functions[next(iter(_functions))]
+    return _program(graph, [(functions[kind], part) for kind, part in parts])
 
+
+_MOST_KEPT = 128
+"""A model needs some ten parts for each shape of its batches."""
 
 _functions: dict[tuple[str, int], Callable[..., Any]] = {}
-"""The compiled parts of this process, by their kind; another model has many of the same."""
+"""The compiled parts that were used last in this process, by their kind; another model has many of the same."""
 
 
 def whole(graph: GraphModule) -> list[_Part]:

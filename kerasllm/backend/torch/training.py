@@ -160,7 +160,29 @@ def recomputed(function, weights, states, inputs):
     states = [
         state.clone() for state in states
     ]  # the backward pass begins with them, whatever is assigned by then
-    return checkpoint(function, weights, states, inputs, use_reentrant=False, preserve_rng_state=False)
+    result, *after = _Recomputed.apply(function, len(weights), states, *weights, *inputs)
+    return result, after
+
+
+class _Recomputed(torch.autograd.Function):
+    """A function that keeps its inputs alone; `checkpoint` kept the inner values, too, where Keras' layers compute."""
+
+    @staticmethod
+    def forward(ctx, function, count, states, *tensors):
+        ctx.save_for_backward(*tensors)
+        ctx.given = function, count, states
+        result, after = function(list(tensors[:count]), states, list(tensors[count:]))
+        ctx.mark_non_differentiable(*after)
+        return result, *after
+
+    @staticmethod
+    def backward(ctx, upstream, *_):
+        function, count, states = ctx.given
+        with torch.enable_grad():
+            again = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+            result, _ = function(again[:count], states, again[count:])
+            gradients = torch.autograd.grad(result, again, upstream, allow_unused=True)
+        return None, None, None, *gradients
 
 
 def evaluation_step(model, test_step, *arguments):

@@ -120,6 +120,15 @@ class MicroBatches(keras.utils.PyDataset, abc.ABC):
         """Returns all micro-batches of a step, which item `index` belongs to, or this process's rows of them."""
         return self._ahead.get(step)
 
+    def heaviest(self) -> Any:
+        """Returns a micro-batch, with all its rows, of the shape whose training step takes the most memory."""
+        return self.undivided(0)
+
+    @property
+    def most_rows(self) -> int:
+        """The `batch_size` from which on an epoch, here all steps, is a single step."""
+        return max(self.steps * self.batch_size, 1)
+
     @abc.abstractmethod
     def batch(self, step: int) -> Any:
         """Makes all micro-batches of optimizer step `step`, counted from 0."""

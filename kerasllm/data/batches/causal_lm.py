@@ -89,6 +89,11 @@ class CausalBatches(MicroBatches):
         """Whether all tokens have weight 1."""
         return not self.within_documents
 
+    @property
+    def most_rows(self) -> int:
+        """The `batch_size` from which on a pass over the stream is a single step."""
+        return max(self._windows_of_pass // self.gradient_accumulation, 1)
+
     def batch(self, step: int, rows: np.ndarray | slice = slice(None)) -> Batch:
         """Makes the windows of optimizer step `step`, counted from 0, or some of its rows.
 

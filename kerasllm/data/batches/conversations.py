@@ -113,6 +113,11 @@ class ConversationBatches(MicroBatches):
             f"{counted(self.learnt_tokens, 'token')} to learn{cut}{left}"
         )
 
+    @property
+    def most_rows(self) -> int:
+        """The `batch_size` from which on an epoch is a single step."""
+        return -(-self.num_rows // self.gradient_accumulation)
+
     def batch(self, step: int) -> Batch:
         """Makes all `batch_size * gradient_accumulation` rows of optimizer step `step`, counted from 0."""
         epoch, position = divmod(step, self.steps_per_epoch)

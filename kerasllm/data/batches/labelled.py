@@ -82,6 +82,11 @@ class LabelledBatches(MicroBatches):
             known = self._last = (step, extent), made
         return known[1]
 
+    @property
+    def most_rows(self) -> int:
+        """The `batch_size` from which on an epoch is a single step."""
+        return -(-len(self.encoded) // self.gradient_accumulation)
+
     @abc.abstractmethod
     def batch(self, step: int, extra_columns: int = 0) -> Batch:
         """Makes all `batch_size * gradient_accumulation` texts of optimizer step `step`, counted from 0.

@@ -67,6 +67,11 @@ class LaneBatches(MicroBatches):
 
     makes_rows = True
 
+    @property
+    def most_rows(self) -> int:
+        """The `batch_size` from which on a pass over the stream is a single step."""
+        return max((len(self._tokens) - 1) // (self.context_length * self.gradient_accumulation), 1)
+
     def batch(self, step: int, rows: np.ndarray | slice = slice(None)) -> Batch:
         """Makes all rows of optimizer step `step`, counted from 0, or some of them."""
         number, place = divmod(step, self.steps_per_pass)

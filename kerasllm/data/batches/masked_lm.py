@@ -130,6 +130,11 @@ class BertPretrainingBatches(MicroBatches):
         self.set_steps(steps, start_step=start_step, prefetch=prefetch)
         self.batch(0)  # an invalid masking setting raises here, not in a thread during fit
 
+    @property
+    def most_rows(self) -> int:
+        """The `batch_size` from which on an epoch is a single step."""
+        return max(len(self._plans[0][1]) // self.gradient_accumulation, 1)
+
     def batch(self, step: int) -> Batch:
         """Makes all `batch_size * gradient_accumulation` examples of optimizer step `step`, counted from 0."""
         size = self.examples_per_step

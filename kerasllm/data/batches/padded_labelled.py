@@ -88,6 +88,12 @@ class ClassificationBatches(LabelledBatches):
         real = real.reshape(-1, *[1] * (weights.ndim - 1))
         return inputs, labels, self.normalized(np.where(real, weights, 0.0).astype(np.float32))
 
+    def heaviest(self) -> Batch:
+        """Returns a micro-batch of the greatest length that there is."""
+        steps = self._order_of_epoch(0)
+        batch = self.batch(int(np.argmax([self._length(texts) for texts in steps])))
+        return keras.tree.map_structure(lambda array: array[: self.rows_per_batch], batch)
+
     def _targets(
         self, texts: np.ndarray, mask: np.ndarray, places: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -88,6 +88,11 @@ class PairBatches(MicroBatches):
         self.set_steps(epochs * self.steps_per_epoch, start_step=start_step)
         self._last: tuple[int, Batch] | None = None
 
+    @property
+    def most_rows(self) -> int:
+        """The `batch_size` from which on an epoch is a single step."""
+        return -(-len(self.encoded) // self.gradient_accumulation)
+
     def whole(self, step: int, index: int) -> Batch:
         """Returns all micro-batches of a step, and keeps them for the next calls."""
         known = self._last

@@ -98,6 +98,22 @@ class TranslationBatches(MicroBatches):
         """The number of optimizer steps in an epoch, rounded up."""
         return -(-self.batches_per_epoch // self.gradient_accumulation)
 
+    @property
+    def most_rows(self) -> int:
+        """The `batch_tokens` from which on an epoch is about a single step."""
+        longer = np.maximum(self.encoded.source_lengths, self.encoded.target_lengths)
+        return max(int(longer.sum()) // self.gradient_accumulation, 1)
+
+    def heaviest(self) -> Batch:
+        """Returns a micro-batch of the bucket with the most places; those of long rows take more, for attention."""
+
+        def weight(number: int) -> float:
+            bucket = self.pairs_of(number)[0]
+            length = bucket.source_length + bucket.target_length
+            return bucket.rows * length * (1 + length / 1024)
+
+        return self._made(self.pairs_of(max(range(self.batches_per_epoch), key=weight)), (0, 0))
+
     def undivided(self, index: int) -> Batch:
         """Returns micro-batch `index`, counted from `start_step`, with all its rows."""
         step, part = divmod(index, self.gradient_accumulation)

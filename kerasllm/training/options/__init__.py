@@ -11,6 +11,7 @@ from kerasllm.training.options.fine_tuning import FineTuningOptions
 from kerasllm.training.options.gpt import GPTOptions, GPTStartOptions
 from kerasllm.training.options.job import (
     BatchOptions,
+    BatchSize,
     JobOptions,
     OptimizerOptions,
     RunOptions,
@@ -28,6 +29,7 @@ from kerasllm.training.options.tagged import TaggedOptions
 __all__ = [
     "AdapterOptions",
     "BatchOptions",
+    "BatchSize",
     "BertOptions",
     "BertStartOptions",
     "CorpusOptions",

@@ -11,6 +11,8 @@ from kerasllm.errors import InputError
 from kerasllm.training.callbacks.number_guard import GuardOptions
 from kerasllm.training.run.settings import MAY_GROW
 
+BatchSize: Any = int | Literal["auto"]
+
 
 @dataclass(kw_only=True)
 class BatchOptions:
@@ -18,8 +20,8 @@ class BatchOptions:
 
     group: ClassVar[str] = "optimization"
 
-    batch_size: int = field(default=32, metadata=at_least(1))
-    """Rows of a batch; an optimizer step sees batch_size * gradient_accumulation."""
+    batch_size: BatchSize = field(default=32, metadata=at_least(1))
+    """Rows of a batch; a step sees batch_size * gradient_accumulation. auto measures and records the most that fit."""
 
 
 @dataclass(kw_only=True)
@@ -114,6 +116,12 @@ class RunOptions:
 
     precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
     """auto measures both, chooses the faster one and records it."""
+
+    memory_limit: float | None = field(default=None, metadata=above(0))
+    """GiB for auto batches: of this whole process on a CPU, of each device else; if null, what is free."""
+
+    deterministic: bool = False
+    """Repeat a run bit by bit on a GPU, too, where the fastest kernels do not. A run keeps it when it is resumed."""
 
     jit_compile: bool | None = None
     """Compile the training step; if null, on PyTorch only for a long run with a C++ compiler, elsewhere always."""

@@ -224,6 +224,11 @@ class RunDirectory:
         self._resolved.update(found)
         self._write_config()
 
+    def settle(self, **settings: Any) -> None:
+        """Replaces settings in config.yaml that asked for a choice by what was chosen, with which a repeat begins."""
+        self.settings |= plain(settings)
+        self._write_config()
+
     def write_results(self, results: Mapping[str, Any], seconds: float | None = None) -> None:
         """Writes the model card and results.json, which marks the run as finished; NaN becomes null.
 

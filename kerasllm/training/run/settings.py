@@ -21,7 +21,7 @@ MAY_CHANGE = frozenset(
         *("output", "resume", "keep", "log_interval", "eval_interval"),
         *("checkpoint_steps", "checkpoint_minutes", "processes"),
         *("mesh.replica", "mesh.fsdp", "mesh.tensor", "layout"),
-        *("judge_test", "workers"),
+        *("judge_test", "workers", "memory_limit"),
         *("guard.non_finite", "guard.skip_limit", "guard.loss_spike", "guard.replay"),
     }
 )
