@@ -110,8 +110,9 @@ def test_a_step_is_measured():
     few, many = (
         memory_of_step(make_model, (np.ones((rows, 1)), np.ones((rows, 1))), before) for rows in (2, 34)
     )
-    # Three million weights and their gradients, for SGD keeps nothing.
-    assert few.rest == many.rest == pytest.approx(before + 2 * 3 * 4 * MIB, abs=MIB)
+    # Three million weights and their gradients, for SGD keeps nothing; a few rows may find room for them that is free.
+    assert many.rest == pytest.approx(before + 2 * 3 * 4 * MIB, abs=MIB)
+    assert few.rest == min(many.rest, few.peak)
     assert many.peak - few.peak >= 2 * 32 * 4 * MIB  # activations and what the backward pass makes of them
 
 
