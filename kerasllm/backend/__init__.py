@@ -380,6 +380,47 @@ Args:
         None. An axis that the devices do not divide, and a weight that no rule names, is whole on every device.
 """
 
+divide = distribution.divide
+"""divide(model)
+
+Divides the weights of a compiled model and its optimizer's state among the devices that `distribute` was told of, where
+Keras has not placed them when they were made. A second call does nothing, but for another optimizer.
+
+Raises:
+    InputError: the optimizer is none of which each process can update a part, or has a state already.
+"""
+
+is_divided = distribution.is_divided
+"""is_divided(layer)
+
+Returns whether the weights of a model, or of a layer of one, can be read within `reading` and `stateless` alone.
+"""
+
+reading = distribution.reading
+"""reading(model)
+
+Returns a context in which the weights of a divided model are read as those of any other. All processes must read the
+same weights in the same order.
+"""
+
+stateless = distribution.stateless
+"""stateless(values)
+
+Returns a `keras.StatelessScope` of pairs of a variable and its value, in which divided weights can be read, too.
+"""
+
+shape = distribution.shape
+"""shape(variable)
+
+Returns the shape of a variable's values, as `whole` gives them.
+"""
+
+assign = distribution.assign
+"""assign(variable, values)
+
+Gives a variable, which may be divided, its values: a NumPy array, which all processes have.
+"""
+
 gather = distribution.gather
 """gather(values)
 

@@ -47,7 +47,8 @@ class Decoder:
         With a compute dtype other than float32, kernels are laid out as suits the backend's products of few rows.
         """
         model = self._live()
-        values = [ops.convert_to_tensor(variable) for variable in model.weights]
+        with backend.reading(model):
+            values = [ops.convert_to_tensor(variable) for variable in model.weights]
         if model.compute_dtype == model.variable_dtype == "float32":
             return values
         return self._convert(values)

@@ -30,11 +30,14 @@ def run_block(
     encoded = given.pop("encoder_hidden", None)
     inputs = [hidden] if encoded is None else [hidden, encoded]
     trained, states = block.trainable_variables, block.non_trainable_variables
+    if backend.is_divided(block):  # its weights are gathered within it, and again in the backward pass
+        weights = {id(variable) for variable in block.weights}
+        trained, states = [], [variable for variable in states if id(variable) not in weights]
 
     def compute(weights: Any, values: Any, inputs: Any) -> Any:
         mapping = zip((*trained, *states), (*weights, *values), strict=True)
         more = {} if encoded is None else {"encoder_hidden": inputs[1]}
-        with keras.StatelessScope(state_mapping=mapping) as scope:
+        with backend.stateless(mapping) as scope:
             result = block(inputs[0], *others, training=training, **given, **more)
         return result, [scope.get_current_value(variable) for variable in states]
 

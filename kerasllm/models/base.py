@@ -201,7 +201,8 @@ class LanguageModel(keras.Model):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the model with a dict by our names or Hugging Face's, or with token ids alone; see the class."""
-        return super().__call__(*self._named(args), **kwargs)
+        with backend.reading(self):
+            return super().__call__(*self._named(args), **kwargs)
 
     def stateless_call(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the model with the values of its variables, as `__call__` does with its own."""
@@ -296,6 +297,7 @@ class LanguageModel(keras.Model):
             settings["validation_data"] = (checked_inputs(self, *held_out), *held_out[1:])
         if settings.get("shuffle") is False and settings.get("class_weight") is None:
             x = backend.loading(x)
+        backend.divide(self)
         return super().fit(x, y, *args, **settings)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **settings: Any) -> Any:
@@ -333,6 +335,11 @@ class LanguageModel(keras.Model):
         if self.catch_non_finite:
             step = partial(backend.guarded_step, self, step)
         return backend.whole_step(self, step, *args)
+
+    def train_on_batch(self, *args: Any, **settings: Any) -> Any:
+        """Trains on a batch as Keras does."""
+        backend.divide(self)
+        return super().train_on_batch(*args, **settings)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, *args: Any, **settings: Any

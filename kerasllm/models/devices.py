@@ -85,11 +85,10 @@ def check_weights(sizes: dict[str, int]) -> None:
     Raises:
         InputError: the message names the options.
     """
-    count = math.prod(sizes.values())
-    if keras.backend.backend() == "torch" and sizes["replica"] < count:
+    if keras.backend.backend() == "torch" and sizes["tensor"] > 1:
         raise InputError(
-            f"KERAS_BACKEND=torch divides batches and no weights so far: give --mesh.replica {count} --mesh.fsdp 1 "
-            "(a script: replica and fsdp of kerasllm.distribute), or take KERAS_BACKEND=jax"
+            f"--mesh.tensor {sizes['tensor']}: KERAS_BACKEND=torch divides no products; give --mesh.tensor 1 and divide "
+            "the weights by --mesh.fsdp (a script: tensor and fsdp of kerasllm.distribute), or take KERAS_BACKEND=jax"
         )
 
 

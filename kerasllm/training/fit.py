@@ -108,6 +108,7 @@ def fit_run(
             raise InputError("--guard.replay runs the whole batch: start one process")
         print(replay_bad_batch(run.bad_batch, model))
         return FitResult(0.0, {}, 0, interrupted=0, last_step=0)
+    backend.divide(model)
     restored = restore(model, run.checkpoints) if resume else None
     start = restored.step if restored else 0
     together.check_equal("the newest intact checkpoint", str(start))

@@ -40,7 +40,7 @@ def curves(backend, count, mesh, steps, families, directory):
         backend=backend,
         directory=directory,
     )
-    codes = started.wait(560)
+    codes = started.wait(1800)
     assert codes == [0] * count, (codes, [output[-2000:] for output in started.outputs])
     found = [[line for line in output.splitlines() if line[:1] == "{"] for output in started.outputs]
     assert all(lines == found[0] for lines in found), "the processes have different figures"
@@ -48,10 +48,11 @@ def curves(backend, count, mesh, steps, families, directory):
 
 
 def meshes(backend, count):
-    """The meshes of a number of processes: batches alone are divided, and on JAX weights, too."""
+    """The meshes of a number of processes: batches alone are divided, or weights, too, or among half of them."""
     yield f"{count},1,1"
-    if backend == "jax":
-        yield f"1,{count},1"
+    yield f"1,{count},1"
+    if count > 2:
+        yield f"2,{count // 2},1"
 
 
 def compare(backend, counts, steps, families, directory):

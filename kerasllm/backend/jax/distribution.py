@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import jax
 import keras
@@ -144,6 +144,35 @@ def distribute(sizes, rules):
         )
     mesh = keras.distribution.DeviceMesh(sizes, _AXES, keras.distribution.list_devices())
     keras.distribution.set_distribution(_Distribution(mesh, rules))
+
+
+def divide(model):
+    """Does nothing: Keras has placed the weights where they were made."""
+
+
+def is_divided(layer):
+    """Returns False: weights can be read as they are."""
+    return False
+
+
+def reading(model):
+    """Returns a context in which nothing is different."""
+    return nullcontext()
+
+
+def stateless(values):
+    """Returns Keras' own scope."""
+    return keras.StatelessScope(list(values))
+
+
+def shape(variable):
+    """Returns the shape."""
+    return tuple(variable.shape)
+
+
+def assign(variable, values):
+    """Assigns the values."""
+    variable.assign(values)
 
 
 class _Distribution(keras.distribution.ModelParallel):

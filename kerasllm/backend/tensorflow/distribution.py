@@ -34,6 +34,35 @@ def distribute(sizes, rules):
     """Does nothing: there is one device."""
 
 
+def divide(model):
+    """Does nothing: there is one device."""
+
+
+def is_divided(layer):
+    """Returns False: weights can be read as they are."""
+    return False
+
+
+def reading(model):
+    """Returns a context in which nothing is different."""
+    return nullcontext()
+
+
+def stateless(values):
+    """Returns Keras' own scope."""
+    return keras.StatelessScope(list(values))
+
+
+def shape(variable):
+    """Returns the shape."""
+    return tuple(variable.shape)
+
+
+def assign(variable, values):
+    """Assigns the values."""
+    variable.assign(values)
+
+
 def gather(values):
     """Returns the array of the only process."""
     return np.asarray(values)[None]

@@ -1,7 +1,8 @@
-"""The processes of a run on PyTorch: each has all weights on one device, and gradients are added up before clipping.
+"""The processes of a run on PyTorch, each with one device: gradients are added up before clipping.
 
 Started by `torchrun`. The rows of a batch are divided among the processes. Their losses are sums with weights that were
-divided by the sum over the whole batch, so that the sum of the gradients is the gradient of the whole batch.
+divided by the sum over the whole batch, so that the sum of the gradients is the gradient of the whole batch. Each
+process has all weights, or a part of them, see `sharding`.
 """
 
 import atexit
@@ -21,17 +22,20 @@ import torch.distributed
 from kerasllm import processes
 from kerasllm.backend import hashing
 from kerasllm.backend.gradient_watch import watch
+from kerasllm.backend.torch import sharding
+from kerasllm.backend.torch.sharding import is_divided, reading, stateless  # noqa: F401
 from kerasllm.errors import InputError
 
 _LONGEST_START = timedelta(minutes=5)  # until all processes are there
 _LONGEST_WAIT = timedelta(hours=2)  # for a process that lives: the first one writes while the others wait
 _SECONDS_BETWEEN_SIGNS = 5.0
 _group: Any = None  # all processes
+_kind = "gloo"
 
 
 def join() -> tuple[int, int]:
     """Connects the processes, by NCCL on GPUs and else by gloo, and begins to watch them; see the contract."""
-    global _group
+    global _group, _kind
     number, count = processes.place()
     if count == 1 or torch.distributed.is_initialized():
         return number, count
@@ -40,7 +44,7 @@ def join() -> tuple[int, int]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", number)))
-    kind = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    _kind = kind = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     try:
         torch.distributed.init_process_group(kind, timeout=_LONGEST_START)
         _group = torch.distributed.new_group(timeout=_LONGEST_WAIT, backend=kind)
@@ -111,7 +115,30 @@ def device_count() -> int:
 
 
 def distribute(sizes, rules):
-    """Does nothing: each process has all weights, and each batch is divided by `share`."""
+    """Divides weights among the processes of the axis fsdp, each as a flat part; batches are divided by `share`."""
+    replica, fsdp, _ = sizes
+    sharding.set_mesh(replica, fsdp, _LONGEST_WAIT, _kind)
+
+
+def divide(model):
+    """Divides the weights, which are made equal before; see the contract."""
+    if sharding.parts() > 1 and model not in _started:
+        _make_equal(model)
+        _started.add(model)
+    sharding.divide(model)
+
+
+def shape(variable):
+    """Returns the shape."""
+    return variable.divided.shape if hasattr(variable, "divided") else tuple(variable.shape)
+
+
+def assign(variable, values):
+    """Assigns the values, of which a process takes its part."""
+    if hasattr(variable, "divided"):
+        sharding.assign(variable, values)
+    else:
+        variable.assign(values)
 
 
 def gather(values):
@@ -128,6 +155,8 @@ def gather(values):
 
 def whole(value):
     """Returns the values; of a state that has a row for each row of a batch, the rows of all processes."""
+    if hasattr(value, "divided"):
+        return keras.ops.convert_to_numpy(sharding.whole(value))
     array = keras.ops.convert_to_numpy(value)
     if device_count() > 1 and getattr(value, "rows_axis", None) is not None:
         return _gather_rows(array, value.rows_axis)
@@ -163,6 +192,7 @@ def reduced_step(model, train_step, *arguments):
     """
     if device_count() == 1:
         return train_step(*arguments)
+    divide(model)
     if model not in _started:
         _make_equal(model)
         _started.add(model)
@@ -173,7 +203,8 @@ def reduced_step(model, train_step, *arguments):
         return loss
 
     def on_gradients(apply, gradients, variables) -> None:
-        apply(_summed(gradients, losses[-1]), variables)
+        summed = sharding.summed_over_replicas if is_divided(model) else _summed
+        apply(summed(gradients, losses[-1]), variables)
 
     with watch(model.optimizer, on_loss, on_gradients):
         logs = train_step(*arguments)

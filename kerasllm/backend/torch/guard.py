@@ -7,6 +7,7 @@ import keras
 import torch
 
 from kerasllm.backend.gradient_watch import can_watch, seed_states, watch
+from kerasllm.backend.torch.sharding import is_divided, norm_of_all
 
 # Of each model; finding them takes longer than copying.
 _seed_states: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -29,6 +30,7 @@ def guarded_step(model, train_step, *arguments):
     def on_gradients(apply, gradients, variables) -> None:
         norms_of_each = torch._foreach_norm([gradient for gradient in gradients if gradient is not None])
         norm = torch.linalg.vector_norm(torch.stack(norms_of_each))
+        norm = norm_of_all(norm) if is_divided(model) else norm
         # A loss of infinity may have a gradient that is finite.
         norms.append(norm if math.isfinite(losses[0]) else norm * math.nan)
         if math.isfinite(norms[0]):

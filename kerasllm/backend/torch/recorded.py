@@ -231,7 +231,7 @@ def _recorded(model: Any, variables: _Variables, batch: Batch, fresh_metrics: bo
                 scope.add_update((variable, value))
             if fresh_metrics:
                 model.reset_metrics()
-            loss, logs = _loss_and_logs(model, *keras.utils.unpack_x_y_sample_weight(data))
+            loss, logs = loss_and_logs(model, *keras.utils.unpack_x_y_sample_weight(data))
             if scope.losses:
                 raise ValueError("layers add losses of their own")
             gradients = torch.autograd.grad(boundary(loss), values, allow_unused=True)
@@ -289,7 +289,7 @@ def compiled(
         return compiled_in_parts(graph, by_boundaries(graph), compiler.by_inductor)
 
 
-def _loss_and_logs(model: Any, inputs: Any, labels: Any, weights: Any) -> tuple[Any, Any]:
+def loss_and_logs(model: Any, inputs: Any, labels: Any, weights: Any) -> tuple[Any, Any]:
     """Returns what Keras' own step finds before it differentiates, and after."""
     outputs = model(inputs, training=True)
     loss = model._compute_loss(x=inputs, y=labels, y_pred=outputs, sample_weight=weights, training=True)

@@ -15,6 +15,7 @@ from kerasllm.backend.gradient_watch import can_watch
 from kerasllm.backend.torch.distribution import device_count
 from kerasllm.backend.torch.loading import loading  # noqa: F401
 from kerasllm.backend.torch.recorded import RecordedSteps
+from kerasllm.backend.torch.sharding import divided_step, is_divided, reading
 
 jit_compile = False  # compilation takes four to twenty seconds: see `kerasllm.training.hardware.compilation`
 
@@ -90,6 +91,8 @@ def compiled_step(model, train_step, *arguments):
     """
     (data,) = arguments
     data = _on_device(data)
+    if is_divided(model):
+        return divided_step(model, data)
     steps = _recorded_steps(model)
     found = None if steps is None else _tried(steps, steps.gradients, data)
     if found is None:
@@ -187,7 +190,8 @@ class _Recomputed(torch.autograd.Function):
 
 def evaluation_step(model, test_step, *arguments):
     """Returns Keras' own step's results, of data where the weights are."""
-    return test_step(*map(_on_device, arguments))
+    with reading(model):
+        return test_step(*map(_on_device, arguments))
 
 
 def per_step_metrics(model, train_step, *arguments):

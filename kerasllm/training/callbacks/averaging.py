@@ -63,7 +63,7 @@ class WeightAverage(StepCallback):
         """Replaces the weights, unless training was interrupted."""
         if self.step == self.total_steps:
             for variable, total in zip(self.model.trainable_variables, self._totals, strict=True):
-                variable.assign(total / len(self.steps))
+                backend.assign(variable, total / len(self.steps))
 
     def get_state(self) -> dict[str, Any]:
         """Returns the averaged steps, for a checkpoint."""

@@ -121,7 +121,7 @@ class Evaluation(StepCallback):
         """Restores the best weights, if asked to."""
         if self.restore_best and self._best_weights and self.best_step != self.step:
             for variable, values in zip(self.model.weights, self._best_weights, strict=True):
-                variable.assign(values)
+                backend.assign(variable, values)
 
     def get_state(self) -> dict[str, Any]:
         """Returns the state for a checkpoint."""

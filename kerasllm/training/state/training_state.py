@@ -113,6 +113,7 @@ def _without_position(name: str) -> str:
 def _assign(model: keras.Model, arrays: Mapping[str, np.ndarray], path: Path) -> None:
     if not model.built:
         raise ValueError("the model must be built before its state is restored")
+    backend.divide(model)
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
@@ -120,17 +121,17 @@ def _assign(model: keras.Model, arrays: Mapping[str, np.ndarray], path: Path) ->
     for name, variable in variables.items():
         if name not in arrays:
             raise InputError(f"{path} holds no {name} (this model's {variable.path}); the settings differ")
-        if arrays[name].shape != tuple(variable.shape):
+        if arrays[name].shape != backend.shape(variable):
             raise InputError(
                 f"{path}: {name} has shape {arrays[name].shape}, this model's {variable.path} "
-                f"{tuple(variable.shape)}; the settings differ"
+                f"{backend.shape(variable)}; the settings differ"
             )
     for name in arrays:
         if name not in variables and not name.startswith("callback/"):
             raise InputError(f"{path} holds {name}, which this model has not; the settings differ")
     for name, variable in variables.items():
         # The array is copied, since the backend may keep it and the file may be removed.
-        variable.assign(np.array(arrays[name]).astype(variable.dtype))
+        backend.assign(variable, np.array(arrays[name]).astype(variable.dtype))
 
 
 def _named_variables(model: keras.Model) -> Iterator[tuple[str, Any]]:
@@ -151,7 +152,7 @@ def variable_entries(model: keras.Model) -> list[Entry]:
     return [
         Entry(
             name,
-            tuple(variable.shape),
+            backend.shape(variable),
             keras.backend.standardize_dtype(variable.dtype),
             partial(backend.whole, variable),
         )
