@@ -433,6 +433,14 @@ whole = distribution.whole
 Returns a variable's values as a NumPy array. Where devices of other processes hold a part, all processes must call it.
 """
 
+pieces = distribution.pieces
+"""pieces(variable)
+
+Returns what this process is to save of a variable's values: pairs of a place and a function that gives the array there.
+A place is a list of (begin, end), for each axis, or one of the elements in their order. Together the processes have all
+places once. None for a variable that `whole` gives without copying it from process to process, or that all rows share.
+"""
+
 share = distribution.share
 """share()
 

@@ -87,8 +87,8 @@ def check_weights(sizes: dict[str, int]) -> None:
     """
     if keras.backend.backend() == "torch" and sizes["tensor"] > 1:
         raise InputError(
-            f"--mesh.tensor {sizes['tensor']}: KERAS_BACKEND=torch divides no products; give --mesh.tensor 1 and divide "
-            "the weights by --mesh.fsdp (a script: tensor and fsdp of kerasllm.distribute), or take KERAS_BACKEND=jax"
+            f"--mesh.tensor {sizes['tensor']}: KERAS_BACKEND=torch divides weights by --mesh.fsdp alone: give "
+            "--mesh.tensor 1 (a script: tensor of kerasllm.distribute), or take KERAS_BACKEND=jax"
         )
 
 

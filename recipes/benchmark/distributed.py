@@ -44,21 +44,21 @@ def main(config: Config) -> int:
     """Prints one line for each number of processes and each mesh."""
     if any(count < 1 or config.batch_size % count for count in config.counts):
         raise InputError(f"--batch_size {config.batch_size} must be a multiple of each of --counts")
-    print("| processes | mesh | tokens/s | peak MiB a process | share of the time in communication |")
-    print("|---|---|---|---|---|", flush=True)
+    columns = ("processes", "mesh", "tokens/s", "MiB a process: weights and optimizer", "peak")
+    print(f"| {' | '.join(columns)} | share of the time in communication |")
+    print("|---|---|---|---|---|---|", flush=True)
     for count in config.counts:
         own = config.batch_size // count
         alone = [run([own, config.steps, [1, 1, 1]], {}) for _ in range(count)]
         without = longest(alone)
-        meshes = {"replica": [count, 1, 1]} | ({"fsdp": [1, count, 1]} if backend.name == "jax" else {})
+        meshes = {"replica": [count, 1, 1], "fsdp": [1, count, 1]}
         for name, mesh in meshes.items() if count > 1 else [("", [1, 1, 1])]:
             case = [config.batch_size, config.steps, mesh]
-            seconds, peak = longest([run(case, place) for place in places(count)]) if name else without
+            seconds, peak, state = longest([run(case, place) for place in places(count)]) if name else without
             share = max(1 - without[0] / seconds, 0.0)
             speed = config.batch_size * LENGTH / seconds
-            print(
-                f"| {count} | {name} | {speed:,.0f} | {peak / 2**20:,.0f} | {100 * share:.0f} % |", flush=True
-            )
+            memory = f"{state / 2**20:,.0f} | {peak / 2**20:,.0f}"
+            print(f"| {count} | {name} | {speed:,.0f} | {memory} | {100 * share:.0f} % |", flush=True)
     return 0
 
 
@@ -82,8 +82,8 @@ def run(case: list, variables: dict[str, str]) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def longest(started: list[subprocess.Popen]) -> tuple[float, float]:
-    """Returns the seconds of a step of the slowest process, and the greatest peak memory."""
+def longest(started: list[subprocess.Popen]) -> tuple[float, ...]:
+    """Returns the seconds of a step of the slowest process, the greatest peak memory, and the greatest lasting one."""
     found = []
     try:
         for process in started:
@@ -95,7 +95,7 @@ def longest(started: list[subprocess.Popen]) -> tuple[float, float]:
         for process in started:
             process.kill()
             process.wait()
-    return max(each["step_seconds"] for each in found), max(each["peak_bytes"] for each in found)
+    return tuple(max(each[name] for each in found) for name in ("step_seconds", "peak_bytes", "state_bytes"))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Clock(keras.callbacks.Callback):
 
 
 def measure(rows: int, steps: int, mesh: list[int]) -> dict[str, float]:
-    """Returns the median seconds of a step after the first ones, and the peak memory of this process in bytes."""
+    """Returns the median seconds of a step after the first ones, and the bytes of this process: peak and lasting."""
     if backend.join()[1] > 1:
         kerasllm.distribute(*mesh)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY - 1, 200_000).astype(np.uint16)
@@ -57,7 +57,17 @@ def measure(rows: int, steps: int, mesh: list[int]) -> dict[str, float]:
     clock = Clock()
     model.fit(batches, shuffle=False, verbose=0, callbacks=[clock])
     seconds = np.diff(clock.times[WARM_UP - 1 :])
-    return {"step_seconds": statistics.median(seconds.tolist()), "peak_bytes": peak_memory()}
+    median = statistics.median(seconds.tolist())
+    return {"step_seconds": median, "peak_bytes": peak_memory(), "state_bytes": held(model)}
+
+
+def held(model: keras.Model) -> int:
+    """Returns the bytes of the weights and the optimizer's state that lie in this process."""
+    values = [variable.value for variable in (*model.variables, *model.optimizer.variables)]
+    parts = [
+        [shard.data for shard in getattr(value, "addressable_shards", ())] or [value] for value in values
+    ]
+    return sum(part.nbytes for some in parts for part in some)
 
 
 if __name__ == "__main__":

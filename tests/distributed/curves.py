@@ -89,7 +89,7 @@ class Losses(StepCallback):
 
 
 def train(family, steps, compiled=False, accumulation=ACCUMULATION):
-    """Returns the figures of each step by name."""
+    """Returns the figures of each step by name, and the bytes of the training's state in this process."""
     model, task = make(family, accumulation)
     optimizer = adamw(1e-2, clip_norm=0.5, gradient_accumulation=accumulation)
     batches = RandomBatches(family, steps, accumulation)
@@ -104,7 +104,17 @@ def train(family, steps, compiled=False, accumulation=ACCUMULATION):
     model.catch_non_finite = True
     losses = Losses(accumulation)
     model.fit(batches, shuffle=False, verbose=0, callbacks=[losses])
-    return {name: [values[name] for values in losses.figures] for name in losses.figures[0]}
+    figures = {name: [values[name] for values in losses.figures] for name in losses.figures[0]}
+    return figures | {"bytes": held(model)}
+
+
+def held(model):
+    """Returns the bytes of the weights, other states and the optimizer that lie in this process."""
+    values = [variable.value for variable in (*model.variables, *model.optimizer.variables)]
+    parts = [
+        [shard.data for shard in getattr(value, "addressable_shards", ())] or [value] for value in values
+    ]
+    return sum(part.nbytes for some in parts for part in some)
 
 
 def main(steps, mesh, how, *families):

@@ -1,15 +1,18 @@
 """Losses of 50 steps in one, two and four processes, and runs of which a process is killed: a table of each.
 
     python tests/distributed/matrix.py jax torch [--steps 50] [--counts 2 4] [--families GPT BERT …] [--kills 4]
+        [--meshes 1,2,1 2,2,1 …]
 
-The first table holds the greatest relative difference of the losses from those of one process, by family, backend, mesh
-and number of processes. The second one holds what became of runs of which a random process was killed at a random step,
-and then resumed: they must end with the same bytes as the run that was let alone. Ends with 1 if one does not.
+The first table holds the greatest relative difference of the losses from those of one process, and the bytes of
+weights and optimizer in a process against one that is alone, by family, backend, mesh and number of processes. The
+second one holds what became of runs of which a random process was killed at a random step, and then resumed: they must
+end with the same bytes as the run that was let alone. Ends with 1 if one does not.
 """
 
 import argparse
 import importlib.util
 import json
+import math
 import os
 import random
 import shutil
@@ -47,7 +50,7 @@ def curves(backend, count, mesh, steps, families, directory):
     return {line.pop("family"): line for line in map(json.loads, found[0])}
 
 
-def meshes(backend, count):
+def meshes(count):
     """The meshes of a number of processes: batches alone are divided, or weights, too, or among half of them."""
     yield f"{count},1,1"
     yield f"1,{count},1"
@@ -55,17 +58,23 @@ def meshes(backend, count):
         yield f"2,{count // 2},1"
 
 
-def compare(backend, counts, steps, families, directory):
+def compare(backend, counts, steps, families, chosen, directory):
     """Prints a line for each family and mesh; returns whether all differences are small enough."""
     alone = curves(backend, 1, "", steps, families, directory / "alone")
     good = True
     for count in counts:
-        for mesh in meshes(backend, count):
+        for mesh in chosen or meshes(count):
+            if math.prod(map(int, mesh.split(","))) != count:
+                continue
             for family, figures in curves(backend, count, mesh, steps, families, directory / mesh).items():
                 pairs = zip(figures["loss"], alone[family]["loss"], strict=True)
                 difference = max(abs(one - other) / other for one, other in pairs)
                 good &= difference <= LARGEST
-                print(f"| {family} | {backend} | {mesh} | {count} | {difference:.1e} |", flush=True)
+                share = figures["bytes"] / alone[family]["bytes"]
+                print(
+                    f"| {family} | {backend} | {mesh} | {count} | {difference:.1e} | {share:.2f} |",
+                    flush=True,
+                )
     return good
 
 
@@ -90,8 +99,8 @@ def run(backend, count, directory, name):
         "model.num_heads": 2,
         "model.hidden_dim": 16,
         "model.dropout": 0.2,
-        "mesh.replica": 1 if backend == "jax" else count,
-        "mesh.fsdp": count if backend == "jax" else 1,
+        "mesh.replica": 1,
+        "mesh.fsdp": count,
     }
     return Started(
         [RECIPE, "--resume", *(str(part) for key, value in options.items() for part in (f"--{key}", value))],
@@ -145,6 +154,7 @@ def main():
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--counts", type=int, nargs="*", default=[2, 4])
     parser.add_argument("--families", nargs="*", default=[])
+    parser.add_argument("--meshes", nargs="*", default=[])
     parser.add_argument("--kills", type=int, default=4)
     parser.add_argument("--seed", type=int, default=random.randrange(2**31))
     arguments = parser.parse_args()
@@ -158,7 +168,12 @@ def main():
         (directory / "corpus.txt").write_text(text + "\n")
         for backend in arguments.backends if arguments.counts else ():
             good &= compare(
-                backend, arguments.counts, arguments.steps, arguments.families, directory / backend
+                backend,
+                arguments.counts,
+                arguments.steps,
+                arguments.families,
+                arguments.meshes,
+                directory / backend,
             )
         for backend in arguments.backends if arguments.kills else ():
             moments = random.Random(arguments.seed)

@@ -72,6 +72,23 @@ def test_one_of_two_processes_is_lost_and_one_alone_goes_on(tmp_path):
     assert run[2]["skipped"] == 1 and run[2]["loss"] is None and run[3]["loss"] > 0
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="Keras divides weights on JAX: see test_devices"
+)
+def test_two_processes_with_half_of_the_weights_each(tmp_path):
+    """With dropout, clipping, guard, accumulation and the loss in chunks, the losses are those of one process."""
+    started = script("started").Started(
+        [HERE / "curves.py", 3, "1,2,1", "plain", "GPT"], count=2, backend="torch", directory=tmp_path
+    )
+    alone = script("curves").train("GPT", 3)  # meanwhile
+    assert started.wait(90) == [0, 0], started.outputs
+    for output in started.outputs:
+        (found,) = [json.loads(line) for line in output.splitlines() if line[:1] == "{"]
+        for name in ("loss", "gradient_norm"):
+            assert found[name] == pytest.approx(alone[name], rel=1e-5), name
+        assert 0.4 < found["bytes"] / alone["bytes"] < 0.6
+
+
 def test_a_share_of_a_batch():
     inputs, weights = {"ids": np.arange(12).reshape(6, 2)}, np.array([1, 1, 0, 2, 1, 1], "float32")
     parts = [Share(part, 2, 2).of((inputs, inputs["ids"] + 1, weights)) for part in (0, 1)]

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import jax
 import keras
@@ -73,9 +74,27 @@ def _gathered(value, tiled: bool = False):
 def whole(value):
     """Returns the values of a variable, of which other processes may hold parts."""
     value = value.value if isinstance(value, keras.Variable) else value
-    if isinstance(value, jax.Array) and not value.is_fully_addressable and not value.is_fully_replicated:
-        return _gathered(value, tiled=True)
-    return keras.ops.convert_to_numpy(value)
+    return _gathered(value, tiled=True) if _is_divided(value) else keras.ops.convert_to_numpy(value)
+
+
+def _is_divided(value) -> bool:
+    """Returns whether other processes hold parts of a value that this one has not."""
+    return isinstance(value, jax.Array) and not value.is_fully_addressable and not value.is_fully_replicated
+
+
+def pieces(variable):
+    """Returns the parts on this process's devices of which no other device has the first copy."""
+    value = variable.value
+    if not _is_divided(value):
+        return None
+    return [
+        (
+            [some.indices(size)[:2] for some, size in zip(shard.index, value.shape, strict=True)],
+            partial(np.asarray, shard.data),
+        )
+        for shard in value.addressable_shards
+        if shard.replica_id == 0
+    ]
 
 
 def share():

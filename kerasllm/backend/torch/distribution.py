@@ -173,6 +173,11 @@ def _gather_rows(array, axis: int):
     return np.concatenate(found, axis)
 
 
+def pieces(variable):
+    """Returns the part of this process, unless another one has the same."""
+    return sharding.pieces(variable) if hasattr(variable, "divided") else None
+
+
 def share():
     """Returns the part of this process."""
     count = device_count()

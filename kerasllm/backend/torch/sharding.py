@@ -1,10 +1,10 @@
 """Weights, gradients and the optimizer's state divided among processes: fully sharded data parallelism (FSDP).
 
-A variable of a divided model holds the elements of this process alone, a flat part of all, filled up with zeros so that
-all parts are of one length. For the optimizer they are variables of their own, which makes its state as small. A layer's
-weights are gathered when one of them is read, and let go when another layer's are. What the backward pass needs of
-them is not kept but gathered again; then their gradients are added up and divided (reduce-scatter). So at most the
-whole weights and gradients of one layer are in memory, and those of a table in the loss.
+A variable of a divided model holds the elements of this process alone, a flat part of all, filled up with zeros so
+that all parts are of one length. For the optimizer they are variables of their own, which makes its state as small. A
+layer's weights are gathered when one of them is read, and let go when another layer's are. What the backward pass needs
+of them is not kept but gathered again; then their gradients are added up and divided (reduce-scatter). So the whole
+weights and gradients of about one layer are in memory at a time.
 
 Reference: Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054 (stage 3); Zhao et al. 2023,
 https://arxiv.org/abs/2304.11277.
@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import Any
 
 import keras
+import numpy as np
 import torch
 import torch.distributed
 
@@ -44,6 +45,7 @@ class _Mesh:
     fsdp: Any = None
     replicas: int = 1
     replica: Any = None
+    has_first_copy: bool = True
 
 
 _mesh = _Mesh()
@@ -60,7 +62,7 @@ def set_mesh(replicas: int, parts: int, timeout: timedelta, kind: str) -> None:
     columns = [list(range(first, count, parts)) for first in range(parts)]
     make = torch.distributed.new_subgroups_by_enumeration
     fsdp, replica = (make(some, timeout=timeout, backend=kind)[0] for some in (rows, columns))
-    _mesh = _Mesh(parts, number % parts, fsdp, replicas, replica)
+    _mesh = _Mesh(parts, number % parts, fsdp, replicas, replica, number < parts)
 
 
 def parts() -> int:
@@ -333,8 +335,8 @@ def _check_optimizer(optimizer: Any) -> None:
     known = tuple(getattr(keras.optimizers, name) for name in _ELEMENT_BY_ELEMENT)
     if not isinstance(optimizer, known):
         raise InputError(
-            f"--mesh.fsdp {_mesh.parts}: {type(optimizer).__name__} updates no element by itself; on PyTorch take one of "
-            f"{', '.join(_ELEMENT_BY_ELEMENT)}, or --mesh.fsdp 1"
+            f"--mesh.fsdp {_mesh.parts}: {type(optimizer).__name__} updates no element by itself; take "
+            f"--mesh.fsdp 1, or one of {', '.join(_ELEMENT_BY_ELEMENT)}"
         )
     if optimizer.built:
         raise InputError(
@@ -413,11 +415,22 @@ def whole(variable: Any) -> torch.Tensor:
     return variable.divided.joined(found.view(_mesh.parts, -1))
 
 
+def pieces(variable: Any) -> list[tuple[list[tuple[int, int]], Any]]:
+    """Returns the place of a divided variable's part among all elements, and a function that gives it as NumPy."""
+    begin = _mesh.part * variable.divided.length
+    end = min(begin + variable.divided.length, variable.divided.size)
+    if not _mesh.has_first_copy or begin >= end:
+        return []
+    return [([(begin, end)], lambda: keras.ops.convert_to_numpy(variable.value.detach()[: end - begin]))]
+
+
 @torch.no_grad()
 def assign(variable: Any, values: Any) -> None:
     """Gives a divided variable the part of this process of the whole values."""
-    values = keras.ops.convert_to_tensor(values, variable.dtype)
-    variable.value.copy_(variable.divided.own(values))
+    piece = variable.divided
+    own = np.reshape(values, -1)[_mesh.part * piece.length :][: piece.length]
+    variable.value.zero_()
+    variable.value[: len(own)] = keras.ops.convert_to_tensor(own, variable.dtype)
 
 
 def divided_step(model: Any, data: Any) -> dict[str, Any]:

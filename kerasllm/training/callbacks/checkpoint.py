@@ -8,6 +8,7 @@ Training stands still only while the state is copied in memory. Hashing, writing
 times as long, run in a thread of their own while training goes on.
 """
 
+import contextlib
 import copy
 import json
 import shutil
@@ -28,16 +29,15 @@ from kerasllm.files.atomic import sync_directory, write_atomically
 from kerasllm.files.safetensors import Entry, array_entry, snapshot, write_safetensors
 from kerasllm.training.callbacks.interruption import Interruption
 from kerasllm.training.callbacks.step import StepCallback
-from kerasllm.training.run.together import Agreement
+from kerasllm.training.run.together import Agreement, all_agree, of_first
+from kerasllm.training.state.parts import checksum, part_name, wait_for_parts, write_part
 from kerasllm.training.state.random_states import get_random_states, set_random_states
 from kerasllm.training.state.training_state import (
     RestoredState,
     checkpoint_name,
-    checksum,
+    divided_entries,
     list_checkpoints,
     restore,
-    take_part,
-    variable_entries,
 )
 
 __all__ = ["Checkpoint", "RestoredState", "Stateful", "restore"]
@@ -66,6 +66,15 @@ class _Snapshot(NamedTuple):
     entries: list[Entry]
     state: dict[str, Any]
     best: bool
+    part: "_Part | None"
+
+
+class _Part(NamedTuple):
+    """What this process alone holds of the state after a step."""
+
+    step: int
+    entries: list[Entry]
+    places: list[dict[str, Any]]
 
 
 class Checkpoint(StepCallback):
@@ -207,7 +216,7 @@ class Checkpoint(StepCallback):
     def save(self, *, wait: bool = True) -> bool:
         """Saves the state after the current step, unless that is done already.
 
-        Of several processes all call it, and the first one writes what they gather.
+        Of several processes all call it; the first one writes what they have in common, and each what it holds alone.
 
         Args:
             wait: whether to wait until it is written; otherwise it is copied, and written in the background.
@@ -218,14 +227,25 @@ class Checkpoint(StepCallback):
         """
         began = time.monotonic()
         written = self.wait()  # one at a time, since the memory of the copies is reused
-        if self._saved_step == self.step and written:
+        if all_agree(self._saved_step == self.step and written):
             return True
         self._saved_step, self._saved_at = self.step, began
+        entries, parts = divided_entries(
+            self.model
+        )  # on JAX, reading it copies this step's state into variables
+        if parts is not None and not of_first(lambda: self._make_directory(self.step)):
+            return False
+        part = None
+        if parts is not None:
+            own = snapshot([entry for entry, _ in parts], self._buffers)
+            part = _Part(self.step, own, [place for _, place in parts])
         if processes.is_first():
-            self._writing = self._thread.submit(self._write, self._snapshot())
+            self._writing = self._thread.submit(self._write, self._snapshot(entries, part))
         else:
             self._best_next = False
-            take_part(self.model)
+            for entry in entries:  # gathered with the first process
+                entry.fetch()
+            self._writing = None if part is None else self._thread.submit(self._write_part, part)
         saved = self.wait() if wait else True
         stalled = time.monotonic() - began
         self.stalled += stalled
@@ -234,9 +254,8 @@ class Checkpoint(StepCallback):
                 callback.exclude(stalled)
         return saved
 
-    def _snapshot(self) -> _Snapshot:
-        model = self.model  # on JAX, reading it copies this step's state into the variables
-        entries = snapshot(variable_entries(model), self._buffers)
+    def _snapshot(self, entries: list[Entry], part: _Part | None) -> _Snapshot:
+        entries = snapshot(entries, self._buffers)
         states = {}
         for name, callback in self.callbacks.items():
             states[name] = copy.deepcopy(callback.get_state())
@@ -255,19 +274,51 @@ class Checkpoint(StepCallback):
             },
         }
         best, self._best_next = self._best_next, False
-        return _Snapshot(self.step, entries, state, best)
+        return _Snapshot(self.step, entries, state, best, part)
 
-    def _write(self, snapshot: _Snapshot) -> bool:
-        """Writes the state, in the writing thread, and returns whether it is on the disk."""
-        place = self.directory / checkpoint_name(snapshot.step)
-        temporary = self.directory / f".{place.name}.tmp"
+    def _temporary(self, step: int) -> Path:
+        return self.directory / f".{checkpoint_name(step)}.tmp"
+
+    def _make_directory(self, step: int) -> bool:
+        """Makes the directory that a checkpoint is written in, and returns whether that is possible."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for leftover in self.directory.glob(".step-*.tmp"):
                 shutil.rmtree(leftover)
-            temporary.mkdir()
+            self._temporary(step).mkdir()
+        except OSError as error:
+            self._say_not_saved(step, error)
+            return False
+        return True
+
+    def _say_not_saved(self, step: int, error: Exception) -> None:
+        reason = getattr(error, "strerror", None) or error
+        print(f"checkpoint of step {step} not saved ({reason}); training goes on", file=sys.stderr)
+
+    def _write_part(self, part: _Part) -> bool:
+        """Writes what this process alone holds, in the writing thread, and returns whether it is on the disk."""
+        directory, number = self._temporary(part.step), processes.place()[0]
+        try:
+            write_part(directory, number, part.entries, part.places)
+        except (OSError, InputError):
+            with contextlib.suppress(OSError):
+                (
+                    directory / f"{part_name(number)}.failed"
+                ).touch()  # so that the first process waits no longer
+            return False
+        return True
+
+    def _write(self, snapshot: _Snapshot) -> bool:
+        """Writes the state, in the writing thread, and returns whether it is on the disk."""
+        place, temporary = self.directory / checkpoint_name(snapshot.step), self._temporary(snapshot.step)
+        if snapshot.part is None and not self._make_directory(snapshot.step):
+            return False
+        try:
             digest = write_safetensors(temporary / "state.safetensors", snapshot.entries)
             state = {**snapshot.state, "sha256": digest}
+            if snapshot.part is not None:
+                write_part(temporary, 0, snapshot.part.entries, snapshot.part.places)
+                state["parts"] = wait_for_parts(temporary, processes.place()[1])
             state["checksum"] = checksum(state)
             write_atomically(temporary / "state.json", json.dumps(state) + "\n")
             for callback in self.callbacks.values():
@@ -282,10 +333,7 @@ class Checkpoint(StepCallback):
             self._prune(snapshot.step)
         except (OSError, InputError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or error
-            print(
-                f"checkpoint of step {snapshot.step} not saved ({reason}); training goes on", file=sys.stderr
-            )
+            self._say_not_saved(snapshot.step, error)
             return False
         return True
 

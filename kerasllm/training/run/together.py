@@ -86,6 +86,22 @@ def check_equal(what: str, text: str) -> None:
         )
 
 
+def all_agree(truth: bool) -> bool:
+    """Returns whether it is true in all processes."""
+    if processes.place()[1] == 1:
+        return truth
+    return bool(_gather(np.array(truth, np.int8)).all())
+
+
+def problem_of_any(problem: str) -> str:
+    """Returns the text of the first process that has one, at most 200 bytes of it; "" if none has."""
+    if processes.place()[1] == 1:
+        return problem
+    own = np.frombuffer(problem.encode()[:200].ljust(200), np.uint8)
+    found = [row.tobytes().decode(errors="replace").strip() for row in _gather(own)]
+    return next((f"process {number}: {text}" for number, text in enumerate(found) if text), "")
+
+
 class Agreement:
     """Lets processes stop and save after the same step, by one exchange of three numbers about twice a second.
 

@@ -5,7 +5,8 @@ A checkpoint is a directory that is renamed into place once all of it is on the 
     checkpoints/step-00000040/state.safetensors   every variable
     checkpoints/step-00000040/state.json          step, callbacks, random states, versions, SHA-256 of the other file
 
-`restore` takes the newest checkpoint whose hashes are right, so no pointer to the newest one can be wrong.
+`restore` takes the newest checkpoint whose hashes are right, so no pointer to the newest one can be wrong. Where
+processes have divided the variables, there are further files, see `parts`.
 
 Names in state.safetensors are `model/00007/kernel` and `optimizer/00003/momentum`: the position among the
 model's variables (`model.variables`, seed generators included) or the optimizer's, and the last word of the
@@ -15,7 +16,6 @@ another backend. There, kerasllm's dropout masks continue as they would have, si
 `keras.layers.Dropout` draws other numbers.
 """
 
-import hashlib
 import json
 import re
 import sys
@@ -28,9 +28,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasllm import backend
+from kerasllm import backend, processes
 from kerasllm.errors import InputError
 from kerasllm.files.safetensors import Entry, file_hash, read_safetensors
+from kerasllm.training.run.together import problem_of_any
+from kerasllm.training.state.parts import PartedArrays, check_parts, checksum, part_entries
 from kerasllm.training.state.random_states import check_random_states
 
 # Reading damaged files raises one of these; a file may have been altered together with its checksum.
@@ -73,36 +75,52 @@ def restore(model: keras.Model, directory: str | Path) -> RestoredState | None:
         InputError: the checkpoint's variables are not the model's; the message names the first difference.
     """
     for _, path in list_checkpoints(Path(directory)):
+        problem, found = "", None
         try:
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            if checksum(state) != state["checksum"]:
-                raise ValueError("state.json is not what was written")
-            if file_hash(path / "state.safetensors") != state["sha256"]:
-                raise ValueError("state.safetensors is not what was written")
-            arrays = read_safetensors(path / "state.safetensors")
-            if checkpoint_name(state["step"]) != path.name:
-                raise ValueError("state.json is that of another step")
-            check_random_states(state["random_states"])
-            restored = RestoredState(
-                state["step"],
-                float(state["seconds"]),
-                path,
-                {_without_position(name): value for name, value in state["callbacks"].items()},
-                {
-                    f"callback/{_without_position(name.removeprefix('callback/'))}": array
-                    for name, array in arrays.items()
-                    if name.startswith("callback/")
-                },
-                state["random_states"],
-            )
+            found = _read(path)
         except _DAMAGED as error:
             # The message may quote the file, with invalid characters and at any length.
-            reason = str(error).encode(errors="backslashreplace").decode()[:200]
-            print(f"{path} is damaged ({reason}): skipped", file=sys.stderr)
+            problem = str(error).encode(errors="backslashreplace").decode()[:200] or type(error).__name__
+        problem = problem_of_any(problem)
+        if problem or found is None:
+            print(f"{path} is damaged ({problem}): skipped", file=sys.stderr)
             continue
-        _assign(model, arrays, path)
+        restored, arrays, parted = found
+        _assign(model, arrays, parted, path)
         return restored
     return None
+
+
+def _read(path: Path) -> tuple[RestoredState, dict[str, np.ndarray], PartedArrays]:
+    """Returns a checkpoint's state, its whole arrays, and those that are in parts.
+
+    Raises:
+        One of `_DAMAGED`: it is not what was written.
+    """
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if checksum(state) != state["checksum"]:
+        raise ValueError("state.json is not what was written")
+    if file_hash(path / "state.safetensors") != state["sha256"]:
+        raise ValueError("state.safetensors is not what was written")
+    arrays = read_safetensors(path / "state.safetensors")
+    if checkpoint_name(state["step"]) != path.name:
+        raise ValueError("state.json is that of another step")
+    check_random_states(state["random_states"])
+    parts = state.get("parts", {})
+    check_parts(path, parts, *processes.place())
+    restored = RestoredState(
+        state["step"],
+        float(state["seconds"]),
+        path,
+        {_without_position(name): value for name, value in state["callbacks"].items()},
+        {
+            f"callback/{_without_position(name.removeprefix('callback/'))}": array
+            for name, array in arrays.items()
+            if name.startswith("callback/")
+        },
+        state["random_states"],
+    )
+    return restored, arrays, PartedArrays(path, sorted(parts))
 
 
 def _without_position(name: str) -> str:
@@ -110,7 +128,7 @@ def _without_position(name: str) -> str:
     return re.sub(r"^\d+-", "", name)
 
 
-def _assign(model: keras.Model, arrays: Mapping[str, np.ndarray], path: Path) -> None:
+def _assign(model: keras.Model, arrays: Mapping[str, np.ndarray], parted: PartedArrays, path: Path) -> None:
     if not model.built:
         raise ValueError("the model must be built before its state is restored")
     backend.divide(model)
@@ -118,20 +136,22 @@ def _assign(model: keras.Model, arrays: Mapping[str, np.ndarray], path: Path) ->
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
     variables = dict(_named_variables(model))
+    shapes = {name: array.shape for name, array in arrays.items()} | parted.shapes
     for name, variable in variables.items():
-        if name not in arrays:
+        if name not in shapes:
             raise InputError(f"{path} holds no {name} (this model's {variable.path}); the settings differ")
-        if arrays[name].shape != backend.shape(variable):
+        if shapes[name] != backend.shape(variable):
             raise InputError(
-                f"{path}: {name} has shape {arrays[name].shape}, this model's {variable.path} "
+                f"{path}: {name} has shape {shapes[name]}, this model's {variable.path} "
                 f"{backend.shape(variable)}; the settings differ"
             )
-    for name in arrays:
+    for name in shapes:
         if name not in variables and not name.startswith("callback/"):
             raise InputError(f"{path} holds {name}, which this model has not; the settings differ")
     for name, variable in variables.items():
         # The array is copied, since the backend may keep it and the file may be removed.
-        backend.assign(variable, np.array(arrays[name]).astype(variable.dtype))
+        array = parted[name] if name in parted else np.array(arrays[name])
+        backend.assign(variable, array.astype(variable.dtype))
 
 
 def _named_variables(model: keras.Model) -> Iterator[tuple[str, Any]]:
@@ -149,27 +169,39 @@ def _named_variables(model: keras.Model) -> Iterator[tuple[str, Any]]:
 
 def variable_entries(model: keras.Model) -> list[Entry]:
     """Returns all variables of a model and its optimizer, for `write_safetensors`."""
-    return [
-        Entry(
-            name,
-            backend.shape(variable),
-            keras.backend.standardize_dtype(variable.dtype),
-            partial(backend.whole, variable),
-        )
-        for name, variable in _named_variables(model)
-    ]
+    return [_entry(*named) for named in _named_variables(model)]
+
+
+def _entry(name: str, variable: Any) -> Entry:
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    return Entry(name, backend.shape(variable), dtype, partial(backend.whole, variable))
+
+
+def divided_entries(
+    model: keras.Model,
+) -> tuple[list[Entry], list[tuple[Entry, dict[str, Any]]] | None]:
+    """Returns the variables as `variable_entries` does, but of those that processes have divided, what this one holds.
+
+    Returns:
+        The entries of whole variables, which all processes must fetch and one writes; and those of parts with their
+        places, see `parts`, or None if no variable is divided.
+    """
+    entries: list[Entry] = []
+    parts: list[tuple[Entry, dict[str, Any]]] | None = None
+    for name, variable in _named_variables(model):
+        pieces = backend.pieces(variable)
+        if pieces is None:
+            entries.append(_entry(name, variable))
+            continue
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        parts = (parts or []) + list(part_entries(name, backend.shape(variable), dtype, pieces))
+    return entries, parts
 
 
 def take_part(model: keras.Model) -> None:
     """Gathers the variables with the first process, which saves them while the others go on."""
     for entry in variable_entries(model):
         entry.fetch()
-
-
-def checksum(state: Mapping[str, Any]) -> str:
-    """Returns the SHA-256 of a state.json's content without the entry "checksum", in hexadecimal."""
-    content = {name: value for name, value in state.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def checkpoint_name(step: int) -> str:
