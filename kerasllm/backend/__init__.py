@@ -451,6 +451,13 @@ which must be a multiple of `multiple`; (0, 1, 1) where nothing is divided.
 sums_gradients = distribution.sums_gradients
 """Whether the losses of the processes' own rows are added up, so that weights must be divided by their sum before."""
 
+rows_of_all = distribution.rows_of_all
+"""rows_of_all(values)
+
+Returns the rows (processes * rows, ...) of all processes, of those of this one (rows, ...), through which gradients
+flow: to the rows of this process from the losses of all. Where a batch is whole in every process, it comes back.
+"""
+
 reduced_step = distribution.reduced_step
 """reduced_step(model, train_step, *arguments)
 

@@ -45,7 +45,6 @@ class Task(abc.ABC):
         monitors: the figures of `evaluate` by which a run may choose its best weights.
         heads: the head layers that predictions need; those of a new model are untrained.
         reads_wordpiece: whether the tokenizer needs BERT's special tokens.
-        rows_are_independent: whether the loss of a batch is the sum of its rows' losses.
         recipe: the recipe that uses a model of the task.
         example: arguments of that recipe beside the model, for a line that tells how to use one.
     """
@@ -55,7 +54,6 @@ class Task(abc.ABC):
     monitors: ClassVar[tuple[str, ...]] = ("loss",)
     heads: ClassVar[frozenset[str]] = frozenset()
     reads_wordpiece: ClassVar[bool] = True
-    rows_are_independent: ClassVar[bool] = True
     recipe: ClassVar[str] = "predict"
     example: ClassVar[tuple[str, ...]] = ("--text", "A text of your own.")
 

@@ -46,7 +46,6 @@ class Embedding(Task):
     name: ClassVar[str] = "embedding"
     model_classes: ClassVar[tuple[type, ...]] = (BertEncoder,)
     monitors: ClassVar[tuple[str, ...]] = ("loss", "mrr@10", "recall@1", "spearman", "pearson")
-    rows_are_independent: ClassVar[bool] = False
     recipe: ClassVar[str] = "embed"
     example: ClassVar[tuple[str, ...]] = ("--text", "A text of your own.", "--output", "vectors.npy")
 

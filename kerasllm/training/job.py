@@ -248,11 +248,6 @@ def _compiled(config: JobOptions, job: Job, *, measured: bool = False) -> Callab
     accumulation = config.gradient_accumulation
     adds_up = backend.sums_gradients and backend.share()[1] > 1
     are_normalized = accumulation > 1 or adds_up
-    if adds_up and not job.task.rows_are_independent:
-        raise InputError(
-            f"{job.task.name} compares each row of a batch with all others, and several processes of "
-            f"KERAS_BACKEND={backend.name} have rows of their own: take KERAS_BACKEND=jax"
-        )
     schedule = job.schedule(
         config.learning_rate,
         steps=steps,
@@ -276,6 +271,11 @@ def _compiled(config: JobOptions, job: Job, *, measured: bool = False) -> Callab
             if not (hasattr(backbone, "blocks") or hasattr(backbone, "encoder_blocks")):
                 raise InputError(f"--recompute: {type(model).__name__} has no blocks; leave it out")
             backbone.recompute = True
+        if adds_up and getattr(model, "training_parts", 1) > 1:
+            raise InputError(
+                f"--mini_batch_size: several processes of KERAS_BACKEND={backend.name} compare the texts of whole "
+                "batches; leave it out, or take KERAS_BACKEND=jax"
+            )
         flops = tokens * flops_per_token(model, job.batches[0][0])
         compilation = choose_compilation(config.jit_compile, steps, flops, job.batches.shapes)
         if measured and config.jit_compile is None:

@@ -15,13 +15,14 @@ import kerasllm
 from kerasllm import backend
 from kerasllm.data.batches.base import MicroBatches
 from kerasllm.tasks import CausalLanguageModeling, MaskedLanguageModeling, Translation
+from kerasllm.tasks.embedding import Embedding
 from kerasllm.training.callbacks.step import StepCallback
 from kerasllm.training.fit import own_share
 from kerasllm.training.optimization.optimizers import adamw
 
 SHAPE = {"vocabulary_size": 48, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 16}
 ROWS, LENGTH, ACCUMULATION = 8, 12, 2
-FAMILIES = ("GPT", "BERT", "encoder-decoder", "recurrent")
+FAMILIES = ("GPT", "BERT", "encoder-decoder", "recurrent", "embeddings")
 
 
 class RandomBatches(MicroBatches):
@@ -49,6 +50,12 @@ class RandomBatches(MicroBatches):
         elif self.family == "encoder-decoder":
             names = ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids")
             inputs = dict(zip(names, (tokens[:, :-1], real, tokens[:, :-1]), strict=True))
+        elif self.family == "embeddings":  # the texts of a pair are in different processes
+            inputs["padding_mask"] = real
+            row = np.arange(rows) % ROWS
+            is_positive = row // (ROWS // 2)
+            labels = np.stack([row % (ROWS // 2), is_positive, row, row], axis=1).astype("float32")
+            weights = 1 - is_positive.astype("float32")
         else:
             inputs["continues"] = np.full(rows, step % 7 > 0, "int32")
         if isinstance(weights, dict):
@@ -69,6 +76,9 @@ def make(family, accumulation):
     if family == "encoder-decoder":
         config = kerasllm.Seq2SeqConfig(**SHAPE, dropout=0.1, pad_token_id=47)
         return kerasllm.Seq2SeqLM(config, seed=1), Translation(label_smoothing=0.1)
+    if family == "embeddings":
+        config = kerasllm.BertConfig(**SHAPE, dropout=0.1)
+        return kerasllm.BertEncoder(config, seed=1), Embedding(scale=5.0)
     config = kerasllm.RecurrentConfig(
         vocabulary_size=48, num_layers=2, hidden_dim=16, dropout=0.1, weight_drop=0.1
     )

@@ -75,14 +75,16 @@ class Config:
     Args:
         output: the run directory.
         dies_at: the validation in which process 1 dies.
+        fsdp: processes among which weights are divided.
     """
 
     output: Path
     dies_at: int = 0
+    fsdp: int = 1
 
 
 def main(config):
-    number, count = distribute(*((2, 1) if backend.name == "torch" else (1, 2)))
+    number, count = distribute(2 // config.fsdp, config.fsdp)
     print(f"{number} of {count}", flush=True)
     train(config.output, 4, dies_at=config.dies_at)
 

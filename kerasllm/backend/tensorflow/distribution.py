@@ -82,6 +82,11 @@ def share():
     return 0, 1, 1
 
 
+def rows_of_all(values):
+    """Returns the rows, which are those of all."""
+    return values
+
+
 def reduced_step(model, train_step, *arguments):
     """Returns the step's results."""
     return train_step(*arguments)

@@ -184,6 +184,29 @@ def share():
     return (torch.distributed.get_rank(), count, count) if count > 1 else (0, 1, 1)
 
 
+def rows_of_all(values):
+    """Returns the rows of all processes."""
+    return _RowsOfAll.apply(values) if device_count() > 1 else values
+
+
+class _RowsOfAll(torch.autograd.Function):
+    """The rows of all processes, one after another; the gradients of each process's rows are added up over all."""
+
+    @staticmethod
+    def forward(ctx, values):
+        found = [torch.empty_like(values) for _ in range(device_count())]
+        torch.distributed.all_gather(found, values.contiguous(), group=_group)
+        ctx.rows = len(values)
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        total = upstream.clone()
+        torch.distributed.all_reduce(total, group=_group)
+        first = torch.distributed.get_rank() * ctx.rows
+        return total[first : first + ctx.rows]
+
+
 sums_gradients = True
 
 _started: weakref.WeakSet = weakref.WeakSet()  # models whose weights have been made equal

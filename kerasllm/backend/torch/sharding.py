@@ -305,7 +305,7 @@ def divide(model: Any) -> None:
     """Divides the weights of a compiled model, and makes its optimizer's state; see the contract."""
     if _mesh.parts == 1:
         return
-    optimizer = model.optimizer
+    optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and optimizer not in _divided:
         _check_optimizer(optimizer)
     if model not in _divided:
@@ -397,11 +397,12 @@ def norm_of_all(norm: torch.Tensor) -> torch.Tensor:
 def summed_over_replicas(gradients: list[Any], loss: torch.Tensor) -> list[Any]:
     """Returns parts of gradients of all rows; none is finite in any process if the loss of all rows is not."""
     found = [gradient for gradient in gradients if gradient is not None]
-    loss = loss.reshape(1).float().clone()
-    torch.distributed.all_reduce(loss, group=_mesh.fsdp)
-    flat = torch.cat([loss, *(gradient.reshape(-1) for gradient in found)])
-    if _mesh.replicas > 1:
-        torch.distributed.all_reduce(flat, group=_mesh.replica)
+    loss = _sum_over_parts(loss.reshape(1).float())
+    if _mesh.replicas == 1:
+        found[0] += 0 * loss
+        return gradients
+    flat = torch.cat([loss, *found])
+    torch.distributed.all_reduce(flat, group=_mesh.replica)
     flat[1] += 0 * flat[0]
     parts = iter(flat[1:].split([gradient.numel() for gradient in found]))
     return [gradient if gradient is None else next(parts).to(gradient.dtype) for gradient in gradients]

@@ -14,6 +14,7 @@ from kerasllm.data.batches.base import MicroBatches, PerEpoch, check_positive
 from kerasllm.data.batches.labelled import GRANULE, Batch
 from kerasllm.data.batches.packing import PackedRows, pack
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
+from kerasllm.data.batches.share import Share
 from kerasllm.data.examples.pairs import EncodedGroups
 from kerasllm.data.random_streams import SHUFFLING, random_stream
 from kerasllm.errors import InputError
@@ -92,6 +93,12 @@ class PairBatches(MicroBatches):
     def most_rows(self) -> int:
         """The `batch_size` from which on an epoch is a single step."""
         return -(-len(self.encoded) // self.gradient_accumulation)
+
+    def set_share(self, share: Share) -> None:
+        """Chooses the rows of each micro-batch that are returned; rows without texts make them divisible."""
+        self.rows_per_batch += -self.rows_per_batch % share.multiple
+        self._last = None
+        super().set_share(share)
 
     def whole(self, step: int, index: int) -> Batch:
         """Returns all micro-batches of a step, and keeps them for the next calls."""

@@ -138,6 +138,23 @@ class BertEncoder(LanguageModel):
             variable.assign(state)
         return ops.reshape(vectors, (rows, *vectors.shape[2:]))
 
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Returns the share of this process in the loss of the vectors of all processes, which are compared."""
+        processes = backend.share()[1] if backend.sums_gradients and training else 1
+        if processes == 1:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        y, y_pred, sample_weight = (
+            None if some is None else backend.rows_of_all(some) for some in (y, y_pred, sample_weight)
+        )
+        return super().compute_loss(x, y, y_pred, sample_weight, training) / processes
+
     def _encode(self, inputs, training: bool):
         hidden = self.backbone(inputs, training=training)["sequence_output"]
         pooled = pool_tokens(

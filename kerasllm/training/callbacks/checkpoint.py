@@ -230,9 +230,8 @@ class Checkpoint(StepCallback):
         if all_agree(self._saved_step == self.step and written):
             return True
         self._saved_step, self._saved_at = self.step, began
-        entries, parts = divided_entries(
-            self.model
-        )  # on JAX, reading it copies this step's state into variables
+        model = self.model  # on JAX, reading it copies this step's state into the variables
+        entries, parts = divided_entries(model)
         if parts is not None and not of_first(lambda: self._make_directory(self.step)):
             return False
         part = None
