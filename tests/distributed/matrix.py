@@ -127,7 +127,7 @@ def kill(backend, count, directory, number, moments):
     others = [code for place, code in enumerate(codes) if place != victim]
     finished = (directory / name / "results.json").exists()
     assert finished or all(code not in (0, -signal.SIGKILL) for code in others), codes
-    assert run(backend, count, directory, name).wait(300) == [0] * count
+    assert run(backend, count, directory, name).wait(1800) == [0] * count
     whole, found = (contents(directory, which) for which in ("whole", name))
     same = whole == found
     print(
@@ -180,7 +180,7 @@ def main():
             place = directory / f"{backend}-kills"
             place.mkdir()
             shutil.copy(directory / "corpus.txt", place)
-            assert run(backend, 2, place, "whole").wait(300) == [0, 0]
+            assert run(backend, 2, place, "whole").wait(1800) == [0, 0]
             for number in range(arguments.kills):
                 good &= kill(backend, 2, place, number, moments)
     print(f"seed {arguments.seed}")

@@ -292,7 +292,8 @@ def is_divided(layer: Any) -> bool:
 
 def reading(model: Any) -> AbstractContextManager[Any]:
     """Returns a context in which the weights of a divided model can be read."""
-    return nullcontext() if _reading or model not in _divided else _Reading()
+    is_plain = _mesh.parts == 1 or _reading or model not in _divided
+    return nullcontext() if is_plain else _Reading()
 
 
 def stateless(values: Iterable[tuple[Any, Any]]) -> keras.StatelessScope:
