@@ -53,7 +53,7 @@ def test_one_of_two_processes_is_lost_and_one_alone_goes_on(tmp_path, fsdp):
         directory=tmp_path / "output",
     )
     lost.train(tmp_path / "alone", 4)  # meanwhile
-    codes = started.wait(90)
+    codes = started.wait(240)
     first, second = started.outputs
     assert codes == [processes.LOST, -9], started.outputs
     assert "0 of 2" in first and "error: process 0 of 2: another process has ended" in first
