@@ -390,10 +390,10 @@ Raises:
     InputError: the optimizer is none of which each process can update a part, or has a state already.
 """
 
-is_divided = distribution.is_divided
-"""is_divided(layer)
+differentiated = distribution.differentiated
+"""differentiated(variables)
 
-Returns whether the weights of a model, or of a layer of one, can be read within `reading` and `stateless` alone.
+Returns the variables to whose values gradients flow: of divided ones, which `stateless` gathers, those of the parts.
 """
 
 reading = distribution.reading

@@ -27,10 +27,9 @@ def run_block(
         return block(hidden, *others, training=training, **given)
     encoded = given.pop("encoder_hidden", None)
     inputs = [hidden] if encoded is None else [hidden, encoded]
-    trained, states = block.trainable_variables, block.non_trainable_variables
-    if backend.is_divided(block):  # its weights are gathered within it, and again in the backward pass
-        weights = {id(variable) for variable in block.weights}
-        trained, states = [], [variable for variable in states if id(variable) not in weights]
+    # Divided weights are gathered within the block, and again in the backward pass.
+    trained = backend.differentiated(block.trainable_variables)
+    states = [some for some in block.non_trainable_variables if not hasattr(some, "divided")]
 
     def compute(weights: Any, values: Any, inputs: Any) -> Any:
         mapping = zip((*trained, *states), (*weights, *values), strict=True)

@@ -23,7 +23,7 @@ from kerasllm import processes
 from kerasllm.backend import hashing
 from kerasllm.backend.gradient_watch import watch
 from kerasllm.backend.torch import sharding
-from kerasllm.backend.torch.sharding import is_divided, reading, stateless  # noqa: F401
+from kerasllm.backend.torch.sharding import differentiated, reading, stateless  # noqa: F401
 from kerasllm.errors import InputError
 
 _LONGEST_START = timedelta(minutes=5)  # until all processes are there
@@ -231,7 +231,7 @@ def reduced_step(model, train_step, *arguments):
         return loss
 
     def on_gradients(apply, gradients, variables) -> None:
-        summed = sharding.summed_over_replicas if is_divided(model) else _summed
+        summed = sharding.summed_over_replicas if sharding.is_divided(model) else _summed
         apply(summed(gradients, losses[-1]), variables)
 
     with watch(model.optimizer, on_loss, on_gradients):

@@ -296,6 +296,11 @@ def reading(model: Any) -> AbstractContextManager[Any]:
     return nullcontext() if is_plain else _Reading()
 
 
+def differentiated(variables: Iterable[Any]) -> list[Any]:
+    """Returns the variables, of divided ones those of the parts."""
+    return [_shards_of([some])[0] if hasattr(some, "divided") else some for some in variables]
+
+
 def stateless(values: Iterable[tuple[Any, Any]]) -> keras.StatelessScope:
     """Returns Keras' scope, in which divided weights are gathered, too."""
     values = list(values)
