@@ -5,10 +5,8 @@ KERAS_BACKEND=torch python recipes/finetune_gpt.py --init runs/mine --train chat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from kerasllm import GPTCausalLM, cli
@@ -26,21 +24,13 @@ from kerasllm.errors import naming
 from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import find_chat_template, load_tokenizer
+from kerasllm.training import options
 from kerasllm.training.job import Job, is_finished, train
-from kerasllm.training.options import (
-    AdapterOptions,
-    BatchSize,
-    FineTuningOptions,
-    GPTOptions,
-    TrainingOptions,
-)
 from kerasllm.training.run.card import part_sizes
-
-MakeParts = Callable[[], tuple[Any, dict]]
 
 
 @dataclass(kw_only=True)
-class Config(AdapterOptions, FineTuningOptions, TrainingOptions):
+class Config(options.AdapterOptions, options.FineTuningOptions, options.TrainingOptions):
     """Fine-tunes a GPT and writes a run directory."""
 
     group = "data"
@@ -60,7 +50,7 @@ class Config(AdapterOptions, FineTuningOptions, TrainingOptions):
     context_length: int | None = field(default=None, metadata=at_least(1))
     """Tokens per row, into which several conversations are packed; all of the model's positions if null."""
 
-    batch_size: BatchSize = 8
+    batch_size: options.BatchSize = 8
     learning_rate: float = 2e-5
     """Peak learning rate; ten times as much suits --lora_rank."""
 
@@ -79,7 +69,7 @@ def main(config: Config) -> int:
     config.check_adapters(config.init)
     directory = resolve_directory(config.init)
     tokenizer = load_tokenizer(directory)
-    shape = GPTOptions(dropout=config.dropout).check_with(
+    shape = options.GPTOptions(dropout=config.dropout).check_with(
         config.init, vocabulary_size=vocabulary_size(tokenizer), sequence_length=config.context_length
     )
     length = config.context_length or shape.max_sequence_length
@@ -92,15 +82,16 @@ def main(config: Config) -> int:
         make_parts = read_texts(config, tokenizer, length)
 
     def make_job() -> Job:
-        make_batches, held_out = make_parts()
-        batches = make_batches()
-        rows = config.batch_size * config.gradient_accumulation
+        make_batches, held_out = make_parts({"context_length": length, "batch_size": config.batch_size})
+        with naming(f"--train {config.train}"):
+            batches = make_batches()
+        filled = length * getattr(batches, "fill", 1)
         return Job(
             task=CausalLanguageModeling(),
             make_model=lambda: GPTCausalLM.from_pretrained(directory, **config.model_settings),
             batches=batches,
             make_batches=make_batches,
-            tokens_per_step=length * rows * getattr(batches, "fill", 1.0),
+            tokens_per_step=config.batch_size * config.gradient_accumulation * filled,
             tokenizer=tokenizer,
             chat_template=template,
             held_out=held_out,
@@ -112,9 +103,9 @@ def main(config: Config) -> int:
     return train(config, make_job)
 
 
-def read_conversation_files(config: Config, tokenizer: Any, length: int, reading: dict) -> MakeParts:
-    """Returns what makes, for the batch size in the settings, `make_batches` and the batches of the other parts."""
-    records = {name: list(read_conversations(Path(source))) for name, source in config.sources.items()}
+def read_conversation_files(config: Config, tokenizer: Any, length: int, reading: dict) -> Any:
+    """Returns a function from the sizes of a batch to `make_batches` and the batches of the other parts."""
+    records = {name: list(read_conversations(source)) for name, source in config.sources.items()}
     groups = [text_key(repr(record._replace(place=""))) for record in records["train"]]
     parts = config.set_aside(groups, config.seed)
     records |= {name: [records["train"][record] for record in chosen] for name, chosen in parts.items()}
@@ -123,8 +114,7 @@ def read_conversation_files(config: Config, tokenizer: Any, length: int, reading
     with naming(f"--train {config.train}"):
         print(ConversationBatches(train_on, context_length=length, batch_size=1).summary, flush=True)
 
-    def make_parts() -> tuple[Any, dict]:
-        shared: dict[str, Any] = {"context_length": length, "batch_size": config.batch_size}
+    def make_parts(shared: dict) -> tuple[Any, dict]:
         held_out: dict[str, Any] = {"validation": None}
         for name, part in examples.items():
             with naming(f"--{name} {config.sources.get(name, 'set aside')}"):
@@ -134,7 +124,7 @@ def read_conversation_files(config: Config, tokenizer: Any, length: int, reading
     return make_parts
 
 
-def read_texts(config: Config, tokenizer: Any, length: int) -> MakeParts:
+def read_texts(config: Config, tokenizer: Any, length: int) -> Any:
     """Returns the same as `read_conversation_files`, for plain text."""
     streams = {
         name: tokenize_stream(Corpus([source], config.text_column), tokenizer, processes=config.processes)
@@ -143,19 +133,15 @@ def read_texts(config: Config, tokenizer: Any, length: int) -> MakeParts:
     streams |= config.set_text_aside(streams["train"])
     stream = streams.pop("train")
 
-    def make_parts() -> tuple[Any, dict]:
-        shared: dict[str, Any] = {"context_length": length, "batch_size": config.batch_size}
-        accumulation = config.gradient_accumulation
-        steps = config.epochs * max(stream.num_tokens // (length * config.batch_size * accumulation), 1)
-        run: dict[str, Any] = {"steps": steps, "seed": config.seed, "gradient_accumulation": accumulation}
-        make_batches = partial(CausalBatches, stream, **run, **shared)
-        with naming(f"--train {config.train}"):
-            make_batches()
+    def make_parts(shared: dict) -> tuple[Any, dict]:
+        run: dict[str, Any] = {"gradient_accumulation": config.gradient_accumulation, "seed": config.seed}
+        a_step = length * config.batch_size * config.gradient_accumulation
+        run["steps"] = config.epochs * max(stream.num_tokens // a_step, 1)
         held_out: dict[str, Any] = {"validation": None}
         for name, part in streams.items():
             with naming(f"--{name} {config.sources.get(name, 'set aside')}"):
                 held_out[name] = CausalEvaluationBatches(part, keep_partial=True, **shared)
-        return make_batches, held_out
+        return partial(CausalBatches, stream, **run, **shared), held_out
 
     return make_parts
 

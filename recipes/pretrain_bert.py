@@ -6,7 +6,6 @@ KERAS_BACKEND=jax python recipes/pretrain_bert.py --corpus my.txt --size mini --
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -78,9 +77,6 @@ def main(config: Config) -> int:
             BertPretraining, vocabulary_size(tokenizer), objectives=heads, seed=config.seed
         )
 
-    if validation is None and config.has_validation:
-        print("too few documents to set some aside: no validation", file=sys.stderr)
-
     def make_job() -> Job:
         sized = settings | {"batch_size": config.batch_size}
         run: dict[str, Any] = {"steps": config.steps, "seed": config.seed}
@@ -132,8 +128,11 @@ def token_stores(config: Config, corpus: Corpus, tokenizer: Any) -> tuple[TokenS
         validation = tokenize_corpus(held_out, tokenizer, processes=config.processes)
     elif config.validation_fraction > 0:
         least = 2 if {"next_sentence", "sentence_order"} & set(config.objectives) else 1
-        with suppress(InputError):  # `main` tells that there is no validation
+        try:
             training, validation = training.split(config.validation_fraction, config.seed, least=least)
+        except InputError:
+            if training.num_documents >= least:  # else there is nothing to train on, either
+                print("too few documents to set some aside: no validation", file=sys.stderr)
     config.report(training, validation)
     return training, validation
 

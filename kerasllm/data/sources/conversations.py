@@ -56,7 +56,7 @@ class Completion(NamedTuple):
     place: str
 
 
-def read_conversations(path: Path) -> Iterator[Conversation | Completion]:
+def read_conversations(path: str | Path) -> Iterator[Conversation | Completion]:
     """Yields the records of a JSONL file, or of a JSON file with a list of them, in any form that is taken.
 
     Raises:
@@ -64,7 +64,7 @@ def read_conversations(path: Path) -> Iterator[Conversation | Completion]:
             there is nothing to learn, or the file is empty. The message names file and line.
     """
     is_empty = True
-    for place, record in _records(path):
+    for place, record in _records(Path(path)):
         is_empty = False
         yield read_record(record, place)
     if is_empty:
