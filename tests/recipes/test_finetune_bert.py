@@ -192,7 +192,7 @@ def test_predict_names_all_labels_of_a_text(pretrained, run_recipe, capsys, tmp_
     assert row["labels"] == ["sea", "storm"] and row["probabilities"]["ship"] < 0.01
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("without_xla")
 def test_several_labels_and_adapters(pretrained, run_recipe, read_run, tmp_path, capsys):
     """Labels in one column of a TSV, or lists in JSON lines; adapters, merged into the saved model."""
     rows = [
