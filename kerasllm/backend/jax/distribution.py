@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 
 import jax
@@ -12,6 +12,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kerasllm import processes
+from kerasllm.backend.undivided import assign as assign
+from kerasllm.backend.undivided import differentiated as differentiated
+from kerasllm.backend.undivided import divide as divide
+from kerasllm.backend.undivided import reading as reading
+from kerasllm.backend.undivided import shape as shape
+from kerasllm.backend.undivided import stateless as stateless
 from kerasllm.errors import InputError, counted
 
 _AXES = ("replica", "fsdp", "tensor")
@@ -168,35 +174,6 @@ def distribute(sizes, rules):
         )
     mesh = keras.distribution.DeviceMesh(sizes, _AXES, keras.distribution.list_devices())
     keras.distribution.set_distribution(_Distribution(mesh, rules))
-
-
-def divide(model):
-    """Does nothing: Keras has placed the weights where they were made."""
-
-
-def differentiated(variables):
-    """Returns the variables."""
-    return variables
-
-
-def reading(model):
-    """Returns a context in which nothing is different."""
-    return nullcontext()
-
-
-def stateless(values):
-    """Returns Keras' own scope."""
-    return keras.StatelessScope(list(values))
-
-
-def shape(variable):
-    """Returns the shape."""
-    return tuple(variable.shape)
-
-
-def assign(variable, values):
-    """Assigns the values."""
-    variable.assign(values)
 
 
 class _Distribution(keras.distribution.ModelParallel):

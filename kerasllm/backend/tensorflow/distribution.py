@@ -6,6 +6,12 @@ import keras
 import numpy as np
 
 from kerasllm import processes
+from kerasllm.backend.undivided import assign as assign
+from kerasllm.backend.undivided import differentiated as differentiated
+from kerasllm.backend.undivided import divide as divide
+from kerasllm.backend.undivided import reading as reading
+from kerasllm.backend.undivided import shape as shape
+from kerasllm.backend.undivided import stateless as stateless
 from kerasllm.errors import InputError
 
 sums_gradients = False
@@ -32,35 +38,6 @@ def device_count() -> int:
 
 def distribute(sizes, rules):
     """Does nothing: there is one device."""
-
-
-def divide(model):
-    """Does nothing: there is one device."""
-
-
-def differentiated(variables):
-    """Returns the variables."""
-    return variables
-
-
-def reading(model):
-    """Returns a context in which nothing is different."""
-    return nullcontext()
-
-
-def stateless(values):
-    """Returns Keras' own scope."""
-    return keras.StatelessScope(list(values))
-
-
-def shape(variable):
-    """Returns the shape."""
-    return tuple(variable.shape)
-
-
-def assign(variable, values):
-    """Assigns the values."""
-    variable.assign(values)
 
 
 def gather(values):
