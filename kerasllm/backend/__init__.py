@@ -38,12 +38,9 @@ Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.1.
 dropout = ops.dropout
 """dropout(inputs, rate, seed)
 
-Returns `inputs` with a share `rate` of their elements zeroed and the others divided by 1 - rate.
-
-Args:
-    inputs: floating tensor of any shape.
-    rate: in [0, 1); with 0, `inputs` come back and `seed` is not looked at.
-    seed: integer (2,), as `SeedGenerator.next()` gives it; what is zeroed is a hash of it (see `backend.hashing`).
+Returns `inputs`, floating and of any shape, with a share `rate` in [0, 1) of their elements zeroed and the others
+divided by 1 - rate. Which are zeroed is told by a hash of `seed`, integer (2,), as `SeedGenerator.next()` gives it
+(see `backend.hashing`).
 
 Reference: Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html.
 """
@@ -90,12 +87,8 @@ Returns `heads` (..., length, head_dim) with each pair of coordinates (i, i + he
 dense = ops.dense
 """dense(inputs, kernel, bias=None, transposed=False)
 
-Returns `inputs @ kernel + bias`, (rows, out).
-
-Args:
-    inputs: (rows, in).
-    kernel: (in, out), or (out, in) if it is `transposed`.
-    bias: (out,), or None for none.
+Returns `inputs @ kernel + bias`, (rows, out), of inputs (rows, in), a kernel (in, out), or (out, in) if it is
+`transposed`, and a bias (out,) or None.
 """
 
 matrix_product = ops.matrix_product
@@ -170,10 +163,8 @@ nats. Only a chunk of the logits exists at a time. Where a gradient is asked for
 while its logits are there, so that they are made once.
 
 Args:
-    hidden: (tokens, hidden_dim).
-    table: (vocabulary, hidden_dim).
-    labels: int (tokens,).
-    weights: float32 (tokens,); no gradient flows to them.
+    hidden, table: (tokens, hidden_dim) and (vocabulary, hidden_dim).
+    labels, weights: int and float32 (tokens,); no gradient flows to the weights.
     chunk_size: tokens at a time.
     differentiable: whether gradients may be asked for.
 """
@@ -254,12 +245,8 @@ recomputed = training.recomputed
 """recomputed(function, weights, states, inputs)
 
 Returns the result of `function(weights, states, inputs)` and the new states. The backward pass computes the function
-again, instead of keeping its inner values.
-
-Args:
-    function: from (weights, states, inputs) to (a floating tensor, new states); it changes nothing else.
-    weights, inputs: lists of tensors, to which gradients flow.
-    states: a list of tensors without gradients, such as the numbers of dropout's calls.
+again, instead of keeping its inner values. The function, weights and states are those of `in_parts`; `inputs` is a list
+of tensors, to which gradients flow, too.
 """
 
 evaluation_step = training.evaluation_step
@@ -326,9 +313,8 @@ Returns a loop over `step` as a program, made once for each shape: a function of
 takes at most `count` steps, stops before one if the state is finished, and returns the last state. The state that it
 is given is used up.
 
-Args:
-    step: from (weights, inputs, state) to the next state, of the same shapes.
-    finished: from a state to a boolean scalar.
+`step` leads from (weights, inputs, state) to the next state, of the same shapes, `finished` from a state to a boolean
+scalar.
 
 made_once(function)
 
@@ -469,9 +455,8 @@ whole_batch = distribution.whole_batch
 
 Returns a context that gives, of a batch that each process has whole, what this process is to hand to Keras.
 
-Args:
-    data: a structure of arrays of rows.
-    is_placed: whether the rows are to lie on the devices already, as Keras does not bring them there to predict.
+`data` is a structure of arrays of rows. With `is_placed` they lie on the devices already, as Keras does not bring them
+there to predict.
 """
 
 everywhere = distribution.everywhere
