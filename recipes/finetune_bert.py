@@ -7,7 +7,6 @@ KERAS_BACKEND=jax python recipes/finetune_bert.py --init runs/mine --train train
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 from kerasllm import BertClassifier, BertRegressor, cli
@@ -68,29 +67,18 @@ def main(config: Config) -> int:
         return config.make_bert(BertClassifier, num_tokens, **settings, **config.adapters)
 
     def make_job() -> Job:
-        make_batches = partial(kind, encoded["train"], training.labels, **config.for_batches)
-
-        batches = make_batches()
-        held_out = {
-            name: ClassificationBatches(
-                encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False
-            )
-            for name in parts
-            if name != "train"
-        }
+        batches = config.labeled_batches(encoded, parts, kind, ClassificationBatches)
         return Job(
             task=task,
             make_model=make_model,
-            batches=batches,
-            make_batches=make_batches,
             tokenizer=tokenizer,
-            held_out=held_out,
+            **batches,
             monitor=config.monitor,
             recorded={
                 "data": part_sizes(encoded),
                 "labels": list(training.label_names or ()),
                 "task": task.name,
-                "steps": batches.steps,
+                "steps": batches["batches"].steps,
             },
             example=("--text", first_words("\t".join(training.texts[0]))),
         )

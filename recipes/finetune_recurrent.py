@@ -7,7 +7,6 @@ KERAS_BACKEND=jax python recipes/finetune_recurrent.py --train train.tsv --valid
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 from kerasllm import RecurrentClassifier, cli
@@ -88,30 +87,19 @@ def main(config: Config) -> int:
         return config.make_model(RecurrentClassifier, shape, pooling=config.pooling, **settings)
 
     def make_job() -> Job:
-        make_batches = partial(ClassificationBatches, encoded["train"], training.labels, **config.for_batches)
-
-        batches = make_batches()
-        held_out = {
-            name: ClassificationBatches(
-                encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False
-            )
-            for name in parts
-            if name != "train"
-        }
+        batches = config.labeled_batches(encoded, parts, ClassificationBatches, ClassificationBatches)
         return Job(
             task=task,
             make_model=make_model,
-            batches=batches,
-            make_batches=make_batches,
             tokenizer=tokenizer,
-            held_out=held_out,
+            **batches,
             monitor=config.monitor,
             epsilon=1e-8,
             recorded={
                 "data": part_sizes(encoded),
                 "labels": list(task.label_names),
                 "task": task.name,
-                "steps": batches.steps,
+                "steps": batches["batches"].steps,
             },
             example=("--text", first_words(training.texts[0][0])),
         )

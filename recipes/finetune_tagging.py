@@ -73,29 +73,18 @@ def main(config: Config) -> int:
         return model
 
     def make_job() -> Job:
-        make_batches = partial(kind, encoded["train"], training.labels, **config.for_batches)
-
-        batches = make_batches()
-        held_out = {
-            name: TaggingBatches(
-                encoded[name], parts[name].labels, batch_size=config.batch_size, shuffle=False
-            )
-            for name in parts
-            if name != "train"
-        }
+        batches = config.labeled_batches(encoded, parts, kind, TaggingBatches)
         return Job(
             task=task,
             make_model=make_model,
-            batches=batches,
-            make_batches=make_batches,
             tokenizer=tokenizer,
-            held_out=held_out,
+            **batches,
             monitor=config.monitor,
             recorded={
                 "data": part_sizes(parts),
                 "labels": list(training.label_names),
                 "scheme": training.scheme,
-                "steps": batches.steps,
+                "steps": batches["batches"].steps,
             },
             example=("--text", first_words(" ".join(training.words[0]))),
         )

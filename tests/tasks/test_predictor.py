@@ -118,6 +118,12 @@ def test_what_is_wrong(tokenizer):
         kerasllm.Predictor(predictor.model, other)
 
 
+def test_a_backbone_alone_is_for_vectors(tokenizer, tmp_path):
+    kerasllm.BertBackbone(shape(), seed=0).save_pretrained(tmp_path, tokenizer=tokenizer)
+    with pytest.raises(InputError, match=r"hold no masked_lm_head.*BertEncoder\.from_pretrained"):
+        kerasllm.load(tmp_path)
+
+
 def test_texts_are_continued(tmp_path):
     tokenizer = kerasllm.train_characters(["abcdefgh "])
     config = kerasllm.GPTConfig(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -67,6 +68,26 @@ class FineTuningOptions:
         """The arguments of training batches that are options."""
         names = ("batch_size", "seed", "epochs", "gradient_accumulation")
         return {name: getattr(self, name) for name in names}
+
+    def labeled_batches(
+        self, encoded: Mapping[str, Any], parts: Mapping[str, Any], training: Any, held_out: Any
+    ) -> dict[str, Any]:
+        """Returns the batches of encoded examples and their labels, as `Job` takes them.
+
+        Args:
+            encoded: the encoded examples by part, "train" among them.
+            parts: what they were made from, with `labels`, by part.
+            training: makes the batches that are trained on, of examples, labels and options.
+            held_out: makes those of every other part, in the order of the data.
+        """
+        options = self.for_batches
+        make_batches = partial(training, encoded["train"], parts["train"].labels, **options)
+        judged = {
+            name: held_out(encoded[name], parts[name].labels, batch_size=options["batch_size"], shuffle=False)
+            for name in parts
+            if name != "train"
+        }
+        return {"batches": make_batches(), "make_batches": make_batches, "held_out": judged}
 
     def check_parts(self) -> None:
         """Refuses data of a part that is both given and set aside, before anything is read.
