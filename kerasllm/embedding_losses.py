@@ -23,6 +23,7 @@ _NONE = -1e9  # the logit of a candidate that does not count
 
 
 class _EmbeddingLoss(keras.losses.Loss):
+    divides_by_all = True  # as it is given the vectors of all processes
     """The base class, which flattens a batch to a list of texts.
 
     Args:

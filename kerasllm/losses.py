@@ -79,7 +79,12 @@ def token_cross_entropy(labels, logits):
 
 
 class _WeightedLoss(keras.losses.Loss):
-    """The base class of the losses, which reduces one value per label as Keras does."""
+    """The base class of the losses, which reduces one value per label as Keras does.
+
+    In a training step of several processes, the sum of the weights is that of all their rows.
+    """
+
+    divides_by_all = True
 
     def __init__(self, reduction: str = "mean_with_sample_weight", name: str | None = None) -> None:
         super().__init__(name=name, reduction=reduction)
@@ -101,7 +106,7 @@ class _WeightedLoss(keras.losses.Loss):
         if self.reduction == "sum":
             return total
         if self.reduction == "mean_with_sample_weight":
-            return total / ops.maximum(ops.sum(weights), 1e-7)
+            return total / ops.maximum(backend.total_weight(ops.sum(weights)), 1e-7)
         return total / ops.cast(ops.size(losses), "float32")
 
     def get_config(self):
@@ -393,7 +398,7 @@ class CausalLanguageModelLoss(_CrossEntropy):
             total = total + self.label_smoothing * self._spread(labels, hidden, table, weights)
         if self.reduction == "sum":
             return total
-        return total / ops.maximum(ops.sum(weights), 1e-7)
+        return total / ops.maximum(backend.total_weight(ops.sum(weights)), 1e-7)
 
     def _spread(self, labels, hidden, table, weights):
         """Returns the sum over all tokens of the label's logit less the mean logit.

@@ -25,8 +25,7 @@ attention = ops.attention
 Returns scaled dot-product attention of the shape of `query`.
 
 Args:
-    query: (batch, heads, queries, head_dim), or without the first axis.
-    key, value: the same with any number of keys in place of the queries.
+    query, key, value: (batch, heads, queries or keys, head_dim), or without the first axis.
     mask: boolean, broadcastable to (batch, heads, queries, keys), True where attention is allowed.
     is_causal: whether a query sees no later key; the last query belongs to the last key.
     dropout_rate: share of the attention probabilities that is dropped.
@@ -360,8 +359,7 @@ distribute = distribution.distribute
 Places the weights, optimizers and batches of models that are made from now on, on all devices.
 
 Args:
-    sizes: how many devices the axes replica, fsdp and tensor have; their product is `device_count()`. The rows of a
-        batch are divided among replica * fsdp.
+    sizes: of the axes replica, fsdp and tensor; their product is `device_count()`. The first two divide the rows.
     rules: pairs of a regular expression for the whole path of a weight, and for each of its axes "fsdp", "tensor" or
         None. An axis that the devices do not divide, and a weight that no rule names, is whole on every device.
 """
@@ -430,12 +428,18 @@ places once. None for a variable that `whole` gives without copying it from proc
 share = distribution.share
 """share()
 
-Returns (part, parts, multiple): this process delivers part number `part` of `parts` equal parts of each batch's rows,
-which must be a multiple of `multiple`; (0, 1, 1) where nothing is divided.
+Returns (part, parts, multiple): which of how many equal parts of each batch's rows this process delivers, and what
+their number must be a multiple of; (0, 1, 1) where nothing is divided.
 """
 
 sums_gradients = distribution.sums_gradients
 """Whether the losses of the processes' own rows are added up, so that weights must be divided by their sum before."""
+
+total_weight = distribution.total_weight
+"""total_weight(weight)
+
+Returns the sum of a batch's weights over all processes, of that over this one's rows, in a step that adds gradients up.
+"""
 
 rows_of_all = distribution.rows_of_all
 """rows_of_all(values)
@@ -468,8 +472,7 @@ Returns the outputs of a compiled function so that each process can read them.
 memory_limit = device.memory_limit
 """memory_limit()
 
-Returns the bytes that a training may have of each accelerator or, on a CPU, of the machine's memory: those that are
-free, and those that this process has.
+Returns the bytes that a training may have of each accelerator or of the machine's memory: free ones and its own.
 
 Raises:
     InputError: the system does not tell.
@@ -484,8 +487,7 @@ Returns the bytes that this process has of that memory, without garbage.
 peak_memory = device.peak_memory
 """peak_memory(function)
 
-Calls `function` and returns the most bytes that the process had of that memory meanwhile. On a GPU of JAX it is the
-peak since the process began: what takes more memory is to be measured later.
+Calls `function` and returns the most bytes that the process had of that memory meanwhile; on a GPU of JAX, ever.
 """
 
 make_deterministic = device.make_deterministic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,11 @@ from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import merged_kernel
 from kerasllm.models.export import check_export, export_settings, signature_of, types_of
 from kerasllm.models.inputs import checked_inputs, named_inputs
+from kerasllm.models.keras_methods import KerasMethods
 from kerasllm.models.registry import family_of
 
 
-class LanguageModel(keras.Model):
+class LanguageModel(KerasMethods):
     """Base class of every backbone and task model.
 
     Args:
@@ -134,18 +136,6 @@ class LanguageModel(keras.Model):
         self.build(input_signature)  # collects the weights of all layers, which PyTorch's exporters look for
         super().export(filepath, format, verbose, input_signature, **kwargs)
         check_export(format, filepath, input_signature)
-
-    def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
-        """Refuses: the layers multiply with the weights themselves, and have no quantized products.
-
-        Raises:
-            kerasllm.errors.InputError: always.
-        """
-        asked = mode or type(config).__name__
-        raise InputError(
-            f"quantize({asked!r}): the layers of {type(self).__name__} have no quantized form; for less memory "
-            "make the model with dtype='bfloat16'"
-        )
 
     def named_variables(self) -> dict[str, keras.Variable]:
         """Returns all weights, without dropout counters, by a name `layer/weight` that is the same on every backend."""
@@ -287,9 +277,10 @@ class LanguageModel(keras.Model):
                 "give sample_weight instead"
             )
         held_out: Any = settings.get("validation_data")
-        for data in (x, held_out):
-            if hasattr(data, "bind_to"):
-                data.bind_to(self)
+        if held_out is x and hasattr(x, "bind_to"):
+            settings["validation_data"] = held_out = copy.copy(x)
+        self._bind(x, trains=True)
+        self._bind(held_out)
         if hasattr(x, "epoch_callback"):
             settings |= {"shuffle": False, "callbacks": _with(settings.get("callbacks"), x.epoch_callback())}
         x = checked_inputs(self, x, y, settings.get("sample_weight"))
@@ -302,16 +293,24 @@ class LanguageModel(keras.Model):
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **settings: Any) -> Any:
         """Evaluates the model as Keras does, after a look at the inputs as in `fit`; of texts, the first epoch."""
+        self._bind(x)
         if hasattr(x, "bind_to"):
-            x.bind_to(self)
             x.epoch = 0
         x = checked_inputs(self, x, y, settings.get("sample_weight"))
         return super().evaluate(x, y, *args, **settings)
 
     def predict(self, x: Any, *args: Any, **settings: Any) -> Any:
         """Predicts as Keras does, after a look at the inputs as in `fit`; labeled texts keep their order."""
-        x = x.in_order() if hasattr(x, "in_order") else x
+        if hasattr(x, "in_order"):
+            x = x.in_order()
+            x.share = (0, 1, 1)
         return super().predict(checked_inputs(self, x), *args, **settings)
+
+    def _bind(self, data: Any, trains: bool = False) -> None:
+        """Checks a data set made from texts, which is to give the rows of this process where not each takes all."""
+        if hasattr(data, "bind_to"):
+            data.bind_to(self)
+            data.share = backend.share() if trains or not backend.sums_gradients else (0, 1, 1)
 
     def make_train_function(self, force: bool = False) -> None:
         """Calls Keras' own method; on TensorFlow, `jit_compile` may compile only a part of the step."""

@@ -167,3 +167,36 @@ def test_windows_and_lanes_make_the_rows_of_a_share_alone(accumulation, monkeypa
                 for one, other in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
                     np.testing.assert_allclose(one, other, rtol=1e-6)
         assert batches.undivided(1)[1].tolist() == whole[1][1].tolist()
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="TensorFlow has no runs of several processes"
+)
+def test_compile_and_fit_in_two_processes_are_those_of_one(tmp_path):
+    """With the losses by default, dropout, clipping, weights and validation; and weights are whole to their user."""
+    started = script("started").Started(
+        [HERE / "own_script.py", tmp_path],
+        count=2,
+        backend=keras.backend.backend(),
+        directory=tmp_path / "output",
+    )
+    expected, model = script("own_script").train((0, 1))  # meanwhile
+    assert started.wait(240) == [0, 0], started.outputs
+    for output in started.outputs:
+        line = next(line for line in output.splitlines() if line.startswith("figures"))
+        figures = json.loads(line.removeprefix("figures"))
+        for name in ("classifier", "gpt"):
+            assert set(figures[name]) == set(expected[name])
+            for figure, values in expected[name].items():
+                assert figures[name][figure] == pytest.approx(values, rel=1e-5), (name, figure)
+        if keras.backend.backend() == "torch":
+            weights = figures["weights"]
+            total = sum(np.abs(values).sum() for values in model.get_weights())
+            assert weights["total"] == pytest.approx(total, rel=1e-4) and weights["same"]
+            assert weights["zeros"] == 0
+            assert len(weights["said"]) == 2 and all(
+                "call save_pretrained" in said for said in weights["said"]
+            )
+            saved = type(model).from_pretrained(tmp_path / "0" / "model")
+            written = sum(np.abs(values).sum() for values in saved.get_weights())
+            assert written == pytest.approx(weights["total"], rel=1e-6)

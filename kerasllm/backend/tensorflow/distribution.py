@@ -12,6 +12,7 @@ from kerasllm.backend.undivided import divide as divide
 from kerasllm.backend.undivided import reading as reading
 from kerasllm.backend.undivided import shape as shape
 from kerasllm.backend.undivided import stateless as stateless
+from kerasllm.backend.undivided import total_weight as total_weight
 from kerasllm.errors import InputError
 
 sums_gradients = False

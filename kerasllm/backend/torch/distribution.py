@@ -225,6 +225,7 @@ def reduced_step(model, train_step, *arguments):
         _make_equal(model)
         _started.add(model)
     losses: list[torch.Tensor] = []
+    global _is_reducing
 
     def on_loss(loss):
         losses.append(loss.detach())
@@ -234,9 +235,26 @@ def reduced_step(model, train_step, *arguments):
         summed = sharding.summed_over_replicas if sharding.is_divided(model) else _summed
         apply(summed(gradients, losses[-1]), variables)
 
-    with watch(model.optimizer, on_loss, on_gradients):
-        logs = train_step(*arguments)
-    return logs | _logs_of_all(model, logs)
+    metrics = _Metrics(model)
+    _is_reducing = True
+    try:
+        with watch(model.optimizer, on_loss, on_gradients):
+            logs = train_step(*arguments)
+    finally:
+        _is_reducing = False
+    return metrics.add_up(logs)
+
+
+_is_reducing = False
+
+
+def total_weight(weight):
+    """Returns the sum over all processes within a step whose gradients are added up."""
+    if not _is_reducing:
+        return weight
+    total = weight.detach().clone()
+    torch.distributed.all_reduce(total, group=_group)
+    return total
 
 
 @torch.no_grad()
@@ -253,26 +271,34 @@ def _summed(gradients, loss):
     ]
 
 
-@torch.no_grad()
-def _logs_of_all(model, logs):
-    """Returns the losses, which are sums over the rows, and the metrics, which are made from sums."""
-    outputs = model.loss if isinstance(model.loss, dict) else ()
-    losses = [name for name in logs if name in ("loss", *(f"{output}_loss" for output in outputs))]
-    states = [variable.value for metric in model.metrics[1:] for variable in metric.variables]
-    own = [*(torch.as_tensor(logs[name]).detach() for name in losses), *states]
-    flat = torch.cat([part.reshape(-1).float() for part in own])
-    torch.distributed.all_reduce(flat, group=_group)
-    if not states:
-        return dict(zip(losses, flat, strict=True))
-    before = [value.clone() for value in states]
-    for value, part in zip(
-        states, flat[len(losses) :].split([value.numel() for value in states]), strict=True
-    ):
-        value.copy_(part.view(value.shape))
-    found = model.get_metrics_result() | dict(zip(losses, flat, strict=False))
-    for value, old in zip(states, before, strict=True):
-        value.copy_(old)
-    return found
+class _Metrics:
+    """The metrics of a model, which are made from sums, and are made those of all rows after a step.
+
+    A loss is a sum over the processes, too, but the weight that its mean gives to a batch is the same in each.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        outputs = model.loss if isinstance(model.loss, dict) else ()
+        losses = ("loss", *(f"{output}_loss" for output in outputs))
+        self.states = [
+            variable.value
+            for metric in model.metrics
+            for variable in metric.variables
+            if metric.name not in losses or variable is metric.variables[0]
+        ]
+        self.before = [value.detach().clone() for value in self.states]
+
+    @torch.no_grad()
+    def add_up(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Returns the logs with the figures of all processes."""
+        added = [value - before for value, before in zip(self.states, self.before, strict=True)]
+        flat = torch.cat([part.reshape(-1).float() for part in added])
+        torch.distributed.all_reduce(flat, group=_group)
+        parts = flat.split([value.numel() for value in self.states])
+        for value, before, part in zip(self.states, self.before, parts, strict=True):
+            value.copy_(before + part.view(value.shape))
+        return logs | self.model.get_metrics_result()
 
 
 @torch.no_grad()
@@ -282,11 +308,19 @@ def _make_equal(model) -> None:
     Raises:
         InputError: see `reduced_step`.
     """
-    losses = keras.tree.flatten(model.loss)
-    if any(getattr(loss, "reduction", None) != "sum" for loss in losses):
+    for loss in keras.tree.flatten(model.loss):
+        reduction = getattr(loss, "reduction", None)
+        if reduction != "sum" and not (
+            reduction == "mean_with_sample_weight" and getattr(loss, "divides_by_all", False)
+        ):
+            raise InputError(
+                f"several processes of PyTorch cannot add up a {type(loss).__name__} with reduction={reduction!r}: "
+                "leave the loss out, take one of kerasllm's, or one with reduction='sum' and sample weights that are "
+                "divided by their sum over the batches of all processes"
+            )
+    if any(getattr(variable, "regularizer", None) is not None for variable in model.trainable_variables):
         raise InputError(
-            "several processes of PyTorch need losses with reduction='sum', and sample weights that are divided by "
-            "their sum over the batches of all processes"
+            "several processes of PyTorch would add a regularizer's loss once for each: take weight decay"
         )
     for variable in model.variables:
         torch.distributed.broadcast(variable.value.data, 0, group=_group)

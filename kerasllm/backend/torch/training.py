@@ -109,6 +109,9 @@ def _recorded_steps(model) -> RecordedSteps | None:
     optimizer = model.optimizer
     if not model.jit_compile or model.run_eagerly or optimizer is None:
         return None
+    losses = keras.tree.flatten(model.loss)
+    if device_count() > 1 and any(getattr(loss, "reduction", None) != "sum" for loss in losses):
+        return None  # a mean asks for the weights of all processes in the middle of the step
     if getattr(model, "training_parts", 1) > 1:
         return None  # a compiler would keep the parts' inner values instead of computing them again
     if optimizer.loss_scale_factor or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from kerasllm.data.batches.base import MicroBatches
+from kerasllm.data.batches.share import Share
 from kerasllm.errors import InputError
 
 
@@ -25,6 +26,7 @@ class TextData(keras.utils.PyDataset, abc.ABC):
 
     Attributes:
         epoch: the epoch that is read, from 0.
+        share: (part, parts, multiple): which of a batch's rows this process reads; `fit` sets it. See `Share`.
         batches: the batches, by the number of the step over all epochs.
     """
 
@@ -34,6 +36,7 @@ class TextData(keras.utils.PyDataset, abc.ABC):
         super().__init__()
         self.batches, self.shuffle = batches, shuffle
         self.epoch = self._reads = 0
+        self.share = (0, 1, 1)
         self._last, self._shapes_asked, self._in_epoch = -1, False, False
 
     @property
@@ -54,7 +57,8 @@ class TextData(keras.utils.PyDataset, abc.ABC):
         # Outside of an epoch, the batches show TensorFlow which axes vary; nobody else is shown anything but the texts.
         (self.batches.on_epoch_end if self._shapes_asked and index < 2 else self.batches.on_epoch_begin)()
         epoch = self.epoch if self.shuffle else 0
-        return self.batches.whole(epoch * len(self) + index, index)
+        batch = self.batches.whole(epoch * len(self) + index, index)
+        return batch if self.share == (0, 1, 1) else Share(*self.share).of(batch)
 
     def on_epoch_begin(self) -> None:
         """Counts the batches that are read from here on."""

@@ -1,0 +1,93 @@
+"""A user's own script: `compile` and `fit`, with texts and with arrays, after `kerasllm.distribute`.
+
+It prints a line of JSON: the losses of each model, and what becomes of weights.
+"""
+
+import json
+
+import keras
+import numpy as np
+
+import kerasllm
+
+SHAPE = {"vocabulary_size": 40, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 16}
+TEXTS = ["a b c d", "e f", "g h a b c", "d", "b b b a", "c e g"] * 4
+ROWS = np.random.default_rng(0).integers(0, 40, (8, 12))
+WEIGHTS = np.random.default_rng(1).random((8, 12)).astype("float32")
+
+
+def optimizer():
+    """Returns an optimizer that clips."""
+    return keras.optimizers.AdamW(1e-3, global_clipnorm=0.5)
+
+
+def classifier():
+    """Returns the losses of a classifier of texts, in training and validation."""
+    tokenizer = kerasllm.train_wordpiece(TEXTS, vocabulary_size=40)
+    model = kerasllm.BertClassifier(kerasllm.BertConfig(**SHAPE), num_classes=2, seed=0)
+    model.compile(optimizer())
+    data = kerasllm.TextClassificationData(
+        TEXTS,
+        [number % 2 for number in range(len(TEXTS))],
+        tokenizer=tokenizer,
+        batch_size=4,
+        sequence_length=16,
+    )
+    history = model.fit(data, epochs=2, validation_data=data, verbose=0).history
+    return history | {"evaluated": model.evaluate(data, verbose=0)}
+
+
+def language_model(place):
+    """Returns the losses of a GPT on arrays, of which a process gives its own rows, and itself."""
+    number, count = place
+    own = np.arange(8).reshape(2, count, -1)[:, number].reshape(-1)
+    model = kerasllm.GPTCausalLM(kerasllm.GPTConfig(**SHAPE), seed=0)
+    model.compile(optimizer())
+    history = model.fit(
+        {"token_ids": ROWS[own]},
+        ROWS[own],
+        sample_weight=WEIGHTS[own],
+        batch_size=4 // count,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+    ).history
+    return history, model
+
+
+def weights(model, directory):
+    """Returns what Keras' own ways to read and write the weights do, where each process has a part of them."""
+    found = model.get_weights()
+    model.set_weights([values * 0 for values in found])
+    zeros = model.get_weights()
+    model.set_weights(found)
+    same = all(np.array_equal(one, other) for one, other in zip(found, model.get_weights(), strict=True))
+    said = []
+    for method, path in (("save", "a.keras"), ("save_weights", "a.weights.h5")):
+        try:
+            getattr(model, method)(f"{directory}/{path}")
+        except kerasllm.errors.InputError as error:
+            said.append(str(error))
+    model.save_pretrained(f"{directory}/model")
+    return {
+        "total": float(sum(np.abs(values).sum() for values in found)),
+        "zeros": float(sum(np.abs(values).sum() for values in zeros)),
+        "same": same,
+        "said": said,
+    }
+
+
+def train(place):
+    """Returns all figures, and the GPT."""
+    causal, model = language_model(place)
+    return {"classifier": classifier(), "gpt": causal}, model
+
+
+if __name__ == "__main__":
+    import sys
+
+    place = kerasllm.distribute()
+    figures, model = train(place)
+    if keras.backend.backend() == "torch":
+        figures["weights"] = weights(model, f"{sys.argv[1]}/{place[0]}")
+    print("figures", json.dumps(figures), flush=True)
