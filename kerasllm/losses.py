@@ -51,6 +51,35 @@ def spread_weights(sample_weight, shape):
     return ops.broadcast_to(weights, shape)
 
 
+def spread_over_labels(sample_weight, labels, predictions):
+    """Returns the weights of a batch, in which a weight of a row has become a weight of each of the row's labels.
+
+    Keras' own losses and metrics would multiply a weight (batch, 1) by the number of labels, and fail for one of
+    (batch,). Weights of labels, and those of one label a row, are returned as they are.
+
+    Args:
+        sample_weight: an array, or a dict by the name of the output; None without weights.
+        labels: the labels of the batch, or a dict of them.
+        predictions: what the model predicts, with one axis more than the losses; or a dict.
+
+    Raises:
+        ValueError: the weights do not fit the labels.
+    """
+    if sample_weight is None or labels is None:
+        return sample_weight
+    if isinstance(labels, dict) and isinstance(predictions, dict):
+        given = sample_weight if isinstance(sample_weight, dict) else dict.fromkeys(labels, sample_weight)
+        return {
+            name: spread_over_labels(weights, labels.get(name), predictions.get(name))
+            for name, weights in given.items()
+        }
+    ranks = [len(getattr(each, "shape", ())) for each in (sample_weight, labels, predictions)]
+    losses = ranks[2] - 1
+    if losses < 2 or ranks[1] < losses or not 0 < ranks[0] <= losses:
+        return sample_weight
+    return spread_weights(sample_weight, ops.shape(labels)[:losses])
+
+
 def valid_labels(labels, sample_weight, classes):
     """Returns the labels int32, each within its range, and their weights float32 of the same shape.
 

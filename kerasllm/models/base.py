@@ -21,6 +21,7 @@ from kerasllm.checkpoints.adapters import read_adapter, write_adapter
 from kerasllm.errors import InputError, InputWarning
 from kerasllm.layers.initializers import default_seed
 from kerasllm.layers.projections import merged_kernel
+from kerasllm.losses import spread_over_labels
 from kerasllm.models.export import check_export, export_settings, signature_of, types_of
 from kerasllm.models.inputs import checked_inputs, named_inputs
 from kerasllm.models.keras_methods import KerasMethods
@@ -239,7 +240,7 @@ class LanguageModel(KerasMethods):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """Returns the compiled loss and the losses of layers, as Keras does.
+        """Returns the compiled loss and the losses of layers, as Keras does; a row's weight weighs all its labels.
 
         Raises:
             kerasllm.errors.InputError: there are no labels for the loss that `compile` chose.
@@ -250,10 +251,12 @@ class LanguageModel(KerasMethods):
                 raise InputError(
                     f"{type(self).__name__} was given no labels: give them as y, or (inputs, labels)"
                 )
-            return keras.ops.zeros(
-                ()
-            )  # Keras asks before the first step, whatever loss the subclass's own has
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
+            return keras.ops.zeros(())  # Keras asks before the first step of a subclass, too
+        return super().compute_loss(x, y, y_pred, spread_over_labels(sample_weight, y, y_pred), training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns the metrics with this batch, as Keras does; a weight of a row weighs all its labels."""
+        return super().compute_metrics(x, y, y_pred, spread_over_labels(sample_weight, y, y_pred))
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles the model as it was compiled before it was saved."""

@@ -7,6 +7,7 @@ import pytest
 import kerasllm
 from kerasllm import RecurrentConfig, RecurrentSeq2SeqConfig, Seq2SeqConfig
 from kerasllm.errors import InputError
+from kerasllm.losses import spread_over_labels
 
 SHAPE = {"vocabulary_size": 300, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "max_sequence_length": 12}
 BERT, SEQ2SEQ = kerasllm.BertConfig(**SHAPE, dropout=0.3), Seq2SeqConfig(**SHAPE, dropout=0.3)
@@ -87,6 +88,44 @@ def test_weights_of_rows_weigh_all_their_tokens():
         losses.append(trained(model, inputs, labels, given))
     assert losses[0] == losses[1]
     assert trained(half, inputs, labels, weights) == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["BertTokenClassifier", "RecurrentLM", "Seq2SeqLM"])
+def test_weights_of_rows_weigh_all_their_tokens_in_the_losses_and_metrics_of_keras(name):
+    """Keras alone multiplies a weight (batch, 1) by the length, and fails for one of (batch,)."""
+    make, inputs, labels = MODELS[name]
+    weights = np.array([0.0, 1.0, 5.0, 2.0], "float32")
+    histories = []
+    for given in (np.repeat(weights[:, None], labels.shape[1], axis=1), weights, weights[:, None]):
+        model = make()
+        loss = keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        )
+        metric = keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="metric")
+        model.compile(keras.optimizers.SGD(0.1), loss=loss, weighted_metrics=[metric])
+        histories.append(
+            model.fit(inputs, labels, sample_weight=given, epochs=2, shuffle=False, verbose=0).history
+        )
+    whole, *others = histories
+    assert whole["loss"] == pytest.approx(whole["metric"], rel=1e-5)
+    for other in others:
+        assert other["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+        assert other["metric"] == pytest.approx(whole["metric"], rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 9)])
+def test_weights_of_rows_are_spread_over_labels_of_any_form(shape):
+    weights = np.array([0.0, 1.0, 5.0, 2.0], "float32")
+    predictions = np.zeros((4, 6, 9), "float32")
+    labels = {"tokens": np.zeros(shape), "row": np.zeros((4,))}
+    outputs = {"tokens": predictions, "row": np.zeros((4, 2))}
+    for given in (weights, weights[:, None]):
+        spread = spread_over_labels(given, labels, outputs)
+        np.testing.assert_array_equal(values(spread["tokens"]), np.repeat(weights[:, None], 6, axis=1))
+        np.testing.assert_array_equal(spread["row"], given)
+        alone = spread_over_labels({"tokens": given}, labels, outputs)
+        np.testing.assert_array_equal(values(alone["tokens"]), values(spread["tokens"]))
+        assert list(alone) == ["tokens"]
 
 
 @pytest.mark.parametrize("name", MODELS)
