@@ -1,5 +1,7 @@
 """Random numbers that depend only on a seed, a purpose and an index, not on earlier draws."""
 
+from numbers import Integral
+
 import numpy as np
 
 from kerasllm.errors import InputError
@@ -26,7 +28,7 @@ def random_stream(seed: int, purpose: int, index: int) -> np.random.Generator:
     Raises:
         InputError: the seed is negative or too large.
     """
-    if not 0 <= seed < 2**64:
-        raise InputError(f"seed is {seed}, it must lie in [0, 2**64)")
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+        raise InputError(f"seed is {seed!r}, it must be a whole number in [0, 2**64)")
     key = np.array([seed, (purpose << 56) | index], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))

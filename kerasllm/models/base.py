@@ -25,6 +25,7 @@ from kerasllm.losses import spread_over_labels
 from kerasllm.models.export import check_export, export_settings, signature_of, types_of
 from kerasllm.models.inputs import checked_inputs, named_inputs
 from kerasllm.models.keras_methods import KerasMethods
+from kerasllm.models.labels import check_class_weight
 from kerasllm.models.registry import family_of
 
 
@@ -274,11 +275,7 @@ class LanguageModel(KerasMethods):
                 names, an id or a label is out of range, or there are class weights for a model that does not predict
                 one class for each row.
         """
-        if settings.get("class_weight") and tuple(self.label_counts) != ("classes",):
-            raise InputError(
-                f"class_weight is for models that predict one class for each row, {type(self).__name__} is none: "
-                "give sample_weight instead"
-            )
+        check_class_weight(self, settings.get("class_weight"))
         held_out: Any = settings.get("validation_data")
         if held_out is x and hasattr(x, "bind_to"):
             settings["validation_data"] = held_out = copy.copy(x)

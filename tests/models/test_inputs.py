@@ -4,7 +4,16 @@ import keras
 import numpy as np
 import pytest
 
-from kerasllm import BertClassifier, BertConfig, BertMaskedLM, GPTCausalLM, GPTConfig
+from kerasllm import (
+    BertClassifier,
+    BertConfig,
+    BertMaskedLM,
+    BertTokenClassifier,
+    GPTCausalLM,
+    GPTConfig,
+    RecurrentClassifier,
+    RecurrentConfig,
+)
 from kerasllm.errors import InputError
 
 SHAPE = {"vocabulary_size": 40, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "max_sequence_length": 8}
@@ -175,3 +184,26 @@ def test_labels_out_of_range(bert, gpt):
 def test_class_weights_are_for_one_class_a_row(gpt):
     with pytest.raises(InputError, match="GPTCausalLM is none: give sample_weight"):
         gpt.fit(TOKENS, TOKENS, class_weight={0: 2.0}, verbose=0)
+
+
+def test_class_weights_are_by_class_id(bert):
+    for wrong, words in (
+        ({"ham": 2.0}, "class_weight holds 'ham', it must hold class ids, 0 to 1"),
+        ({0: 1.0, 2: 2.0}, "class_weight holds 2"),
+        (np.ones(2), "it must be a dict"),
+    ):
+        with pytest.raises(InputError, match=words):
+            bert.fit(TOKENS, CLASSES, class_weight=wrong, verbose=0)
+
+
+def test_names_of_classes_are_a_list_of_texts():
+    config, recurrent = BertConfig(**SHAPE), RecurrentConfig(vocabulary_size=40, hidden_dim=4)
+    for cls, of in (
+        (BertClassifier, config),
+        (BertTokenClassifier, config),
+        (RecurrentClassifier, recurrent),
+    ):
+        with pytest.raises(InputError, match="label_names is 'ham', it must be a list"):
+            cls(of, label_names="ham")
+        with pytest.raises(InputError, match=r"label_names\[1\] is 1, it must be a name"):
+            cls(of, label_names=["ham", 1])

@@ -6,6 +6,7 @@ import abc
 import threading
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any, Generic, TypeVar
 
 import keras
@@ -171,11 +172,13 @@ class PerEpoch(Generic[Item]):
 
 
 def check_positive(**settings: int) -> None:
-    """Checks that each setting is at least 1.
+    """Checks that each setting is a whole number of at least 1.
 
     Raises:
         InputError: one is not; the message names the first.
     """
     for name, value in settings.items():
+        if not isinstance(value, Integral):
+            raise InputError(f"{name} is {value!r}, it must be a whole number of at least 1")
         if value < 1:
             raise InputError(f"{name} is {value}, it must be at least 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from kerasllm.data.examples.conversations import encode_conversations
 from kerasllm.data.sources.conversations import read_record
 from kerasllm.data.text_data.base import TextData
 from kerasllm.data.text_data.texts import check_tokenizer
-from kerasllm.errors import InputError, short
+from kerasllm.errors import InputError, InputWarning, short
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
 from kerasllm.tokenizers.special_tokens import default_length, own_template
 
@@ -60,8 +61,9 @@ class ConversationData(TextData):
     ) -> None:
         check_tokenizer(tokenizer)
         template = chat_template or own_template(tokenizer) or DEFAULT_CHAT_TEMPLATE
+        records = read_conversation_list(conversations)
         batches = ConversationBatches(
-            encode_conversations(read_conversation_list(conversations), tokenizer, template),
+            encode_conversations(records, tokenizer, template),
             context_length=default_length(tokenizer, 512) if context_length is None else context_length,
             batch_size=batch_size,
             seed=seed,
@@ -69,6 +71,13 @@ class ConversationData(TextData):
         )
         super().__init__(batches, shuffle=shuffle)
         self.num_cut = batches.num_cut
+        if self.num_cut:
+            warnings.warn(
+                f"{self.num_cut:,} of {len(records):,} conversations are cut to context_length "
+                f"{batches.context_length}",
+                InputWarning,
+                stacklevel=2,
+            )
 
     @property
     def longest(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kerasllm.data.batches.base import check_positive
 from kerasllm.data.batches.labelled import LabelledBatches
 from kerasllm.data.batches.packed_labelled import PackedClassificationBatches
 from kerasllm.data.batches.padded_labelled import ClassificationBatches
@@ -56,6 +57,7 @@ class _LabelledTexts(TextData):
             raise InputError("packing puts texts of all lengths together: leave it out with shuffle=False")
         if sequence_length is None:
             sequence_length = default_length(tokenizer, 128)
+        check_positive(sequence_length=sequence_length)
         self.encoded = encode_texts(tokenizer, texts, sequence_length)
         self.reads_special_tokens = tokenizer.token_to_id("[CLS]") is not None
         self.num_truncated = self.encoded.num_truncated
@@ -171,9 +173,13 @@ class TextClassificationData(_LabelledTexts):
         self._given_names = check_names(label_names)
         self.label_names = self._given_names
         self._values: Any = None
+        self._width: int | None = None
         if labels is not None:
             known = None if label_names is None else len(label_names)
-            self._values = read_label_lists(labels, known) if multi_label else read_labels(labels)
+            if multi_label:
+                self._values, self._width = read_label_lists(labels, known)
+            else:
+                self._values = read_labels(labels)
             check_count(found, self._values)
             flat: list[Label] = (
                 [label for row in self._values for label in row] if multi_label else self._values
@@ -182,8 +188,9 @@ class TextClassificationData(_LabelledTexts):
             if label_names is None and self._named:
                 self.label_names = sorted_names(map(str, flat))
             largest = max((label for label in flat if isinstance(label, int)), default=0)
-            num_classes = len(self.label_names) if self.label_names else largest + 1
+            num_classes = len(self.label_names) if self.label_names else self._width or largest + 1
             self.num_classes = num_classes
+            self._check_width(num_classes, "label_names has")
         super().__init__(
             found,
             None if labels is None else self._ids(self.label_names, self.num_classes, "label_names"),
@@ -197,6 +204,12 @@ class TextClassificationData(_LabelledTexts):
 
     def _ids(self, names: Sequence[str] | None, num_classes: int, whose: str) -> np.ndarray:
         return (indicators if self.multi_label else class_ids)(self._values, names, num_classes, whose)
+
+    def _check_width(self, num_classes: int, who_has: str) -> None:
+        if self._width not in (None, num_classes):
+            raise InputError(
+                f"labels are indicators of {self._width} classes, {who_has} {num_classes}: give a column for each"
+            )
 
     def suits(self, model: Any) -> bool:
         """Returns whether a model of kerasllm is a classifier."""
@@ -214,6 +227,8 @@ class TextClassificationData(_LabelledTexts):
             given, other = (f"multi_label={value}" for value in (self.multi_label, not self.multi_label))
             raise InputError(f"this {type(self).__name__} has {given}, the model {other}: make both alike")
         theirs = getattr(model, "label_names", None)
+        if self._named:
+            check_names(theirs)
         if theirs is None and self._named:
             if len(self.label_names or ()) != model.num_classes:
                 raise InputError(
@@ -226,6 +241,7 @@ class TextClassificationData(_LabelledTexts):
                 f"label_names is {list(self._given_names)}, the model's are {list(theirs)}: give the same, in the same "
                 "order, or leave label_names out here"
             )
+        self._check_width(model.num_classes, "the model has")
         labels = self._ids(theirs, model.num_classes, "the model's label_names")
         self.label_names, self.batches.labels = theirs, labels
         self.batches._last = None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kerasllm.data.text_data.texts import UNORDERED, rows_of
 from kerasllm.errors import InputError, short
 
 Label = str | int
@@ -29,8 +30,8 @@ def read_labels(labels: Any) -> list[Label]:
     return found
 
 
-def read_label_lists(labels: Any, num_classes: int | None) -> list[list[Label]]:
-    """Returns the class names or ids of each text, which may be none.
+def read_label_lists(labels: Any, num_classes: int | None) -> tuple[list[list[Label]], int | None]:
+    """Returns the class names or ids of each text, which may be none, and the number of classes of indicators.
 
     Args:
         labels: a list of lists of names or ids; or indicators, an array (texts, classes) of 0 and 1 or lists of such
@@ -53,10 +54,11 @@ def read_label_lists(labels: Any, num_classes: int | None) -> list[list[Label]]:
         for index, row in enumerate(rows):
             if any(value not in (0, 1) for value in row):
                 raise InputError(f"labels[{index}] is {short(row)}, an indicator must be 0 or 1")
-        return [[number for number, value in enumerate(row) if value] for row in rows]
+        ids = [[number for number, value in enumerate(row) if value] for row in rows]
+        return ids, len(rows[0]) if rows else None
     found = [[_label(value, f"labels[{index}]") for value in row] for index, row in enumerate(rows)]
     _refuse_mixture(found)
-    return found
+    return found, None
 
 
 def read_numbers(labels: Any) -> np.ndarray:
@@ -145,9 +147,9 @@ def _id(label: Label, place: str, ids: dict[str, int], num_classes: int, whose: 
 
 
 def _items(labels: Any) -> list[Any]:
-    if isinstance(labels, str | bytes | dict) or not isinstance(labels, Iterable):
+    if isinstance(labels, UNORDERED) or not isinstance(labels, Iterable):
         raise InputError(f"labels is {short(labels)}, it must be a list of labels, one for each text")
-    return list(labels)
+    return list(rows_of(labels))
 
 
 def _plain(value: Any) -> Any:

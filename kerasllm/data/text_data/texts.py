@@ -7,16 +7,36 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kerasllm.errors import InputError, short
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+UNORDERED = (str, bytes, dict, set, frozenset)
+"""What is no list of texts or labels although it can be iterated over: the two would not keep together."""
+
+
+def rows_of(values: Any) -> Any:
+    """Returns the rows of an array or a table as a list, and a column of Arrow as one; anything else as it is.
+
+    A table of pandas would be iterated over by the names of its columns. Rows of a single column are its values.
+    """
+    if hasattr(values, "to_pylist"):
+        return values.to_pylist()
+    shape = getattr(values, "shape", ())
+    if len(shape) != 2:
+        return values
+    rows = np.asarray(values).tolist()
+    return [value for (value,) in rows] if shape[1] == 1 else rows
 
 
 def read_texts(texts: Any, name: str = "texts") -> list[tuple[str, ...]]:
     """Returns texts and pairs of texts as tuples of one text or of two.
 
     Args:
-        texts: a list, array or other iterable of texts, or of pairs of texts (tuples or lists).
+        texts: a list, array, column or other iterable of texts, or of pairs of texts (tuples or lists); or an array
+            or a table of two columns, whose rows are pairs.
         name: the name of the argument, for messages.
 
     Raises:
@@ -42,9 +62,9 @@ def each_text(texts: Any, name: str = "texts") -> Iterator[tuple[str, ...]]:
     Raises:
         InputError: a text is no text.
     """
-    if isinstance(texts, str | bytes | dict) or not isinstance(texts, Iterable):
+    if isinstance(texts, UNORDERED) or not isinstance(texts, Iterable):
         raise InputError(f"{name} is {short(texts)}, it must be a list of texts")
-    for index, text in enumerate(texts):
+    for index, text in enumerate(rows_of(texts)):
         pair = tuple(text) if isinstance(text, list | tuple) else (text,)
         if len(pair) not in (1, 2) or not all(isinstance(part, str) for part in pair):
             raise InputError(

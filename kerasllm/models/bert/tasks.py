@@ -29,6 +29,7 @@ from kerasllm.models.bert.construction import (
     make_masked_lm_projection,
     output_table,
 )
+from kerasllm.models.labels import class_names
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -193,7 +194,7 @@ class BertClassifier(LanguageModel):
         **kwargs: Any,
     ):
         super().__init__(config, backbone=backbone, seed=seed, **kwargs)
-        self.label_names = tuple(label_names) if label_names else None
+        self.label_names = class_names(label_names)
         if num_classes is None:
             num_classes = len(self.label_names or (0, 1))
         if num_classes < 2:

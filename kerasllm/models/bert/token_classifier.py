@@ -13,6 +13,7 @@ from kerasllm.models.base import LanguageModel
 from kerasllm.models.bert.backbone import BertBackbone
 from kerasllm.models.bert.config import BertConfig
 from kerasllm.models.bert.construction import adapters_of, make_backbone, make_head
+from kerasllm.models.labels import class_names
 
 
 @keras.saving.register_keras_serializable(package="kerasllm")
@@ -51,7 +52,7 @@ class BertTokenClassifier(LanguageModel):
         **kwargs: Any,
     ):
         super().__init__(config, backbone=backbone, seed=seed, **kwargs)
-        self.label_names = tuple(label_names) if label_names else None
+        self.label_names = class_names(label_names)
         self.num_classes = len(self.label_names or (0, 1)) if num_classes is None else num_classes
         if self.num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}: there must be at least 2 tags")

@@ -14,6 +14,7 @@ from kerasllm.layers.pooling import pool_tokens
 from kerasllm.losses import ClassificationLoss, MultiLabelLoss
 from kerasllm.models.base import LanguageModel
 from kerasllm.models.construction import checked_backbone
+from kerasllm.models.labels import class_names
 from kerasllm.models.recurrent.backbone import RecurrentBackbone
 from kerasllm.models.recurrent.config import RecurrentConfig
 
@@ -56,7 +57,7 @@ class RecurrentClassifier(LanguageModel):
         **kwargs: Any,
     ):
         super().__init__(config, backbone=backbone, seed=seed, **kwargs)
-        self.label_names = tuple(label_names) if label_names else None
+        self.label_names = class_names(label_names)
         num_classes = len(self.label_names or (0, 1)) if num_classes is None else num_classes
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}: a classifier has at least 2")

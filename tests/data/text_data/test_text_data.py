@@ -4,6 +4,8 @@ import itertools
 
 import keras
 import numpy as np
+import pandas
+import pyarrow
 import pytest
 
 import kerasllm
@@ -178,6 +180,19 @@ def test_ids_of_any_kind_and_several_labels(tokenizer):
         ),
         (["a", "b"], ["x", "y"], {"label_names": ["x", "x"]}, "'x' twice"),
         (["a", "b"], ["x", "y"], {"batch_size": 0}, "batch_size is 0"),
+        (["a", "b"], ["x", "y"], {"batch_size": 2.5}, "batch_size is 2.5, it must be a whole number"),
+        (["a", "b"], ["x", "y"], {"batch_size": "2"}, "batch_size is '2'"),
+        (["a", "b"], ["x", "y"], {"sequence_length": "9"}, "sequence_length is '9'"),
+        (["a", "b"], ["x", "y"], {"seed": None}, "seed is None"),
+        ({"a", "b"}, ["x", "y"], {}, "it must be a list of texts"),
+        (["a", "b"], {"x", "y"}, {}, "it must be a list of labels"),
+        (np.full((2, 3), "a"), ["x", "y"], {}, r"texts\[0\] is \['a', 'a', 'a'\]"),
+        (
+            ["a", "b"],
+            np.eye(2),
+            {"multi_label": True, "label_names": ["x", "y", "z"]},
+            "labels are indicators of 2 classes, label_names has 3",
+        ),
         (["a", "b"], ["x", "y"], {"packing": True, "shuffle": False}, "packing"),
     ],
 )
@@ -185,6 +200,45 @@ def test_mistakes_are_named_with_their_index(tokenizer, texts, labels, settings,
     with pytest.raises(InputError, match=words) as caught:
         classification(tokenizer, texts, labels, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_tables_and_columns(tokenizer):
+    """Of tables, the rows are read: iteration over one of pandas gives the names of its columns."""
+    frame = pandas.DataFrame({"text": TEXTS, "other": TEXTS[::-1], "label": NAMES}, index=range(100, 121))
+    expected = [item for item in classification(tokenizer, shuffle=False)[0][0]["token_ids"]]
+    for texts, labels in (
+        (frame["text"], frame["label"]),
+        (frame[["text"]], frame[["label"]]),
+        (np.array(TEXTS)[:, None], np.array(NAMES)[:, None]),
+        (pyarrow.array(TEXTS), pyarrow.array(NAMES)),
+    ):
+        data = classification(tokenizer, texts, labels, shuffle=False)
+        np.testing.assert_array_equal(data[0][0]["token_ids"], expected)
+        assert data.batches.labels.tolist() == [i % 2 for i in range(21)]
+    pairs = classification(tokenizer, list(zip(TEXTS, TEXTS[::-1], strict=True)), shuffle=False)[0][0]
+    for texts in (frame[["text", "other"]], np.array([TEXTS, TEXTS[::-1]]).T):
+        found = classification(tokenizer, texts, shuffle=False)[0][0]
+        np.testing.assert_array_equal(found["token_ids"], pairs["token_ids"])
+    marks = pandas.DataFrame({"x": [1, 0, 0] * 7, "y": 0, "z": [1, 1, 0] * 7})
+    data = classification(tokenizer, labels=marks, multi_label=True)
+    assert data.batches.labels.tolist() == marks.to_numpy().tolist()
+    numbers = kerasllm.TextRegressionData(frame["text"], np.arange(21.0)[:, None], tokenizer=tokenizer)
+    assert numbers.batches.labels.tolist() == list(range(21))
+
+
+def test_indicators_have_a_column_for_each_class_of_the_model(tokenizer):
+    model = kerasllm.BertClassifier(config(), label_names=["x", "y", "z"], multi_label=True, seed=0)
+    data = classification(tokenizer, labels=np.zeros((21, 3), int), multi_label=True)
+    data.bind_to(model)
+    assert data.batches.labels.shape == (21, 3)
+    with pytest.raises(InputError, match="indicators of 2 classes, the model has 3"):
+        classification(tokenizer, labels=np.zeros((21, 2), int), multi_label=True).bind_to(model)
+
+
+def test_names_that_are_there_twice(tokenizer):
+    model = kerasllm.BertClassifier(config(), label_names=["odd", "even", "odd"], seed=0)
+    with pytest.raises(InputError, match="'odd' twice"):
+        classification(tokenizer).bind_to(model)
 
 
 def test_numbers(tokenizer):
@@ -288,6 +342,9 @@ def test_conversations(bpe):
     _, labels, weights = data[0]
     learned = bpe.decode(labels[weights > 0].tolist(), skip_special_tokens=False)
     assert learned.count(" c d<|endoftext|>") == 2 and learned.count(" b<|endoftext|>") == 1
+    with pytest.warns(InputWarning, match="1 of 2 conversations are cut to context_length 32"):
+        longer = [talk[0], {"role": "assistant", "content": "c d " * 9}]
+        kerasllm.ConversationData([talk, longer], tokenizer=bpe, context_length=32)
     for wrong, words in (
         ([], "conversations is empty"),
         ({"messages": talk}, "must be a list"),
