@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from numbers import Integral
 from typing import Any
+
+import numpy as np
 
 from kerasllm.errors import InputError, short
 
@@ -49,7 +50,7 @@ def check_class_weight(model: Any, class_weight: Any) -> None:
         raise InputError(f"class_weight is {short(class_weight)}, it must be a dict from class id to weight")
     count = model.label_counts["classes"]
     for key in class_weight:
-        if not isinstance(key, Integral) or not 0 <= key < count:
+        if not isinstance(key, int | np.integer) or not 0 <= key < count:
             names = getattr(model, "label_names", None) or ()
             mend = f"; the id of {key!r} is {names.index(key)}" if key in names else ""
             raise InputError(f"class_weight holds {key!r}, it must hold class ids, 0 to {count - 1}{mend}")

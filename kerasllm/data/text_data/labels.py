@@ -54,7 +54,7 @@ def read_label_lists(labels: Any, num_classes: int | None) -> tuple[list[list[La
         for index, row in enumerate(rows):
             if any(value not in (0, 1) for value in row):
                 raise InputError(f"labels[{index}] is {short(row)}, an indicator must be 0 or 1")
-        ids = [[number for number, value in enumerate(row) if value] for row in rows]
+        ids: list[list[Label]] = [[number for number, value in enumerate(row) if value] for row in rows]
         return ids, len(rows[0]) if rows else None
     found = [[_label(value, f"labels[{index}]") for value in row] for index, row in enumerate(rows)]
     _refuse_mixture(found)

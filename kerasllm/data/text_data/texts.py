@@ -24,7 +24,7 @@ def rows_of(values: Any) -> Any:
     """
     if hasattr(values, "to_pylist"):
         return values.to_pylist()
-    shape = getattr(values, "shape", ())
+    shape: tuple[int, ...] = getattr(values, "shape", ())
     if len(shape) != 2:
         return values
     rows = np.asarray(values).tolist()
