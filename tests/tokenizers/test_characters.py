@@ -4,6 +4,7 @@ import json
 from functools import partial
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,6 +117,10 @@ def test_what_is_no_list_of_texts_is_refused(train):
         train("a text")
     with pytest.raises(InputError, match=r"texts\[1\] is None \(NoneType\)"):
         train(["a text", None])
+    expected = train(["a text", "more"] * 3).get_vocab()
+    assert train(pandas.DataFrame({"text": ["a text", "more"] * 3})).get_vocab() == expected
+    with pytest.raises(InputError, match=r"texts\[0\] is \['a', 'b'\] \(list\), it must be a text"):
+        train(pandas.DataFrame({"text": ["a"], "other": ["b"]}))
 
 
 def test_a_tokenizer_is_saved_alone(tmp_path):

@@ -78,6 +78,9 @@ def add_dropout(hidden, branch, rate: float, seed):
 def activation(inputs, name: str):
     """Returns the activation, which XLA computes once."""
     inputs = _fence(inputs)
+    if name == "gelu" and not all(isinstance(size, int) for size in inputs.shape):
+        # A model that is exported for any length: TensorFlow may not know JAX's erf, but knows its complement.
+        return jax.nn.gelu(inputs.astype("float32"), approximate=False).astype(inputs.dtype)
     if name in ("gelu", "gelu_tanh"):
         return _fence(gelu(inputs, approximate=name == "gelu_tanh"))
     return _fence(keras.activations.get(name)(inputs))

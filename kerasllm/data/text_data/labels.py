@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from kerasllm.data.text_data.texts import UNORDERED, rows_of
+from kerasllm.data.text_data.texts import UNORDERED
 from kerasllm.errors import InputError, short
+from kerasllm.tokenizers.training_texts import rows_of
 
 Label = str | int
 

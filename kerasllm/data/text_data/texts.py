@@ -7,28 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kerasllm.errors import InputError, short
+from kerasllm.tokenizers.training_texts import rows_of
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 UNORDERED = (str, bytes, dict, set, frozenset)
 """What is no list of texts or labels although it can be iterated over: the two would not keep together."""
-
-
-def rows_of(values: Any) -> Any:
-    """Returns the rows of an array or a table as a list, and a column of Arrow as one; anything else as it is.
-
-    A table of pandas would be iterated over by the names of its columns. Rows of a single column are its values.
-    """
-    if hasattr(values, "to_pylist"):
-        return values.to_pylist()
-    shape: tuple[int, ...] = getattr(values, "shape", ())
-    if len(shape) != 2:
-        return values
-    rows = np.asarray(values).tolist()
-    return [value for (value,) in rows] if shape[1] == 1 else rows
 
 
 def read_texts(texts: Any, name: str = "texts") -> list[tuple[str, ...]]:
