@@ -28,10 +28,7 @@ def _xla_flags(backend: str) -> str:
     given = os.environ.get("XLA_FLAGS", "")
     if backend not in ("jax", "tensorflow") or "xla_" in given:
         return given
-    flags = [
-        given,
-        "--xla_backend_optimization_level=0" if backend == "jax" else "",
-    ]  # TensorFlow does not heed it
+    flags = [given, "--xla_backend_optimization_level=0"]
     package, release = {"jax": ("jaxlib", "0.10."), "tensorflow": ("tensorflow", "2.21.")}[backend]
     with suppress(metadata.PackageNotFoundError):  # such as tensorflow-cpu
         if metadata.version(package).startswith(release):
