@@ -1,5 +1,6 @@
-"""Loads what transformers saved, under one backend: logits, loss and texts to a file, every model saved again.
+"""Loads what transformers saved, under one backend: logits to a file, every model saved again.
 
+Those that `searches.json` names also give hidden states, a loss, a text by each search, and their backbone.
 Arguments: the directory that `test_gpt_transformers.py` has prepared, and a directory for the results.
 """
 
@@ -19,12 +20,16 @@ def main(prepared: Path, results: Path) -> None:
     for directory in sorted(path for path in prepared.iterdir() if path.is_dir()):
         model = GPTCausalLM.from_pretrained(directory)
         logits = keras.ops.convert_to_numpy(model({"token_ids": ids}))
+        model.save_pretrained(results / directory.name)
+        if directory.name not in searches:
+            np.savez(results / f"{directory.name}.npz", logits=logits)
+            continue
         model.compile("sgd", loss=CausalLanguageModelLoss(chunk_size=9))
         hidden = keras.ops.convert_to_numpy(model.backbone({"token_ids": ids})["sequence_output"])
         loss = model.test_on_batch({"token_ids": ids[:, :-1]}, ids[:, 1:])
-        texts = {name: model.generate(ids[:, :6], **settings) for name, settings in searches.items()}
+        own = searches[directory.name].items()
+        texts = {name: model.generate(ids[:, :6], **settings) for name, settings in own}
         np.savez(results / f"{directory.name}.npz", logits=logits, hidden=hidden, loss=loss, **texts)
-        model.save_pretrained(results / directory.name)
         model.backbone.save_pretrained(results / f"{directory.name}_backbone")
 
 

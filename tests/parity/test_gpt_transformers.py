@@ -98,7 +98,7 @@ def prepared(tmp_path_factory, request):
     """Random models of transformers, saved, with their outputs."""
     directory = tmp_path_factory.mktemp("theirs")
     np.save(directory / "ids.npy", IDS)
-    (directory / "searches.json").write_text(json.dumps(SEARCHES))
+    (directory / "searches.json").write_text(json.dumps(dict.fromkeys(THEIRS, SEARCHES)))
     torch.manual_seed(0)
     outputs = {}
     for name, (cls, config) in THEIRS.items():
@@ -204,7 +204,7 @@ def test_a_random_checkpoint_of_the_hub(shared_data, run_backend, tmp_path):
     results.mkdir()
     (prepared / "tiny").mkdir(parents=True)
     np.save(prepared / "ids.npy", ids)
-    (prepared / "searches.json").write_text(json.dumps({"greedy": {"max_new_tokens": 10}}))
+    (prepared / "searches.json").write_text(json.dumps({"tiny": {"greedy": {"max_new_tokens": 10}}}))
     for name in ("config.json", "model.safetensors"):
         shutil.copy(source / name, prepared / "tiny" / name)
     run_backend("torch", "gpt_outputs", prepared, results)

@@ -50,10 +50,12 @@ def make_batches(start_step: int, steps: int) -> BertPretrainingBatches:
     return BertPretrainingBatches(store, special=SPECIAL, steps=steps, start_step=start_step, **settings)
 
 
-def make_model(dropout: float) -> BertPretraining:
+def make_model(dropout: float, *, xla: bool = True) -> BertPretraining:
     shape = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "max_sequence_length": 32}
     model = BertPretraining(BertConfig(vocabulary_size=VOCABULARY, dropout=dropout, **shape), seed=11)
-    MaskedLanguageModeling().compile(model, adamw(LinearWarmupDecay(3e-3, steps=STEPS, warmup=5)))
+    compilation = False if not xla and keras.backend.backend() == "tensorflow" else None
+    optimizer = adamw(LinearWarmupDecay(3e-3, steps=STEPS, warmup=5))
+    MaskedLanguageModeling().compile(model, optimizer, jit_compile=compilation)
     return model
 
 
@@ -61,7 +63,7 @@ def train(path: Path, dropout: float, *, steps: int = STEPS, resume: bool = Fals
     """The FIGURES of all steps so far, from metrics.jsonl."""
     with RunDirectory.create(path, {"dropout": dropout}, resume=resume) as run:
         fit_run(
-            make_model(dropout),
+            make_model(dropout, xla=not resume),  # `train` compiles the step as users do
             lambda start_step: make_batches(start_step, steps),
             run,
             steps=steps,
