@@ -87,9 +87,10 @@ def test_greedy_targets_follow_the_logits(model):
     found = [beams[0].tokens for beams in generate_targets(model, sources, settings)]
     for source, target in zip(sources, found, strict=True):
         written = [PAD]
-        for _ in range(6):
-            inputs = {"encoder_token_ids": np.array([source]), "decoder_token_ids": np.array([written])}
-            scores = logits_of(model, {n: v.astype("int32") for n, v in inputs.items()})[0, -1]
+        for place in range(6):
+            room = [*written, *[PAD] * (5 - place)]  # of one length, as no position sees later ones
+            inputs = {"encoder_token_ids": np.array([source]), "decoder_token_ids": np.array([room])}
+            scores = logits_of(model, {n: v.astype("int32") for n, v in inputs.items()})[0, place].copy()
             scores[PAD] = -np.inf
             written.append(int(scores.argmax()))
             if written[-1] == 0:

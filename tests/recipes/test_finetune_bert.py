@@ -63,6 +63,7 @@ def test_from_a_run_on_a_tsv_without_header(classifier, read_run):
     assert (classifier / "model" / "tokenizer.json").is_file()
 
 
+@pytest.mark.usefixtures("without_xla")
 def test_pairs_and_numbers_from_scratch(tables, run_recipe, read_run, tiny, tmp_path, capsys):
     """Regression on two columns by name, with a tokenizer of its own; prediction gives numbers."""
     train, test = tables["number"]

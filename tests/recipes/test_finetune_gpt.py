@@ -112,6 +112,7 @@ def test_parts_are_set_aside_from_one_file(
     assert sizes["validation"] > sizes["test"] > 0 if kind == "text" else sizes["validation"] == sizes["test"]
 
 
+@pytest.mark.usefixtures("without_xla")
 def test_interrupted_it_resumes(base, talks, run_recipe, read_run, tmp_path):
     options = ["--init", base, "--train", talks, *TUNING, "--checkpoint_steps", "4", "--context_length", "32"]
     whole, parted = tmp_path / "whole", tmp_path / "parted"
@@ -128,6 +129,7 @@ def test_interrupted_it_resumes(base, talks, run_recipe, read_run, tmp_path):
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.usefixtures("without_xla")
 def test_plain_text_and_its_perplexity(base, corpus, run_recipe, read_run, tmp_path, capsys):
     path, init = tmp_path / "run", tmp_path / "base"
     shutil.copytree(base / "model", init)

@@ -39,9 +39,10 @@ def training_options(corpus, output):
 
 
 @pytest.fixture(scope="module")
-def trained(corpus, run_recipe, tmp_path_factory):
+def trained(corpus, run_recipe, without_compiling, tmp_path_factory):
     path = tmp_path_factory.mktemp("gpt") / "run"
-    assert run_recipe("pretrain_gpt", *training_options(corpus, path)) == 0
+    with without_compiling(eagerly=False):
+        assert run_recipe("pretrain_gpt", *training_options(corpus, path)) == 0
     return path
 
 
@@ -63,6 +64,7 @@ def test_a_run_holds_all_it_should(trained, read_run, corpus):
     assert tensors["transformer.wpe.weight"].shape == (48, 32)
 
 
+@pytest.mark.usefixtures("without_xla")
 def test_interrupted_and_resumed_it_ends_the_same(
     trained, corpus, run_recipe, read_run, tmp_path, monkeypatch
 ):
@@ -107,6 +109,7 @@ def test_one_seed_gives_the_same_bytes_twice(corpus, run_recipe, read_run, tmp_p
     assert capsys.readouterr().out.startswith("a cat")
 
 
+@pytest.mark.usefixtures("without_xla")
 def test_going_on_from_a_run(trained, corpus, run_recipe, read_run, tmp_path):
     """What came with the model goes with it: its chat template, and the settings of generation."""
     model = tmp_path / "model"
