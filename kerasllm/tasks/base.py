@@ -211,11 +211,15 @@ def prediction_batches(
 def few_shapes(count: int, batch_size: int, sequence_length: int) -> dict[str, Any]:
     """Returns `batch_size` and `buckets` of batches for predictions, of which a model is compiled for few.
 
+    PyTorch predicts without a compiler, so that there a batch is as long as its longest text.
+
     Args:
         count: the number of texts or windows.
         batch_size: the most rows of a batch.
         sequence_length: the longest length.
     """
+    if backend.name == "torch":
+        return {"batch_size": min(batch_size, count or 1), "buckets": range(1, sequence_length + 1)}
     lengths = [1 << power for power in range(4, sequence_length.bit_length())]
     buckets = [length for length in lengths if length < sequence_length]
     rows = min(batch_size, 1 << (max(count, 1) - 1).bit_length())
