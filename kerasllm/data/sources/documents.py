@@ -286,6 +286,6 @@ def _trec_records(source: str) -> Iterator[tuple[int, Passage]]:
         title = _TREC_TITLE.search(found[2])
         texts = [" ".join(_TAG.sub(" ", text).split()) for text in _TREC_TEXT.findall(found[2])]
         shown = " ".join(title[1].split()) if title else ""
-        yield line, Passage(name[1] or name[2], _joined(shown, " ".join(texts)))
+        yield line, Passage(name[1] or name[2] or "", _joined(shown, " ".join(texts)))
     if _TREC_RECORD.sub("", whole).strip():
         raise InputError(f"{source}: a <DOC> or <top> does not end; the file is damaged")

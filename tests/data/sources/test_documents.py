@@ -87,6 +87,7 @@ def test_a_directory_of_text_files(tmp_path):
         ("a", "plain text\n", r"a:1: begins with 'plain text'; documents and queries are JSON Lines"),
         ("a", ".I 1\ntext\n", r"a:2: text before a field"),
         ("a", "<DOC><TEXT>x</TEXT></DOC>", r"a:1: a record without <DOCNO>"),
+        ("a", "<DOC><DOCNO> </DOCNO><TEXT>x</TEXT></DOC>", r"a:1: the id .. is empty"),
         ("a", "<DOC><DOCNO>1</DOCNO><TEXT>x</TEXT></DOC>\n<DOC>", "does not end"),
         ("a", "", "holds no documents"),
     ],
