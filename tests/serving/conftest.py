@@ -70,6 +70,8 @@ def serving(context):
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
+        thread.join(30)
+        server.force_exit = True  # a connection whose client nobody has closed would keep it waiting for ever
         thread.join()
         listener.close()
 
