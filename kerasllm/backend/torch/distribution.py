@@ -279,25 +279,30 @@ class _Metrics:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        outputs = model.loss if isinstance(model.loss, dict) else ()
+        self.before = {id(variable): variable.value.detach().clone() for variable in self._sums()}
+
+    def _sums(self) -> list[Any]:
+        """Returns the variables that are sums over rows; the first step makes most of them."""
+        outputs = self.model.loss if isinstance(self.model.loss, dict) else ()
         losses = ("loss", *(f"{output}_loss" for output in outputs))
-        self.states = [
-            variable.value
-            for metric in model.metrics
+        return [
+            variable
+            for metric in self.model.metrics
             for variable in metric.variables
             if metric.name not in losses or variable is metric.variables[0]
         ]
-        self.before = [value.detach().clone() for value in self.states]
 
     @torch.no_grad()
     def add_up(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Returns the logs with the figures of all processes."""
-        added = [value - before for value, before in zip(self.states, self.before, strict=True)]
+        sums = [(variable.value, self.before.get(id(variable))) for variable in self._sums()]
+        added = [value if before is None else value - before for value, before in sums]
         flat = torch.cat([part.reshape(-1).float() for part in added])
         torch.distributed.all_reduce(flat, group=_group)
-        parts = flat.split([value.numel() for value in self.states])
-        for value, before, part in zip(self.states, self.before, parts, strict=True):
-            value.copy_(before + part.view(value.shape))
+        parts = flat.split([value.numel() for value, _ in sums])
+        for (value, before), part in zip(sums, parts, strict=True):
+            part = part.view(value.shape)
+            value.copy_(part if before is None else before + part)
         return logs | self.model.get_metrics_result()
 
 
