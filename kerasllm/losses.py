@@ -77,6 +77,9 @@ def spread_over_labels(sample_weight, labels, predictions):
     losses = ranks[2] - 1
     if losses < 2 or ranks[1] < losses or not 0 < ranks[0] <= losses:
         return sample_weight
+    shape = tuple(labels.shape)[:losses]
+    if None not in shape and tuple(sample_weight.shape) == shape:
+        return sample_weight
     return spread_weights(sample_weight, ops.shape(labels)[:losses])
 
 

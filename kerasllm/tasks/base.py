@@ -172,13 +172,14 @@ def numbers(figures: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def load_whole(model_class: Any, directory: Path, heads: Collection[str]) -> Any:
+def load_whole(model_class: Any, directory: Path, heads: Collection[str], otherwise: str = "") -> Any:
     """Returns a model whose checkpoint has all of its `heads`, as predictions of a new head would be random.
 
     Args:
         model_class: the model class, which has `from_pretrained`.
         directory: the model directory.
         heads: the names of the head layers that predictions need.
+        otherwise: what a checkpoint without them is good for, for the message.
 
     Raises:
         InputError: the checkpoint lacks one of these heads.
@@ -190,6 +191,7 @@ def load_whole(model_class: Any, directory: Path, heads: Collection[str]) -> Any
         if isinstance(warning, NewHeadWarning) and (found := sorted(set(heads).intersection(warning.heads))):
             raise InputError(
                 f"{directory}: the weights hold no {' and no '.join(found)}: fine-tune or pretrain the model first"
+                f"{otherwise}"
             )
         warnings.warn(warning, stacklevel=2)
     return model

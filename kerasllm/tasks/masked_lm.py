@@ -76,16 +76,13 @@ class MaskedLanguageModeling(Task):
     @classmethod
     def load(cls, saved: SavedModel) -> Any:
         """Returns the model of a directory; the head of masked-LM may be beside a plain backbone, too."""
-        is_backbone = saved.model_class is BertBackbone
-        try:
-            return load_whole(BertMaskedLM if is_backbone else saved.model_class, saved.directory, cls.heads)
-        except InputError as error:
-            if not is_backbone or "the weights hold no" not in str(error):
-                raise
-            raise InputError(
-                f"{error}; its sentence vectors are kerasllm.BertEncoder.from_pretrained({str(saved.directory)!r}), or "
-                "the commands embed and retrieve"
-            ) from error
+        if saved.model_class is not BertBackbone:
+            return load_whole(saved.model_class, saved.directory, cls.heads)
+        vectors = (
+            f"; its sentence vectors are kerasllm.BertEncoder.from_pretrained({str(saved.directory)!r}), or "
+            "the commands embed and retrieve"
+        )
+        return load_whole(BertMaskedLM, saved.directory, cls.heads, vectors)
 
     @classmethod
     def predict(
