@@ -6,9 +6,11 @@ Bernoulli draw, fuses into the surrounding arithmetic under XLA, and makes train
 dropout switched on.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from keras import ops
 
 # Odd multipliers of a 32-bit finalizer of low bias (C. Wellons, "Prospecting for hash functions", 2018).
@@ -56,6 +58,9 @@ def undivided() -> Iterator[None]:
 def draws(shape: tuple[int, ...], seed):
     """Returns random int32 numbers of `shape`, uniform in [0, 2**31).
 
+    Elements are numbered across all processes. Those from number 2**31 on have a high word, which changes their key,
+    so that no two elements of a large batch share a draw.
+
     Args:
         shape: the lengths of the axes.
         seed: integer tensor (2,), the seed and the number of the call, as `SeedGenerator.next()` gives it.
@@ -65,14 +70,34 @@ def draws(shape: tuple[int, ...], seed):
         size *= dimension
     seed = ops.cast(seed, "int32")
     key = mix(mix(seed[0]) + seed[1] * GOLDEN)
-    first = key + _wrapped(_part * size) if _part else key
+    if isinstance(size, int) and (_part + 1) * size > _NUMBERS:
+        return ops.reshape(shift_right(_mix_wide(shape, key, _part * size), 1), shape)
+    first = key + _part * size if _part else key
     bits = mix(mix(ops.arange(size, dtype="int32") + first) + key)
     return ops.reshape(shift_right(bits, 1), shape)
 
 
-def _wrapped(number: int) -> int:
-    """Returns the number as an int32 that overflows."""
-    return (number + 2**31) % 2**32 - 2**31
+_NUMBERS = 2**31  # of elements that the low word tells apart
+
+
+def _mix_wide(shape: tuple[int, ...], key, first: int):
+    """Returns the bits of elements that are numbered from `first`, some of them beyond 2**31, flat.
+
+    They are numbered by rows, each of which holds as many of the trailing axes as have at most 2**30 elements.
+    """
+    axis = next(axis for axis in range(1, len(shape) + 1) if math.prod(shape[axis:]) <= _NUMBERS // 2)
+    width = math.prod(shape[axis:])
+    return _mix_rows(key, first + np.arange(math.prod(shape[:axis]), dtype=np.int64) * width, width)
+
+
+def _mix_rows(key, starts: np.ndarray, width: int):
+    """Returns the bits of rows of `width` elements from the numbers `starts` (64 bits): a high word makes another key."""
+    starts = starts[:, None]
+    low = ops.convert_to_tensor((starts % 2**31).astype("int32")) + ops.arange(width, dtype="int32")
+    high = ops.convert_to_tensor((starts // 2**31).astype("int32")) + shift_right(low, 31)
+    low = ops.bitwise_and(low, 2**31 - 1)
+    keys = ops.where(high == 0, key, mix(key + high * GOLDEN))
+    return mix(mix(low + keys) + keys)
 
 
 def least_kept(rate: float) -> int:
