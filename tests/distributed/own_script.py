@@ -60,6 +60,29 @@ def language_model(place):
     return history, model
 
 
+class Penalized(kerasllm.GPTCausalLM):
+    """A model whose own `call` adds a loss."""
+
+    def call(self, inputs, training=False):
+        self.add_loss(keras.ops.convert_to_tensor(1.0))
+        return super().call(inputs, training=training)
+
+
+def refused():
+    """Returns what is said of losses that each process would add."""
+    said = []
+    penalized = Penalized(kerasllm.GPTConfig(**SHAPE), seed=0)
+    regularized = kerasllm.GPTCausalLM(kerasllm.GPTConfig(**SHAPE), seed=0)
+    regularized.trainable_variables[0].regularizer = keras.regularizers.L2(1e-4)
+    for model in (penalized, regularized):
+        model.compile(optimizer())
+        try:
+            model.fit({"token_ids": ROWS}, ROWS, batch_size=4, verbose=0)
+        except kerasllm.errors.InputError as error:
+            said.append(str(error))
+    return said
+
+
 def weights(model, directory):
     """Returns what Keras' own ways to read and write the weights do, where each process has a part of them."""
     found = model.get_weights()
@@ -95,4 +118,5 @@ if __name__ == "__main__":
     figures, model = train(place)
     if keras.backend.backend() == "torch":
         figures["weights"] = weights(model, f"{sys.argv[1]}/{place[0]}")
+        figures["refused"] = refused()
     print("figures", json.dumps(figures), flush=True)

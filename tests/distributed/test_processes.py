@@ -197,6 +197,8 @@ def test_compile_and_fit_in_two_processes_are_those_of_one(tmp_path):
             assert len(weights["said"]) == 2 and all(
                 "call save_pretrained" in said for said in weights["said"]
             )
+            assert [said.split(":")[0].split()[-1] for said in figures["refused"]] == ["each", "each"]
+            assert "add_loss" in figures["refused"][0] and "regularizer" in figures["refused"][1]
             saved = type(model).from_pretrained(tmp_path / "0" / "model")
             written = sum(np.abs(values).sum() for values in saved.get_weights())
             assert written == pytest.approx(weights["total"], rel=1e-6)

@@ -210,6 +210,7 @@ class _RowsOfAll(torch.autograd.Function):
 sums_gradients = True
 
 _started: weakref.WeakSet = weakref.WeakSet()  # models whose weights have been made equal
+_seen: weakref.WeakSet = weakref.WeakSet()  # models whose losses by layers have been looked at
 
 
 def reduced_step(model, train_step, *arguments):
@@ -228,6 +229,9 @@ def reduced_step(model, train_step, *arguments):
     global _is_reducing
 
     def on_loss(loss):
+        if model not in _seen:
+            sharding.refuse_added_losses(model)
+            _seen.add(model)
         losses.append(loss.detach())
         return loss
 

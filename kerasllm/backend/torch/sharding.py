@@ -241,7 +241,7 @@ class _Reading(keras.StatelessScope):
     """
 
     def __init__(self, values: Iterable[tuple[Any, Any]] = (), changes: bool = True) -> None:
-        super().__init__(values)
+        super().__init__(values, collect_losses=True)
         self._changes = changes
         self._assigned: dict[int, tuple[Any, Any]] = {}
         self._read: tuple[Any, ...] = (None, False)
@@ -450,6 +450,7 @@ def divided_step(model: Any, data: Any) -> dict[str, Any]:
     try:
         with _gathered_again(), _Reading():
             loss, logs = loss_and_logs(model, *keras.utils.unpack_x_y_sample_weight(data))
+            refuse_added_losses(model)
         values = [variable.value for variable in variables]
         gradients = torch.autograd.grad(optimizer.scale_loss(loss), values, allow_unused=True)
     finally:
@@ -460,6 +461,19 @@ def divided_step(model: Any, data: Any) -> dict[str, Any]:
 
 
 _told: weakref.WeakSet = weakref.WeakSet()
+
+
+def refuse_added_losses(model: Any) -> None:
+    """Refuses losses that layers add, of which nobody knows whether they are sums or means over the rows.
+
+    Raises:
+        InputError: there are some.
+    """
+    if model.losses:
+        raise InputError(
+            "several processes of PyTorch would add the loss of a layer's add_loss once for each: make it an output of "
+            "the model with a loss of its own"
+        )
 
 
 @contextmanager
