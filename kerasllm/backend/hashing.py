@@ -91,7 +91,7 @@ def _mix_wide(shape: tuple[int, ...], key, first: int):
 
 
 def _mix_rows(key, starts: np.ndarray, width: int):
-    """Returns the bits of rows of `width` elements from the numbers `starts` (64 bits): a high word makes another key."""
+    """Returns the bits of rows of `width` elements that are numbered from `starts`; a high word makes another key."""
     starts = starts[:, None]
     low = ops.convert_to_tensor((starts % 2**31).astype("int32")) + ops.arange(width, dtype="int32")
     high = ops.convert_to_tensor((starts // 2**31).astype("int32")) + shift_right(low, 31)

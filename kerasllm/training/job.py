@@ -271,10 +271,10 @@ def _compiled(config: JobOptions, job: Job, *, measured: bool = False) -> Callab
             if not (hasattr(backbone, "blocks") or hasattr(backbone, "encoder_blocks")):
                 raise InputError(f"--recompute: {type(model).__name__} has no blocks; leave it out")
             backbone.recompute = True
-        if adds_up and getattr(model, "training_parts", 1) > 1:
+        parts, processes = getattr(model, "training_parts", 1), backend.share()[1]
+        if adds_up and parts > 1 and parts % processes:
             raise InputError(
-                f"--mini_batch_size: several processes of KERAS_BACKEND={backend.name} compare the texts of whole "
-                "batches; leave it out, or take KERAS_BACKEND=jax"
+                f"--mini_batch_size: a batch has {parts} parts, which {processes} processes cannot share evenly"
             )
         flops = tokens * flops_per_token(model, job.batches[0][0])
         compilation = choose_compilation(config.jit_compile, steps, flops, job.batches.shapes)

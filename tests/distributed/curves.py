@@ -22,7 +22,7 @@ from kerasllm.training.optimization.optimizers import adamw
 
 SHAPE = {"vocabulary_size": 48, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 16}
 ROWS, LENGTH, ACCUMULATION = 8, 12, 2
-FAMILIES = ("GPT", "BERT", "encoder-decoder", "recurrent", "embeddings")
+FAMILIES = ("GPT", "BERT", "encoder-decoder", "recurrent", "embeddings", "embeddings in parts")
 
 
 class RandomBatches(MicroBatches):
@@ -50,7 +50,7 @@ class RandomBatches(MicroBatches):
         elif self.family == "encoder-decoder":
             names = ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids")
             inputs = dict(zip(names, (tokens[:, :-1], real, tokens[:, :-1]), strict=True))
-        elif self.family == "embeddings":  # the texts of a pair are in different processes
+        elif self.family.startswith("embeddings"):  # the texts of a pair are in different processes
             inputs["padding_mask"] = real
             row = np.arange(rows) % ROWS
             is_positive = row // (ROWS // 2)
@@ -76,9 +76,10 @@ def make(family, accumulation):
     if family == "encoder-decoder":
         config = kerasllm.Seq2SeqConfig(**SHAPE, dropout=0.1, pad_token_id=47)
         return kerasllm.Seq2SeqLM(config, seed=1), Translation(label_smoothing=0.1)
-    if family == "embeddings":
-        config = kerasllm.BertConfig(**SHAPE, dropout=0.1)
-        return kerasllm.BertEncoder(config, seed=1), Embedding(scale=5.0)
+    if family.startswith("embeddings"):
+        model = kerasllm.BertEncoder(kerasllm.BertConfig(**SHAPE, dropout=0.1), seed=1)
+        model.training_parts = 4 if family.endswith("parts") else 1
+        return model, Embedding(scale=5.0)
     config = kerasllm.RecurrentConfig(
         vocabulary_size=48, num_layers=2, hidden_dim=16, dropout=0.1, weight_drop=0.1
     )

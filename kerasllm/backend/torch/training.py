@@ -9,7 +9,6 @@ from pathlib import Path
 import keras
 import torch
 from torch.utils import _pytree as pytree
-from torch.utils.checkpoint import checkpoint
 
 from kerasllm.backend.gradient_watch import can_watch
 from kerasllm.backend.torch.distribution import device_count
@@ -148,15 +147,10 @@ def _first_line(error: BaseException) -> str:
 
 def in_parts(function, weights, states, parts):
     """Returns the results for the parts of a batch; each part is computed again for the gradient."""
-    states = [
-        state.clone() for state in states
-    ]  # the backward pass begins with them, whatever is assigned by then
     results = []
     for part in zip(*parts.values(), strict=True):
         given = dict(zip(parts, part, strict=True))
-        result, states = checkpoint(
-            function, weights, states, given, use_reentrant=False, preserve_rng_state=False
-        )
+        result, states = recomputed(lambda *all, given=given: function(*all[:2], given), weights, states, [])
         results.append(result)
     return torch.stack(results), states
 

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from kerasllm import backend
+from kerasllm.backend.hashing import undivided
 from kerasllm.layers.heads import ProjectionHead
 from kerasllm.layers.pooling import pool_tokens, unit_length
 from kerasllm.models.base import LanguageModel
@@ -84,6 +85,7 @@ class BertEncoder(LanguageModel):
         self.projection_dim, self.projection_activation = projection_dim, projection_activation
         self.prompts, self.default_prompt = dict(prompts or {}), default_prompt
         self.training_parts = 1
+        self._moves: list[Any] = []  # what a part of a batch adds to the states
         self.backbone = make_backbone(self, backbone, False, lora_rank, lora_alpha)
         self.projection = None
         if projection_dim is not None:
@@ -115,28 +117,44 @@ class BertEncoder(LanguageModel):
 
     def _encode_in_parts(self, inputs):
         """Returns the vectors of a training batch, of which one part is in memory at a time."""
-        count, rows = self.training_parts, inputs["token_ids"].shape[0]
-        if rows % count:
+        number, processes, _ = backend.share() if backend.sums_gradients else (0, 1, 1)
+        rows, all_rows = inputs["token_ids"].shape[0], inputs["token_ids"].shape[0] * processes
+        if all_rows % self.training_parts or self.training_parts % processes:
+            among = "" if processes == 1 else f" and shared among {processes} processes"
             raise ValueError(
-                f"training_parts is {count}, and a batch has {rows} rows, which are not divisible"
+                f"training_parts is {self.training_parts}, and a batch has {all_rows} rows, which are not divisible"
+                + among
             )
+        count = self.training_parts // processes
         parts = {
             name: ops.reshape(value, (count, rows // count, *value.shape[1:]))
             for name, value in inputs.items()
         }
-        trained, others = self.trainable_variables, self.non_trainable_variables
+        trained = backend.differentiated(self.trainable_variables)
+        others = [some for some in self.non_trainable_variables if not hasattr(some, "divided")]
 
         def encode(weights, states, part):
             given = zip((*trained, *others), (*weights, *states), strict=True)
-            with keras.StatelessScope(state_mapping=given) as scope:
+            with undivided(), backend.stateless(given) as scope:
                 vectors = self._encode(part, training=True)
             return vectors, [scope.get_current_value(variable) for variable in others]
 
-        values = [[variable.value for variable in some] for some in (trained, others)]
-        vectors, states = backend.in_parts(encode, *values, parts)
+        weights, states = ([variable.value for variable in some] for some in (trained, others))
+        if processes == 1:
+            vectors, states = backend.in_parts(encode, weights, states, parts)
+        else:  # dropout draws for a part what it would draw in a single process
+            if not self._moves:
+                _, after = encode(weights, states, {name: value[0] for name, value in parts.items()})
+                self._moves = [new - old for new, old in zip(after, states, strict=True)]
+            vectors, _ = backend.in_parts(encode, weights, self._moved(states, number * count), parts)
+            states = self._moved(states, self.training_parts)
         for variable, state in zip(others, states, strict=True):
             variable.assign(state)
         return ops.reshape(vectors, (rows, *vectors.shape[2:]))
+
+    def _moved(self, states, parts: int):
+        """Returns the states after so many parts of a batch."""
+        return [state + parts * move for state, move in zip(states, self._moves, strict=True)]
 
     def compute_loss(
         self,
