@@ -39,6 +39,9 @@ class Config:
     steps: int = field(default=6, metadata=at_least(1))
     """Measured steps."""
 
+    jit_compile: bool = False
+    """With PyTorch: whether the steps are compiled, as those of JAX always are."""
+
 
 def main(config: Config) -> int:
     """Prints one line for each number of processes and each mesh."""
@@ -49,11 +52,11 @@ def main(config: Config) -> int:
     print("|---|---|---|---|---|---|", flush=True)
     for count in config.counts:
         own = config.batch_size // count
-        alone = [run([own, config.steps, [1, 1, 1]], {}) for _ in range(count)]
+        alone = [run([own, config.steps, [1, 1, 1], config.jit_compile], {}) for _ in range(count)]
         without = longest(alone)
         meshes = {"replica": [count, 1, 1], "fsdp": [1, count, 1]}
         for name, mesh in meshes.items() if count > 1 else [("", [1, 1, 1])]:
-            case = [config.batch_size, config.steps, mesh]
+            case = [config.batch_size, config.steps, mesh, config.jit_compile]
             seconds, peak, state = longest([run(case, place) for place in places(count)]) if name else without
             share = max(1 - without[0] / seconds, 0.0)
             speed = config.batch_size * LENGTH / seconds

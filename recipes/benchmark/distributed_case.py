@@ -41,7 +41,7 @@ class Clock(keras.callbacks.Callback):
         self.times.append(time.perf_counter())
 
 
-def measure(rows: int, steps: int, mesh: list[int]) -> dict[str, float]:
+def measure(rows: int, steps: int, mesh: list[int], jit_compile: bool) -> dict[str, float]:
     """Returns the median seconds of a step after the first ones, and the bytes of this process: peak and lasting."""
     if backend.join()[1] > 1:
         kerasllm.distribute(*mesh)
@@ -53,7 +53,9 @@ def measure(rows: int, steps: int, mesh: list[int]) -> dict[str, float]:
     batches.set_share(own_share(2))  # the weights are divided by their sum already
     config = kerasllm.GPTConfig(**SMALL_GPT, vocabulary_size=VOCABULARY, max_sequence_length=LENGTH)
     model = kerasllm.GPTCausalLM(config, seed=0)
-    CausalLanguageModeling().compile(model, adamw(1e-4), normalized_weights=True)
+    CausalLanguageModeling().compile(
+        model, adamw(1e-4), normalized_weights=True, jit_compile=jit_compile or backend.jit_compile
+    )
     clock = Clock()
     model.fit(batches, shuffle=False, verbose=0, callbacks=[clock])
     seconds = np.diff(clock.times[WARM_UP - 1 :])

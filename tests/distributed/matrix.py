@@ -1,7 +1,7 @@
 """Losses of 50 steps in one, two and four processes, and runs of which a process is killed: a table of each.
 
     python tests/distributed/matrix.py jax torch [--steps 50] [--counts 2 4] [--families GPT BERT …] [--kills 4]
-        [--meshes 1,2,1 2,2,1 …]
+        [--meshes 1,2,1 2,2,1 …] [--compiled]
 
 The first table holds the greatest relative difference of the losses from those of one process, and the bytes of
 weights and optimizer in a process against one that is alone, by family, backend, mesh and number of processes. The
@@ -35,10 +35,10 @@ LARGEST = 1e-5
 STEPS = 40
 
 
-def curves(backend, count, mesh, steps, families, directory):
+def curves(backend, count, mesh, steps, families, directory, how="plain"):
     """Returns the figures of each step by family, as process 0 has them; all processes must have the same."""
     started = Started(
-        [HERE / "curves.py", steps, mesh, "plain", *families],
+        [HERE / "curves.py", steps, mesh, how, *families],
         count=count,
         backend=backend,
         directory=directory,
@@ -58,7 +58,7 @@ def meshes(count):
         yield f"2,{count // 2},1"
 
 
-def compare(backend, counts, steps, families, chosen, directory):
+def compare(backend, counts, steps, families, chosen, directory, how):
     """Prints a line for each family and mesh; returns whether all differences are small enough."""
     alone = curves(backend, 1, "", steps, families, directory / "alone")
     good = True
@@ -66,7 +66,9 @@ def compare(backend, counts, steps, families, chosen, directory):
         for mesh in chosen or meshes(count):
             if math.prod(map(int, mesh.split(","))) != count:
                 continue
-            for family, figures in curves(backend, count, mesh, steps, families, directory / mesh).items():
+            for family, figures in curves(
+                backend, count, mesh, steps, families, directory / mesh, how
+            ).items():
                 pairs = zip(figures["loss"], alone[family]["loss"], strict=True)
                 difference = max(abs(one - other) / other for one, other in pairs)
                 good &= difference <= LARGEST
@@ -155,6 +157,7 @@ def main():
     parser.add_argument("--counts", type=int, nargs="*", default=[2, 4])
     parser.add_argument("--families", nargs="*", default=[])
     parser.add_argument("--meshes", nargs="*", default=[])
+    parser.add_argument("--compiled", action="store_true", help="compile the steps of several processes")
     parser.add_argument("--kills", type=int, default=4)
     parser.add_argument("--seed", type=int, default=random.randrange(2**31))
     arguments = parser.parse_args()
@@ -174,6 +177,7 @@ def main():
                 arguments.families,
                 arguments.meshes,
                 directory / backend,
+                "compiled" if arguments.compiled else "plain",
             )
         for backend in arguments.backends if arguments.kills else ():
             moments = random.Random(arguments.seed)

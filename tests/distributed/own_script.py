@@ -42,12 +42,12 @@ def classifier():
     return history | {"evaluated": model.evaluate(data, verbose=0)[0]}
 
 
-def language_model(place):
+def language_model(place, **settings):
     """Returns the losses of a GPT on arrays, of which a process gives its own rows, and itself."""
     number, count = place
     own = np.arange(8).reshape(2, count, -1)[:, number].reshape(-1)
     model = kerasllm.GPTCausalLM(kerasllm.GPTConfig(**SHAPE), seed=0)
-    model.compile(optimizer())
+    model.compile(optimizer(), **settings)
     history = model.fit(
         {"token_ids": ROWS[own]},
         ROWS[own],
@@ -105,6 +105,15 @@ def weights(model, directory):
     }
 
 
+def recorded(place):
+    """Returns the losses of a GPT whose steps are recorded as for the compiler, and how many programs there are."""
+    from kerasllm.backend.torch import compiler, training
+
+    compiler.by_inductor = lambda graph, inputs: graph  # which would take g++ half a minute
+    history, model = language_model(place, jit_compile=True)
+    return history | {"programs": len(training._known[model][1]._programs)}
+
+
 def train(place):
     """Returns all figures, and the GPT."""
     causal, model = language_model(place)
@@ -119,4 +128,5 @@ if __name__ == "__main__":
     if keras.backend.backend() == "torch":
         figures["weights"] = weights(model, f"{sys.argv[1]}/{place[0]}")
         figures["refused"] = refused()
+        figures["recorded"] = recorded(place)
     print("figures", json.dumps(figures), flush=True)

@@ -190,6 +190,8 @@ def test_compile_and_fit_in_two_processes_are_those_of_one(tmp_path):
             for figure, values in expected[name].items():
                 assert figures[name][figure] == pytest.approx(values, rel=1e-5), (name, figure)
         if keras.backend.backend() == "torch":
+            assert figures["recorded"]["programs"] == 1
+            assert figures["recorded"]["loss"] == pytest.approx(expected["gpt"]["loss"], rel=1e-5)
             weights = figures["weights"]
             total = sum(np.abs(values).sum() for values in model.get_weights())
             assert weights["total"] == pytest.approx(total, rel=1e-4) and weights["same"]

@@ -23,6 +23,7 @@ from kerasllm import processes
 from kerasllm.backend import hashing
 from kerasllm.backend.gradient_watch import watch
 from kerasllm.backend.torch import sharding
+from kerasllm.backend.torch.products import is_recording
 from kerasllm.backend.torch.sharding import differentiated, reading, stateless  # noqa: F401
 from kerasllm.errors import InputError
 
@@ -194,17 +195,30 @@ class _RowsOfAll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, values):
-        found = [torch.empty_like(values) for _ in range(device_count())]
-        torch.distributed.all_gather(found, values.contiguous(), group=_group)
-        ctx.rows = len(values)
-        return torch.cat(found)
+        ctx.rows, values = len(values), values.contiguous()
+        if is_recording():
+            functional = torch.ops._c10d_functional
+            found = functional.all_gather_into_tensor(values, device_count(), _group.group_name)
+            return functional.wait_tensor(found)
+        parts = [torch.empty_like(values) for _ in range(device_count())]
+        torch.distributed.all_gather(parts, values, group=_group)
+        return torch.cat(parts)
 
     @staticmethod
     def backward(ctx, upstream):
-        total = upstream.clone()
-        torch.distributed.all_reduce(total, group=_group)
+        total = _sum_over_all(upstream)
         first = torch.distributed.get_rank() * ctx.rows
         return total[first : first + ctx.rows]
+
+
+def _sum_over_all(values):
+    """Returns the sum over all processes."""
+    if is_recording():
+        functional = torch.ops._c10d_functional
+        return functional.wait_tensor(functional.all_reduce(values, "sum", _group.group_name))
+    total = values.clone()
+    torch.distributed.all_reduce(total, group=_group)
+    return total
 
 
 sums_gradients = True
@@ -256,9 +270,7 @@ def total_weight(weight):
     """Returns the sum over all processes within a step whose gradients are added up."""
     if not _is_reducing:
         return weight
-    total = weight.detach().clone()
-    torch.distributed.all_reduce(total, group=_group)
-    return total
+    return _sum_over_all(weight.detach())
 
 
 @torch.no_grad()

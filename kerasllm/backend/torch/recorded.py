@@ -15,7 +15,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from kerasllm.backend.torch import update
+from kerasllm.backend.torch import sharding, update
 from kerasllm.backend.torch.parts import boundary, by_boundaries, compiled_in_parts
 from kerasllm.backend.torch.products import recording
 
@@ -169,11 +169,12 @@ class RecordedSteps:
             if flags == bound.are_trained:
                 return bound
         model = self._model()
-        trainable, states = model.trainable_variables, model.non_trainable_variables
+        trainable = sharding.differentiated(model.trainable_variables)
+        states = sharding.differentiated(model.non_trainable_variables)
         if trainable and not model.optimizer.built:
             model.optimizer.build(trainable)
         metrics = model.metrics_variables
-        places = {id(variable): place for place, variable in enumerate(model.variables)}
+        places = {id(one): place for place, one in enumerate(sharding.differentiated(model.variables))}
         self._variables = _Variables(
             trainable,
             states,
@@ -226,7 +227,7 @@ def _recorded(model: Any, variables: _Variables, batch: Batch, fresh_metrics: bo
         values = [value.detach().requires_grad_() for value in arguments[:count]]
         states = [value.detach() for value in arguments[count : len(owners)]]
         data = _nested(batch.data, iter(arguments[len(owners) :]))
-        with torch.enable_grad(), keras.StatelessScope(collect_losses=True) as scope:
+        with torch.enable_grad(), sharding.step_of(model, changes=False) as scope:
             for variable, value in zip(owners, (*values, *states), strict=True):
                 scope.add_update((variable, value))
             if fresh_metrics:

@@ -10,7 +10,6 @@ Reference: Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054 (stage 3); 
 https://arxiv.org/abs/2304.11277.
 """
 
-import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,8 +22,7 @@ import numpy as np
 import torch
 import torch.distributed
 
-from kerasllm import processes
-from kerasllm.backend.torch.recorded import loss_and_logs
+from kerasllm.backend.torch.products import is_recording
 from kerasllm.errors import InputError
 
 _all_gather: Any = getattr(
@@ -100,6 +98,8 @@ class Piece:
 
     def joined(self, parts: torch.Tensor) -> torch.Tensor:
         """Returns the whole, of the parts of all processes (parts, length); no view, but a copy."""
+        if is_recording():
+            return parts.reshape(-1)[: self.size].reshape(self.shape).clone()
         whole = parts.new_empty(self.shape)
         flat = whole.view(-1)
         if parts.numel() == self.size:
@@ -108,15 +108,11 @@ class Piece:
             flat.copy_(parts.reshape(-1)[: self.size])
         return whole
 
-    def cut(self, whole: torch.Tensor, parts: torch.Tensor) -> None:
-        """Writes the parts of all processes into `parts` (parts, length), which are zero."""
-        flat = whole.reshape(-1)
-        if parts.numel() == self.size:
-            parts.copy_(flat.view(parts.shape))
-            return
-        for row in range(len(parts)):
-            found = flat[row * self.length :][: self.length]
-            parts[row, : len(found)] = found
+    def cut(self, whole: torch.Tensor) -> torch.Tensor:
+        """Returns the parts of all processes (parts, length), filled up with zeros."""
+        flat, missing = whole.reshape(-1), _mesh.parts * self.length - self.size
+        padded = torch.nn.functional.pad(flat, (0, missing)) if missing else flat
+        return padded.view(_mesh.parts, self.length)
 
 
 @dataclass(frozen=True)
@@ -153,14 +149,13 @@ class _Layer:
             variable.value.data = shard.value.data
             variable.divided, shard.divided = piece, Piece(piece.shape, piece.size)
             self.shards.append(shard)
+        self._values: list[torch.Tensor] = []  # of the shards that were read last
         self._again: list[torch.Tensor] | None = None
 
     def gather(self, shards: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         """Returns the whole weights of the parts of this process."""
-        own = torch.cat([shard.detach() for shard in shards])
-        found = own.new_empty(_mesh.parts * len(own))
-        _all_gather(found, own, group=_mesh.fsdp)
-        parts = found.view(_mesh.parts, -1).split([piece.length for piece in self.pieces], 1)
+        parts = _all_gathered(torch.cat([shard.detach() for shard in shards]))
+        parts = parts.split([piece.length for piece in self.pieces], 1)
         return [piece.joined(some) for piece, some in zip(self.pieces, parts, strict=True)]
 
     def read(self) -> tuple[torch.Tensor, ...]:
@@ -168,7 +163,8 @@ class _Layer:
         for variable, shard in zip(self.variables, self.shards, strict=True):
             if shard.trainable != variable.trainable:
                 shard.trainable = variable.trainable
-        whole = _Gathered.apply(self, *(shard.value for shard in self.shards))
+        self._values = [shard.value for shard in self.shards]
+        whole = _Gathered.apply(self, *self._values)
         for index, weight in enumerate(whole):
             weight.origin = _Origin(self, index, weight.dtype)
         return whole
@@ -177,7 +173,7 @@ class _Layer:
         """Returns a whole weight for the backward pass, which is kept until the layer's gradients are there."""
         if self._again is None:
             let_go()
-            self._again = self.gather(shard.value for shard in self.shards)
+            self._again = self.gather(self._values)
             _held.append(self)
         return self._again[index]
 
@@ -192,15 +188,33 @@ class _Layer:
             for piece, gradient in zip(self.pieces, gradients, strict=True)
             if gradient is not None
         ]
-        lengths = [piece.length for piece, _ in found]
-        first = found[0][1]
-        every = torch.zeros(_mesh.parts, sum(lengths), dtype=torch.float32, device=first.device)
-        for (piece, gradient), parts in zip(found, every.split(lengths, 1), strict=True):
-            piece.cut(gradient, parts)
-        own = every.new_empty(sum(lengths))
-        _reduce_scatter(own, every.view(-1), group=_mesh.fsdp)
-        sums = iter(own.split(lengths))
+        every = torch.cat([piece.cut(gradient.float()) for piece, gradient in found], 1)
+        own = _reduce_scattered(every.view(-1))
+        sums = iter(own.split([piece.length for piece, _ in found]))
         return [gradient if gradient is None else next(sums).to(gradient.dtype) for gradient in gradients]
+
+
+def _all_gathered(own: torch.Tensor) -> torch.Tensor:
+    """Returns what all processes have (parts, length)."""
+    if is_recording():
+        functional = torch.ops._c10d_functional
+        found = functional.all_gather_into_tensor(own, _mesh.parts, _mesh.fsdp.group_name)
+        found = functional.wait_tensor(found)
+    else:
+        found = own.new_empty(_mesh.parts * len(own))
+        _all_gather(found, own, group=_mesh.fsdp)
+    return found.view(_mesh.parts, -1)
+
+
+def _reduce_scattered(every: torch.Tensor) -> torch.Tensor:
+    """Returns the part of this process of the sum over all processes."""
+    if is_recording():
+        functional = torch.ops._c10d_functional
+        own = functional.reduce_scatter_tensor(every, "sum", _mesh.parts, _mesh.fsdp.group_name)
+        return functional.wait_tensor(own)
+    own = every.new_empty(len(every) // _mesh.parts)
+    _reduce_scatter(own, every, group=_mesh.fsdp)
+    return own
 
 
 def let_go() -> None:
@@ -416,10 +430,7 @@ def summed_over_replicas(gradients: list[Any], loss: torch.Tensor) -> list[Any]:
 
 def whole(variable: Any) -> torch.Tensor:
     """Returns a divided variable's whole value."""
-    own = variable.value.detach()
-    found = own.new_empty(_mesh.parts * len(own))
-    _all_gather(found, own, group=_mesh.fsdp)
-    return variable.divided.joined(found.view(_mesh.parts, -1))
+    return variable.divided.joined(_all_gathered(variable.value.detach()))
 
 
 def pieces(variable: Any) -> list[tuple[list[tuple[int, int]], Any]]:
@@ -440,29 +451,6 @@ def assign(variable: Any, values: Any) -> None:
     variable.value[: len(own)] = keras.ops.convert_to_tensor(own, variable.dtype)
 
 
-def divided_step(model: Any, data: Any) -> dict[str, Any]:
-    """Returns the logs of a training step of a divided model, which is not compiled."""
-    if model.jit_compile is True and model not in _told:
-        _told.add(model)
-        if processes.is_first():
-            print("the step is not compiled, as the weights are divided", file=sys.stderr)
-    optimizer, variables = model.optimizer, _shards_of(model.trainable_variables)
-    try:
-        with _gathered_again(), _Reading():
-            loss, logs = loss_and_logs(model, *keras.utils.unpack_x_y_sample_weight(data))
-            refuse_added_losses(model)
-        values = [variable.value for variable in variables]
-        gradients = torch.autograd.grad(optimizer.scale_loss(loss), values, allow_unused=True)
-    finally:
-        let_go()
-    with torch.no_grad():
-        optimizer.apply(list(gradients), variables)
-    return keras.tree.map_structure(lambda value: value.detach(), logs)
-
-
-_told: weakref.WeakSet = weakref.WeakSet()
-
-
 def refuse_added_losses(model: Any) -> None:
     """Refuses losses that layers add, of which nobody knows whether they are sums or means over the rows.
 
@@ -477,21 +465,34 @@ def refuse_added_losses(model: Any) -> None:
 
 
 @contextmanager
-def _gathered_again() -> Iterator[None]:
-    """Within, gathered weights are not kept for the backward pass, but how to get them again."""
+def step_of(model: Any, changes: bool = True) -> Iterator[keras.StatelessScope]:
+    """Returns the scope in which a training step of a model is computed, its backward pass included.
 
-    def pack(tensor):
-        base = tensor if tensor._base is None else tensor._base
-        origin = getattr(base, "origin", None)
-        if origin is None:
-            return tensor
-        return origin, tensor.shape, tensor.stride(), tensor.storage_offset()
+    Weights that are gathered are not kept for the backward pass, but how to get them again.
 
-    def unpack(kept):
-        if isinstance(kept, torch.Tensor):
-            return kept
-        origin, *view = kept
-        return origin.layer.again(origin.index).to(origin.dtype).as_strided(*view)
+    Args:
+        model: divided or not.
+        changes: whether variables have what was assigned to them when the scope ends; of a model that is divided.
+    """
+    if model not in _divided:
+        with keras.StatelessScope(collect_losses=True) as scope:
+            yield scope
+        return
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(_pack, _unpack), _Reading(changes=changes) as scope:
+            yield scope
+    finally:
+        let_go()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        yield
+
+def _pack(tensor):
+    base = tensor if tensor._base is None else tensor._base
+    origin = getattr(base, "origin", None)
+    return tensor if origin is None else (origin, tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def _unpack(kept):
+    if isinstance(kept, torch.Tensor):
+        return kept
+    origin, *view = kept
+    return origin.layer.again(origin.index).to(origin.dtype).as_strided(*view)

@@ -13,8 +13,14 @@ from torch.utils import _pytree as pytree
 from kerasllm.backend.gradient_watch import can_watch
 from kerasllm.backend.torch.distribution import device_count
 from kerasllm.backend.torch.loading import loading  # noqa: F401
-from kerasllm.backend.torch.recorded import RecordedSteps
-from kerasllm.backend.torch.sharding import divided_step, is_divided, reading
+from kerasllm.backend.torch.recorded import RecordedSteps, loss_and_logs
+from kerasllm.backend.torch.sharding import (
+    differentiated,
+    is_divided,
+    reading,
+    refuse_added_losses,
+    step_of,
+)
 
 jit_compile = False  # compilation takes four to twenty seconds: see `kerasllm.training.hardware.compilation`
 
@@ -90,16 +96,24 @@ def compiled_step(model, train_step, *arguments):
     """
     (data,) = arguments
     data = _on_device(data)
-    if is_divided(model):
-        return divided_step(model, data)
     steps = _recorded_steps(model)
     found = None if steps is None else _tried(steps, steps.gradients, data)
+    variables = differentiated(model.trainable_variables)
     if found is None:
-        return train_step(data)
-    loss, gradients, logs = found
-    model.optimizer.scale_loss(loss)  # for those who look at it here, as at Keras' own step
+        if not is_divided(model):
+            return train_step(data)
+        with step_of(model):
+            loss, logs = loss_and_logs(model, *keras.utils.unpack_x_y_sample_weight(data))
+            refuse_added_losses(model)
+            values = [variable.value for variable in variables]
+            loss = model.optimizer.scale_loss(loss)
+            gradients = torch.autograd.grad(loss, values, allow_unused=True)
+        logs = pytree.tree_map(torch.Tensor.detach, logs)
+    else:
+        loss, gradients, logs = found
+        model.optimizer.scale_loss(loss)  # for those who look at it here, as at Keras' own step
     with torch.no_grad():
-        model.optimizer.apply(gradients, model.trainable_variables)
+        model.optimizer.apply(list(gradients), variables)
     return logs
 
 
@@ -108,9 +122,6 @@ def _recorded_steps(model) -> RecordedSteps | None:
     optimizer = model.optimizer
     if not model.jit_compile or model.run_eagerly or optimizer is None:
         return None
-    losses = keras.tree.flatten(model.loss)
-    if device_count() > 1 and any(getattr(loss, "reduction", None) != "sum" for loss in losses):
-        return None  # a mean asks for the weights of all processes in the middle of the step
     if getattr(model, "training_parts", 1) > 1:
         return None  # a compiler would keep the parts' inner values instead of computing them again
     if optimizer.loss_scale_factor or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
