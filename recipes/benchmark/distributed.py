@@ -45,6 +45,8 @@ class Config:
 
 def main(config: Config) -> int:
     """Prints one line for each number of processes and each mesh."""
+    if backend.name == "tensorflow":
+        raise InputError("several processes take KERAS_BACKEND=jax or KERAS_BACKEND=torch")
     if any(count < 1 or config.batch_size % count for count in config.counts):
         raise InputError(f"--batch_size {config.batch_size} must be a multiple of each of --counts")
     columns = ("processes", "mesh", "tokens/s", "MiB a process: weights and optimizer", "peak")
