@@ -1,5 +1,8 @@
 """Recurrent layers against their equations in NumPy, and their gradients against differences."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -137,3 +140,15 @@ def test_dropped_weights_change_training_alone(data):
 def test_an_unknown_cell_is_refused():
     with pytest.raises(ValueError, match="cell is 'elman', it must be one of lstm, gru, rnn_tanh, rnn_relu"):
         RecurrentLayer(cell="elman", hidden_dim=2)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_state_is_let_go_with_its_gradient(cell, data):
+    """What the backward pass is given must not know the state that it returns: each step of a training would stay."""
+    inputs, mask = data
+    layer = made(cell)
+    outputs, last = layer(inputs, None, mask)
+    known = [weakref.ref(part) for part in (outputs, *keras.tree.flatten(last))]
+    del outputs, last
+    gc.collect()
+    assert [part() for part in known] == [None] * len(known)

@@ -87,7 +87,9 @@ class _Loop(torch.autograd.Function):
             states[place, "after"] = after
         ctx.save_for_backward(kernel)  # an update in place before the gradient is noticed
         ctx.kept = cell, reverse, mask, states, kept, bias is not None
-        return torch.stack([states[place, "after"][0] for place in places]), *state
+        outputs = torch.stack([states[place, "after"][0] for place in places])
+        # What is returned knows this function, and is not kept by it: nothing would ever let both go.
+        return outputs, *(part.clone() for part in state)
 
     @staticmethod
     def backward(ctx, of_outputs, *slopes):
