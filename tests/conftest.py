@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import sys
 import tempfile
 import warnings
@@ -17,6 +18,17 @@ import pytest
 _compiled = tempfile.TemporaryDirectory(prefix="kerasllm-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def _in_memory() -> str:
+    """A folder in memory for what tests write, if there is one with room: on a disk, they wait each time they sync it."""
+    place = Path("/dev/shm")
+    roomy = place.is_dir() and os.access(place, os.W_OK) and shutil.disk_usage(place).free > 4 * 2**30
+    return str(place if roomy else tempfile.gettempdir())
+
+
+os.environ.setdefault("TMPDIR", _in_memory())  # subprocesses inherit it, too
+tempfile.tempdir = None
 
 
 def _xla_flags(backend: str) -> str:
