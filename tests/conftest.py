@@ -21,7 +21,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def _in_memory() -> str:
-    """A folder in memory for what tests write, if there is one with room: on a disk, they wait each time they sync it."""
+    """Where tests write: in memory, if there is room. On a disk, they wait each time that they sync a file."""
     place = Path("/dev/shm")
     roomy = place.is_dir() and os.access(place, os.W_OK) and shutil.disk_usage(place).free > 4 * 2**30
     return str(place if roomy else tempfile.gettempdir())
@@ -59,6 +59,18 @@ def unwatched_memory():
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
     yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unoptimized_graphs():
+    """TensorFlow runs its graphs as they were traced: optimizing one takes half as long as tracing it.
+
+    The parity tests and the processes that tests start optimize theirs, as a user's do.
+    """
+    if os.environ.get("KERAS_BACKEND") == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(autouse=True)
