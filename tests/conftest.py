@@ -61,18 +61,6 @@ def unwatched_memory():
     yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def unoptimized_graphs():
-    """TensorFlow runs its graphs as they were traced: optimizing one takes half as long as tracing it.
-
-    The parity tests and the processes that tests start optimize theirs, as a user's do.
-    """
-    if os.environ.get("KERAS_BACKEND") == "tensorflow":
-        import tensorflow
-
-        tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-
-
 @pytest.fixture(autouse=True)
 def same_precision():
     """Each test begins in the precision that the one before began in: a recipe run in this process sets its own."""
@@ -108,14 +96,19 @@ def _uncompiled(eagerly: bool = True) -> Iterator[None]:
     import tensorflow
 
     before = tensorflow.config.functions_run_eagerly()
+    options = tensorflow.config.optimizer.get_experimental_options()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not apply to tf.data functions")  # nor need it
         patch.setattr(backend, "jit_compile", False)
         tensorflow.config.run_functions_eagerly(eagerly)
+        if not eagerly:  # optimizing a graph takes half as long as tracing it
+            tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         try:
             yield
         finally:
             tensorflow.config.run_functions_eagerly(before)
+            unset = {"disable_meta_optimizer": options.get("disable_meta_optimizer", False)}
+            tensorflow.config.optimizer.set_experimental_options(unset)
 
 
 @pytest.fixture(scope="session")
