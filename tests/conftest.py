@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import sys
 import tempfile
 import warnings
@@ -17,6 +18,17 @@ import pytest
 _compiled = tempfile.TemporaryDirectory(prefix="kerasllm-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def _in_memory() -> str:
+    """Where tests write: in memory, if there is room. On a disk, they wait each time that they sync a file."""
+    place = Path("/dev/shm")
+    roomy = place.is_dir() and os.access(place, os.W_OK) and shutil.disk_usage(place).free > 4 * 2**30
+    return str(place if roomy else tempfile.gettempdir())
+
+
+os.environ.setdefault("TMPDIR", _in_memory())  # subprocesses inherit it, too
+tempfile.tempdir = None
 
 
 def _xla_flags(backend: str) -> str:
@@ -84,14 +96,19 @@ def _uncompiled(eagerly: bool = True) -> Iterator[None]:
     import tensorflow
 
     before = tensorflow.config.functions_run_eagerly()
+    options = tensorflow.config.optimizer.get_experimental_options()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not apply to tf.data functions")  # nor need it
         patch.setattr(backend, "jit_compile", False)
         tensorflow.config.run_functions_eagerly(eagerly)
+        if not eagerly:  # optimizing a graph takes half as long as tracing it
+            tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         try:
             yield
         finally:
             tensorflow.config.run_functions_eagerly(before)
+            unset = {"disable_meta_optimizer": options.get("disable_meta_optimizer", False)}
+            tensorflow.config.optimizer.set_experimental_options(unset)
 
 
 @pytest.fixture(scope="session")

@@ -183,6 +183,14 @@ def test_the_two_commands_name_environments_that_exist():
         assert ".venv/bin/tox run" in run.read_text(encoding="utf-8")
 
 
+def test_what_backends_leave_out_is_tested_once():
+    part = (ROOT / "tox.ini").read_text(encoding="utf-8").split("[backend_free]")[1].partition("[testenv")[0]
+    paths, left_out = part.split("paths =")[1].split("ignored = ")
+    named = [word.partition("=")[2] for word in left_out.splitlines()[0].split()]
+    assert named == paths.split()
+    assert all((ROOT / path.partition("::")[0]).exists() for path in named)
+
+
 def test_every_file_that_the_readme_names_exists():
     for path in set(re.findall(r"(?:recipes|kerasllm)/[\w/]+\.(?:py|yaml)", README)):
         assert (ROOT / path).exists(), path

@@ -218,7 +218,7 @@ def test_lengths_may_differ_from_batch_to_batch():
     """TensorFlow then no longer knows them while it traces; elsewhere each has a program of its own."""
     classifier, pretraining = BertClassifier(CONFIG, seed=0), BertPretraining(CONFIG, seed=0)
     for length in (8, 10, 12) if keras.backend.backend() == "tensorflow" else (8, 12):
-        given = inputs(4, 12)
+        given = inputs()
         short = {name: array[:, :length] for name, array in given.items() if name != "masked_positions"}
         whole = classifier(short)
         np.testing.assert_allclose(classifier.predict_on_batch(short), ops.convert_to_numpy(whole), atol=1e-5)

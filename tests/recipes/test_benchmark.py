@@ -62,6 +62,14 @@ def test_ours_and_a_plain_loop_end_to_end(benchmark, run_recipe, tmp_path, capsy
     assert "benchmark.json is there already" in capsys.readouterr().err
 
 
+@pytest.fixture
+def in_this_process(benchmark, monkeypatch):
+    """Starting a process for each measurement, and compiling in it, takes as long as a hundred of tiny steps."""
+    figures_of = import_module("one_case").figures_of
+    monkeypatch.setattr(benchmark, "run_case", lambda *case: json.loads(json.dumps(figures_of(*case))))
+
+
+@pytest.mark.usefixtures("uncompiled", "in_this_process")
 def test_packed_and_padded(benchmark, run_recipe, tmp_path, capsys):
     backend = keras.backend.backend()
     argv = ["--output", tmp_path / "out", "--work", "packing", "--backends", backend, "--repeats", 1]
@@ -211,7 +219,10 @@ def test_input_by_datasets(number, benchmark, input_files):
     assert list(figures["stages"]) == ["load", "tokenize", ("pairs", "blocks")[number], "batches"]
 
 
-@pytest.mark.skipif(not (find_spec("torch") and find_spec("transformers")), reason="transformers is missing")
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch" or not find_spec("transformers"), reason="transformers is missing"
+)
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("work", ["bert", "generation"])
 def test_transformers(work, benchmark):
     case = benchmark.Case(work, "transformers", "torch", "float32", benchmark.WORKS[work][0])
