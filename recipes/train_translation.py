@@ -43,7 +43,9 @@ class Config(ParallelOptions, Seq2SeqStartOptions, JobOptions):
     """Learning rate after warm-up: falls with the root of the step, or linearly to zero."""
 
     learning_rate: float = field(default=2e-3, metadata=above(0))
-    warmup: float = 400
+    warmup: float | None = None  # type: ignore[assignment]
+    """Steps of linear warm-up; below 1, a share of all steps. If null, 400, or half of a run that has no more."""
+
     weight_decay: float = 0.0
     beta_2: float = 0.98
     num_beams: int = field(default=5, metadata=at_least(1))
@@ -60,7 +62,8 @@ def main(config: Config) -> int:
     check(config)
     parts = config.read()
     training = parts["train"]
-    tokenizer = config.find_tokenizer(training.sources, training.targets, config.tags)
+    tags = sorted(training.tags | set(config.tags))
+    tokenizer = config.find_tokenizer(training.sources, training.targets, tags)
     shape = config.find_shape(tokenizer)
     encoded = {name: config.encode(name, part, tokenizer, shape) for name, part in parts.items()}
     report(encoded)
@@ -108,7 +111,9 @@ def main(config: Config) -> int:
 
 
 def check(config: Config) -> None:
-    """Refuses settings that contradict each other, before anything is read."""
+    """Sets the warm-up, and refuses settings that contradict each other, before anything is read."""
+    if config.warmup is None:
+        config.warmup = 400 if config.steps > 400 else config.steps // 2
     warmup_steps(config.warmup, config.steps)
     config.check_validation()
     config.check_start()

@@ -12,14 +12,15 @@ from typing import Literal
 
 from kerasllm import RecurrentSeq2SeqConfig, Seq2SeqConfig, cli
 from kerasllm.cli.ranges import above, at_least, within
-from kerasllm.data.sources.lines import text_lines
+from kerasllm.data.sources.lines import input_lines, text_lines
+from kerasllm.data.text_data.texts import read_single_texts
 from kerasllm.errors import InputError
 from kerasllm.files.atomic import check_outputs, write_output
 from kerasllm.generation.continuation import Settings
 from kerasllm.generation.targets import TargetSettings
 from kerasllm.tasks.attention_map import attention_map
 from kerasllm.tasks.saved_model import open_model
-from kerasllm.tasks.translation import Translation, output_line, translation_figures, translations
+from kerasllm.tasks.translation import Translation, output_line, translation_figures, translations, warn_cut
 from kerasllm.training.run.attention import draw_attention
 
 
@@ -86,13 +87,14 @@ def main(config: Config) -> int:
     """Reads the model and the texts, and writes the translations."""
     settings = check(config)
     saved = open_model(config.model, (Seq2SeqConfig, RecurrentSeq2SeqConfig))
-    if (tag := config.target_tag) and saved.tokenizer.token_to_id(tag) is None:
-        raise InputError(f"--target_tag {tag}: the vocabulary of {config.model} has no such tag")
+    if (tag := config.target_tag) and (tag[:2] != ">>" or saved.tokenizer.token_to_id(tag) is None):
+        raise InputError(f"--target_tag {tag}: the vocabulary of {config.model} has no such tag (as >>de<<)")
     texts = read(config)
     expected = read_reference(config, len(texts))
     sources = [f"{tag} {text}" if tag else text for text in texts]
     model = Translation.load(saved)
     found = [own[: config.n_best] for own in translations(model, saved.tokenizer, sources, settings)]
+    warn_cut(model, saved.tokenizer, sources)
     if config.attention:
         picture = attention_map(model, saved.tokenizer, sources[0], found[0][0][0])
         draw_attention(Path(config.attention), *picture)
@@ -129,13 +131,11 @@ def check(config: Config) -> TargetSettings:
 
 def read(config: Config) -> list[str]:
     """Returns the texts of `--text`, `--file` or standard input, without white space around them."""
-    if config.text:
-        return [text.strip() for text in config.text]
-    lines = (line for _, line in text_lines(config.file)) if config.file else sys.stdin
+    lines = (line for _, line in text_lines(config.file)) if config.file else config.text or input_lines()
     texts = [line.strip() for line in lines]
     if not texts:
         raise InputError(f"{config.file or 'standard input'}: holds no text")
-    return texts
+    return read_single_texts(texts, "--text" if config.text else "standard input")
 
 
 def read_reference(config: Config, count: int) -> list[str]:

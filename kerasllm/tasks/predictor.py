@@ -76,8 +76,10 @@ class Predictor:
         Returns:
             Dicts: `{"label", "score"}` from a classifier (`{"labels", "scores"}` if it is multi-label), and
             `"probabilities"` by name on request; `{"value"}` from a regressor; `{"masks"}` from a masked language
-            model, for each [MASK] a list of `{"token", "score"}`; and `{"text"}` from a GPT, the text with its
-            likeliest continuation (`generate` has the settings).
+            model, for each [MASK] a list of `{"token", "score"}`; `{"entities"}` from a tagger (`{"words"}` if its
+            tags have no scheme); `{"answer", "score", "start", "end"}` for a pair of a question and a context;
+            `{"translation"}` from an encoder-decoder; `{"vector"}` from an encoder; and `{"text"}` from a language
+            model, the text with its likeliest continuation (`generate` has the settings).
 
         Raises:
             InputError: a text is none, or does not suit the model; the message has its index.

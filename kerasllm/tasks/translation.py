@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from kerasllm.data.examples.parallel import encode_side
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, InputWarning
 from kerasllm.generation.continuation import Settings
 from kerasllm.generation.targets import TargetSettings, generate_targets
 from kerasllm.losses import CausalLanguageModelLoss
@@ -81,9 +82,7 @@ class Translation(Task):
         sources = [text for (text,) in texts]
         generation = TargetSettings(Settings(num_beams=5), batch_size=settings.batch_size)
         found = translations(model, tokenizer, sources, generation)
-        positions, end = model.config.max_sequence_length, model.config.end_token_id
-        num_cut = sum(len(ids) > positions for ids in encode_side(sources, tokenizer, end))
-        return [{"translation": own[0][0]} for own in found], num_cut
+        return [{"translation": own[0][0]} for own in found], count_cut(model, tokenizer, sources)
 
     @classmethod
     def show(cls, prediction: Mapping[str, Any]) -> list[str]:
@@ -117,6 +116,20 @@ def translations(
             by_text.setdefault(decode_text(tokenizer, beam.tokens), beam.score)
         found[index] = list(by_text.items())
     return found
+
+
+def count_cut(model: Any, tokenizer: Any, sources: Sequence[str]) -> int:
+    """Returns the number of sources that `translations` cuts, as they are longer than the model's positions."""
+    encoded = encode_side([text.strip() for text in sources], tokenizer, model.config.end_token_id)
+    return sum(len(ids) > model.config.max_sequence_length for ids in encoded)
+
+
+def warn_cut(model: Any, tokenizer: Any, sources: Sequence[str]) -> None:
+    """Warns of the sources that `translations` cuts, if there are any."""
+    if cut := count_cut(model, tokenizer, sources):
+        positions = model.config.max_sequence_length
+        text = f"{cut:,} of {len(sources):,} texts were cut to {positions} tokens"
+        warnings.warn(text, InputWarning, stacklevel=2)
 
 
 def output_line(source: str, found: Sequence[tuple[str, float]], n_best: int, scores: bool) -> str:

@@ -40,7 +40,7 @@ from kerasllm.training.run.directory import RunDirectory
 from kerasllm.training.run.listener import listener
 from kerasllm.training.run.settings import nothing_to_resume
 
-_NO_JUDGE = "nothing will judge this run, as it has no validation and no test data; see --validation_fraction"
+_NO_JUDGE = "nothing will judge this run, as it has no validation and no test data; see"
 
 
 @dataclass(kw_only=True)
@@ -173,7 +173,7 @@ def train(config: JobOptions, make_job: Callable[[], Job]) -> int:
         run.record(precision=precision, model=dataclasses.asdict(model.config), **sizes, **job.recorded)
         print(_model_line(sizes, job.batches), flush=True)
         if all(part is None for part in job.held_out.values()):
-            print(_NO_JUDGE, flush=True)
+            print(_NO_JUDGE, config.validation_options, flush=True)  # type: ignore[attr-defined]
         result = _fit(config, job, model, run)
         if result.interrupted is not None:
             return result.interrupted

@@ -1,5 +1,6 @@
 """Translation end to end: a run, its figures, translations of it, and bad input."""
 
+import io
 import json
 import shutil
 
@@ -171,6 +172,38 @@ def test_a_recurrent_model_with_attention(options, files, run_recipe, tmp_path, 
     heads = ["--model.num_heads", "2", "--output", tmp_path / "other"]
     assert run_recipe("train_translation", *plain, *heads) == 2
     assert "--model.num_heads is a Transformer's" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always::kerasllm.errors.InputWarning")
+def test_tags_of_several_languages(options, files, run_recipe, tmp_path, capsys, monkeypatch, uncompiled):
+    """Tags before the sources are tokens, and a short run needs no --warmup; long sources are cut, and told."""
+    lines = (files / "train.en").read_text(encoding="utf-8").splitlines()
+    tagged = [f">>{'fr' if number % 2 else 'de'}<< {line}" for number, line in enumerate(lines)]
+    (tmp_path / "tagged.en").write_text("\n".join(tagged), encoding="utf-8")
+    train = ["--train", tmp_path / "tagged.en", files / "train.de"]
+    start = options.index("--vocabulary_size")
+    rest = [word for word in options[start:] if word not in ("--warmup", "20")]
+    rest += ["--max_length", "32", "--steps", "2"]
+    assert run_recipe("train_translation", *train, *rest, "--output", tmp_path / "run") == 0
+    assert "no validation and no test data; see --validation\n" in capsys.readouterr().out
+    assert "warmup: 1\n" in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
+    texts = ["--text", "red dog", "red dog " * 40, "--num_beams", "1"]
+    assert run_recipe("translate", "--model", tmp_path / "run", *texts, "--target_tag", ">>fr<<") == 0
+    assert "note: 1 of 2 texts were cut to 32 tokens" in capsys.readouterr().err
+    assert run_recipe("translate", "--model", tmp_path / "run", *texts, "--target_tag", "d") == 2
+    assert "has no such tag" in capsys.readouterr().err  # although there is such a piece
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"red\n\xff\n"), encoding="utf-8"))
+    for text, message in (
+        ([], "byte 0xff is not UTF-8"),
+        (["--text", "a\udcff"], "half of a surrogate pair"),
+    ):
+        assert run_recipe("translate", "--model", tmp_path / "run", *text) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "tagged.en").write_text("\n".join(f">>it<< {line}" for line in lines), encoding="utf-8")
+    again = ["--init", tmp_path / "run", "--max_length", "32", "--output", tmp_path / "again"]
+    assert run_recipe("train_translation", *train, *again) == 2
+    assert "sources begin with the tag >>it<<, which the vocabulary lacks" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize(

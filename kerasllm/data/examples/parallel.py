@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from kerasllm.data.sources.parallel import ParallelTexts
+from kerasllm.data.sources.parallel import TAG, ParallelTexts
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.parallel import target_tokenizer
 
@@ -96,10 +96,10 @@ def encode_pairs(
         reason = ""
         if max(len(source), len(target)) > longest:
             if rule.strict:
-                side = "source" if len(source) > longest else "target"
+                side, ids = ("source", source) if len(source) > longest else ("target", target)
                 raise InputError(
-                    f"{texts.place}: the {side} of pair {number} has {max(len(source), len(target))} tokens, the "
-                    f"longest may have {longest}: shorten it, or leave out --strict"
+                    f"{texts.place}: the {side} of pair {number} has {len(ids)} tokens, the longest may have "
+                    f"{longest}: shorten it, or leave out --strict"
                 )
             if rule.cut:
                 cut += (len(source) > longest) + (len(target) > longest)
@@ -120,16 +120,37 @@ def encode_pairs(
 
 
 def encode_side(texts: Sequence[str], tokenizer: Tokenizer, end_id: int) -> list[np.ndarray]:
-    """Returns the token ids of texts, int32 (length,) each, with the end token last, and no other special token."""
+    """Returns the token ids of texts, int32 (length,) each, with the end token last.
+
+    Tags of languages are the only other special tokens: `</s>` within a text is text, and does not end it.
+    """
     own = Tokenizer.from_str(tokenizer.to_str())
     own.no_padding()
     own.no_truncation()
+    special = {
+        token.content: number for number, token in own.get_added_tokens_decoder().items() if token.special
+    }
+    tags = {name: number for name, number in special.items() if TAG.fullmatch(name)}
     end = np.array([end_id], np.int32)
-    return [
-        np.concatenate([np.array(encoding.ids, np.int32), end])
-        for start in range(0, len(texts), _CHUNK)
-        for encoding in own.encode_batch(list(texts[start : start + _CHUNK]), add_special_tokens=False)
-    ]
+    found = []
+    for start in range(0, len(texts), _CHUNK):
+        chunk = list(texts[start : start + _CHUNK])
+        for text, encoding in zip(chunk, own.encode_batch(chunk, add_special_tokens=False), strict=True):
+            misread = any(name in text for name in special.keys() - tags.keys())
+            ids = _plain_ids(own, text, tags) if misread else encoding.ids
+            found.append(np.concatenate([np.array(ids, np.int32), end]))
+    return found
+
+
+def _plain_ids(tokenizer: Tokenizer, text: str, tags: Mapping[str, int]) -> list[int]:
+    """Returns the token ids of a text in which no name but that of a tag at its beginning is a special token."""
+    tag = next((name for name in tags if text.startswith(name)), "")
+    tokenizer.encode_special_tokens = True
+    try:
+        ids = tokenizer.encode(text.removeprefix(tag), add_special_tokens=False).ids
+    finally:
+        tokenizer.encode_special_tokens = False
+    return [tags[tag], *ids] if tag else ids
 
 
 def _cut(ids: np.ndarray, longest: int, end_id: int) -> np.ndarray:

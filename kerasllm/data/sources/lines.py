@@ -9,6 +9,7 @@ import difflib
 import gzip
 import io
 import re
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,22 @@ def text_lines(source: str) -> Iterator[tuple[int, str]]:
         raise InputError(f"{source}: broken gzip file: {error}; fetch or compress it again") from error
     except OSError as error:
         raise InputError(f"{source}: cannot be read: {error.strerror or error}") from error
+
+
+def input_lines() -> Iterator[str]:
+    """Yields the lines of standard input with their line breaks, without a byte order mark.
+
+    Raises:
+        InputError: it is not text in UTF-8.
+    """
+    try:
+        for number, line in enumerate(sys.stdin, 1):
+            yield line.removeprefix("\ufeff") if number == 1 else line
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"standard input: byte {error.object[error.start]:#04x} is not UTF-8; convert it, e.g. with "
+            "iconv -f WINDOWS-1252 -t UTF-8"
+        ) from error
 
 
 def _require_text(source: str, beginning: bytes) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from kerasllm.data.sources.labelled import read_texts
 from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError
+
+TAG = re.compile(r">>[A-Za-z][\w-]*<<(?=\s|$)")
+"""The tag of a language, as Marian models have it, before a source."""
 
 _TABLES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 
@@ -32,6 +36,11 @@ class ParallelTexts:
     def __len__(self) -> int:
         """Returns the number of pairs."""
         return len(self.sources)
+
+    @property
+    def tags(self) -> set[str]:
+        """The tags of languages, such as `>>de<<`, with which sources begin."""
+        return {match[0] for match in map(TAG.match, self.sources) if match}
 
     def beginning_with(self, *tags: str) -> ParallelTexts:
         """Returns the pairs with tags, if there are any, before each source."""

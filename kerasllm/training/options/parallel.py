@@ -29,16 +29,16 @@ class ParallelOptions:
     """Test pairs, given like --train; translated once, at the end."""
 
     text_columns: str | None = None
-    """Source and target column of a table: names or numbers, as in en,de or 0,1."""
+    """Source and target column of a table: names, as in en,de, or numbers, as in 0,1, if it has no header."""
 
     source_language: str | None = None
     """Language of the sources, which is only recorded."""
 
     target_language: str | None = None
-    """Language of the targets; a model of several languages is told by a tag, see --target_tag."""
+    """Language of the targets; a model of several is told by a tag before each source: >>de<< A man sleeps."""
 
     target_tag: bool = False
-    """Begin each source with the tag >>LANGUAGE<< of --target_language, a token of its own."""
+    """Begin each source with the tag >>LANGUAGE<< of --target_language, a token of its own, as tags in --train are."""
 
     max_ratio: float = field(default=3.0, metadata=at_least(0))
     """Leave out training pairs one side of which is so many times as long as the other; 0 for none."""
@@ -89,8 +89,13 @@ class ParallelOptions:
             shape: the model's config.
 
         Raises:
-            InputError: no pair is left, or a held-out text is too long and `strict` is set.
+            InputError: the vocabulary lacks a tag, no pair is left, or a held-out text is too long and `strict` is set.
         """
+        for tag in sorted(part.tags | set(self.tags)):
+            if tokenizer.token_to_id(tag) is None:
+                raise InputError(
+                    f"{part.place}: sources begin with the tag {tag}, which the vocabulary lacks"
+                )
         training = name == "train"
         rule = PairFilter(
             shape.max_sequence_length,

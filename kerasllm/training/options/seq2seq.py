@@ -39,6 +39,9 @@ class Seq2SeqOptions(ShapeOptions):
     num_decoder_layers: int | None = None
     """Number of decoder blocks; as many as encoder blocks if null."""
 
+    intermediate_dim: int | None = None
+    """Width inside the feed-forward network; that of the named size if null."""
+
     attention_dropout: float | None = field(default=None, metadata=within(0, 1))
     """Dropout of the attention probabilities."""
 
@@ -102,21 +105,16 @@ class Seq2SeqStartOptions(StartOptions):
         Args:
             sources: the texts to train on, read only if they are needed.
             targets: those of the other side.
-            tags: tokens that the vocabulary must have.
+            tags: tokens of their own in the vocabulary of a new one.
 
         Raises:
-            InputError: there is no tokenizer, or it lacks a token.
+            InputError: there is no tokenizer.
         """
         if not self.init and not self.tokenizer:
             if self.separate_tokenizers:
                 return train_separate_bpe(sources, targets, self.vocabulary_size, tags=tags)
             return train_parallel_bpe([*sources, *targets], self.vocabulary_size, tags=tags)
-        place = self.tokenizer or self.init
-        tokenizer = load_tokenizer(self.tokenizer or resolve_directory(self.init or ""))
-        missing = [tag for tag in tags if tokenizer.token_to_id(tag) is None]
-        if missing:
-            raise InputError(f"{place}: the vocabulary lacks the tag {missing[0]}; leave out --target_tag")
-        return tokenizer
+        return load_tokenizer(self.tokenizer or resolve_directory(self.init or ""))
 
     def find_shape(self, tokenizer: Any) -> Seq2SeqConfig | RecurrentSeq2SeqConfig:
         """Returns the config of a new model, or that of `--init`, which must fit the tokenizer.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kerasllm.data.batches.translation import TranslationBatches
-from kerasllm.data.examples.parallel import EncodedPairs, PairFilter, encode_pairs
+from kerasllm.data.examples.parallel import EncodedPairs, PairFilter, encode_pairs, encode_side
 from kerasllm.data.sources.parallel import ParallelTexts, read_parallel
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.parallel import decode_text, train_parallel_bpe
@@ -95,8 +95,20 @@ def test_filters_are_counted_and_held_out_texts_are_cut():
     assert (found.source_ids[found.source_offsets[1:] - 1] == 0).all()
     with pytest.raises(InputError, match="here: the source of pair 2 has 42 tokens, the longest may have 10"):
         encode_pairs(texts, tokenizer, **ids, rule=PairFilter(10, strict=True))
+    both = ParallelTexts(["a " * 20], ["b " * 40], "here")
+    with pytest.raises(InputError, match="the source of pair 1 has 22 tokens"):
+        encode_pairs(both, tokenizer, **ids, rule=PairFilter(10, strict=True))
     whole = tokenizer.encode(">>x<< é b").ids
     assert whole[-1] == 0 and decode_text(tokenizer, whole) == "é b"
+
+
+def test_names_of_special_tokens_in_a_text_are_text():
+    tokenizer = train_parallel_bpe(["a b </s>"] * 3, 265, tags=[">>x<<"])
+    tag, end = map(tokenizer.token_to_id, (">>x<<", "</s>"))
+    for text in ("a </s> b <pad> >>x<<", "</s>", "b"):
+        plain, tagged = (ids.tolist() for ids in encode_side([text, f">>x<< {text}"], tokenizer, end))
+        assert decode_text(tokenizer, plain[:-1]) == decode_text(tokenizer, tagged[1:-1]) == text
+        assert tagged == [tag, *plain] and plain.count(end) == 1
 
 
 def test_files(tmp_path):
@@ -109,6 +121,10 @@ def test_files(tmp_path):
     assert read_parallel([str(source), str(target)], keep_empty=True).sources == ["one", "two", ""]
     table.write_text("one\teins\ntwo\tzwei\n", encoding="utf-8")
     assert read_parallel([str(table)], "1,0").sources == ["eins", "zwei"]
+    tagged = ParallelTexts(
+        [">>de<< one", ">>zh_Hans<< two", ">> <<three", "four >>fr<< x", ">>it<<x"], [""] * 5, ""
+    )
+    assert tagged.tags == {">>de<<", ">>zh_Hans<<"}
     target.write_text("eins\nzwei\n", encoding="utf-8")
     for files, columns, message in [
         ([source, target], None, "a.de: ends after line 2, .*a.en goes on"),
