@@ -76,7 +76,7 @@ def main(config: Config) -> int:
     """Reads the model and the text, and prints the figures."""
     if config.output:
         check_writable(Path(config.output))
-    with pointing_to_recipe(config.model, "generate"):  # which uses the same models
+    with pointing_to_recipe(config.model, "generate", "evaluate"):  # which uses the same models
         saved = CausalLanguageModeling.checked(open_model(config.model, FAMILIES))
         if isinstance(saved.config, RecurrentConfig):
             check_checkpoint(config.model)

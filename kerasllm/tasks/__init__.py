@@ -48,12 +48,13 @@ def task_of(saved: SavedModel) -> type[Task]:
 
 
 @contextlib.contextmanager
-def pointing_to_recipe(source: str, recipe: str) -> Iterator[None]:
+def pointing_to_recipe(source: str, recipe: str, running: str = "") -> Iterator[None]:
     """Replaces an `InputError` of the block by the command to type, if the model is used by another recipe.
 
     Args:
         source: a run directory, a model directory or a hub id.
-        recipe: the recipe that is running.
+        recipe: the recipe of the task that the model should be for.
+        running: the recipe that is running, if it is another one.
 
     Raises:
         InputError: the error from inside the block, or one that names the command.
@@ -70,7 +71,7 @@ def pointing_to_recipe(source: str, recipe: str) -> Iterator[None]:
             raise
         words = ["kerasllm", task.recipe, "--model", source, *task.example]
         raise InputError(
-            f"{source} is a model for {task.name}, which {recipe} does not use: {shlex.join(words)}"
+            f"{source} is a model for {task.name}, which {running or recipe} does not use: {shlex.join(words)}"
         ) from error
 
 

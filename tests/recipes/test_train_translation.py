@@ -192,6 +192,8 @@ def test_tags_of_several_languages(options, files, run_recipe, tmp_path, capsys,
     assert "note: 1 of 2 texts were cut to 32 tokens" in capsys.readouterr().err
     assert run_recipe("translate", "--model", tmp_path / "run", *texts, "--target_tag", "d") == 2
     assert "has no such tag" in capsys.readouterr().err  # although there is such a piece
+    assert run_recipe("evaluate", "--model", tmp_path / "run", "--corpus", files / "train.en") == 2
+    assert "which evaluate does not use: kerasllm translate" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"red\n\xff\n"), encoding="utf-8"))
     for text, message in (
         ([], "byte 0xff is not UTF-8"),

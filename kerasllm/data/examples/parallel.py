@@ -115,7 +115,10 @@ def encode_pairs(
         kept_sources.append(source)
         kept_targets.append(target)
     if not kept_sources:
-        raise InputError(f"{texts.place}: no pair is left of {len(texts)}: {left_out}")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        raise InputError(
+            f"{texts.place}: no pair is left, {reasons}: raise --max_length, or --max_ratio (0 for any)"
+        )
     return EncodedPairs(*_flat(kept_sources), *_flat(kept_targets), pad_id, left_out, cut)
 
 

@@ -41,7 +41,7 @@ class ParallelOptions:
     """Begin each source with the tag >>LANGUAGE<< of --target_language, a token of its own, as tags in --train are."""
 
     max_ratio: float = field(default=3.0, metadata=at_least(0))
-    """Leave out training pairs one side of which is so many times as long as the other; 0 for none."""
+    """Leave out training pairs one side of which is so many times as long as the other; 0 (summaries) for none."""
 
     strict: bool = False
     """Refuse a held-out text that is longer than the positions, instead of cutting it."""

@@ -90,6 +90,8 @@ def test_filters_are_counted_and_held_out_texts_are_cut():
     assert len(found) == 2 and found.left_out == {"with one side more than 3 times as long": 1}
     found = encode_pairs(texts, tokenizer, **ids, rule=PairFilter(10))
     assert len(found) == 1 and found.left_out == {"of more than 10 tokens": 2}
+    with pytest.raises(InputError, match="no pair is left, 3 of more than 2 tokens: raise --max_length, or"):
+        encode_pairs(texts, tokenizer, **ids, rule=PairFilter(2))
     found = encode_pairs(texts, tokenizer, **ids, rule=PairFilter(10, cut=True))
     assert len(found) == 3 and found.num_cut == 3 and found.source_lengths.max() == 10
     assert (found.source_ids[found.source_offsets[1:] - 1] == 0).all()
