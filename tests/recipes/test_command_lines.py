@@ -116,5 +116,6 @@ def test_settings_are_shipped():
         *("pretrain_bert_novels", "finetune_bert_mrpc", "finetune_bert_sst2"),
         *("pretrain_gpt_shakespeare_cpu", "pretrain_gpt_shakespeare_gpu"),
         *("finetune_tagging_wnut17", "finetune_qa_xquad", "train_translation_multi30k"),
+        *("train_translation_multi30k_lstm", "finetune_embeddings_titles"),
         "pretrain_recurrent_shakespeare",
     }
