@@ -98,10 +98,10 @@ def compiled_step(model, train_step, *arguments):
     data = _on_device(data)
     steps = _recorded_steps(model)
     found = None if steps is None else _tried(steps, steps.gradients, data)
+    if found is None and not is_divided(model):
+        return train_step(data)
     variables = differentiated(model.trainable_variables)
     if found is None:
-        if not is_divided(model):
-            return train_step(data)
         with step_of(model):
             loss, logs = loss_and_logs(model, *keras.utils.unpack_x_y_sample_weight(data))
             refuse_added_losses(model)
