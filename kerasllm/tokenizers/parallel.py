@@ -1,4 +1,4 @@
-"""The tokenizers of an encoder-decoder: byte-level BPE of both sides, with tokens for end and padding.
+"""The tokenizers of an encoder-decoder: byte-level BPE or Unigram of both sides, with tokens for end and padding.
 
 Source and target have one table of ids. Their texts are divided by one tokenizer, or by one each; that of the targets
 is then remembered with that of the sources, and saved beside it.
@@ -7,7 +7,8 @@ is then remembered with that of the sources, and saved beside it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -15,8 +16,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from kerasllm.errors import InputError
 from kerasllm.tokenizers.byte_level_bpe import train_byte_level_bpe
 from kerasllm.tokenizers.special_tokens import END_OF_TEXT, remember_roles
+from kerasllm.tokenizers.unigram import train_unigram
 
 END, PADDING = "</s>", "<pad>"
+
+Kind = Literal["byte_level_bpe", "unigram"]
+
+_NEVER = -1e4
+"""Score of a piece of the other side, and of tokens that are found before the text is divided into pieces."""
 
 _targets: WeakKeyDictionary[Tokenizer, Tokenizer] = WeakKeyDictionary()
 
@@ -44,30 +51,38 @@ def target_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     return _targets.get(tokenizer, tokenizer)
 
 
-def train_parallel_bpe(texts: Iterable[str], vocabulary_size: int, *, tags: Sequence[str] = ()) -> Tokenizer:
-    """Trains a byte-level BPE for source and target; deterministic.
+def train_joint_tokenizer(
+    texts: Iterable[str], vocabulary_size: int, *, kind: Kind = "byte_level_bpe", tags: Sequence[str] = ()
+) -> Tokenizer:
+    """Trains one tokenizer for source and target; deterministic.
 
     A text is encoded as if a space stood before it, so that its first word has the tokens that it has elsewhere. Id 0
-    is `</s>`, which ends each text; then come the bytes, the merges in order of frequency, the tags, and `<pad>` as the
-    last id, as CTranslate2 expects it.
+    is `</s>`, which ends each text; then come the pieces, those of BPE in the order of its merges and those of Unigram
+    by their probabilities, the tags, and `<pad>` as the last id, as CTranslate2 expects it.
 
     Args:
         texts: the texts of both sides, which are read once.
         vocabulary_size: the largest size of the vocabulary.
+        kind: byte-level BPE, or Unigram over the same letters.
         tags: further tokens that are never divided, such as `>>de<<` for the language of a target.
 
     Raises:
         InputError: the vocabulary cannot hold the bytes, or the texts are empty.
     """
     extra = _check_size(vocabulary_size, tags)
-    pieces, merges = _train(texts, vocabulary_size - extra)
-    return _assemble(pieces, merges, tags)
+    pieces, settings = _TRAINING[kind](texts, vocabulary_size - extra)
+    return _assemble(pieces, settings, tags)
 
 
-def train_separate_bpe(
-    sources: Iterable[str], targets: Iterable[str], vocabulary_size: int, *, tags: Sequence[str] = ()
+def train_separate_tokenizers(
+    sources: Iterable[str],
+    targets: Iterable[str],
+    vocabulary_size: int,
+    *,
+    kind: Kind = "byte_level_bpe",
+    tags: Sequence[str] = (),
 ) -> Tokenizer:
-    """Trains a byte-level BPE for each side, and gives their pieces ids in one table; deterministic.
+    """Trains a tokenizer for each side, and gives their pieces ids in one table; deterministic.
 
     Each has half of the pieces beside the bytes; those that both have stand in the table once. The tokenizer of the
     targets is remembered with the returned one, see `target_tokenizer`.
@@ -75,23 +90,23 @@ def train_separate_bpe(
     Args:
         sources: the source texts, which are read once.
         targets: the target texts.
-        vocabulary_size, tags: see `train_parallel_bpe`.
+        vocabulary_size, kind, tags: see `train_joint_tokenizer`.
 
     Raises:
-        InputError: see `train_parallel_bpe`.
+        InputError: see `train_joint_tokenizer`.
     """
     extra = _check_size(vocabulary_size, tags)
     size = 257 + (vocabulary_size - extra - 257) // 2
-    trained = [_train(texts, size) for texts in (sources, targets)]
+    trained = [_TRAINING[kind](texts, size) for texts in (sources, targets)]
     pieces = list(dict.fromkeys(piece for own, _ in trained for piece in own))
-    source, target = (_assemble(pieces, merges, tags) for _, merges in trained)
+    source, target = (_assemble(pieces, settings, tags) for _, settings in trained)
     remember_target_tokenizer(source, target)
     return source
 
 
 def _check_size(vocabulary_size: int, tags: Sequence[str]) -> int:
-    """Returns the number of tokens besides the bytes, the merges and the end mark; refuses too small a vocabulary."""
-    extra = 1 + len(tags)  # besides the end mark, for which the trainer leaves room
+    """Returns the number of tokens besides the pieces and the end mark; refuses too small a vocabulary."""
+    extra = 1 + len(tags)  # besides the end mark, for which `_TRAINING` leaves room
     if vocabulary_size - extra <= 256:
         raise InputError(
             f"vocabulary_size {vocabulary_size} is too small: 256 bytes, {END}, {PADDING} and {len(tags)} tags make "
@@ -100,7 +115,7 @@ def _check_size(vocabulary_size: int, tags: Sequence[str]) -> int:
     return extra
 
 
-def _train(texts: Iterable[str], size: int) -> tuple[list[str], list[tuple[str, str]]]:
+def _train_bpe(texts: Iterable[str], size: int) -> tuple[list[str], list[tuple[str, str]]]:
     """Returns the bytes and merged pieces of a byte-level BPE in the order of their ids, and the merges."""
     trained = train_byte_level_bpe((f" {text}" for text in texts), size)
     model = json.loads(trained.to_str())["model"]
@@ -109,13 +124,27 @@ def _train(texts: Iterable[str], size: int) -> tuple[list[str], list[tuple[str, 
     return pieces, [(left, right) for left, right in model["merges"]]
 
 
-def _assemble(pieces: Sequence[str], merges: list[tuple[str, str]], tags: Sequence[str]) -> Tokenizer:
-    """Returns the tokenizer of some pieces, which have their ids by their order, and of merges of them."""
+def _train_unigram(texts: Iterable[str], size: int) -> tuple[list[str], dict[str, float]]:
+    """Returns the pieces of a Unigram model, the likeliest first, and their scores."""
+    scores = dict(train_unigram((f" {text}" for text in texts), size - 1))
+    return list(scores), scores
+
+
+_TRAINING: Mapping[str, Any] = {"byte_level_bpe": _train_bpe, "unigram": _train_unigram}
+
+
+def _assemble(
+    pieces: Sequence[str], settings: list[tuple[str, str]] | dict[str, float], tags: Sequence[str]
+) -> Tokenizer:
+    """Returns the tokenizer of some pieces, which have their ids by their order, and of merges of them or scores."""
     names = [END, *pieces, *tags, PADDING]
     vocabulary = {name: number for number, name in enumerate(names)}
     if len(vocabulary) != len(names):
         raise InputError(f"tags {' '.join(tags)}: each must be there once, and be no piece of the vocabulary")
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    if isinstance(settings, dict):
+        tokenizer = Tokenizer(models.Unigram([(name, settings.get(name, _NEVER)) for name in names]))
+    else:
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=settings))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.Sequence(

@@ -13,7 +13,7 @@ from kerasllm.data.token_cache.store import tokenize_corpus
 from kerasllm.export.held_out import validation_figures
 from kerasllm.export.samples import TEXTS
 from kerasllm.tasks import MaskedLanguageModeling
-from kerasllm.tokenizers.parallel import train_parallel_bpe
+from kerasllm.tokenizers.parallel import train_joint_tokenizer
 from kerasllm.tokenizers.wordpiece import special_token_ids
 
 SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 64}
@@ -49,7 +49,7 @@ def test_translator(with_weights, tmp_path):
     for side in "ab":
         (tmp_path / side).write_text("\n".join(TEXTS[:3]) + "\n")
     files = [str(tmp_path / side) for side in "ab"]
-    tokenizer = train_parallel_bpe(TEXTS, 300)
+    tokenizer = train_joint_tokenizer(TEXTS, 300)
     size = tokenizer.get_vocab_size()
     model = with_weights(kerasllm.Seq2SeqLM(kerasllm.Seq2SeqConfig(vocabulary_size=size, **SIZES)))
     run = write_run(tmp_path, train=files, validation=[*files], test=["missing.a", "missing.b"])

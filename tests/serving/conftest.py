@@ -12,7 +12,7 @@ import pytest
 
 import kerasllm
 from kerasllm.tokenizers.chat_template import DEFAULT_CHAT_TEMPLATE
-from kerasllm.tokenizers.parallel import train_parallel_bpe
+from kerasllm.tokenizers.parallel import train_joint_tokenizer
 
 TEXTS = [
     "the ship left the harbor at dawn",
@@ -37,7 +37,7 @@ def predictors():
     characters = kerasllm.train_characters([*TEXTS, "\n".join(map(chr, range(32, 127))) + "éß"])
     gpt = kerasllm.GPTConfig(vocabulary_size=characters.get_vocab_size(), max_sequence_length=96, **shape)
     found["gpt"] = kerasllm.Predictor(kerasllm.GPTCausalLM(gpt, seed=0), characters)
-    pairs = train_parallel_bpe(TEXTS, 280)
+    pairs = train_joint_tokenizer(TEXTS, 280)
     seq2seq = kerasllm.Seq2SeqConfig(
         vocabulary_size=pairs.get_vocab_size(),
         num_layers=1,

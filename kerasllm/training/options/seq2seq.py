@@ -21,9 +21,11 @@ from kerasllm.models.gpt.config import FeedForward, Normalization
 from kerasllm.models.recurrent.config import Cell
 from kerasllm.tokenizers.encoding import vocabulary_size
 from kerasllm.tokenizers.loading import load_tokenizer
-from kerasllm.tokenizers.parallel import train_parallel_bpe, train_separate_bpe
+from kerasllm.tokenizers.parallel import Kind, train_joint_tokenizer, train_separate_tokenizers
 from kerasllm.tokenizers.special_tokens import end_of_text_id, padding_id
-from kerasllm.training.options.start import ShapeOptions, StartOptions
+from kerasllm.training.options.start import BYTE_LEVEL_BPE, ShapeOptions, StartOptions
+
+TRAINED = (*BYTE_LEVEL_BPE, "unigram")
 
 Seq2SeqSize: Any = Literal[tuple(SEQ2SEQ_SIZES)]
 
@@ -71,12 +73,12 @@ class Seq2SeqStartOptions(StartOptions):
     group: ClassVar[str] = "model"
 
     tokenizer: str | None = None
-    """A tokenizer.json, or a directory or run with one; if null, byte-level BPE is trained on both sides."""
+    """byte_level_bpe or unigram (trained on both sides; byte_level_bpe if null), or a file, directory or run."""
 
-    vocabulary_size: int = field(default=8000, metadata=only_without("init", "tokenizer") | at_least(1))
-    """Size of the byte-level BPE vocabulary to train, for source and target together."""
+    vocabulary_size: int = field(default=8000, metadata=only_without("init") | at_least(1))
+    """Size of the vocabulary to train, for source and target together."""
 
-    separate_tokenizers: bool = field(default=False, metadata=only_without("init", "tokenizer"))
+    separate_tokenizers: bool = field(default=False, metadata=only_without("init"))
     """Train on each side apart, each with half of the pieces; by default one tokenizer divides both."""
 
     size: Seq2SeqSize = field(default="mini", metadata=only_without("init"))
@@ -91,11 +93,19 @@ class Seq2SeqStartOptions(StartOptions):
     """Maximum tokens of a source, and of a target, with the end token; positions of a new model."""
 
     def check_start(self) -> None:
-        """Refuses an impossible shape of a new model, before anything is read.
+        """Refuses an impossible shape of a new model, and a tokenizer that would not be used.
 
         Raises:
-            InputError: an option is out of range; the message names it.
+            InputError: an option is out of range or has no effect; the message names it.
         """
+        if self.init and self.tokenizer in TRAINED:
+            raise InputError(
+                f"--tokenizer {self.tokenizer} trains a new one: leave it out, --init brings its own"
+            )
+        if self.separate_tokenizers and self.tokenizer not in (None, *TRAINED):
+            raise InputError(
+                f"--separate_tokenizers trains new ones, --tokenizer {self.tokenizer} brings its own: leave one out"
+            )
         if not self.init:
             self._new_shape(self.vocabulary_size)
 
@@ -110,11 +120,12 @@ class Seq2SeqStartOptions(StartOptions):
         Raises:
             InputError: there is no tokenizer.
         """
-        if not self.init and not self.tokenizer:
-            if self.separate_tokenizers:
-                return train_separate_bpe(sources, targets, self.vocabulary_size, tags=tags)
-            return train_parallel_bpe([*sources, *targets], self.vocabulary_size, tags=tags)
-        return load_tokenizer(self.tokenizer or resolve_directory(self.init or ""))
+        if self.init or self.tokenizer not in (None, *TRAINED):
+            return load_tokenizer(self.tokenizer or resolve_directory(self.init or ""))
+        kind: Kind = "unigram" if self.tokenizer == "unigram" else "byte_level_bpe"
+        if self.separate_tokenizers:
+            return train_separate_tokenizers(sources, targets, self.vocabulary_size, kind=kind, tags=tags)
+        return train_joint_tokenizer([*sources, *targets], self.vocabulary_size, kind=kind, tags=tags)
 
     def find_shape(self, tokenizer: Any) -> Seq2SeqConfig | RecurrentSeq2SeqConfig:
         """Returns the config of a new model, or that of `--init`, which must fit the tokenizer.

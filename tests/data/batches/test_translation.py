@@ -7,7 +7,7 @@ from kerasllm.data.batches.translation import TranslationBatches
 from kerasllm.data.examples.parallel import EncodedPairs, PairFilter, encode_pairs, encode_side
 from kerasllm.data.sources.parallel import ParallelTexts, read_parallel
 from kerasllm.errors import InputError
-from kerasllm.tokenizers.parallel import decode_text, train_parallel_bpe
+from kerasllm.tokenizers.parallel import decode_text, train_joint_tokenizer
 
 PAD, END = 99, 0
 
@@ -83,7 +83,7 @@ def test_weights_of_a_step_are_normalized_over_its_batches():
 
 def test_filters_are_counted_and_held_out_texts_are_cut():
     texts = ParallelTexts(["a b c d", "a " * 40, "a " * 20], ["c d", "b", "b " * 20], "here")
-    tokenizer = train_parallel_bpe(["a b c d"] * 3, 265, tags=[">>x<<"])
+    tokenizer = train_joint_tokenizer(["a b c d"] * 3, 265, tags=[">>x<<"])
     ids = {"end_id": 0, "pad_id": tokenizer.get_vocab_size() - 1}
     assert tokenizer.id_to_token(ids["pad_id"]) == "<pad>" and tokenizer.id_to_token(0) == "</s>"
     found = encode_pairs(texts, tokenizer, **ids, rule=PairFilter(64, max_ratio=3))
@@ -105,7 +105,7 @@ def test_filters_are_counted_and_held_out_texts_are_cut():
 
 
 def test_names_of_special_tokens_in_a_text_are_text():
-    tokenizer = train_parallel_bpe(["a b </s>"] * 3, 265, tags=[">>x<<"])
+    tokenizer = train_joint_tokenizer(["a b </s>"] * 3, 265, tags=[">>x<<"])
     tag, end = map(tokenizer.token_to_id, (">>x<<", "</s>"))
     for text in ("a </s> b <pad> >>x<<", "</s>", "b"):
         plain, tagged = (ids.tolist() for ids in encode_side([text, f">>x<< {text}"], tokenizer, end))
