@@ -52,7 +52,8 @@ def main(config: Config) -> int:
     task = task_of(config, training)
     tokenizer = config.find_tokenizer(text for pair in training.texts for text in pair)
     encoded = {
-        name: encode_texts(tokenizer, part.texts, config.sequence_length) for name, part in parts.items()
+        name: encode_texts(tokenizer, part.texts, config.sequence_length, part.place)
+        for name, part in parts.items()
     }
     report(encoded)
 

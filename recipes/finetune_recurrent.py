@@ -68,7 +68,8 @@ def main(config: Config) -> int:
         tokenizer, bidirectional=config.bidirectional is not False, initializer_range=0.1
     )
     encoded = {
-        name: encode_texts(tokenizer, part.texts, config.sequence_length) for name, part in parts.items()
+        name: encode_texts(tokenizer, part.texts, config.sequence_length, part.place)
+        for name, part in parts.items()
     }
     for name, part in encoded.items():
         cut = (

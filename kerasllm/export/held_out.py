@@ -83,7 +83,7 @@ def validation_figures(run: Path, model: Any, tokenizer: Any) -> Figures | None:
     if isinstance(model, BertClassifier | BertRegressor | RecurrentClassifier):
         options: Any = _options(LabelledOptions, settings)
         part = options.read(settings["seed"])["validation"]
-        encoded = encode_texts(tokenizer, part.texts, settings["sequence_length"])
+        encoded = encode_texts(tokenizer, part.texts, settings["sequence_length"], part.place)
         batches = ClassificationBatches(encoded, part.labels, batch_size=32, shuffle=False)
         task: Any = Regression()
         if not isinstance(model, BertRegressor):

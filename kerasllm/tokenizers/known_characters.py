@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,24 +79,27 @@ def unknown_character(character: str, place: str) -> InputError:
 
 
 @contextmanager
-def naming_characters(tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], first: int) -> Iterator[None]:
+def naming_characters(
+    tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], first: int, place: Callable[[int], str]
+) -> Iterator[None]:
     """Replaces an error of the block by one that names the character that the tokenizer does not know, if one is there.
 
     Args:
         tokenizer: the tokenizer.
         texts: the texts that the block encodes, each a tuple of parts.
         first: the number of the first of them, from 0.
+        place: returns where a text comes from, by its number.
 
     Raises:
-        InputError: a text has an unknown character; the message names it and the number of the text, from 1.
+        InputError: a text has an unknown character; the message names it and its text's place.
     """
     try:
         yield
     except Exception as error:
         known = KnownCharacters(json.loads(tokenizer.to_str()))
-        for number, parts in enumerate(texts, first + 1):
+        for number, parts in enumerate(texts, first):
             for part in parts:
                 position = known.first_unknown(part, skip_special=True)
                 if position is not None:
-                    raise unknown_character(part[position], f"text {number}") from error
+                    raise unknown_character(part[position], place(number)) from error
         raise

@@ -135,3 +135,9 @@ def test_a_classifier_from_the_language_model(trained, make_rows, run_recipe, re
     pair = [*options[:4], "--text_columns", "0,0", *options[6:]]
     assert run_recipe("finetune_recurrent", *pair, "--output", tmp_path / "pair") == 2
     assert np.all([not (tmp_path / "pair").exists()])
+    with table.open("a", encoding="utf-8") as file:
+        file.write(f"a \u6f22 cat\t{rows[0][1]}\n")
+    strange = [*options[:2], *options[4:], "--validation", table, *shape, "--output", tmp_path / "strange"]
+    assert run_recipe("finetune_recurrent", *strange) == 2
+    assert "train.tsv:65: the tokenizer does not know the character '\u6f22'" in capsys.readouterr().err
+    assert not (tmp_path / "strange").exists()

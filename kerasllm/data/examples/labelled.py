@@ -5,7 +5,7 @@ Truncation is that of the `tokenizers` library, so that predictions here and wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,8 +49,15 @@ class EncodedTexts:
         return np.diff(self.offsets)
 
 
+def _number(number: int) -> str:
+    return f"text {number + 1}"
+
+
 def encode_texts(
-    tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], sequence_length: int
+    tokenizer: Tokenizer,
+    texts: Sequence[tuple[str, ...]],
+    sequence_length: int,
+    place: Callable[[int], str] = _number,
 ) -> EncodedTexts:
     """Returns texts or pairs as tokens; a pair that is too long loses tokens at the end of its longer text first.
 
@@ -58,9 +65,10 @@ def encode_texts(
         tokenizer: the tokenizer, which adds its special tokens, and is not changed.
         texts: tuples of one text or of two.
         sequence_length: the most tokens of a text or pair, with special tokens.
+        place: returns where a text comes from, by its number, from 0; for messages.
 
     Raises:
-        InputError: `sequence_length` leaves no room for a token of each text.
+        InputError: `sequence_length` leaves no room for a token of each text, or a character is unknown.
     """
     padding = tokenizer.token_to_id("[PAD]")
     pairs = any(len(text) == 2 for text in texts)
@@ -78,7 +86,7 @@ def encode_texts(
         chunk = [text if len(text) == 2 else text[0] for text in texts[start : start + _CHUNK]]
         with (
             refusing("a text cannot be tokenized"),
-            naming_characters(tokenizer, texts[start : start + _CHUNK], start),
+            naming_characters(tokenizer, texts[start : start + _CHUNK], start, place),
         ):
             encodings = own.encode_batch(chunk)
         lengths += [len(encoding) for encoding in encodings]

@@ -54,6 +54,10 @@ class UnlabelledTexts:
         """Returns the number of texts or pairs."""
         return len(self.texts)
 
+    def place(self, record: int) -> str:
+        """Returns the file and line of a record, for messages."""
+        return f"{self.source}:{self.lines[record]}"
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledTexts(UnlabelledTexts):
