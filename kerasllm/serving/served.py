@@ -37,6 +37,10 @@ _WARM_UP = {
 }
 
 
+_READ_IN_WINDOWS = ("tagging", "question_answering")
+"""Tasks whose texts are not cut: they are read in windows."""
+
+
 @dataclass(frozen=True)
 class PredictionKey:
     """The settings that texts of one batch share.
@@ -117,8 +121,11 @@ class ServedModel:
         }
 
     def count_tokens(self, text: tuple[str, ...]) -> int:
-        """Returns the number of tokens of a text or pair, with special tokens."""
-        return len(self.predictor.tokenizer.encode(*text).ids)
+        """Returns the number of tokens of a text or pair that the model reads, with special tokens."""
+        count, longest = len(self.predictor.tokenizer.encode(*text).ids), self.positions
+        if self.task in _READ_IN_WINDOWS:
+            return count
+        return min(count, getattr(self.predictor.model, "sequence_length", None) or longest, longest)
 
     def _predict(self, texts: Sequence[tuple[str, ...]], key: PredictionKey) -> list[tuple[dict, int]]:
         """Returns the prediction for each text, with its number of tokens."""

@@ -185,3 +185,5 @@ def test_embeddings(client, models):
     first = np.array(expected_vectors[0]["vector"][:3])
     np.testing.assert_allclose(cut.data[0].embedding, first / np.linalg.norm(first), atol=1e-5)
     assert found.usage.prompt_tokens == sum(map(models["encoder"].count_tokens, [(text,) for text in texts]))
+    long = client.embeddings.create(model="encoder", input="ship " * 200)
+    assert long.usage.prompt_tokens == models["encoder"].positions
