@@ -457,10 +457,8 @@ Returns what `train_step(*arguments)` returns, with loss, gradients and metrics 
 whole_batch = distribution.whole_batch
 """whole_batch(data, is_placed=False)
 
-Returns a context that gives, of a batch that each process has whole, what this process is to hand to Keras.
-
-`data` is a structure of arrays of rows. With `is_placed` they lie on the devices already, as Keras does not bring them
-there to predict.
+Returns a context that gives, of a batch that each process has whole, what this process is to hand to Keras. With
+`is_placed` the arrays of `data` lie on the devices already, as Keras does not bring them there to predict.
 """
 
 everywhere = distribution.everywhere
@@ -473,9 +471,7 @@ memory_limit = device.memory_limit
 """memory_limit()
 
 Returns the bytes that a training may have of each accelerator or of the machine's memory: free ones and its own.
-
-Raises:
-    InputError: the system does not tell.
+It raises InputError if the system does not tell.
 """
 
 memory_in_use = device.memory_in_use
@@ -490,11 +486,15 @@ peak_memory = device.peak_memory
 Calls `function` and returns the most bytes that the process had of that memory meanwhile; on a GPU of JAX, ever.
 """
 
+allow_tf32 = device.allow_tf32
+"""allow_tf32(allowed)
+
+Sets whether a GPU may round factors of float32 products to ten bits; returns whether there is one that does so.
+"""
+
 make_deterministic = device.make_deterministic
 """make_deterministic()
 
-Chooses kernels that give the same bits each time, for the rest of the process; it comes before the first tensor.
-
-Raises:
-    InputError: it comes too late.
+Chooses kernels that give the same bits each time, for the rest of the process. It comes before the first tensor, and
+raises InputError if it comes too late.
 """

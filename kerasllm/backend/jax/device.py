@@ -1,6 +1,7 @@
-"""The memory of the devices on JAX, and kernels that repeat their results bit by bit."""
+"""The memory of the devices on JAX, their TF32, and kernels that repeat their results bit by bit."""
 
 import os
+from typing import Any
 
 import jax
 
@@ -8,6 +9,7 @@ from kerasllm.backend import memory
 from kerasllm.errors import InputError
 
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_TF32 = "tensorfloat32"
 
 
 def _statistics(name: str) -> list[int]:
@@ -46,3 +48,11 @@ def make_deterministic():
         raise InputError(
             f"--deterministic comes too late, as JAX has its devices already: set XLA_FLAGS={_DETERMINISTIC} before"
         )
+
+
+def allow_tf32(allowed):
+    """Sets JAX's default, which `products` heeds; a default that the user has set stays where it is not allowed."""
+    config: Any = jax.config
+    if allowed or config.jax_default_matmul_precision == _TF32:
+        jax.config.update("jax_default_matmul_precision", _TF32 if allowed else None)
+    return jax.default_backend() == "gpu"

@@ -1,4 +1,4 @@
-"""The memory of the device on TensorFlow, and kernels that repeat their results bit by bit."""
+"""The memory of the device on TensorFlow, its TF32, and kernels that repeat their results bit by bit."""
 
 import tensorflow as tf
 
@@ -39,3 +39,9 @@ def peak_memory(function):
 def make_deterministic():
     """Chooses deterministic kernels."""
     tf.config.experimental.enable_op_determinism()
+
+
+def allow_tf32(allowed):
+    """Sets it; TensorFlow's own default is to allow it."""
+    tf.config.experimental.enable_tensor_float_32_execution(allowed)
+    return bool(tf.config.list_physical_devices("GPU"))

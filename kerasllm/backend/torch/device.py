@@ -1,4 +1,4 @@
-"""The memory of the device on PyTorch, and kernels that repeat their results bit by bit."""
+"""The memory of the device on PyTorch, its TF32, and kernels that repeat their results bit by bit."""
 
 import os
 from typing import Any
@@ -54,3 +54,10 @@ def make_deterministic():
     settings: Any = torch.utils.deterministic
     settings.fill_uninitialized_memory = False  # nothing here reads what it has not written
     torch.backends.cudnn.benchmark = False
+
+
+def allow_tf32(allowed):
+    """Sets it for cuBLAS and cuDNN, which else has its own default; GPUs have it from Ampere on."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8

@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from kerasllm import backend
+
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 
@@ -17,8 +19,10 @@ def choose_precision(
 ) -> str:
     """Sets Keras' dtype policy to the precision asked for; "auto" measures both and chooses the faster one.
 
+    Products of float32 are exact to float32's bits on a GPU, too, but for "tf32", where it may round their factors.
+
     Args:
-        asked: "float32", "mixed_bfloat16" or "auto".
+        asked: "float32", "tf32", "mixed_bfloat16" or "auto".
         make_model: function that returns a compiled model under the current policy; called for "auto" only.
         batch: inputs, labels and weights for `train_on_batch`.
         steps: measured steps in each precision, after one that compiles; the fastest counts.
@@ -26,8 +30,11 @@ def choose_precision(
     Returns:
         The precision that was set.
     """
+    has_tf32 = backend.allow_tf32(asked == "tf32")
+    if asked == "tf32" and not has_tf32:
+        print("precision: no device here has TF32, products are float32", file=sys.stderr, flush=True)
     if asked != "auto":
-        keras.config.set_dtype_policy(asked)
+        keras.config.set_dtype_policy("float32" if asked == "tf32" else asked)
         return asked
     print("precision: measuring float32 and mixed_bfloat16 …", file=sys.stderr, flush=True)
     seconds = {}

@@ -114,8 +114,8 @@ class RunOptions:
     output: str
     """Directory of the run: settings, log, checkpoints, model, results."""
 
-    precision: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
-    """auto measures both, chooses the faster one and records it."""
+    precision: Literal["float32", "tf32", "mixed_bfloat16", "auto"] = "float32"
+    """tf32: a GPU may round the factors of float32 products to ten bits; auto measures float32 and mixed_bfloat16."""
 
     memory_limit: float | None = field(default=None, metadata=above(0))
     """GiB for auto batches: of this whole process on a CPU, of each device else; if null, what is free."""

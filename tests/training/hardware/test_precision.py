@@ -35,6 +35,33 @@ def test_what_is_asked_for_is_set(asked):
     assert keras.layers.Dense(1).compute_dtype == asked.removeprefix("mixed_")
 
 
+def test_tf32_is_for_the_products_of_a_run_that_asks_for_it(capsys):
+    assert choose_precision("tf32", make_model, BATCH) == "tf32"
+    assert keras.config.dtype_policy().name == "float32" and rounds_factors()
+    assert "no device here has TF32" in capsys.readouterr().err
+    left, right = np.random.default_rng(0).normal(size=(2, 64, 64)).astype("float32")
+    found = keras.ops.convert_to_numpy(keras.ops.matmul(left, right))
+    np.testing.assert_allclose(
+        found, left.astype("float64") @ right, atol=1e-4
+    )  # on a CPU nothing is rounded
+    choose_precision("float32", make_model, BATCH)
+    assert not rounds_factors()
+
+
+def rounds_factors():
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.config.jax_default_matmul_precision == "tensorfloat32"
+    import tensorflow as tf
+
+    return tf.config.experimental.tensor_float_32_execution_enabled()
+
+
 def test_auto_measures_both_and_says_so(capsys):
     made = []
 
