@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,29 @@ def naming(place: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{place}: {error}") from error
+
+
+def require(purpose: str, extra: str, *packages: str) -> None:
+    """Checks that packages of an extra are installed, before they are imported or a long work needs them at its end.
+
+    Args:
+        purpose: what they are needed for, such as "ONNX".
+        extra: the extra of kerasllm that installs them.
+        packages: the names that they are imported by.
+
+    Raises:
+        InputError: one of them is missing.
+    """
+    missing = [name for name in packages if not _is_installed(name)]
+    if missing:
+        raise InputError(f"{purpose} needs {' and '.join(missing)}: pip install 'kerasllm[{extra}]'")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # what it lies in
+        return False
 
 
 class InputWarning(UserWarning):

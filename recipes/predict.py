@@ -1,4 +1,4 @@
-"""Uses a trained run: classifies lines of text, predicts numbers, or fills in [MASK].
+"""Uses a trained run: classifies or tags lines of text, predicts numbers, or fills in [MASK].
 
 KERAS_BACKEND=jax python recipes/predict.py --model runs/mine --text "The capital of France is [MASK]."
 """
@@ -9,17 +9,19 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from kerasllm import cli, load
 from kerasllm.cli.ranges import at_least
 from kerasllm.data.sources.labelled import read_texts
 from kerasllm.errors import InputError, counted
 from kerasllm.files.atomic import check_writable, write_output
+from kerasllm.tasks.tagging import conll_lines
 
 
 @dataclass
 class Config:
-    """Classifies texts with a fine-tuned run, or fills in [MASK] with a pretrained one."""
+    """Classifies or tags texts with a fine-tuned run, or fills in [MASK] with a pretrained one."""
 
     model: str
     """A run, a model directory or a hub id."""
@@ -35,6 +37,9 @@ class Config:
 
     output: str | None = None
     """File for the predictions, one JSON object per line; standard output if null."""
+
+    format: Literal["conll"] | None = None
+    """conll: a word and its tag a line, from a tagger; if null, a table on standard output, JSON in a file."""
 
     top_k: int = field(default=5, metadata=at_least(1))
     """Number of candidates for each [MASK]."""
@@ -62,6 +67,10 @@ def main(config: Config) -> int:
             "does, such as a run of pretrain_bert",
             file=sys.stderr,
         )
+    if config.format and task.name != "tagging":
+        raise InputError(
+            f"--format conll is for taggers: {config.model} is for {task.name.replace('_', ' ')}"
+        )
     predictions = predictor.predict(
         texts,
         batch_size=config.batch_size,
@@ -70,12 +79,17 @@ def main(config: Config) -> int:
         top_k=config.top_k,
     )
     rows = [task.record(text, found) for text, found in zip(texts, predictions, strict=True)]
+    if config.format:
+        lines = [line for row in rows for line in conll_lines(predictor.tokenizer, row)]
+    elif config.output:
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    else:
+        lines = [line for row in rows for line in task.show(row)]
     if config.output:
-        write_output(Path(config.output), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_output(Path(config.output), "".join(f"{line}\n" for line in lines))
         print(f"{counted(len(rows), 'prediction')} written to {config.output}", file=sys.stderr)
     else:
-        for row in rows:
-            print(*task.show(row), sep="\n")
+        print(*lines, sep="\n")
     return 0
 
 

@@ -5,7 +5,6 @@ KERAS_BACKEND=jax python recipes/serve.py --model runs/gpt --model runs/classifi
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,7 @@ import keras
 
 from kerasllm import cli
 from kerasllm.cli.ranges import above, at_least, within
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, require
 
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 
@@ -65,9 +64,7 @@ class Config:
 
 def main(config: Config) -> int:
     """Takes the port, loads the models, and serves until a signal."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"serving needs {' and '.join(missing)}: pip install 'kerasllm[serve]'")
+    require("serving", "serve", *PACKAGES)
     if not config.model:
         raise InputError("--model: name at least one run")
     from kerasllm.serving.context import Limits

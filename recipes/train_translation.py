@@ -17,7 +17,7 @@ from kerasllm.data.examples.parallel import EncodedPairs
 from kerasllm.data.sources.text import first_words
 from kerasllm.generation.continuation import Settings
 from kerasllm.generation.targets import TargetSettings
-from kerasllm.tasks.translation import Translation, translation_figures, translations
+from kerasllm.tasks.translation import Translation, check_figures, translation_figures, translations
 from kerasllm.training.job import Job, is_finished, train
 from kerasllm.training.optimization.schedules import InverseSquareRootDecay, LinearWarmupDecay, warmup_steps
 from kerasllm.training.options import BatchSize, JobOptions, ParallelOptions, Seq2SeqStartOptions
@@ -117,6 +117,8 @@ def check(config: Config) -> None:
     warmup_steps(config.warmup, config.steps)
     config.check_validation()
     config.check_start()
+    if config.validation or config.test:
+        check_figures()
 
 
 def report(encoded: dict[str, EncodedPairs]) -> None:

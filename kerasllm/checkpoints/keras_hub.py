@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from kerasllm.checkpoints.name_table import Entry
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, require
 from kerasllm.layers.initializers import drawing_later
 
 _SIZES = (
@@ -125,10 +125,9 @@ def import_keras_hub() -> Any:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        import keras_hub
-    except ImportError as error:
-        raise InputError("KerasHub is not installed: pip install 'kerasllm[keras-nlp]'") from error
+    require("this checkpoint", "keras-nlp", "keras_hub")
+    import keras_hub
+
     return keras_hub
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kerasllm.checkpoints import resolve_directory
-from kerasllm.errors import DISK_FULL, InputError
-from kerasllm.export.extras import require
+from kerasllm.errors import DISK_FULL, InputError, require
 from kerasllm.files.json import to_json
 from kerasllm.models import BertConfig, BertEncoder, GPTBackbone, GPTCausalLM
 from kerasllm.models.bert.sentence_transformers import MODULES

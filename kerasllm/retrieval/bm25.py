@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, require
 
 
 class BM25:
@@ -90,12 +90,11 @@ def _words(texts: Sequence[str], stemmer: str | None) -> list[list[str]]:
     package = _package()
     stem = None
     if stemmer:
-        try:
-            import Stemmer
+        require("stemming", "retrieval", "Stemmer")
+        import Stemmer
 
+        try:
             stem = Stemmer.Stemmer(stemmer)
-        except ImportError as error:
-            raise InputError("stemming needs PyStemmer: pip install 'kerasllm[retrieval]'") from error
         except KeyError as error:
             raise InputError(f"stemmer {stemmer!r}: Snowball has no such language") from error
     stop = "en" if stemmer == "english" else None
@@ -103,8 +102,7 @@ def _words(texts: Sequence[str], stemmer: str | None) -> list[list[str]]:
 
 
 def _package() -> Any:
-    try:
-        import bm25s
-    except ImportError as error:
-        raise InputError("BM25 needs the package bm25s: pip install 'kerasllm[retrieval]'") from error
+    require("BM25", "retrieval", "bm25s")
+    import bm25s
+
     return bm25s

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from kerasllm.data.sources.documents import Cutting, Passage, fingerprint, read_documents
-from kerasllm.errors import InputError, short
+from kerasllm.errors import InputError, require, short
 from kerasllm.files.json import read_json, write_json
 from kerasllm.retrieval.bm25 import BM25
 from kerasllm.retrieval.search import nearest
@@ -254,10 +254,9 @@ def _mapped(path: Path, dtype: type, axes: int) -> np.ndarray:
 
 
 def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise InputError("this index needs the package faiss: pip install 'kerasllm[faiss]'") from error
+    require("this index", "faiss", "faiss")
+    import faiss
+
     return faiss
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kerasllm.data.batches.tagged import TaggingBatches
-from kerasllm.data.examples.tagged import EncodedWords, encode_raw_words
+from kerasllm.data.examples.tagged import EncodedWords, encode_raw_words, split_words
 from kerasllm.data.sources.tag_schemes import OUTSIDE, Entity, Scheme, entities, scheme_of
 from kerasllm.errors import InputError
 from kerasllm.models import BertTokenClassifier
@@ -120,6 +120,26 @@ class Tagging(Task):
             for each in found
         ]
         return [prediction["text"], *lines]
+
+
+def conll_lines(tokenizer: Any, prediction: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of CoNLL for a text: a word, a tab and its tag, then an empty line; entities as IOB2.
+
+    Args:
+        tokenizer: the model's tokenizer, whose words they are.
+        prediction: a result of `Tagging.record`.
+    """
+    bounds = split_words(tokenizer, prediction["text"])
+    if "words" in prediction:
+        tags = [each["label"] for each in prediction["words"]]
+    else:
+        tags = [OUTSIDE] * len(bounds)
+        for entity in prediction["entities"]:
+            for place, (start, end) in enumerate(bounds):
+                if entity["start"] <= start and end <= entity["end"]:
+                    tags[place] = f"{'B' if start == entity['start'] else 'I'}-{entity['label']}"
+    words = [prediction["text"][start:end] for start, end in bounds]
+    return [*(f"{word}\t{tag}" for word, tag in zip(words, tags, strict=True)), ""]
 
 
 def word_scores(model: Any, batches: TaggingBatches) -> np.ndarray:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from kerasllm.data.examples.parallel import encode_side
-from kerasllm.errors import InputError, InputWarning
+from kerasllm.errors import InputError, InputWarning, require
 from kerasllm.generation.continuation import Settings
 from kerasllm.generation.targets import TargetSettings, generate_targets
 from kerasllm.losses import CausalLanguageModelLoss
@@ -147,6 +147,15 @@ def output_line(source: str, found: Sequence[tuple[str, float]], n_best: int, sc
     return json.dumps({"source": source, "translations": rows}, ensure_ascii=False)
 
 
+def check_figures() -> None:
+    """Checks that what `translation_figures` needs is there.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    require("BLEU", "translation", "sacrebleu")
+
+
 def translation_figures(
     found: Sequence[str], expected: Sequence[str], tokenized_lowercase: bool = False
 ) -> dict[str, Any]:
@@ -157,10 +166,9 @@ def translation_figures(
         expected: the references, one for each.
         tokenized_lowercase: whether BLEU ignores case, as older papers give it; its signature says so.
     """
-    try:
-        import sacrebleu
-    except ImportError as error:
-        raise InputError("BLEU and chrF need sacrebleu: pip install 'kerasllm[translation]'") from error
+    check_figures()
+    import sacrebleu
+
     bleu = sacrebleu.BLEU(lowercase=tokenized_lowercase)
     references = [list(expected)]
     score = bleu.corpus_score(list(found), references).score

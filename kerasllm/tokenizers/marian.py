@@ -18,7 +18,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from kerasllm.errors import InputError, InputWarning, counted
+from kerasllm.errors import InputError, InputWarning, counted, require
 from kerasllm.tokenizers.parallel import END, PADDING, remember_target_tokenizer
 
 SOURCE, TARGET, VOCABULARY = "source.spm", "target.spm", "vocab.json"
@@ -101,14 +101,10 @@ def _tokenizer(path: Path, vocabulary: Mapping[str, int], names: list[str]) -> T
 
 def _read_description(path: Path) -> Any:
     """Returns the content of a SentencePiece model."""
-    try:
-        from google.protobuf.message import DecodeError
-        from sentencepiece import sentencepiece_model_pb2 as protocol
-    except ImportError as error:
-        raise InputError(
-            f"{path}: reading a SentencePiece model needs sentencepiece and protobuf: "
-            "pip install 'kerasllm[sentencepiece]'"
-        ) from error
+    require(f"{path}: reading a SentencePiece model", "sentencepiece", "sentencepiece", "google.protobuf")
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2 as protocol
+
     description = vars(protocol)["ModelProto"]()  # made as the module is imported
     try:
         description.ParseFromString(path.read_bytes())

@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from kerasllm.data.sources.conll import read_conll
+from kerasllm.data.sources.tag_schemes import entities
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*new, with initial values")
 
 TRAINING = ["--batch_size", "8", "--epochs", "4", "--learning_rate", "1e-2", "--model.dropout", "0"]
@@ -46,6 +49,33 @@ def test_the_entities_are_found(tagger, read_run, run_recipe, capsys):
     capsys.readouterr()
     assert run_recipe("predict", "--model", tagger, "--text", "The old cat sings near the river.") == 0
     assert "\t4-11\told cat" in capsys.readouterr().out
+
+
+def test_tags_as_conll(tagger, pretrained, run_recipe, tmp_path, capsys):
+    texts = [
+        "The old cat sings near the river.",
+        "A  young dog,  the red bird!",
+        "caf\u00e9 \U0001f600 \u6f22\u5b57",
+    ]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    given = ["--model", tagger, "--file", tmp_path / "texts.txt"]
+    assert run_recipe("predict", *given, "--output", tmp_path / "found.jsonl") == 0
+    assert run_recipe("predict", *given, "--format", "conll", "--output", tmp_path / "found.conll") == 0
+    rows = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text("utf-8").splitlines()]
+    sentences = list(read_conll(str(tmp_path / "found.conll")))
+    assert any(row["entities"] for row in rows)
+    for row, text, sentence in zip(rows, texts, sentences, strict=True):
+        words = [line.word for line in sentence]
+        assert "".join(words) == "".join(text.split())
+        spans = [
+            ("".join(words[each.first : each.last + 1]), each.label)
+            for each in entities([line.tag for line in sentence])
+        ]
+        assert spans == [("".join(each["text"].split()), each["label"]) for each in row["entities"]]
+    capsys.readouterr()
+    argv = ["--model", pretrained, "--text", "a [MASK]", "--format", "conll"]
+    assert run_recipe("predict", *argv) == 2
+    assert "--format conll is for taggers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

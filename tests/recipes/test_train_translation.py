@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -233,4 +234,11 @@ def test_bad_settings(change, message, options, files, run_recipe, tmp_path, cap
     change = [value.replace("{folder}", str(files)) for value in change]
     assert run_recipe("train_translation", *options, "--output", tmp_path / "run", *change) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_package_is_told_before_the_training(options, run_recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    assert run_recipe("train_translation", *options, "--output", tmp_path / "run") == 2
+    assert "BLEU needs sacrebleu: pip install 'kerasllm[translation]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
