@@ -115,7 +115,7 @@ class RunOptions:
     """Directory of the run: settings, log, checkpoints, model, results."""
 
     precision: Literal["float32", "tf32", "mixed_bfloat16", "auto"] = "float32"
-    """tf32: a GPU may round the factors of float32 products to ten bits; auto measures float32 and mixed_bfloat16."""
+    """Precision of training; tf32 lets a GPU round factors of float32 products, auto takes the faster of the others."""
 
     memory_limit: float | None = field(default=None, metadata=above(0))
     """GiB for auto batches: of this whole process on a CPU, of each device else; if null, what is free."""
