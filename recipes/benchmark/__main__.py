@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from benchmark_report import draw, show
 from input_case import prepare
-from works import STEPS, WORKS, Case, contenders
+from works import STEPS, WORKS, WORKS_ON_GPU, Case, contenders
 
 import kerasllm
 from kerasllm import cli
@@ -35,7 +35,7 @@ from kerasllm.files.json import to_json
 SECONDS_AT_MOST = 900
 
 Backend = Literal["jax", "torch", "tensorflow"]
-Precision = Literal["float32", "mixed_bfloat16"]
+Precision = Literal["float32", "tf32", "mixed_bfloat16"]
 Work = Literal[
     "bert", "packing", "gpt", "shakespeare", "translation", "recurrent", "host", "generation", "input"
 ]
@@ -48,8 +48,8 @@ class Config:
     output: str
     """Directory for benchmark.json and benchmark.png."""
 
-    work: list[Work] = field(default_factory=lambda: [*get_args(Work)])
-    """What to measure: training of bert, packed short pairs, gpt, characters; time around a step; generation; input."""
+    work: list[Work] = field(default_factory=list)
+    """What to measure: training of bert, packed short pairs, gpt, characters …; all that the device has if none."""
 
     text: str = ""
     """Text file for the input; if empty, 30 MB are made of Python's own documentation."""
@@ -57,8 +57,11 @@ class Config:
     backends: list[Backend] = field(default_factory=lambda: [*get_args(Backend)])
     """Keras backends to measure."""
 
-    precisions: list[Precision] = field(default_factory=lambda: [*get_args(Precision)])
-    """Precisions of bert, gpt and generation; the others are measured in float32."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """gpu: the models of GPUs' users (BERT base, GPT-2 124M, nanoGPT's characters) on one NVIDIA GPU."""
+
+    precisions: list[Precision] = field(default_factory=lambda: ["float32", "mixed_bfloat16"])
+    """Precisions of bert, gpt and generation, on a GPU also of packing and shakespeare; else it is float32."""
 
     repeats: int = field(default=3, metadata=at_least(1))
     """Measurements of each contender; the contenders take turns."""
@@ -72,8 +75,10 @@ class Config:
 
 def main(config: Config) -> int:
     """Measures all works, writes the JSON after each, prints the table and draws the picture."""
+    works = works_of(config)
     if config.text:
         require_file(config.text)
+    where = machine() | ({"card": card()} if config.device == "gpu" else {})
     directory = Path(config.output)
     file = directory / "benchmark.json"
     if file.exists():
@@ -87,21 +92,51 @@ def main(config: Config) -> int:
     if missing := [name for name in wanted if not find_spec(name)]:
         print(f"left out, as not installed: {', '.join(missing)}", flush=True)
     precisions = [*dict.fromkeys(config.precisions)]
+    settings = (precisions, config.peers, config.device)
     measured: list[dict[str, Any]] = []
-    for work in dict.fromkeys(config.work):
+    for work in works:
         with tempfile.TemporaryDirectory(dir=directory, prefix=".input-") as place:
             more: dict[str, Any] = {}
             if work == "input":
                 prepare(Path(place), config.text, WORKS[work][0]["megabytes"])
                 more = {"directory": place, "text": config.text}
-            cases = list(contenders(work, backends, precisions, config.peers, **more))
+            cases = list(contenders(work, backends, *settings, **more))
             measured += measure(cases, config.repeats, config.steps)
-        report = {"settings": vars(config), "kerasllm": kerasllm.__version__, "machine": machine()}
+        report = {"settings": vars(config), "kerasllm": kerasllm.__version__, "machine": where}
         write_atomically(file, to_json(report | {"cases": measured}, indent=1) + "\n")
     show(measured)
     draw(measured, directory / "benchmark.png")
     print(f"written to {directory}")
     return 0 if measured else 1
+
+
+def works_of(config: Config) -> list[str]:
+    """Returns the works to measure.
+
+    Raises:
+        InputError: the device has no such work or precision.
+    """
+    known = WORKS_ON_GPU if config.device == "gpu" else WORKS
+    for work in config.work:
+        if work not in known:
+            raise InputError(f"--work {work} is measured on a CPU; a GPU has {', '.join(known)}")
+    if config.device == "cpu" and "tf32" in config.precisions:
+        raise InputError("--precisions tf32 is a GPU's: add --device gpu")
+    return [*dict.fromkeys(config.work or known)]
+
+
+def card() -> str:
+    """Returns the name, memory and driver of the GPU, as its driver tells them.
+
+    Raises:
+        InputError: there is none.
+    """
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        return found.strip().splitlines()[0]
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        raise InputError(f"--device gpu: nvidia-smi finds no GPU here ({error})") from error
 
 
 def measure(cases: list[Case], repeats: int, steps: int) -> list[dict[str, Any]]:
@@ -138,6 +173,8 @@ def run_case(case: Case, steps: int) -> dict[str, Any] | None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
+    if not case.on_gpu:
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     reason = f"took more than {SECONDS_AT_MOST} s"
     try:
         done = subprocess.run(

@@ -10,13 +10,26 @@ from pathlib import Path
 from typing import Any
 
 
-def time_calls(call: Callable[[], Any], times: int, warm_up: int) -> dict[str, float]:
-    """Returns the seconds of the first call, and the median of `times` calls after `warm_up` ones."""
+def time_calls(
+    call: Callable[[], Any], times: int, warm_up: int, block: int = 1, wait: Callable[[Any], Any] = id
+) -> dict[str, float]:
+    """Returns the seconds of the first call, and the median of `times` calls after `warm_up` ones.
+
+    Args:
+        call: what is measured.
+        times: the number of measured calls, or blocks of calls.
+        warm_up: calls before them.
+        block: the number of calls that are timed together.
+        wait: called with the last result of each block, until which a GPU may run behind the calls.
+    """
     seconds = []
-    for _ in range(warm_up + times):
+    for number in range(warm_up + times):
+        count = block if number >= warm_up else 1
         began = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - began)
+        for _ in range(count):
+            result = call()
+        wait(result)
+        seconds.append((time.perf_counter() - began) / count)
     return {"first_seconds": seconds[0], "step_seconds": statistics.median(seconds[warm_up:])}
 
 

@@ -69,7 +69,7 @@ def torch_loop(case: Case) -> tuple[Callable[..., Sequence[float]], dict[str, st
             if profile and number == WARM_UP:
                 profile.enable()
             times.append(time.perf_counter())
-            step()
+            step().item()
         if profile:
             profile.disable()
         return times

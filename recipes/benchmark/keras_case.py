@@ -19,9 +19,11 @@ from kerasllm.data.batches.causal_lm import CausalBatches
 from kerasllm.data.batches.masked_lm import BertPretrainingBatches
 from kerasllm.data.token_cache.store import TokenStore
 from kerasllm.data.token_cache.stream import TokenStream
+from kerasllm.errors import InputError
 from kerasllm.tasks import CausalLanguageModeling, MaskedLanguageModeling
 from kerasllm.tokenizers.wordpiece import SpecialTokens
 from kerasllm.training.hardware.compilation import FROM_STEPS, choose_compilation
+from kerasllm.training.hardware.precision import choose_precision
 from kerasllm.training.optimization.optimizers import adamw
 
 WARM_UP = 3
@@ -36,14 +38,35 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
             pair per row) or `keras_hub`.
         steps: measured steps of training, or calls of `generate`.
     """
-    keras.config.set_dtype_policy(case.precision)
+    prepare(case)
     hub = case.peer == "keras_hub"
-    if case.work == "generation":
-        figures = time_calls(hub_generation(case) if hub else generation(case), steps, warm_up=1)
-        figures["tokens"] = float(case.shape["batch_size"] * case.shape["new_tokens"])
+    figures: dict[str, Any] = {}
+
+    def work() -> None:
+        if case.work == "generation":
+            found = time_calls(hub_generation(case) if hub else generation(case), steps, 1, wait=fetch)
+            figures.update(found, tokens=float(case.shape["batch_size"] * case.shape["new_tokens"]))
+        else:
+            figures.update((train_hub if hub else train)(case, WARM_UP + steps * case.block))
+
+    if case.on_gpu:
+        figures["peak_bytes"] = backend.peak_memory(work)
     else:
-        figures = (train_hub if hub else train)(case, WARM_UP + steps)
+        work()
     return figures | {"versions": versions(*(["keras_hub"] if hub else []))}
+
+
+def fetch(tokens: Any) -> Any:
+    """Returns the arrays of a structure of tensors, which waits for them."""
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, tokens)
+
+
+def prepare(case: Case) -> None:
+    """Sets the precision, and refuses a device that Keras' backend does not have."""
+    choose_precision(case.precision, keras.Model, ())
+    device = str(keras.ops.zeros(1).device)
+    if case.on_gpu and not any(kind in device.lower() for kind in ("gpu", "cuda")):
+        raise InputError(f"{case.backend} sees no GPU (it computes on {device}): install its build for CUDA")
 
 
 def versions(*more: str) -> dict[str, str]:
@@ -68,7 +91,7 @@ def train(case: Case, steps: int) -> dict[str, Any]:
         if case.peer == "kerasllm_all_logits":
             model.loss.chunk_size = 0
         batches = windows(case, steps)
-    figures = time_fit(model, batches)
+    figures = time_fit(model, batches, block=case.block)
     flops = model.training_flops(case.shape["length"], getattr(batches, "num_slots", None))
     tokens = [real_tokens(batches[index][0]) for index in range(WARM_UP, steps)]
     return figures | {"tokens": float(np.mean(tokens)), "flops_per_token": flops}
@@ -142,7 +165,8 @@ def train_hub(case: Case, steps: int) -> dict[str, Any]:
         weighted_metrics=[],
         jit_compile=True if keras.backend.backend() == "tensorflow" else "auto",
     )
-    return time_fit(model, inputs, labels, batch_size=size) | {"tokens": float(size * length)}
+    figures = time_fit(model, inputs, labels, block=case.block, batch_size=size)
+    return figures | {"tokens": float(size * length)}
 
 
 def sizes_of(case: Case, positions: int) -> dict[str, Any]:
@@ -181,22 +205,32 @@ def hub_generation(case: Case) -> Any:
     return lambda: model.generate({"token_ids": tokens, "padding_mask": mask}, stop_token_ids=None)
 
 
-def time_fit(model: Any, *data: Any, **settings: Any) -> dict[str, float]:
+def time_fit(model: Any, *data: Any, block: int = 1, **settings: Any) -> dict[str, float]:
     """Fits one epoch; returns the seconds to the end of the first step, and of the median step after the warm-up."""
-    seconds = fit_seconds(model, *data, **settings)
-    return {"first_seconds": float(seconds[0]), "step_seconds": float(np.median(seconds[WARM_UP:]))}
+    seconds = fit_seconds(model, *data, block=block, **settings)
+    return {"first_seconds": float(seconds[0]), "step_seconds": float(np.median(seconds[WARM_UP:])) / block}
 
 
-def fit_seconds(model: Any, *data: Any, **settings: Any) -> np.ndarray:
-    """Fits one epoch; returns the seconds of each step, float (steps,).
+def fit_seconds(model: Any, *data: Any, block: int = 1, **settings: Any) -> np.ndarray:
+    """Fits one epoch; returns the seconds of each step of the warm-up and then of each block of steps.
 
-    Keras waits for a step's loss before it calls a callback, even in another thread.
+    Keras waits for a step's loss before it calls a callback, even in another thread. Where `block` is above 1, the end
+    of a block is also that of its update.
     """
     times: list[float] = []
+
+    def end(batch: int, logs: Any) -> None:
+        done = batch + 1
+        if done > WARM_UP and (done - WARM_UP) % block:
+            return
+        if block > 1:
+            keras.ops.convert_to_numpy(model.trainable_variables[-1])
+        times.append(time.perf_counter())
+
     note = keras.callbacks.LambdaCallback(
         on_train_begin=lambda logs: times.append(time.perf_counter()),
-        on_train_batch_end=lambda batch, logs: times.append(time.perf_counter()),
-        async_safe=True,
+        on_train_batch_end=end,
+        async_safe=block == 1,
     )
     model.fit(*data, epochs=1, shuffle=False, verbose=0, callbacks=[note], **settings)
     return np.diff(sorted(times))

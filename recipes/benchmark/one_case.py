@@ -16,7 +16,7 @@ from works import Case
 
 WORK_MODULES = {"input": "input_case", "host": "host_case"}
 WORK_MODULES |= {"translation": "translation_case", "recurrent": "recurrent_case"}
-MODULES = {"transformers": "torch_case", "torch_loop": "torch_case"}
+MODULES = dict.fromkeys(("transformers", "torch_loop", "torch_loop_compiled"), "torch_case")
 
 
 def figures_of(case: Case, steps: int) -> dict[str, Any]:
@@ -28,12 +28,12 @@ def figures_of(case: Case, steps: int) -> dict[str, Any]:
     """
     module = WORK_MODULES.get(case.work) or MODULES.get(case.peer, "keras_case")
     figures = importlib.import_module(module).measure(case, steps)
-    if case.work != "input":  # the input's workers are other processes
+    if case.work != "input" and "peak_bytes" not in figures:  # the input's workers are other processes
         figures["peak_bytes"] = peak_memory()
     if case.work not in ("generation", "input", "host"):
         from kerasllm.training.hardware.throughput import matrix_product_peak
 
-        figures["peak_flops"] = matrix_product_peak(case.precision)
+        figures["peak_flops"] = matrix_product_peak(case.precision.replace("tf32", "float32"))
     return figures
 
 

@@ -15,6 +15,7 @@ from works import Case
 FRAMEWORK = "torch"  # loaded by name, since only `kerasllm.backend` imports torch
 torch: Any = importlib.import_module(FRAMEWORK)
 functional = torch.nn.functional
+DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 WARM_UP = 3
 
 
@@ -26,20 +27,26 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
         steps: measured steps of training, or calls of `generate`.
     """
     torch.manual_seed(0)
+    if case.on_gpu and not torch.cuda.is_available():
+        raise RuntimeError("PyTorch sees no GPU: install its build for CUDA")
+    torch.set_default_device(DEVICES[case.device])
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = case.precision == "tf32"
     if case.work == "generation":
-        figures = time_calls(generation(case), steps, warm_up=1)
+        figures = time_calls(generation(case), steps, 1, wait=lambda tokens: tokens.cpu())
         tokens = case.shape["batch_size"] * case.shape["new_tokens"]
     else:
-        figures = time_calls(training(case), steps, WARM_UP)
+        figures = time_calls(training(case), steps, WARM_UP, case.block, wait=lambda loss: loss.item())
         tokens = case.shape["batch_size"] * case.shape["length"]
+    if case.on_gpu:
+        figures["peak_bytes"] = torch.cuda.max_memory_reserved()
     versions = {"torch": torch.__version__}
     if case.peer == "transformers":
         versions["transformers"] = importlib.import_module("transformers").__version__
     return figures | {"tokens": float(tokens), "versions": versions}
 
 
-def training(case: Case) -> Callable[[], float]:
-    """Returns a function that trains one step: forward, backward, clipping, fused AdamW."""
+def training(case: Case) -> Callable[[], Any]:
+    """Returns a function that trains one step: forward, backward, clipping, fused AdamW; it returns the loss."""
     model, loss_of = {"bert": bert, "gpt": gpt, "shakespeare": plain_gpt, "host": plain_gpt}[case.work](case)
     model.train()
     weights = list(model.parameters())
@@ -50,14 +57,14 @@ def training(case: Case) -> Callable[[], float]:
     ]
     optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=True)
 
-    def step() -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=case.precision == "mixed_bfloat16"):
+    def step() -> Any:
+        with torch.autocast(DEVICES[case.device], torch.bfloat16, enabled=case.precision == "mixed_bfloat16"):
             loss = loss_of()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        return loss.detach()
 
     return step
 
@@ -90,17 +97,21 @@ def bert(case: Case) -> tuple[Any, Callable[[], Any]]:
     segments = torch.arange(shape["length"]) >= shape["length"] // 2
     batch = {
         "input_ids": tokens,
-        "attention_mask": torch.ones_like(tokens),
         "token_type_ids": segments.long().expand_as(tokens),
         "labels": labels,
         "next_sentence_label": torch.arange(shape["batch_size"]) % 2,
     }
+    if case.on_gpu:  # without a mask, which nothing here needs, flash attention takes part
+        model = torch.compile(model)
+    else:
+        batch["attention_mask"] = torch.ones_like(tokens)
     return model, lambda: model(**batch).loss
 
 
 def gpt(case: Case) -> tuple[Any, Callable[[], Any]]:
     """Returns transformers' GPT-2 and a function that computes its loss."""
     model, tokens = gpt2(case, case.shape["length"]), random_tokens(case)
+    model = torch.compile(model) if case.on_gpu else model
     return model, lambda: model(input_ids=tokens, labels=tokens).loss
 
 
@@ -118,6 +129,8 @@ def generation(case: Case) -> Callable[[], Any]:
     """Returns a function that generates with transformers, greedily."""
     count = case.shape["new_tokens"]
     model, prompts = gpt2(case, max(case.shape["length"] + count, 1024)).eval(), random_tokens(case)
+    if case.precision == "mixed_bfloat16":
+        model = model.to(torch.bfloat16)
     settings = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": count}
     return lambda: model.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)
 
@@ -125,9 +138,9 @@ def generation(case: Case) -> Callable[[], Any]:
 class Block(torch.nn.Module):
     """A decoder block with pre-normalization, in PyTorch's own layers and functions."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, torch.nn.Dropout(dropout)
         self.norm, self.last_norm = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
         self.query_key_value, self.output = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
         self.up, self.down = torch.nn.Linear(width, 4 * width), torch.nn.Linear(4 * width, width)
@@ -136,9 +149,11 @@ class Block(torch.nn.Module):
         """Maps (batch, length, width) to the same shape."""
         projected = self.query_key_value(self.norm(hidden)).unflatten(-1, (3, self.heads, -1))
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, width of a head)
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        hidden = hidden + self.output(mixed.transpose(1, 2).flatten(2))
-        return hidden + self.down(functional.gelu(self.up(self.last_norm(hidden)), approximate="tanh"))
+        rate = self.dropout.p if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=rate)
+        hidden = hidden + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))
+        inner = functional.gelu(self.up(self.last_norm(hidden)), approximate="tanh")
+        return hidden + self.dropout(self.down(inner))
 
 
 def plain_gpt(case: Case) -> tuple[Any, Callable[[], Any]]:
@@ -147,8 +162,9 @@ def plain_gpt(case: Case) -> tuple[Any, Callable[[], Any]]:
     width, length = shape["hidden_dim"], shape["length"]
     token = torch.nn.Embedding(shape["vocabulary_size"], width)
     position = torch.nn.Embedding(length, width)
-    blocks = [Block(width, shape["num_heads"]) for _ in range(shape["num_layers"])]
-    body = torch.nn.Sequential(*blocks, torch.nn.LayerNorm(width))
+    rate = shape.get("dropout", 0.0)
+    blocks = [Block(width, shape["num_heads"], rate) for _ in range(shape["num_layers"])]
+    body = torch.nn.Sequential(torch.nn.Dropout(rate), *blocks, torch.nn.LayerNorm(width))
     for table in (token, position):
         torch.nn.init.normal_(table.weight, std=0.02)
     stream = torch.randint(shape["vocabulary_size"], (500_000,))

@@ -236,6 +236,84 @@ def test_keras_hub(benchmark):
     assert benchmark.run_case(case, 1)["tokens"] == 32
 
 
+@pytest.mark.usefixtures("uncompiled")
+def test_steps_of_a_gpu_are_timed_in_blocks(benchmark, monkeypatch):
+    """On a CPU that passes for a GPU: after the steps of the warm-up the clock is read after each tenth."""
+    keras_case = import_module("keras_case")
+    with pytest.raises(ValueError, match="sees no GPU"):
+        keras_case.prepare(gpu_case(benchmark, "kerasllm"))
+    monkeypatch.setattr(keras_case, "prepare", lambda case: None)
+    kept = []
+    fit_seconds = keras_case.fit_seconds
+    monkeypatch.setattr(
+        keras_case, "fit_seconds", lambda *data, **more: kept.append(fit_seconds(*data, **more)) or kept[0]
+    )
+    figures = keras_case.measure(gpu_case(benchmark, "kerasllm"), steps=2)
+    (seconds,) = kept
+    assert len(seconds) == keras_case.WARM_UP + 2 and figures["tokens"] == 32 and figures["peak_bytes"] > 0
+    assert figures["step_seconds"] == pytest.approx((seconds[-1] + seconds[-2]) / 20)
+
+
+@pytest.mark.skipif(not find_spec("torch"), reason="PyTorch is missing")
+@pytest.mark.parametrize(
+    ("work", "peer"),
+    [("shakespeare", "torch_loop"), ("bert", "transformers"), ("generation", "transformers")],
+)
+def test_peers_on_a_gpu(work, peer, benchmark, monkeypatch):
+    """On a CPU that passes for a GPU, without the compiler."""
+    if not all(map(find_spec, import_module("works").NEEDS[peer])):
+        pytest.skip("transformers is missing")
+    torch_case = import_module("torch_case")
+    case = gpu_case(benchmark, peer, work, "mixed_bfloat16")
+    with pytest.raises(RuntimeError, match="PyTorch sees no GPU"):
+        torch_case.measure(case, 1)
+    monkeypatch.setattr(torch_case, "DEVICES", {"gpu": "cpu"})
+    monkeypatch.setattr(torch_case.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch_case.torch.cuda, "max_memory_reserved", lambda: 7)
+    monkeypatch.setattr(torch_case.torch, "compile", lambda function: function)
+    figures = torch_case.measure(case, 1)
+    torch_case.torch.set_default_device(None)
+    assert figures["step_seconds"] > 0 and figures["peak_bytes"] == 7
+    assert figures["tokens"] == (6 if work == "generation" else 32)
+
+
+def gpu_case(benchmark, peer, work="shakespeare", precision="float32"):
+    shape = benchmark.WORKS[work][0]
+    return benchmark.Case(work, peer, keras.backend.backend(), precision, shape, "gpu")
+
+
+def test_works_of_a_gpu(benchmark, run_recipe, tmp_path, capsys, monkeypatch):
+    works = import_module("works")
+    monkeypatch.setattr(benchmark, "measure", lambda cases, *more: asked.extend(cases) or [])
+    monkeypatch.setattr(benchmark, "card", lambda: "a card")
+    asked: list = []
+    backend = keras.backend.backend()
+    argv = ["--device", "gpu", "--backends", backend, "--peers", "false", "--precisions", "tf32"]
+    assert run_recipe("benchmark", *argv, "--output", tmp_path / "gpu") == 1  # as nothing was measured
+    report = json.loads((tmp_path / "gpu" / "benchmark.json").read_text())
+    assert report["machine"]["card"] == "a card"
+    assert [case.work for case in asked if case.peer == "kerasllm"] == [
+        work for work, shapes in works.WORKS_ON_GPU.items() for _ in shapes
+    ]
+    assert {case.title for case in asked} >= {
+        "BERT base, pretraining, length 128",
+        "BERT base, pretraining, length 512",
+        "GPT-2 124M, generation, batch 32",
+    }
+    for change, message in (
+        (["--device", "gpu", "--work", "input"], "--work input is measured on a CPU"),
+        (["--precisions", "tf32"], "tf32 is a GPU's"),
+    ):
+        assert run_recipe("benchmark", *change, "--output", tmp_path / "none") == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_a_machine_without_a_gpu(benchmark, run_recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run_recipe("benchmark", "--device", "gpu", "--output", tmp_path / "none") == 2
+    assert "nvidia-smi finds no GPU here" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
 def test_what_fails_is_told_and_left_out(benchmark, capsys):
     shape = {**TINY, "hidden_dim": 15}
     case = benchmark.Case("gpt", "kerasllm", keras.backend.backend(), "float32", shape)
