@@ -131,7 +131,8 @@ def open_table(source: str, *, by_index: bool, split: str = "train") -> Table:
         first = next(records, None)
         if first is not None and len(first[1]) < 2:
             raise InputError(
-                f"{source}: no tab in its first line; tables are .tsv, .csv, .jsonl, .parquet or hub:ID, one text a line is .txt"
+                f"{source}: no tab in its first line; tables are .tsv, .csv, .jsonl, .parquet or hub:ID "
+                "(one text a line: .txt)"
             )
         records = itertools.chain([first] if first else [], records)
     return _open_delimited(source, records, by_index)
