@@ -14,12 +14,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from benchmark_report import draw, show
+from distributed import check_counts, in_words
+from distributed import measure as measure_processes
 from input_case import prepare
 from works import STEPS, WORKS, WORKS_ON_GPU, Case, contenders
 
@@ -33,11 +36,21 @@ from kerasllm.files.atomic import check_writable, write_atomically
 from kerasllm.files.json import to_json
 
 SECONDS_AT_MOST = 900
+DISTRIBUTED = "distributed"
 
 Backend = Literal["jax", "torch", "tensorflow"]
 Precision = Literal["float32", "tf32", "mixed_bfloat16"]
 Work = Literal[
-    "bert", "packing", "gpt", "shakespeare", "translation", "recurrent", "host", "generation", "input"
+    "bert",
+    "packing",
+    "gpt",
+    "shakespeare",
+    "translation",
+    "recurrent",
+    "host",
+    "generation",
+    "input",
+    "distributed",
 ]
 
 
@@ -49,7 +62,7 @@ class Config:
     """Directory for benchmark.json and benchmark.png."""
 
     work: list[Work] = field(default_factory=list)
-    """What to measure: training of bert, packed short pairs, gpt, characters …; all that the device has if none."""
+    """What to measure: training of bert, packed short pairs, gpt, characters …; all but distributed if none."""
 
     text: str = ""
     """Text file for the input; if empty, 30 MB are made of Python's own documentation."""
@@ -72,12 +85,16 @@ class Config:
     peers: bool = True
     """Measure the other libraries too."""
 
+    processes: list[int] = field(default_factory=lambda: [1, 2, 4])
+    """Numbers of processes of distributed, which trains a GPT in several on JAX and PyTorch."""
+
 
 def main(config: Config) -> int:
     """Measures all works, writes the JSON after each, prints the table and draws the picture."""
     works = works_of(config)
     if config.text:
         require_file(config.text)
+    check_counts(config.processes)
     where = machine() | ({"card": card()} if config.device == "gpu" else {})
     directory = Path(config.output)
     file = directory / "benchmark.json"
@@ -91,23 +108,44 @@ def main(config: Config) -> int:
     wanted = [*config.backends, *(("keras_hub", "transformers") if config.peers else ())]
     if missing := [name for name in wanted if not find_spec(name)]:
         print(f"left out, as not installed: {', '.join(missing)}", flush=True)
-    precisions = [*dict.fromkeys(config.precisions)]
-    settings = (precisions, config.peers, config.device)
+    report: dict[str, Any] = {"settings": vars(config), "kerasllm": kerasllm.__version__, "machine": where}
     measured: list[dict[str, Any]] = []
     for work in works:
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".input-") as place:
-            more: dict[str, Any] = {}
-            if work == "input":
-                prepare(Path(place), config.text, WORKS[work][0]["megabytes"])
-                more = {"directory": place, "text": config.text}
-            cases = list(contenders(work, backends, *settings, **more))
-            measured += measure(cases, config.repeats, config.steps)
-        report = {"settings": vars(config), "kerasllm": kerasllm.__version__, "machine": where}
+        if work == DISTRIBUTED:
+            report[DISTRIBUTED] = measure_distributed(backends, config.processes, config.steps)
+        else:
+            measured += measure_work(work, backends, config, directory)
         write_atomically(file, to_json(report | {"cases": measured}, indent=1) + "\n")
-    show(measured)
-    draw(measured, directory / "benchmark.png")
+    if measured:
+        show(measured)
+        draw(measured, directory / "benchmark.png")
     print(f"written to {directory}")
-    return 0 if measured else 1
+    return 0 if measured or report.get(DISTRIBUTED) else 1
+
+
+def measure_work(work: str, backends: Sequence[str], config: Config, directory: Path) -> list[dict[str, Any]]:
+    """Returns the summaries of all cases of a work."""
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".input-") as place:
+        more: dict[str, Any] = {}
+        if work == "input":
+            prepare(Path(place), config.text, WORKS[work][0]["megabytes"])
+            more = {"directory": place, "text": config.text}
+        precisions = [*dict.fromkeys(config.precisions)]
+        cases = contenders(work, backends, precisions, config.peers, config.device, **more)
+        return measure(list(cases), config.repeats, config.steps)
+
+
+def measure_distributed(backends: Sequence[str], counts: Sequence[int], steps: int) -> list[dict[str, Any]]:
+    """Returns the figures of trainings in several processes, and prints each."""
+    found = []
+    for backend in backends:
+        if backend == "tensorflow":
+            print("left out: several processes on tensorflow, which kerasllm refuses", flush=True)
+            continue
+        for row in measure_processes(backend, counts, steps):
+            print(in_words(row), flush=True)
+            found.append(row)
+    return found
 
 
 def works_of(config: Config) -> list[str]:
@@ -118,7 +156,7 @@ def works_of(config: Config) -> list[str]:
     """
     known = WORKS_ON_GPU if config.device == "gpu" else WORKS
     for work in config.work:
-        if work not in known:
+        if work not in (*known, *([DISTRIBUTED] if config.device == "cpu" else [])):
             raise InputError(f"--work {work} is measured on a CPU; a GPU has {', '.join(known)}")
     if config.device == "cpu" and "tf32" in config.precisions:
         raise InputError("--precisions tf32 is a GPU's: add --device gpu")

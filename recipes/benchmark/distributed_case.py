@@ -1,6 +1,6 @@
 """One process of the benchmark of several: trains a GPT on its rows, and prints seconds a step and memory as JSON.
 
-`python recipes/benchmark/distributed.py` starts it. Without the variables of a run of several processes it trains alone
+`distributed.py` starts it. Without the variables of a run of several processes it trains alone
 on as many rows as it is told.
 """
 
@@ -23,6 +23,7 @@ from kerasllm.data.batches.causal_lm import CausalBatches
 from kerasllm.data.token_cache.stream import TokenStream
 from kerasllm.tasks import CausalLanguageModeling
 from kerasllm.training.fit import own_share
+from kerasllm.training.hardware.compilation import FROM_STEPS, choose_compilation
 from kerasllm.training.optimization.optimizers import adamw
 
 LENGTH, VOCABULARY, WARM_UP = 128, 8192, 2
@@ -41,7 +42,7 @@ class Clock(keras.callbacks.Callback):
         self.times.append(time.perf_counter())
 
 
-def measure(rows: int, steps: int, mesh: list[int], jit_compile: bool) -> dict[str, float]:
+def measure(rows: int, steps: int, mesh: list[int]) -> dict[str, float]:
     """Returns the median seconds of a step after the first ones, and the bytes of this process: peak and lasting."""
     if backend.join()[1] > 1:
         kerasllm.distribute(*mesh)
@@ -54,7 +55,7 @@ def measure(rows: int, steps: int, mesh: list[int], jit_compile: bool) -> dict[s
     config = kerasllm.GPTConfig(**SMALL_GPT, vocabulary_size=VOCABULARY, max_sequence_length=LENGTH)
     model = kerasllm.GPTCausalLM(config, seed=0)
     CausalLanguageModeling().compile(
-        model, adamw(1e-4), normalized_weights=True, jit_compile=jit_compile or backend.jit_compile
+        model, adamw(1e-4), normalized_weights=True, jit_compile=choose_compilation(None, FROM_STEPS)
     )
     clock = Clock()
     model.fit(batches, shuffle=False, verbose=0, callbacks=[clock])

@@ -314,6 +314,37 @@ def test_a_machine_without_a_gpu(benchmark, run_recipe, tmp_path, capsys, monkey
     assert "nvidia-smi finds no GPU here" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
+def test_several_processes(benchmark, run_recipe, tmp_path, capsys, monkeypatch):
+    row = {"processes": 2, "mesh": [1, 2, 1], "tokens_per_second": 1234.0, "communication": 0.25}
+    row |= {"state_bytes": 2**20, "peak_bytes": 2**30}
+    monkeypatch.setattr(
+        benchmark,
+        "measure_processes",
+        lambda backend, counts, steps: [row | {"backend": backend}] * len(counts),
+    )
+    argv = ["--work", "distributed", "--processes", "1", "2", "--backends", keras.backend.backend()]
+    code = run_recipe("benchmark", *argv, "--output", tmp_path / "out")
+    shown = capsys.readouterr().out
+    if keras.backend.backend() == "tensorflow":
+        assert code == 1 and "left out: several processes on tensorflow" in shown
+    else:
+        assert code == 0 and "2 processes (replica 1, fsdp 2): 1,234 tokens/s, 1 MiB" in shown
+        assert len(json.loads((tmp_path / "out" / "benchmark.json").read_text())["distributed"]) == 2
+    assert run_recipe("benchmark", *argv, "--processes", "3", "--output", tmp_path / "none") == 2
+    assert "--processes 3: a batch of 16 rows does not divide" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow trains in one process")
+@pytest.mark.usefixtures("uncompiled")
+def test_one_of_several_processes(benchmark, monkeypatch):
+    module = import_module("distributed_case")
+    monkeypatch.setattr(module, "SMALL_GPT", {"num_layers": 1, "num_heads": 2, "hidden_dim": 16})
+    monkeypatch.setattr(module, "choose_compilation", lambda *asked: False)
+    figures = module.measure(2, 2, [1, 1, 1])
+    weights = 8192 * 16 + 128 * 16 + 12 * 16 * 16  # and biases and scales; AdamW has two more of each
+    assert figures["step_seconds"] > 0 and 12 * weights < figures["state_bytes"] < 12.5 * weights
+
+
 def test_what_fails_is_told_and_left_out(benchmark, capsys):
     shape = {**TINY, "hidden_dim": 15}
     case = benchmark.Case("gpt", "kerasllm", keras.backend.backend(), "float32", shape)
