@@ -56,7 +56,7 @@ def main(config: Config) -> int:
     check(config)
     predictor = load(config.model)
     positions = predictor.model.config.max_sequence_length
-    length = positions if config.sequence_length is None else config.sequence_length
+    length = predictor.sequence_length if config.sequence_length is None else config.sequence_length
     if length > positions:
         raise InputError(f"--sequence_length {length} is above the {positions} positions of {config.model}")
     texts = texts_of(config)

@@ -176,10 +176,10 @@ def generate(
         chosen = Settings(**settings)
     except TypeError as error:
         raise InputError(f"generate: {error}".replace("Settings.__init__() got an ", "")) from error
-    form, rows = read_prompts(prompts, tokenizer, model.config.end_token_id)
+    form, rows = read_prompts(prompts, tokenizer, model.config.end_token_id, chosen.first_row)
     if chosen.stop and tokenizer is None:
         raise InputError("stop texts need the tokenizer: give tokenizer=…")
-    check_tokens(rows, chosen.stop_token_ids or (), model.config.vocabulary_size)
+    check_tokens(rows, chosen.stop_token_ids or (), model.config.vocabulary_size, chosen.first_row)
     rooms = _rooms(rows, model.config.max_sequence_length, chosen)
     done = [list(row) for row in rows]
     for number, tokens in _stream(model, rows, rooms, chosen, tokenizer, at_a_time=1 if on_tokens else None):

@@ -14,7 +14,9 @@ from kerasllm.tokenizers.encoding import encode_from_beginning
 from kerasllm.tokenizers.known_characters import unknown_character
 
 
-def read_prompts(prompts: Any, tokenizer: Any, end_token_id: int | None) -> tuple[str, list[list[int]]]:
+def read_prompts(
+    prompts: Any, tokenizer: Any, end_token_id: int | None, first: int = 0
+) -> tuple[str, list[list[int]]]:
     """Returns the form of the result ("text", "texts", "row", "array" or "lists"), and the prompts as lists of ids.
 
     Args:
@@ -22,6 +24,7 @@ def read_prompts(prompts: Any, tokenizer: Any, end_token_id: int | None) -> tupl
         tokenizer: the tokenizer for texts, or None.
         end_token_id: the end token, which replaces an empty text if the tokenizer puts no token before a text; None if
             the model has none.
+        first: number of prompts before these, for messages.
 
     Raises:
         InputError: there are texts without a tokenizer, unknown characters, or ids that are no whole numbers.
@@ -31,11 +34,11 @@ def read_prompts(prompts: Any, tokenizer: Any, end_token_id: int | None) -> tupl
         if tokenizer is None:
             raise InputError("a text as prompt needs the tokenizer: give tokenizer=…")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        rows = [_encode(tokenizer, text, f"prompt {number}") for number, text in enumerate(texts, 1)]
+        rows = [_encode(tokenizer, text, f"prompt {number}") for number, text in enumerate(texts, first + 1)]
         rows = [row if row or end_token_id is None else [end_token_id] for row in rows]
         return ("text" if isinstance(prompts, str) else "texts"), rows
     if listed and any(isinstance(prompt, list | tuple | np.ndarray) for prompt in prompts):
-        lists = [_whole_numbers(row, f"prompt {number}") for number, row in enumerate(prompts, 1)]
+        lists = [_whole_numbers(row, f"prompt {number}") for number, row in enumerate(prompts, first + 1)]
         return ("array" if len({len(row) for row in lists}) == 1 else "lists"), lists
     try:
         array = np.asarray(prompts if listed else ops.convert_to_numpy(prompts))
@@ -50,20 +53,23 @@ def read_prompts(prompts: Any, tokenizer: Any, end_token_id: int | None) -> tupl
     return ("array", array.tolist()) if array.ndim == 2 else ("row", [array.tolist()])
 
 
-def check_tokens(rows: list[list[int]], stop_token_ids: Iterable[int], vocabulary: int) -> None:
+def check_tokens(
+    rows: list[list[int]], stop_token_ids: Iterable[int], vocabulary: int, first: int = 0
+) -> None:
     """Checks that the model has all tokens of the prompts and all stop tokens.
 
     Args:
         rows: the prompts as lists of ids.
         stop_token_ids: the stop tokens.
         vocabulary: the size of the model's vocabulary.
+        first: number of prompts before these, for messages.
 
     Raises:
         InputError: there is no prompt, a prompt is empty, or a token is unknown.
     """
     if not rows:
         raise InputError("there is no prompt")
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(rows, first + 1):
         if not row:
             raise InputError(f"prompt {number} is empty: give at least one token")
         wrong = next((token for token in row if not 0 <= token < vocabulary), None)

@@ -28,6 +28,9 @@ from kerasllm.generation.sampling import Rule
 MOST_ALTERNATIVES = 20
 """The most alternatives to a token whose log probabilities can be asked for."""
 
+_MOST_POSITIONS, _LONGEST_COMPILED = 8192, 1024
+"""For a model of more positions, as a recurrent one, which has no end, only prompts up to a length are prepared for."""
+
 _NEUTRAL = {
     "temperature": 0.0,
     "top_p": 2.0,
@@ -125,6 +128,7 @@ class Slots:
         most_padding = max(
             width - previous - 1 for previous, width in zip([0, *self._widths], self._widths, strict=False)
         )
+        self._is_endless = positions > _MOST_POSITIONS
         self._capacity = -(-(positions + most_padding) // 32) * 32
         self._decoder = decoder_of(model)
         self._weights = self._decoder.weights()
@@ -147,7 +151,8 @@ class Slots:
         width = next(width for width in self._widths if width >= length)
         prompts, starts = left_padded([list(request.prompt)], width)
         inputs = {"prompts": prompts, "starts": starts, "slot": np.int32(slot)}
-        program = self._decoder.program(("slots put", self.number), self._put, _once)
+        once = _untraced if self._is_endless else _once
+        program = self._decoder.program(("slots put", self.number), self._put, once)
         self._state = program(self._weights, _tensors(inputs), self._state, 1)
         self._columns[slot], self._starts[slot], self._steps[slot] = width - 1, starts[0], 0
         self.requests[slot] = request
@@ -194,10 +199,14 @@ class Slots:
         self._state = program(self._weights, _tensors(inputs), self._state, 1)
 
     def compile(self) -> int:
-        """Compiles all programs, by running each once, and returns their number; the slots must be free."""
+        """Compiles the programs, by running each once, and returns their number; the slots must be free.
+
+        Of a model with very many positions, those of longer prompts are left to the first one that needs them.
+        """
         greedy, drawn = Settings(), Settings(temperature=1.0)
         filtered = Settings(temperature=1.0, top_k=2, top_p=0.5)
-        for width in self._widths:
+        widths = [width for width in self._widths if width <= _LONGEST_COMPILED or not self._is_endless]
+        for width in widths:
             self.put(0, SlotRequest([0] * width, greedy))
         for settings in (greedy, drawn, filtered):
             for penalty in (0.0, 1.0):
@@ -207,7 +216,7 @@ class Slots:
         self._columns[0] = 0
         self.advance()
         self.free(0)
-        return len(self._widths) + len(self._rule_programs) + 2
+        return len(widths) + len(self._rule_programs) + 2
 
     def _begin(self) -> State:
         """Returns the state of empty slots; of the prompt that runs for it, only the shapes matter."""
@@ -292,6 +301,14 @@ def _advance(model, inputs, state):
 def _once(step):
     """Returns the program of a step; as a loop of one, for that is what writes into the memory that it is given."""
     return backend.decoding.repeated(step, lambda state: False)
+
+
+def _untraced(step):
+    """Returns the program of a step that PyTorch does not trace; a recurrence over a prompt would be a graph of all
+    its steps.
+    """
+    program = backend.decoding.compiled(step)
+    return lambda weights, inputs, state, count: program(weights, inputs, state)
 
 
 def _tensors(arrays: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from kerasllm.errors import InputError
 from kerasllm.search.outcomes import VALIDATION, Trial, check_metric, in_a_line
-from kerasllm.search.recipe import TrainingRecipe, as_text
+from kerasllm.search.recipe import TrainingRecipe
 from kerasllm.search.runs import TrainingRun
 from kerasllm.search.space import Interval, Space, base_values
 from kerasllm.training.callbacks.evaluation import less_is_better
@@ -223,7 +223,7 @@ class Study:
         if isinstance(value, int | float):
             self.optuna.tell(trial, float(value))
         else:
-            self._fail(trial, f"{self.metric} is {as_text(value)}")
+            self._fail(trial, f"{self.metric} is not finite")
 
     def _fail(self, trial: optuna.Trial, reason: str) -> None:
         """Records that a trial has failed, for Optuna as one that is worse than all complete ones.

@@ -122,10 +122,10 @@ class ServedModel:
 
     def count_tokens(self, text: tuple[str, ...]) -> int:
         """Returns the number of tokens of a text or pair that the model reads, with special tokens."""
-        count, longest = len(self.predictor.tokenizer.encode(*text).ids), self.positions
+        count = len(self.predictor.tokenizer.encode(*text).ids)
         if self.task in _READ_IN_WINDOWS:
             return count
-        return min(count, getattr(self.predictor.model, "sequence_length", None) or longest, longest)
+        return min(count, self.predictor.sequence_length)
 
     def _predict(self, texts: Sequence[tuple[str, ...]], key: PredictionKey) -> list[tuple[dict, int]]:
         """Returns the prediction for each text, with its number of tokens."""

@@ -99,13 +99,29 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            mend = f"--port {port} of {host} is taken: stop what uses it, or choose another"
+            mend = _taken(host, port)
         elif error.errno == errno.EACCES:
             mend = f"--port {port}: only root may use ports below 1024; choose a higher one"
         else:
             mend = f"--host {host}: cannot be bound ({error.strerror}); choose an address of this machine"
         raise InputError(mend) from error
     return listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Lets a bound socket accept connections.
+
+    Raises:
+        InputError: another server that was bound to the same port listens already, as Linux allows.
+    """
+    try:
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise InputError(_taken(*listener.getsockname()[:2])) from error
+
+
+def _taken(host: str, port: int) -> str:
+    return f"--port {port} of {host} is taken: stop what uses it, or choose another"
 
 
 def _is_local(listener: socket.socket) -> bool:
@@ -126,7 +142,7 @@ def _serve(context: Context, listener: socket.socket, settings: ServerSettings) 
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    listener.listen(_BACKLOG)  # whoever reads the next line may connect
+    listen(listener)  # whoever reads the next line may connect
     print(f"serving on http://{shown}:{port}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -28,12 +28,18 @@ class PredictionSettings:
         batch_size: number of texts in a batch.
         top_k: number of candidates, for a task that gives several.
         probabilities: whether the probabilities of all classes are part of a prediction.
+        first: number of texts before these, for messages.
     """
 
     sequence_length: int
     batch_size: int = 64
     top_k: int = 5
     probabilities: bool = False
+    first: int = 0
+
+    def place(self, number: int) -> str:
+        """Returns how messages call a text, by its number, from 0."""
+        return f"text {self.first + number + 1}"
 
 
 class Task(abc.ABC):
@@ -204,7 +210,7 @@ def prediction_batches(
 
     Lengths are powers of two, and so is the number of rows for a few texts, so that a model is compiled for few shapes.
     """
-    encoded = encode_texts(tokenizer, texts, settings.sequence_length)
+    encoded = encode_texts(tokenizer, texts, settings.sequence_length, settings.place)
     return ClassificationBatches(
         encoded, None, shuffle=False, **few_shapes(len(texts), settings.batch_size, settings.sequence_length)
     )

@@ -64,7 +64,7 @@ class CausalLanguageModeling(Task):
         found: list[str] = []
         for start in range(0, len(texts), settings.batch_size):
             batch = [text for (text,) in texts[start : start + settings.batch_size]]
-            found += model.generate(batch, tokenizer=tokenizer)
+            found += model.generate(batch, tokenizer=tokenizer, first_row=settings.first + start)
         return [{"text": text} for text in found], 0
 
     @classmethod

@@ -6,6 +6,7 @@ import itertools
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ class Predictor:
             special_token_ids(tokenizer)  # raises if there are none
         self.turn = threading.Lock()
 
+    @property
+    def sequence_length(self) -> int:
+        """The tokens of a text that the model is made for: its positions, or fewer of an encoder that says so."""
+        positions = self.model.config.max_sequence_length
+        return getattr(self.model, "sequence_length", None) or positions
+
     def predict(
         self,
         texts: Any,
@@ -68,8 +75,8 @@ class Predictor:
             texts: a list of texts, or of pairs of texts (tuples or lists of two); a single text counts as a list of
                 one. For a generator or another iterator the result is a generator, too, which reads some batches ahead.
             batch_size: number of texts in a batch.
-            sequence_length: the most tokens of a text, with special tokens, by default as many as the model has
-                positions. Longer texts are cut, and an `InputWarning` says how many.
+            sequence_length: the most tokens of a text, with special tokens, by default as many as the model is made
+                for. Longer texts are cut, and an `InputWarning` says how many.
             probabilities: whether a classifier's predictions have the probabilities of all classes.
             top_k: number of candidates for each [MASK].
 
@@ -85,7 +92,7 @@ class Predictor:
             InputError: a text is none, or does not suit the model; the message has its index.
         """
         positions = self.model.config.max_sequence_length
-        length = positions if sequence_length is None else sequence_length
+        length = self.sequence_length if sequence_length is None else sequence_length
         if length > positions:
             raise InputError(f"sequence_length {length} is above the model's {positions} positions")
         if batch_size < 1 or top_k < 1:
@@ -101,7 +108,8 @@ class Predictor:
         total = cut = 0
         while chunk := list(itertools.islice(texts, _BATCHES_AT_A_TIME * settings.batch_size)):
             with self.turn:
-                found, num_cut = self.task.predict(self.model, self.tokenizer, chunk, settings)
+                own = replace(settings, first=total)
+                found, num_cut = self.task.predict(self.model, self.tokenizer, chunk, own)
             total, cut = total + len(chunk), cut + num_cut
             yield from found
         if cut:

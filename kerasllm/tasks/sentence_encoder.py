@@ -89,7 +89,7 @@ class SentenceEncoder:
             InputError: `sequence_length` is above the model's positions, or there is no such prompt.
         """
         positions = self.model.config.max_sequence_length
-        length = sequence_length or self.sequence_length
+        length = self.sequence_length if sequence_length is None else sequence_length
         if length > positions:
             raise InputError(f"sequence_length {length} is above the {positions} positions of {self.place}")
         prompt = self.prompt(purpose)

@@ -21,7 +21,7 @@ def train_unigram(texts: Iterable[str], size: int) -> list[tuple[str, float]]:
 
     Args:
         texts: the training texts, which are read once; the trainer keeps their words and their frequencies.
-        size: the largest number of pieces, more than 256.
+        size: the largest number of pieces, at least 256.
 
     Returns:
         The pieces and their logarithmic probabilities, the likeliest first; every byte's letter is among them.
@@ -47,4 +47,8 @@ def train_unigram(texts: Iterable[str], size: int) -> list[tuple[str, float]]:
         piece: round(lowest if len(piece) == 1 and score < lowest + _UNSCORED else score, 6)
         for piece, score in found
     }
-    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    likeliest = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    # The trainer forgets its limit where the letters alone reach it.
+    longer = [piece for piece, _ in likeliest if len(piece) > 1][: size - 256]
+    kept = {*longer, *(piece for piece, _ in likeliest if len(piece) == 1)}
+    return [item for item in likeliest if item[0] in kept]

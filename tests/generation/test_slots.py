@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kerasllm import GPTCausalLM, GPTConfig
+from kerasllm import GPTCausalLM, GPTConfig, RecurrentConfig, RecurrentLM
 from kerasllm.errors import InputError
 from kerasllm.generation.continuation import Settings
 from kerasllm.generation.slots import SlotRequest, Slots
@@ -123,3 +123,28 @@ def test_what_slots_refuse():
     for wrong in ({"alternatives": 21}, {"presence_penalty": 1e9}, {"num_beams": 2}):
         with pytest.raises(InputError):
             request([1], **wrong)
+
+
+def test_a_model_without_end_is_compiled_for_prompts_of_a_thousand_tokens(monkeypatch):
+    """A recurrent model has room for a million tokens, and to run as many at the start would take minutes."""
+    slots = Slots(RecurrentLM(RecurrentConfig(vocabulary_size=VOCABULARY, hidden_dim=4), seed=0), 2)
+    lengths = []
+    monkeypatch.setattr(slots, "put", lambda slot, request: lengths.append(len(request.prompt)))
+    slots.compile()
+    assert max(lengths) == 1024
+
+
+def test_a_recurrent_model_continues_as_alone():
+    """Its prompts run as in `generate`; on PyTorch a graph of as many steps as a prompt has tokens would be traced."""
+    recurrent = RecurrentLM(RecurrentConfig(vocabulary_size=VOCABULARY, hidden_dim=8), seed=0)
+    slots = Slots(recurrent, 2)
+    prompts = [[3, 5, 7], [2] * 40]
+    for slot, prompt in enumerate(prompts):
+        slots.put(slot, SlotRequest(prompt, Settings()))
+    chosen = []
+    for _ in range(4):
+        chosen.append(slots.choose().tokens)
+        slots.advance()
+    for slot, prompt in enumerate(prompts):
+        alone = recurrent.generate([prompt], max_new_tokens=4)[0][len(prompt) :]
+        assert [int(tokens[slot]) for tokens in chosen] == list(alone)

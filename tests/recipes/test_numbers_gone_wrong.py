@@ -58,8 +58,10 @@ def train(corpus, run_recipe, tmp_path, monkeypatch):
 
 
 def last_words(capsys) -> str:
-    """The one line that says why the run was stopped."""
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped at"))
+    """The one line that says why the run was stopped, the last one."""
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = (line for line in lines if line.startswith("stopped at"))
+    assert line == lines[-1]
     return line
 
 

@@ -267,6 +267,16 @@ def test_hopeless(standin, base_file, tmp_path, capsys):
     assert "the first 3 trials have failed, the last one: the numbers went wrong" in capsys.readouterr().err
 
 
+def test_a_figure_that_is_not_finite_fails_the_trial(standin, base_file, tmp_path):
+    study = make_study(tmp_path / "study", base_file, 1)
+    run = study.next_run()
+    run.directory.mkdir(parents=True)
+    (run.directory / "results.json").write_text('{"validation": {"accuracy": null}}')
+    study.end(run, 0)
+    (trial,) = study.outcomes()
+    assert (trial.state, trial.reason) == ("failed", "validation.accuracy is not finite")
+
+
 def test_without_optuna(monkeypatch, standin, base_file, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, study_module.__name__)

@@ -17,7 +17,7 @@ import pytest
 from kerasllm import cli
 from kerasllm.errors import InputError
 from kerasllm.serving.served import load_models
-from kerasllm.serving.server import bind
+from kerasllm.serving.server import bind, listen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +90,16 @@ def test_a_port_that_is_taken(recipe, run, capsys):
         2,
         ("", f"error: --port {port} of 127.0.0.1 is taken: stop what uses it, or choose another\n"),
     )
+
+
+def test_a_port_that_another_server_took_meanwhile():
+    """Two servers may be bound to one port while they load their models; one of them listens first."""
+    with bind("127.0.0.1", 0) as slow:
+        port = slow.getsockname()[1]
+        with bind("127.0.0.1", port) as quick:
+            listen(quick)
+            with pytest.raises(InputError, match=f"--port {port} of 127.0.0.1 is taken: stop what uses it"):
+                listen(slow)
 
 
 def test_what_is_refused(run, tmp_path):

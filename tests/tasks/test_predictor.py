@@ -8,6 +8,7 @@ from keras import ops
 
 import kerasllm
 from kerasllm.errors import InputError, InputWarning
+from kerasllm.tasks.sentence_encoder import SentenceEncoder
 
 TEXTS = ["a b c", "b", "c d e f g h a b c", "h [MASK] g", "a"]
 
@@ -148,3 +149,31 @@ def test_texts_are_continued(tmp_path):
         predictor.generate([("a", "b")])
     with pytest.raises(InputError, match="temperature"):
         predictor.generate("a", temperature=-1)
+
+
+def test_a_wrong_text_is_named_by_its_place_among_all():
+    """Texts are read some batches at a time, and continued a batch at a time."""
+    tokenizer = kerasllm.train_characters(["abcdefgh "])
+    shape = kerasllm.RecurrentConfig(vocabulary_size=10, hidden_dim=4)
+    classifier = kerasllm.Predictor(kerasllm.RecurrentClassifier(shape, seed=0), tokenizer)
+    with pytest.raises(InputError, match=r"^text 20: .*character 'x'"):
+        classifier.predict([*["ab"] * 19, "x"], batch_size=1)
+    continuing = kerasllm.Predictor(kerasllm.RecurrentLM(shape, seed=0), tokenizer)
+    for texts in (["ab", "a", "b", "x"], iter(["ab", "a", "b", "x"])):
+        with pytest.raises(InputError, match=r"^prompt 4: .*character 'x'"):
+            list(continuing.predict(texts, batch_size=2))
+    with pytest.raises(InputError, match=r"^prompt 3 is empty"):
+        continuing.generate(["ab", "a", ""], batch_size=2, max_new_tokens=1)
+
+
+def test_vectors_are_of_the_tokens_that_the_encoder_is_made_for(tokenizer):
+    predictor = kerasllm.Predictor(kerasllm.BertEncoder(shape(), sequence_length=6, seed=0), tokenizer)
+    text = "a b c d e f g h"
+    with pytest.warns(InputWarning, match="1 of 1 texts were cut to 6 tokens"):
+        found = predictor.predict([text])
+    (expected,) = SentenceEncoder(predictor.model, tokenizer).encode([text])
+    assert found[0]["vector"] == pytest.approx(expected.tolist(), abs=1e-6)
+    (whole,) = predictor.predict([text], sequence_length=16)
+    assert whole["vector"] != pytest.approx(expected.tolist(), abs=1e-3)
+    with pytest.raises(InputError, match="sequence_length 0 leaves no room"):
+        predictor.predict([text], sequence_length=0)

@@ -84,6 +84,14 @@ def test_unigram_holds_any_text_and_is_the_same_each_time():
         assert first.decode(ids[:-1], skip_special_tokens=False).strip() == text
 
 
+@pytest.mark.parametrize("size", [258, 259, 262])
+def test_unigram_has_no_more_pieces_than_asked(size):
+    """The trainer itself has no limit where the bytes' letters alone are as many as it may have."""
+    texts = ["aaaaaaaa bbbbbbbb"] * 50
+    assert train_joint_tokenizer(texts, 300, kind="unigram").get_vocab_size() > 262
+    assert train_joint_tokenizer(texts, size, kind="unigram").get_vocab_size() <= size
+
+
 def test_unigram_of_no_text():
     with pytest.raises(InputError, match="no characters"):
         train_joint_tokenizer([], 300, kind="unigram")

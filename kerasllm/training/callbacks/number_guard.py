@@ -90,6 +90,7 @@ class NumberGuard(StepCallback):
         self.skipped = 0
         self.stopped = False
         self._losses: deque[float] = deque(maxlen=_WINDOW)
+        self._why = ""
 
     def set_model(self, model: keras.Model) -> None:
         """Sets the model and switches on its `catch_non_finite`; called by Keras."""
@@ -119,6 +120,11 @@ class NumberGuard(StepCallback):
                 self._stop(f"step {step}: {reason}", "without --guard.loss_spike it trains on")
         if math.isfinite(loss):
             self._losses.append(loss)
+
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        """Says why the run was stopped, below what the callbacks before this one have to tell of its end."""
+        if self._why:
+            print(self._why, file=sys.stderr)
 
     def get_state(self) -> dict[str, Any]:
         """Returns the state for a checkpoint."""
@@ -155,5 +161,5 @@ class NumberGuard(StepCallback):
         self.stopped = True
         if self.checkpoint is not None:
             self.checkpoint.forbid()
-        print(f"stopped at {what}; --resume goes on from the last good checkpoint; {mend}", file=sys.stderr)
+        self._why = f"stopped at {what}; --resume goes on from the last good checkpoint; {mend}"
         self.trainer.stop_training = True
