@@ -104,7 +104,8 @@ def main(config: Config) -> int:
             print(f"stopped: {command('search', ['--output', config.output, '--resume'])} goes on from here")
             return stopped
         best = study.best()
-        groups = {"best": best.settings} | ({"base": {}} if config.compare_base else {})
+        compares = config.compare_base and not study.is_base(best)  # which would be the same runs
+        groups = {"best": best.settings} | ({"base": {}} if compares else {})
         seeds = range(base.seed + 1, base.seed + 1 + config.repeats)
         repeats = Repeats(path / "repeats", recipe, groups, seeds)
         stopped = carry_out(repeats, config.workers)

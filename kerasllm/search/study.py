@@ -84,16 +84,14 @@ class Study:
         ]
         self._running: dict[TrainingRun, optuna.Trial] = {}
         base = base_values(space, recipe.config())
+        self._begins_with_base = base is not None
         if base is not None and not self.optuna.get_trials(deepcopy=False):
             self.optuna.enqueue_trial(base)  # so that the best is no worse than what one had
 
     def next_run(self) -> TrainingRun | None:
         """Returns the next trial's run: one that was cut, or else a new one, or None if there are enough."""
-        if self._cut:
-            trial = self._again(self._cut.pop(0))
-        elif len(self._asked()) < self.trials:
-            trial = self._ask()
-        else:
+        trial = self._again(self._cut.pop(0)) if self._cut else self._new()
+        if trial is None:
             return None
         run = TrainingRun(
             self.recipe.path,
@@ -111,7 +109,7 @@ class Study:
             return False
         if number not in self.optuna.get_trials(deepcopy=False)[trial.number].intermediate_values:
             trial.report(value, number)
-        if not trial.should_prune():
+        if not trial.should_prune() or self._leads(value):
             return False
         print(f"trial {_name(trial)}: worse than the median, stopped", flush=True)
         return True
@@ -142,6 +140,9 @@ class Study:
         """Returns all trials that were started, by number."""
         return [self.record(trial.number) for trial in self._asked()]
 
+    def _ended(self) -> list[Trial]:
+        return [trial for trial in self.outcomes() if trial.state != "cut"]
+
     def best(self) -> Trial:
         """Returns the trial with the best figure, the earliest of equal ones.
 
@@ -153,6 +154,10 @@ class Study:
             raise InputError(f"no trial was completed, the last one failed: {self.outcomes()[-1].reason}")
         sign = 1 if less_is_better(self.metric) else -1
         return min(complete, key=lambda trial: sign * (trial.value or 0.0))
+
+    def is_base(self, trial: Trial) -> bool:
+        """Returns whether a trial's settings are those that the search began with."""
+        return self._begins_with_base and trial.settings == self.record(0).settings
 
     def settings(self, trial: Any) -> dict[str, Any]:
         """Returns the settings of one of Optuna's trials, by dotted name."""
@@ -186,6 +191,32 @@ class Study:
     def _asked(self) -> list[optuna.trial.FrozenTrial]:
         trials = self.optuna.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.state != State.WAITING]
+
+    def _new(self) -> optuna.Trial | None:
+        """Returns a trial of new settings; those that were tried already have the outcome that they had."""
+        while len(self._asked()) < self.trials:
+            trial = self._ask()
+            settings = self.settings(trial)
+            known = next((one for one in self._ended() if one.settings == settings), None)
+            if known is None:
+                return trial
+            for number, value in known.validations.items():
+                trial.report(value, number)
+            trial.set_user_attr("seconds", 0.0)
+            if known.state == "complete":
+                self.optuna.tell(trial, known.value)
+            elif known.state == "failed":
+                self._fail(trial, known.reason)
+            else:
+                self.optuna.tell(trial, state=State.PRUNED)
+            print(f"trial {_name(trial)}: the settings of trial {known.name}, not run again", flush=True)
+        return None
+
+    def _leads(self, value: float) -> bool:
+        """Returns whether a figure is better than that of each complete trial."""
+        sign = 1 if less_is_better(self.metric) else -1
+        complete = self.optuna.get_trials(deepcopy=False, states=(State.COMPLETE,))
+        return all(sign * value < sign * (trial.value or 0.0) for trial in complete)
 
     def _ask(self) -> optuna.Trial:
         self.optuna.sampler = self._sampler(len(self._asked()))

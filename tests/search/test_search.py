@@ -144,6 +144,45 @@ def test_bad_trials_are_stopped(standin, base_file, tmp_path):
     assert without.best().settings == study.best().settings
 
 
+def test_settings_are_tried_once(standin, base_file, tmp_path, capsys):
+    """Of two possible settings two run, whatever is proposed; the best is that of --config, which is repeated once."""
+    output = tmp_path / "search"
+    given = options(base_file, output, ["batch_size=16,32"], 8)
+    assert search(*given, "--compare_base", "--sampler", "random") == 0
+    results = json.loads((output / "results.json").read_text())
+    assert len(starts(standin)) == 4 and len(list((output / "trials").glob("[0-9][0-9][0-9]"))) == 2
+    by_size = {}
+    for trial in results["trials"]:
+        by_size.setdefault(trial["settings"]["batch_size"], set()).add((trial["value"], trial["state"]))
+    assert len(results["trials"]) == 8 and {size: len(found) for size, found in by_size.items()} == {
+        16: 1,
+        32: 1,
+    }
+    assert results["best"]["name"] == "001" and set(results["repeats"]) == {"best"}
+    assert capsys.readouterr().out.count(", not run again") == 6
+
+
+def test_failed_settings_are_not_tried_again(standin, base_file, tmp_path, capsys):
+    study = make_study(tmp_path / "study", base_file, 8, sampler="random", space=["learning_rate=1e-5,1e-1"])
+    assert carry_out(study, 1) is None
+    assert capsys.readouterr().out.count(", not run again") == 6
+    failed = [trial for trial in study.outcomes() if trial.settings["learning_rate"] == 1e-1]
+    assert len(failed) > 1 and {trial.state for trial in failed} == {"failed"}
+    assert len({trial.reason for trial in failed}) == 1
+
+
+def test_who_leads_goes_on(standin, base_file, tmp_path, monkeypatch):
+    """A trial that is better than each complete one is not stopped, whatever the median says."""
+    study = make_study(tmp_path / "study", base_file, 3)
+    assert carry_out(study, 1) is None
+    best = study.best().value
+    late = make_study(tmp_path / "study", base_file, 4)
+    run = late.next_run()
+    monkeypatch.setattr(study_module.optuna.Trial, "should_prune", lambda self: True)
+    assert not late.look(run, 1, {"accuracy": best + 0.01})
+    assert late.look(run, 2, {"accuracy": best - 0.01})
+
+
 def test_signal_stops_and_resume_goes_on(standin, base_file, tmp_path, monkeypatch, capsys):
     """Exit code 143; the cut trials go on from their own checkpoints, and none is lost or made twice."""
     output = tmp_path / "search"
