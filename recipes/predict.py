@@ -55,9 +55,8 @@ def main(config: Config) -> int:
     """Reads the model and the texts, and writes the predictions."""
     check(config)
     predictor = load(config.model)
-    positions = predictor.model.config.max_sequence_length
-    length = predictor.sequence_length if config.sequence_length is None else config.sequence_length
-    if length > positions:
+    positions, length = predictor.model.config.max_sequence_length, config.sequence_length
+    if length is not None and length > positions:
         raise InputError(f"--sequence_length {length} is above the {positions} positions of {config.model}")
     texts = texts_of(config)
     task = predictor.task

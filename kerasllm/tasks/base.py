@@ -51,6 +51,7 @@ class Task(abc.ABC):
         monitors: the figures of `evaluate` by which a run may choose its best weights.
         heads: the head layers that predictions need; those of a new model are untrained.
         reads_wordpiece: whether the tokenizer needs BERT's special tokens.
+        heeds_length: whether predictions read texts up to `PredictionSettings.sequence_length`.
         recipe: the recipe that uses a model of the task.
         example: arguments of that recipe beside the model, for a line that tells how to use one.
     """
@@ -60,6 +61,7 @@ class Task(abc.ABC):
     monitors: ClassVar[tuple[str, ...]] = ("loss",)
     heads: ClassVar[frozenset[str]] = frozenset()
     reads_wordpiece: ClassVar[bool] = True
+    heeds_length: ClassVar[bool] = True
     recipe: ClassVar[str] = "predict"
     example: ClassVar[tuple[str, ...]] = ("--text", "A text of your own.")
 

@@ -19,6 +19,7 @@ class CausalLanguageModeling(Task):
     model_classes: ClassVar[tuple[type, ...]] = (GPTCausalLM, GPTBackbone, RecurrentLM, RecurrentBackbone)
     heads: ClassVar[frozenset[str]] = frozenset({"head"})
     reads_wordpiece: ClassVar[bool] = False
+    heeds_length: ClassVar[bool] = False
     recipe: ClassVar[str] = "generate"
     example: ClassVar[tuple[str, ...]] = ("--prompt", "Once upon a time")
 

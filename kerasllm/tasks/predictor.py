@@ -95,6 +95,10 @@ class Predictor:
         length = self.sequence_length if sequence_length is None else sequence_length
         if length > positions:
             raise InputError(f"sequence_length {length} is above the model's {positions} positions")
+        if sequence_length is not None and not self.task.heeds_length:
+            raise InputError(
+                f"sequence_length has no effect on {self.task.name.replace('_', ' ')}: leave it out"
+            )
         if batch_size < 1 or top_k < 1:
             raise InputError(f"batch_size is {batch_size} and top_k {top_k}, they must be at least 1")
         settings = PredictionSettings(length, batch_size, top_k, probabilities)

@@ -38,6 +38,7 @@ class Translation(Task):
     )
     monitors: ClassVar[tuple[str, ...]] = ("loss",)
     reads_wordpiece: ClassVar[bool] = False
+    heeds_length: ClassVar[bool] = False
     recipe: ClassVar[str] = "translate"
 
     def __init__(self, label_smoothing: float = 0.0) -> None:

@@ -177,3 +177,10 @@ def test_vectors_are_of_the_tokens_that_the_encoder_is_made_for(tokenizer):
     assert whole["vector"] != pytest.approx(expected.tolist(), abs=1e-3)
     with pytest.raises(InputError, match="sequence_length 0 leaves no room"):
         predictor.predict([text], sequence_length=0)
+
+
+def test_a_length_is_refused_where_it_would_have_no_effect():
+    tokenizer = kerasllm.train_characters(["abcdefgh "])
+    shape = kerasllm.RecurrentConfig(vocabulary_size=10, hidden_dim=4)
+    with pytest.raises(InputError, match="sequence_length has no effect on causal lm: leave it out"):
+        kerasllm.Predictor(kerasllm.RecurrentLM(shape, seed=0), tokenizer).predict("ab", sequence_length=4)
