@@ -27,6 +27,7 @@ _ODD_TEXTS = (
     "日本語のテキスト and 한국어 текст на русском ελληνικά",
     "don't can't won't it's\ttabs\nand\r\nlines\u00a0and more",
     "UPPER lower MiXeD ＦＵＬＬ width ﬁligature ½ Ⅳ ß İ",
+    "ΟΔΥΣΣΕΥΣ ÅNGSTRÖM İstanbul STRAẞE हिन्दी עִבְרִית a\u00adb zero\u200bwidth\x07 \ufffd",
     "emoji 🙂👍🏽 and a word of many letters: " + "x" * 120,
 )
 
@@ -35,8 +36,7 @@ def write_saved_model(model: Any, tokenizer: Any, directory: Path) -> dict[str, 
     """Writes a SavedModel and the tokenizer's files, and compares its results with the model's.
 
     Its function `serve` takes a dict by the names of the model's inputs. `serve_texts`, where it is there, takes texts
-    (batch,) and cuts them to the tokens that the model has positions for; control characters in them are not dropped as
-    the tokenizer does.
+    (batch,) and cuts them to the tokens that the model has positions for.
 
     Args:
         model: a model; on TensorFlow.
@@ -112,17 +112,20 @@ def _text_tokenizer(model: Any, tokenizer: Any) -> tuple[Callable[[Any], Any] | 
         return None, f"{reason}install tensorflow-text of TensorFlow's version"
     import tensorflow_text
 
+    from kerasllm.backend.tensorflow.texts import bert_normalized
+
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
     pieces = tensorflow_text.FastBertTokenizer(
         vocab=[piece for piece, _ in vocabulary],
         token_out_type="int32",
-        lower_case_nfd_strip_accents=lowercase,
+        lower_case_nfd_strip_accents=False,
     )
     first, last, pad = (tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]", "[PAD]"))
     room = model.config.max_sequence_length - 2
 
     def tokenize(texts: Any) -> dict[str, Any]:
-        ids, segments = tensorflow_text.combine_segments([pieces.tokenize(texts)[:, :room]], first, last)
+        normalized = bert_normalized(texts, lowercase)
+        ids, segments = tensorflow_text.combine_segments([pieces.tokenize(normalized)[:, :room]], first, last)
         token_ids = ids.to_tensor(default_value=pad)
         real = keras.ops.cast(keras.ops.not_equal(segments.to_tensor(default_value=-1), -1), "int32")
         return {"token_ids": token_ids, "segment_ids": keras.ops.zeros_like(token_ids), "padding_mask": real}
