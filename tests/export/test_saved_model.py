@@ -1,5 +1,7 @@
 """SavedModels of each kind of model, read back by Keras on TensorFlow."""
 
+from importlib.util import find_spec
+
 import keras
 import pytest
 
@@ -30,9 +32,11 @@ def test_results_are_the_models(kind, make_gpt, with_weights, wordpiece, byte_le
     weights = 4 * model.count_params()  # bytes, which are there once
     (file,) = tmp_path.rglob("variables.data*")
     assert weights < file.stat().st_size < 1.3 * weights + 5000
-    assert len(report["notes"]) == 1 and report["notes"][0].startswith(
-        "the SavedModel takes tokens and no texts"
-    )
+    if kind == "classifier" and find_spec("tensorflow_text"):
+        assert not report["notes"] and report["texts"]["greatest_difference"] < 1e-5
+    else:
+        (note,) = report["notes"]
+        assert note.startswith("the SavedModel takes tokens and no texts")
 
 
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow writes it")
