@@ -152,6 +152,7 @@ def test_recipe_commands_run(workplace, monkeypatch, capsys):
             if (
                 name == "benchmark"
             ):  # its processes take minutes; tests/recipes/test_benchmark.py runs tiny ones
+                monkeypatch.setattr(module, "card", lambda: "a card")
                 monkeypatch.setattr(module, "run_case", lambda case, steps: dict(MEASURED))
             arguments = command[2:] + shlex.split(SMALL.get(name, ""))
             if "MINILM" in arguments:  # a checkpoint that is not on every machine: from scratch instead
