@@ -140,9 +140,6 @@ class Study:
         """Returns all trials that were started, by number."""
         return [self.record(trial.number) for trial in self._asked()]
 
-    def _ended(self) -> list[Trial]:
-        return [trial for trial in self.outcomes() if trial.state != "cut"]
-
     def best(self) -> Trial:
         """Returns the trial with the best figure, the earliest of equal ones.
 
@@ -197,7 +194,8 @@ class Study:
         while len(self._asked()) < self.trials:
             trial = self._ask()
             settings = self.settings(trial)
-            known = next((one for one in self._ended() if one.settings == settings), None)
+            ended = (one for one in self.outcomes() if one.state != "cut")
+            known = next((one for one in ended if one.settings == settings), None)
             if known is None:
                 return trial
             for number, value in known.validations.items():

@@ -108,6 +108,7 @@ def keras_fit(case: Case) -> tuple[Callable[..., Sequence[float]], dict[str, str
             if self.profile and done == self.count:  # what ends a run is no part of a step
                 self.profile.disable()
 
+    keras_case.prepare(case)
     shape = case.shape
     model = keras_case.GPTCausalLM(keras_case.GPTConfig(**keras_case.sizes_of(case, shape["length"])), seed=0)
     keras_case.CausalLanguageModeling().compile(

@@ -27,10 +27,6 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
         steps: measured steps of training, or calls of `generate`.
     """
     torch.manual_seed(0)
-    if case.on_gpu and not torch.cuda.is_available():
-        raise RuntimeError("PyTorch sees no GPU: install its build for CUDA")
-    torch.set_default_device(DEVICES[case.device])
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = case.precision == "tf32"
     if case.work == "generation":
         figures = time_calls(generation(case), steps, 1, wait=lambda tokens: tokens.cpu())
         tokens = case.shape["batch_size"] * case.shape["new_tokens"]
@@ -47,7 +43,10 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
 
 def training(case: Case) -> Callable[[], Any]:
     """Returns a function that trains one step: forward, backward, clipping, fused AdamW; it returns the loss."""
-    model, loss_of = {"bert": bert, "gpt": gpt, "shakespeare": plain_gpt, "host": plain_gpt}[case.work](case)
+    with device_of(case):
+        model, loss_of = {"bert": bert, "gpt": gpt, "shakespeare": plain_gpt, "host": plain_gpt}[case.work](
+            case
+        )
     model.train()
     weights = list(model.parameters())
     decay = 0.1 if case.peer.startswith("torch_loop") else 0.01
@@ -67,6 +66,18 @@ def training(case: Case) -> Callable[[], Any]:
         return loss.detach()
 
     return step
+
+
+def device_of(case: Case) -> Any:
+    """Returns the device of a case, within which tensors are made there, and sets its precision of products.
+
+    Raises:
+        RuntimeError: PyTorch does not have the device.
+    """
+    if case.on_gpu and not torch.cuda.is_available():
+        raise RuntimeError("PyTorch sees no GPU: install its build for CUDA")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = case.precision == "tf32"
+    return torch.device(DEVICES[case.device])
 
 
 def random_tokens(case: Case) -> Any:
@@ -128,7 +139,8 @@ def gpt2(case: Case, positions: int) -> Any:
 def generation(case: Case) -> Callable[[], Any]:
     """Returns a function that generates with transformers, greedily."""
     count = case.shape["new_tokens"]
-    model, prompts = gpt2(case, max(case.shape["length"] + count, 1024)).eval(), random_tokens(case)
+    with device_of(case):
+        model, prompts = gpt2(case, max(case.shape["length"] + count, 1024)).eval(), random_tokens(case)
     if case.precision == "mixed_bfloat16":
         model = model.to(torch.bfloat16)
     settings = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": count}
@@ -177,7 +189,7 @@ def plain_gpt(case: Case) -> tuple[Any, Callable[[], Any]]:
     compute = torch.compile(loss_of) if case.peer == "torch_loop_compiled" else loss_of
 
     def loss() -> Any:
-        starts = torch.randint(len(stream) - length - 1, (shape["batch_size"], 1))
-        return compute(stream[starts + torch.arange(length + 1)])
+        starts = torch.randint(len(stream) - length - 1, (shape["batch_size"], 1), device=stream.device)
+        return compute(stream[starts + torch.arange(length + 1, device=stream.device)])
 
     return torch.nn.ModuleList([token, position, body]), loss
