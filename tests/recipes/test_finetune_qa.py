@@ -80,6 +80,14 @@ def test_interrupted_it_ends_the_same(reader, settings, run_recipe, read_run, tm
     assert all((parted / name).read_bytes() == (reader / name).read_bytes() for name in names)
 
 
+def test_it_is_pretrained_on_plain_text(settings, run_recipe, read_run, tmp_path, uncompiled):
+    """Questions are made from the contexts of --train; those of --validation are asked as they are."""
+    output = tmp_path / "pretrained"
+    assert run_recipe("finetune_qa", *settings, "--output", output, "--cloze", "--epochs", "2") == 0
+    lines, results = read_run(output)
+    assert results["validation"]["examples"] == 16 and lines[-1]["loss"] < lines[0]["loss"]
+
+
 def test_answers(reader, files, run_recipe, tmp_path, capsys, uncompiled):
     """From a text, for a person and as lines of JSON; and for pairs by predict."""
     context = "The old cat sleeps near the garden.\nThe young dog\truns near the tower."
@@ -151,6 +159,12 @@ def _judge_answers(reader, files, run_recipe, tmp_path):
         (("--train", "{lost}"), "--train {lost}: no question has an answer with a known place"),
         (("--max_answer_length", "0"), "--max_answer_length is 0"),
         (("--monitor", "accuracy"), "--monitor"),
+        (
+            ("--train", "{text}"),
+            "text.txt: questions are .json, .jsonl, .parquet or hub:ID; --cloze true makes",
+        ),
+        (("--validation", "{text}"), "text.txt: questions are .json, .jsonl, .parquet or hub:ID\n"),
+        (("--train", "{text}", "--cloze"), "text.txt: no question can be made from it"),
     ],
 )
 def test_bad_settings(change, message, settings, run_recipe, tmp_path, capsys):
@@ -158,7 +172,9 @@ def test_bad_settings(change, message, settings, run_recipe, tmp_path, capsys):
         asked = {"id": "a", "question": question, "answers": [{"text": answer, "answer_start": 0}]}
         content = {"data": [{"paragraphs": [{"context": "A cat on a mat.", "qas": [asked]}]}]}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "text.txt").write_text("A cat on a mat.")
     paths = {name: str(tmp_path / f"{name}.json") for name in ("bad", "dirty", "lost")}
+    paths["text"] = str(tmp_path / "text.txt")
     argv = [value.format(**paths) for value in change]
     assert run_recipe("finetune_qa", *settings, "--output", tmp_path / "run", *argv) == 2
     error = capsys.readouterr().err
