@@ -80,14 +80,6 @@ def test_interrupted_it_ends_the_same(reader, settings, run_recipe, read_run, tm
     assert all((parted / name).read_bytes() == (reader / name).read_bytes() for name in names)
 
 
-def test_it_is_pretrained_on_plain_text(settings, run_recipe, read_run, tmp_path, uncompiled):
-    """Questions are made from the contexts of --train; those of --validation are asked as they are."""
-    output = tmp_path / "pretrained"
-    assert run_recipe("finetune_qa", *settings, "--output", output, "--cloze", "--epochs", "2") == 0
-    lines, results = read_run(output)
-    assert results["validation"]["examples"] == 16 and lines[-1]["loss"] < lines[0]["loss"]
-
-
 def test_answers(reader, files, run_recipe, tmp_path, capsys, uncompiled):
     """From a text, for a person and as lines of JSON; and for pairs by predict."""
     context = "The old cat sleeps near the garden.\nThe young dog\truns near the tower."

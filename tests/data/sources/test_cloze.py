@@ -10,6 +10,7 @@ import pytest
 
 from kerasllm.data.sources.cloze import PASSAGE_WORDS, cloze_questions, read_cloze_questions
 from kerasllm.errors import InputError
+from kerasllm.training.options import QuestionOptions
 
 PLACES = ("harbor", "lighthouse", "market", "chapel", "bridge", "mill")
 
@@ -84,6 +85,26 @@ def test_the_seed_alone_decides(questions, text, tmp_path):
     (tmp_path / "asked.json").write_text(json.dumps([asked, asked]))
     made = read_cloze_questions(str(tmp_path / "asked.json"), 3)
     assert made.contexts == questions.contexts[:1] and "Who?" not in made.questions
+
+
+def test_a_reader_learns_them_and_is_judged_by_the_questions_of_people(questions, tmp_path):
+    asked = {
+        "id": "a",
+        "question": "Who?",
+        "context": "Ann sang.",
+        "answers": [{"text": "Ann", "answer_start": 0}],
+    }
+    (tmp_path / "asked.json").write_text(json.dumps([asked]))
+    (tmp_path / "text.txt").write_text("\n\n".join(questions.contexts))
+    given = {"train": str(tmp_path / "text.txt"), "validation": str(tmp_path / "asked.json")}
+    parts = QuestionOptions(**given, cloze=True).read(0)
+    assert len(parts["train"]) > 150 and all("[MASK]" in question for question in parts["train"].questions)
+    assert parts["validation"].questions == ("Who?",)
+    parts = QuestionOptions(train=given["train"], validation_fraction=0.2, cloze=True).read(0)
+    kept = {name: {part.contexts[index] for index in part.context_of} for name, part in parts.items()}
+    assert kept["validation"] and not kept["validation"] & kept["train"]
+    with pytest.raises(InputError, match="--cloze true makes some"):
+        QuestionOptions(**given).read(0)
 
 
 def test_names_and_numbers_are_asked_for_most():
