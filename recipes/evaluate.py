@@ -73,7 +73,7 @@ PART = 128  # tokens that a recurrent model reads at a time
 
 
 def main(config: Config) -> int:
-    """Reads the model and the text, and prints the figures."""
+    """Reads the model and the text, and prints the figures; those of a byte unless tokens stand for unknown words."""
     if config.output:
         check_writable(Path(config.output))
     with pointing_to_recipe(config.model, "generate", "evaluate"):  # which uses the same models
@@ -108,7 +108,10 @@ def main(config: Config) -> int:
     print(f"scoring {len(batches):,} batches of {'a text' if carries else 'windows'} …", flush=True)
     figures = task.evaluate(model, batches)
     tokens, nats = figures["tokens"], figures["loss"] * figures["tokens"]
-    if config.limit is None:
+    unknown = saved.tokenizer.token_to_id(getattr(saved.tokenizer.model, "unk_token", None) or "")
+    if unknown not in (None, stream.end_id) and (count := int((stream.tokens == unknown).sum())):
+        figures["unknown_tokens"] = count  # stand for any words, so that nothing can be told of bytes
+    elif config.limit is None:
         num_bytes = num_characters = 0
         for piece in corpus.raw_pieces():
             num_bytes += len(piece.text.encode("utf-8", "replace"))

@@ -13,6 +13,7 @@ from typing import Literal
 
 from kerasllm import cli, load
 from kerasllm.cli.ranges import at_least
+from kerasllm.data.sources.conll import read_conll
 from kerasllm.data.sources.labelled import read_texts
 from kerasllm.errors import InputError, counted
 from kerasllm.files.atomic import check_writable, write_output
@@ -30,10 +31,11 @@ class Config:
     """Texts; the two texts of a pair are separated by a tab."""
 
     file: str | None = None
-    """File of texts: .txt with one per line, or .tsv, .csv, .jsonl, .parquet with --text_columns."""
+    """File of texts: .txt with one per line, or .tsv, .csv, .jsonl, .parquet with --text_columns; for a tagger also
+    .conll, whose words are tagged as they are divided there."""
 
     text_columns: str | None = None
-    """Columns of --file that hold the texts, as in fine-tuning."""
+    """Columns of --file that hold the texts, as in fine-tuning; the column of the words in .conll, 0 if null."""
 
     output: str | None = None
     """File for the predictions, one JSON object per line; standard output if null."""
@@ -58,7 +60,8 @@ def main(config: Config) -> int:
     positions, length = predictor.model.config.max_sequence_length, config.sequence_length
     if length is not None and length > positions:
         raise InputError(f"--sequence_length {length} is above the {positions} positions of {config.model}")
-    texts = texts_of(config)
+    divided = (config.file or "").lower().removesuffix(".gz").endswith(".conll")
+    texts = sentences_of(config) if divided else texts_of(config)
     task = predictor.task
     if task.name != "masked_lm" and any("[MASK]" in part for text in texts for part in text):
         print(
@@ -76,10 +79,15 @@ def main(config: Config) -> int:
         sequence_length=length,
         probabilities=True,
         top_k=config.top_k,
+        is_split_into_words=divided,
     )
     rows = [task.record(text, found) for text, found in zip(texts, predictions, strict=True)]
     if config.format:
-        lines = [line for row in rows for line in conll_lines(predictor.tokenizer, row)]
+        lines = [
+            line
+            for row in rows
+            for line in conll_lines(predictor.tokenizer, row, is_split_into_words=divided)
+        ]
     elif config.output:
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     else:
@@ -100,6 +108,16 @@ def check(config: Config) -> None:
         raise InputError("--text_columns is for --file; of a pair in --text, separate both by a tab")
     if config.output:
         check_writable(Path(config.output))
+
+
+def sentences_of(config: Config) -> list[tuple[str, ...]]:
+    """Returns the sentences of a `--file` in CoNLL's form, with a space between two words."""
+    if not (config.text_columns or "0").isdigit():
+        raise InputError(
+            f"--text_columns is {config.text_columns}: the column of words in .conll is a number, from 0"
+        )
+    sentences = read_conll(config.file or "", int(config.text_columns or 0), label_column=None)
+    return [(" ".join(line.word.replace(" ", "\u00a0") for line in sentence),) for sentence in sentences]
 
 
 def texts_of(config: Config) -> list[tuple[str, ...]]:

@@ -71,17 +71,21 @@ class BM25:
             count: number of texts to find for each.
 
         Returns:
-            int64 and float32 (queries, count or fewer): the indices of the texts and the scores, best first.
+            int64 and float32 (queries, count or fewer): the indices of the texts and the scores, best first; -1 and 0
+            where no more texts have a word of the query.
         """
         count = min(count, int(self._retriever.scores["num_docs"]))
         known = self._retriever.vocab_dict
         words = [[word for word in own if word in known] for own in _words(queries, self.stemmer)]
-        places = np.zeros((len(queries), count), np.int64)
+        places = np.full((len(queries), count), -1, np.int64)
         scores = np.zeros((len(queries), count), np.float32)
         for number, own in enumerate(words):
-            found = self._retriever.get_scores(own) if own else np.zeros(self._retriever.scores["num_docs"])
+            if not own:
+                continue
+            found = self._retriever.get_scores(own)
             order = np.argsort(-found, kind="stable")[:count]
-            places[number], scores[number] = order, found[order]
+            order = order[found[order] > 0]
+            places[number, : len(order)], scores[number, : len(order)] = order, found[order]
         return places, scores
 
 

@@ -29,6 +29,7 @@ class PredictionSettings:
         top_k: number of candidates, for a task that gives several.
         probabilities: whether the probabilities of all classes are part of a prediction.
         first: number of texts before these, for messages.
+        is_split_into_words: whether the words of a text are divided by single spaces, for a tagger.
     """
 
     sequence_length: int
@@ -36,6 +37,7 @@ class PredictionSettings:
     top_k: int = 5
     probabilities: bool = False
     first: int = 0
+    is_split_into_words: bool = False
 
     def place(self, number: int) -> str:
         """Returns how messages call a text, by its number, from 0."""

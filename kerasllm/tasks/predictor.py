@@ -68,6 +68,7 @@ class Predictor:
         sequence_length: int | None = None,
         probabilities: bool = False,
         top_k: int = 5,
+        is_split_into_words: bool = False,
     ) -> Any:
         """Returns a prediction for each text, in the order of the texts.
 
@@ -79,6 +80,8 @@ class Predictor:
                 for. Longer texts are cut, and an `InputWarning` says how many.
             probabilities: whether a classifier's predictions have the probabilities of all classes.
             top_k: number of candidates for each [MASK].
+            is_split_into_words: whether a tagger tags the words between single spaces, as it was trained on words that
+                were divided before, and not those that its tokenizer finds.
 
         Returns:
             Dicts: `{"label", "score"}` from a classifier (`{"labels", "scores"}` if it is multi-label), and
@@ -101,7 +104,13 @@ class Predictor:
             )
         if batch_size < 1 or top_k < 1:
             raise InputError(f"batch_size is {batch_size} and top_k {top_k}, they must be at least 1")
-        settings = PredictionSettings(length, batch_size, top_k, probabilities)
+        if is_split_into_words and self.task.name != "tagging":
+            raise InputError(
+                f"is_split_into_words is for taggers, not for {self.task.name.replace('_', ' ')}"
+            )
+        settings = PredictionSettings(
+            length, batch_size, top_k, probabilities, is_split_into_words=is_split_into_words
+        )
         if isinstance(texts, Iterator):
             return self._predictions(each_text(texts), settings)
         return list(self._predictions(each_text([texts] if isinstance(texts, str) else texts), settings))

@@ -122,13 +122,15 @@ def _ranked(
     """Returns the answers to a question with their probabilities."""
     kept = spans[: max(settings.n_best, _CANDIDATES)]
     threshold = settings.null_threshold
-    if threshold is not None:  # the threshold moves "no answer" to its place among the spans
+    if threshold is not None:
         kept.append((-1, nothing))
-        kept.sort(key=lambda each: -(each[1].score - (threshold if each[0] < 0 else 0.0)))
-    shares = softmax(np.array([span.score for _, span in kept]))
+    # The threshold moves "no answer" to its place among the spans.
+    scores = np.array([span.score - (threshold or 0.0) * (number < 0) for number, span in kept])
+    order = np.argsort(-scores, kind="stable")[: settings.n_best]
+    shares = softmax(scores)
     return [
-        FoundAnswer(span.text, number, span.start, span.end, span.score, float(share))
-        for (number, span), share in zip(kept[: settings.n_best], shares, strict=False)
+        FoundAnswer(span.text, number, span.start, span.end, span.score, float(shares[index]))
+        for index, (number, span) in ((index, kept[index]) for index in order)
     ]
 
 

@@ -13,7 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kerasllm.data.batches.tagged import TaggingBatches
-from kerasllm.data.examples.tagged import EncodedWords, encode_raw_words, split_words
+from kerasllm.data.examples.tagged import (
+    EncodedWords,
+    divided_words,
+    encode_divided_words,
+    encode_raw_words,
+    split_words,
+)
 from kerasllm.data.sources.tag_schemes import OUTSIDE, Entity, Scheme, entities, scheme_of
 from kerasllm.errors import InputError
 from kerasllm.models import BertTokenClassifier
@@ -81,13 +87,14 @@ class Tagging(Task):
     ) -> tuple[list[dict[str, Any]], int]:
         """Returns the `entities` of each text, or the tags of its `words` if the tags have no scheme.
 
-        The words are those of the tokenizer. An entity has `text`, `label`, `start` and `end` in characters, and
-        `score`, the mean probability of its words' tags. See `Task.predict`.
+        The words are those of the tokenizer, unless the texts are split into words. An entity has `text`, `label`,
+        `start` and `end` in characters, and `score`, the mean probability of its words' tags. See `Task.predict`.
         """
         if any(len(text) == 2 for text in texts):
             raise InputError("tags are for single texts, not for pairs: leave out the tab")
         plain = [text for (text,) in texts]
-        found = encode_raw_words(tokenizer, plain, settings.sequence_length)
+        encode = encode_divided_words if settings.is_split_into_words else encode_raw_words
+        found = encode(tokenizer, plain, settings.sequence_length)
         names = list(model.label_names or map(str, range(model.num_classes)))
         count = len(found.encoded.windows)
         shapes = few_shapes(count, settings.batch_size, settings.sequence_length)
@@ -122,14 +129,18 @@ class Tagging(Task):
         return [prediction["text"], *lines]
 
 
-def conll_lines(tokenizer: Any, prediction: Mapping[str, Any]) -> list[str]:
+def conll_lines(
+    tokenizer: Any, prediction: Mapping[str, Any], *, is_split_into_words: bool = False
+) -> list[str]:
     """Returns the lines of CoNLL for a text: a word, a tab and its tag, then an empty line; entities as IOB2.
 
     Args:
         tokenizer: the model's tokenizer, whose words they are.
         prediction: a result of `Tagging.record`.
+        is_split_into_words: whether they are those between single spaces, as they were predicted.
     """
-    bounds = split_words(tokenizer, prediction["text"])
+    text = prediction["text"]
+    bounds = divided_words(text) if is_split_into_words else split_words(tokenizer, text)
     if "words" in prediction:
         tags = [each["label"] for each in prediction["words"]]
     else:

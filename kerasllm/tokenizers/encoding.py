@@ -13,6 +13,7 @@ from kerasllm.errors import InputError
 from kerasllm.tokenizers.added_tokens import added_ids
 from kerasllm.tokenizers.known_characters import KnownCharacters, unknown_character
 
+_RENAMED = 0.01  # of a vocabulary's tokens
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -38,6 +39,26 @@ def check_vocabulary(tokenizer: Tokenizer, model_size: int, place: Any) -> None:
             f"{place}: the tokenizer has {size} tokens, the model {model_size}: they do not belong together; "
             "copy the model anew"
         )
+
+
+def differing_token(vocabulary: dict[str, int], other: dict[str, int]) -> str | None:
+    """Returns a token that tells that two vocabularies are not one; None if they agree, save for tokens that one lacks.
+
+    One token in a hundred may have been renamed, such as the unused ones of BERT.
+
+    Args:
+        vocabulary: the tokens and their ids.
+        other: likewise.
+    """
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    moved = next(
+        (token for token in tokens if other.get(token, vocabulary[token]) != vocabulary[token]), None
+    )
+    if moved is not None:
+        return moved
+    by_id = {number: token for token, number in other.items()}
+    strange = [token for token in tokens if by_id.get(vocabulary[token], token) != token]
+    return strange[0] if len(strange) > _RENAMED * len(tokens) else None
 
 
 def encode(tokenizer: Tokenizer, text: str, place: str = "", *, special_tokens: bool = False) -> list[int]:

@@ -72,7 +72,15 @@ def test_tags_as_conll(tagger, pretrained, run_recipe, tmp_path, capsys):
             for each in entities([line.tag for line in sentence])
         ]
         assert spans == [("".join(each["text"].split()), each["label"]) for each in row["entities"]]
+    divided = "Jean-Luc\tB-animal\nhas\tO\na\tO\ncat's\tO\n\n# a comment\nyoung\tO\ndog\tO\n"
+    (tmp_path / "gold.conll").write_text(divided, encoding="utf-8")
+    given = ["--model", tagger, "--file", tmp_path / "gold.conll", "--format", "conll"]
+    assert run_recipe("predict", *given, "--output", tmp_path / "own.conll") == 0
+    words = [[line.word for line in sentence] for sentence in read_conll(str(tmp_path / "own.conll"))]
+    assert words == [["Jean-Luc", "has", "a", "cat's"], ["young", "dog"]]  # as they are divided there
     capsys.readouterr()
+    assert run_recipe("predict", *given, "--text_columns", "word") == 2
+    assert "--text_columns is word: the column of words" in capsys.readouterr().err
     argv = ["--model", pretrained, "--text", "a [MASK]", "--format", "conll"]
     assert run_recipe("predict", *argv) == 2
     assert "--format conll is for taggers" in capsys.readouterr().err

@@ -6,6 +6,8 @@ import signal
 import numpy as np
 import pytest
 
+from kerasllm import RecurrentConfig, RecurrentLM
+from kerasllm.tokenizers.words import train_words
 from kerasllm.training.callbacks.metrics_log import MetricsLog
 
 MODEL = ["--model.num_layers", "1", "--model.hidden_dim", "24", "--learning_rate", "1e-2"]
@@ -85,6 +87,22 @@ def test_texts_are_continued_and_scored(trained, corpus, run_recipe, tmp_path, c
     assert figures[0]["loss"] != figures[1]["loss"]
     assert run_recipe("evaluate", *argv, "--stride", "4") == 2
     assert "--stride is for windows" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_figures_of_bytes_need_words_that_are_known(run_recipe, tmp_path):
+    """`<unk>` stands for any word, so that its probability tells nothing of the bytes."""
+    tokenizer = train_words(["the cat sees the dog"] * 3, 7)
+    size = tokenizer.get_vocab_size()
+    config = RecurrentConfig(vocabulary_size=size, num_layers=1, hidden_dim=8, embedding_dim=8)
+    RecurrentLM(config, seed=0).save_pretrained(tmp_path / "model", tokenizer=tokenizer)
+    for text, unknown in (("the dog sees the cat", 0), ("the bird sees a cat", 2)):
+        (tmp_path / "text.txt").write_text(text)
+        argv = ["--model", tmp_path / "model", "--corpus", tmp_path / "text.txt", "--processes", "1"]
+        assert run_recipe("evaluate", *argv, "--output", tmp_path / "figures.json") == 0
+        figures = json.loads((tmp_path / "figures.json").read_text())
+        assert figures.get("unknown_tokens", 0) == unknown
+        assert ("bits_per_byte" in figures) == (not unknown)
 
 
 @pytest.mark.usefixtures("uncompiled")

@@ -113,7 +113,10 @@ def test_indexes_are_built_searched_and_fused(encoder, files, run_recipe, run_re
         assert run_retrieve("search", "--index", *given, *argv, "--output", tmp_path / "run") == 0
         figures.append(json.loads((tmp_path / "f.json").read_text()))
         assert f"map: {figures[-1]['map']:.4f}" in capsys.readouterr().out
-        assert {len(found) for found in read_run(str(tmp_path / "run")).values()} == {12}
+        # Four of the twelve have a word of the query.
+        assert {len(found) for found in read_run(str(tmp_path / "run")).values()} == (
+            {12} if indexes[0] in given else {4}
+        )
     assert figures[0]["mrr"] > 0.6 and figures[1]["mrr"] == 1.0 and figures[2]["mrr"] > 0.8
     words, fused = tmp_path / "words.trec", tmp_path / "fused.json"
     assert run_retrieve("search", "--index", indexes[1], *argv, "--output", words) == 0

@@ -226,6 +226,13 @@ def test_answers_from_several_texts(model, tokenizer):
         settings = ReadingSettings(sequence_length=32, document_stride=8, null_threshold=threshold)
         (best,) = answers(model, tokenizer, QUESTIONS[:1], [CONTEXTS], settings)[0]
         assert (best.text == "") == (best.context == -1) == first
+    for threshold in (-8.0, -1.0, 0.0, 1.0, 8.0):
+        settings = ReadingSettings(sequence_length=32, document_stride=8, null_threshold=threshold, n_best=20)
+        (ranked,) = answers(model, tokenizer, QUESTIONS[:1], [CONTEXTS], settings)
+        moved = np.array([each.score - threshold * (each.context == -1) for each in ranked])
+        shares = np.array([each.probability for each in ranked])
+        assert (np.diff(moved) <= 0).all() and (np.diff(shares) <= 0).all()
+        np.testing.assert_allclose(shares / shares[0], np.exp(moved - moved[0]), rtol=1e-6)
 
 
 def test_thousands_of_windows_take_seconds():

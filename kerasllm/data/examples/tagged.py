@@ -6,6 +6,7 @@ window where it has the most context on its poorer side.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,6 +94,21 @@ def encode_raw_words(
     bounds = [_word_bounds(encoding) for encoding in encodings]
     counts = np.array([len(words) for words in bounds], np.int64)
     return TextWords(bounds, _windows(tokenizer, encodings, counts, sequence_length, stride))
+
+
+def encode_divided_words(
+    tokenizer: Tokenizer, texts: Sequence[str], sequence_length: int, *, stride: int | None = None
+) -> TextWords:
+    """Returns the words of texts, divided by single spaces, and their tokens; see `encode_words`."""
+    sentences = [text.split(" ") for text in texts]
+    encoded = encode_words(tokenizer, sentences, sequence_length, stride=stride)
+    return TextWords([divided_words(text) for text in texts], encoded)
+
+
+def divided_words(text: str) -> list[tuple[int, int]]:
+    """Returns the bounds of the words of a text, in characters, between its single spaces."""
+    ends = list(itertools.accumulate(len(word) + 1 for word in text.split(" ")))
+    return [(start, end - 1) for start, end in itertools.pairwise([0, *ends])]
 
 
 def split_words(tokenizer: Tokenizer, text: str) -> list[tuple[int, int]]:

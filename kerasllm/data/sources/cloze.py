@@ -11,10 +11,12 @@ from which the noise is.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +24,9 @@ from kerasllm.data.random_streams import CLOZE, random_stream
 from kerasllm.data.sources.corpus import PYTHON_DOCS, Corpus
 from kerasllm.data.sources.sentences import split_paragraphs
 from kerasllm.data.sources.squad import Answer, Questions, read_questions
-from kerasllm.errors import InputError
+from kerasllm.data.sources.tables import Column, as_text, open_table
+from kerasllm.errors import InputError, short
+from kerasllm.tokenizers.cutting import without_surrogates
 
 PASSAGE_WORDS = 120
 """Words after which a passage ends with the sentence."""
@@ -30,7 +34,6 @@ PASSAGE_WORDS = 120
 QUESTIONS = 3
 """The most questions about a sentence."""
 
-_WORD = re.compile(r"\w+(?:[-'.,’]\w+)*")
 _LEAST_WORDS = 6  # of a sentence
 _LEAST_LEFT = 3  # words of a question
 _LONGEST_ANSWER = 5
@@ -56,18 +59,32 @@ def read_cloze_questions(source: str, seed: int, *, split: str = "train") -> Que
     """Returns questions made from a text, up to three about a sentence.
 
     Args:
-        source: plain text: a file, a directory of .txt and .md files, or `python-docs`; or questions in a form that
-            `read_questions` knows, of which the contexts alone are used.
+        source: plain text: a file, a directory of .txt and .md files, or `python-docs`; a .json file of questions, of
+            which the contexts alone are used; or .jsonl, .parquet or `hub:ID` with a column `context` or `text`.
         seed: seed of the choice of answers and of the noise.
         split: the split of a dataset on the hub, if the source names none.
 
     Raises:
         InputError: the source cannot be read, or no sentence is long enough.
     """
-    if is_plain_text(source):
+    name = source.lower().removesuffix(".gz")
+    if name.endswith(".json"):
+        texts: Iterable[str] = read_questions(source).contexts
+    elif name.startswith("hub:") or name.endswith((".jsonl", ".ndjson", ".parquet")):
+        table = open_table(source, by_index=False, split=split)
+        column = "context" if "context" in (table.header or ()) else "text"
+        rows = table.rows([Column(column, "text")])
+        texts = dict.fromkeys(_text(text, column, table.place(line)) for line, (text,) in rows)
+    else:
         return cloze_questions(Corpus([source]).documents(), source, seed)
-    contexts = read_questions(source, split=split).contexts
-    return cloze_questions(map(split_paragraphs, contexts), source, seed)
+    return cloze_questions(map(split_paragraphs, texts), source, seed)
+
+
+def _text(value: Any, column: str, place: str) -> str:
+    text = as_text(value, place)
+    if not isinstance(text, str):
+        raise InputError(f"{place}: the {column} is {short(value)}, it must be text")
+    return without_surrogates(text)
 
 
 def cloze_questions(documents: Iterable[list[str]], source: str, seed: int) -> Questions:
@@ -86,7 +103,7 @@ def cloze_questions(documents: Iterable[list[str]], source: str, seed: int) -> Q
         word.group().lower()
         for passage in passages
         for sentence in passage
-        for word in _WORD.finditer(sentence)
+        for word in _words().finditer(sentence)
     )
     common = _common(counts)
     asked: list[str] = []
@@ -113,6 +130,14 @@ def cloze_questions(documents: Iterable[list[str]], source: str, seed: int) -> Q
     ids = tuple(str(number) for number in range(1, len(asked) + 1))
     places = np.array(context_of, np.int64)
     return Questions(ids, tuple(asked), tuple(contexts), places, tuple(answers), source, (note,))
+
+
+@cache
+def _words() -> re.Pattern[str]:
+    """Returns the pattern of a word: letters with the marks and joiners that belong to them, and digits."""
+    marks = [letter for letter in map(chr, range(0x300, 0x20000)) if unicodedata.category(letter)[0] == "M"]
+    letter = rf"[\w{''.join(map(re.escape, marks))}\u200c\u200d]"
+    return re.compile(rf"\w{letter}*(?:[-'.,’]\w{letter}*)*")
 
 
 def _passages(sentences: list[str]) -> Iterator[list[str]]:
@@ -143,7 +168,7 @@ def _common(counts: Counter[str]) -> set[str]:
 
 def _questions(sentence: str, common: set[str], random: np.random.Generator) -> Iterator[tuple[str, Answer]]:
     """Yields questions with different answers, whose places are those in the sentence."""
-    words = list(_WORD.finditer(sentence))
+    words = list(_words().finditer(sentence))
     spans = list(_spans(sentence, words, common)) if len(words) >= _LEAST_WORDS else []
     if not spans:
         return

@@ -17,6 +17,7 @@ from kerasllm.errors import InputError
 _DOCUMENT = "-DOCSTART-"
 _RANGE = re.compile(r"\d+[-.]\d+")  # CoNLL-U's ids of multi-word tokens, and of empty nodes
 _CONLL_U_COLUMNS = 10
+_COMMENT = re.compile(r"#(?:\s|$)")
 
 
 class WordLine(NamedTuple):
@@ -37,8 +38,9 @@ def read_conll(source: str, token_column: int = 0, label_column: int | None = -1
     """Yields the words of each sentence.
 
     Columns are separated by tabs if a line of the file has one, else by spaces. Lines that hold nothing but white
-    space end a sentence, as do `-DOCSTART-` lines. A line that begins with `#` and has another number of columns than
-    the file is a comment.
+    space end a sentence, as do `-DOCSTART-` lines. A line that begins with `#` is a comment if it has another number of
+    columns than the file, or if it is a sentence's first, a space follows the `#`, and no other line has the tag that
+    it would have.
 
     Args:
         source: the file; compressed with gzip if its name ends in `.gz`.
@@ -49,22 +51,30 @@ def read_conll(source: str, token_column: int = 0, label_column: int | None = -1
         InputError: the file cannot be read, has no words, or a line lacks a column; the message names the line.
     """
     lines = [(number, line.rstrip("\r\n")) for number, line in text_lines(source)]
-    separator = "\t" if any("\t" in line and line.strip() for _, line in lines) else None
+    sure = [line for _, line in lines if line.strip() and not line.startswith(("#", _DOCUMENT))]
+    separator = "\t" if any("\t" in line for line in sure) else None
     rows = [(number, _fields(line, separator)) for number, line in lines]
-    widths = Counter(len(fields) for _, fields in rows if fields and not fields[0].startswith("#"))
+    widths = Counter(len(_fields(line, separator)) for line in sure)
     if not widths:
         raise InputError(f"{source}: holds no words")
     width = widths.most_common(1)[0][0]
     _check_columns(source, width, token_column, label_column)
+    tags = set()
+    if label_column is not None:
+        columns = (_fields(line, separator) for line in sure)
+        tags = {fields[label_column].strip() for fields in columns if len(fields) == width}
     sentence: list[WordLine] = []
     for number, fields in rows:
-        if not fields or fields[0] == _DOCUMENT:
+        if not fields or fields[0].split()[:1] == [_DOCUMENT]:
             if sentence:
                 yield sentence
             sentence = []
             continue
         is_word = len(fields) == width
         if fields[0].startswith("#") and not is_word:
+            continue
+        may_be_comment = is_word and not sentence and label_column is not None and _COMMENT.match(fields[0])
+        if may_be_comment and fields[label_column or 0].strip() not in tags:
             continue
         if width == _CONLL_U_COLUMNS and _RANGE.fullmatch(fields[0]):
             continue

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from kerasllm.data.sources.lines import text_lines
 from kerasllm.errors import InputError, short
@@ -23,6 +24,7 @@ _TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text")
 _SMART_FIELD = re.compile(r"\.([A-Z])(?:\s+(.*))?")
 _IDS, _TEXTS = ("id", "_id", "docno", "query_id", "qid"), ("text", "contents", "body", "query", "question")
 _WORD = re.compile(r"\S+")
+_SPACE = re.compile(r"\s")
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def cut_passages(text: str, file: str, cutting: Cutting) -> Iterator[Passage]:
 
     Args:
         text: the text.
-        file: the name of its file; a passage's id is that and a number, "guide.txt#3".
+        file: the name of its file; a passage's id is that and a number, "guide.txt#3", with "%20" for a space, as ids
+            in files of results end at one.
         cutting: how it is cut.
 
     Raises:
@@ -124,6 +127,7 @@ def cut_passages(text: str, file: str, cutting: Cutting) -> Iterator[Passage]:
             f"the overlap of passages is {cutting.overlap} words, it must be below the {cutting.words} of a passage"
         )
     words = [found.span() for found in _WORD.finditer(text)]
+    name = _SPACE.sub(lambda found: quote(found.group()), file)
     start = number = 0
     while words:
         number += 1
@@ -131,7 +135,7 @@ def cut_passages(text: str, file: str, cutting: Cutting) -> Iterator[Passage]:
             start = max(0, len(words) - cutting.words)
         last = min(start + cutting.words, len(words)) - 1
         first, end = words[start][0], words[last][1]
-        yield Passage(f"{file}#{number}", text[first:end], file, first, end)
+        yield Passage(f"{name}#{number}", text[first:end], file, first, end)
         if last == len(words) - 1:
             return
         start += cutting.words - cutting.overlap

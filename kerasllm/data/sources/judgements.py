@@ -3,7 +3,7 @@
 Judgements are lines of query, iteration, document and grade (TREC); query, document and grade below a header (BEIR); or
 query, document and code without one (SMART, as of Cranfield). A grade above 0 is relevant, and its gain. In SMART's
 form every listed document is relevant, with a gain of 1: there the codes run backwards, from 1 for a full answer to 4,
-and -1 stands for a document that is relevant beyond doubt.
+and -1 stands for a document that is relevant beyond doubt. It has no code 0: with one, the numbers are grades.
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ def read_judgements(source: str) -> Judgements:
         raise InputError(f"{source}: holds no judgements")
     notes = []
     negative = sum(grade < 0 for own in grades.values() for grade in own.values())
+    if form == "SMART" and any(0 in own.values() for own in grades.values()):
+        form = "BEIR"
+        notes.append("judgements of three columns without a header, some of them 0: read as grades")
     if form == "SMART":
         gains = {query: dict.fromkeys(own, 1) for query, own in grades.items()}
         notes.append(

@@ -155,13 +155,13 @@ def read_labelled(
     return LabelledTexts(texts, np.array(lines, np.int64), source, labels, names, found)
 
 
-def read_texts(source: str, text_columns: Columns = None) -> UnlabelledTexts:
+def read_texts(source: str, text_columns: Columns = None, *, split: str = "test") -> UnlabelledTexts:
     """Reads texts without labels, for prediction.
 
     Args:
-        source: as for `read_labelled`, but the default split of a dataset on the hub is "test"; or, without
-            `text_columns`, a `.txt` file (also `.gz`) with one text per line.
+        source: as for `read_labelled`; or, without `text_columns`, a `.txt` file (also `.gz`) with one text per line.
         text_columns: as for `read_labelled`.
+        split: the split of a dataset on the hub, if the source names none.
 
     Raises:
         InputError: the file or a column is invalid; the message names file and line.
@@ -174,7 +174,7 @@ def read_texts(source: str, text_columns: Columns = None) -> UnlabelledTexts:
         return UnlabelledTexts(
             [texts for _, texts in rows], np.array([line for line, _ in rows], np.int64), source
         )
-    table, columns = _open(source, text_columns, None, "test")
+    table, columns = _open(source, text_columns, None, split)
     texts, lines = [], []
     for line, row in table.rows(columns):
         texts.append(_texts(table, line, row, columns))

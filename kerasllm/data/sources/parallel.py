@@ -111,7 +111,7 @@ def _aligned(source: str, target: str) -> Iterator[tuple[str, str]]:
 
 def _table_texts(source: str, text_columns: str, split: str) -> Iterator[tuple[str, str]]:
     """Yields the two texts of each row of a table."""
-    for number, texts in enumerate(read_texts(source, text_columns).texts, 1):
+    for number, texts in enumerate(read_texts(source, text_columns, split=split).texts, 1):
         if len(texts) != 2:
             raise InputError(f"{source}: row {number} has {len(texts)} texts: give two columns, as in 0,1")
         yield texts[0], texts[1]

@@ -6,6 +6,7 @@ with character spans, whose words are found by the tokenizer later.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeGuard
@@ -185,6 +186,7 @@ def _converted(
     if found == "none":
         if scheme != "auto":
             raise InputError(f"tag_scheme {scheme}: the tags are not O, B-… and I-…; leave it out")
+        _note_odd_tag(tags, notes)
         return "none", tags
     if found == "BILOU":
         tags = [[from_bilou(tag) for tag in own] for own in tags]
@@ -203,6 +205,18 @@ def _converted(
     if wanted == "IOB2" and (iob1 or found == "BIOES"):
         return wanted, [to_iob2(own) for own in tags]
     return wanted, tags
+
+
+def _note_odd_tag(tags: list[list[str]], notes: list[str]) -> None:
+    """Adds a note if most words have tags of entities, and a tag that is none makes all be judged by accuracy alone."""
+    counts = Counter(tag for own in tags for tag in own)
+    odd = [tag for tag in counts if scheme_of([tag, "B-X"]) == "none"]
+    of_entities = [tag for tag in counts if tag != OUTSIDE and tag not in odd]
+    if of_entities and sum(counts[tag] for tag in odd) < 0.5 * counts.total():
+        notes.append(
+            f"the tags are judged one by one, without entities: {short(odd[0])} is neither {OUTSIDE} nor a prefix and "
+            f"a type, as {short(of_entities[0])} is"
+        )
 
 
 def _names(tags: list[list[str]], scheme: Scheme) -> tuple[str, ...]:

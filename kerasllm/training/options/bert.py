@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import at_least
 from kerasllm.cli.settings import only_without
 from kerasllm.errors import InputError
@@ -82,7 +81,7 @@ class BertStartOptions(StartOptions):
             InputError: there is no tokenizer, or it does not fit the checkpoint.
         """
         if self.init:
-            tokenizer = load_wordpiece(self.tokenizer or resolve_directory(self.init))
+            tokenizer = self.tokenizer_of_init(self.tokenizer, load_wordpiece)
             size = vocabulary_size(tokenizer)
             self.model.check_with(self.init, vocabulary_size=size, sequence_length=self.sequence_length)
             return tokenizer

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from kerasllm.cli.ranges import above, at_least
 from kerasllm.data.sources.pairs import TextGroups, read_groups
 from kerasllm.data.sources.splitting import text_key
@@ -101,6 +103,11 @@ class PairOptions(FineTuningOptions):
         loss: LossName = ("cosent" if graded else "ranking") if self.loss == "auto" else self.loss
         if loss in ("cosent", "cosine") and not graded:
             raise InputError(f"--loss {loss} is for graded pairs: give --label_column")
+        if loss == "cosine" and training.scores is not None and np.abs(training.scores).max() > 1:
+            raise InputError(
+                f"--loss cosine draws cosines towards the scores, and those of {training.source} go up to "
+                f"{np.abs(training.scores).max():g}: scale them to [-1, 1], or take --loss cosent"
+            )
         if loss == "triplet" and training.width < 3:
             raise InputError("--loss triplet needs three --text_columns: anchor, positive and negative")
         if monitor != "loss" and graded != (monitor in ("spearman", "pearson")):

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
-from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import at_least, within
 from kerasllm.cli.settings import only_without
 from kerasllm.errors import InputError
@@ -106,7 +105,7 @@ class RecurrentStartOptions(StartOptions):
             InputError: there is no tokenizer, or it has no token for the end of a text.
         """
         if self.init:
-            tokenizer = load_tokenizer(self.tokenizer or resolve_directory(self.init))
+            tokenizer = self.tokenizer_of_init(self.tokenizer, load_tokenizer)
         elif self.tokenizer == "characters":
             tokenizer = train_characters(texts)
         elif self.tokenizer in BYTE_LEVEL_BPE:

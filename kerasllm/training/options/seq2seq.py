@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import at_least, within
 from kerasllm.cli.settings import only_without
 from kerasllm.errors import InputError
@@ -120,8 +119,10 @@ class Seq2SeqStartOptions(StartOptions):
         Raises:
             InputError: there is no tokenizer.
         """
-        if self.init or self.tokenizer not in (None, *TRAINED):
-            return load_tokenizer(self.tokenizer or resolve_directory(self.init or ""))
+        if self.init:
+            return self.tokenizer_of_init(self.tokenizer, load_tokenizer)
+        if self.tokenizer not in (None, *TRAINED):
+            return load_tokenizer(self.tokenizer)
         kind: Kind = "unigram" if self.tokenizer == "unigram" else "byte_level_bpe"
         if self.separate_tokenizers:
             return train_separate_tokenizers(sources, targets, self.vocabulary_size, kind=kind, tags=tags)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from tokenizers import Tokenizer
+
+from kerasllm.checkpoints import resolve_directory
 from kerasllm.cli.ranges import within
-from kerasllm.errors import InputError
+from kerasllm.errors import InputError, short
 from kerasllm.models.registry import check_checkpoint
+from kerasllm.tokenizers.encoding import differing_token
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
@@ -113,6 +119,33 @@ class StartOptions:
 
     init: str | None = None
     """A run, model directory or hub id to start from, with its tokenizer; from scratch if null."""
+
+    def tokenizer_of_init(self, tokenizer: str | None, load: Callable[[str | Path], Tokenizer]) -> Tokenizer:
+        """Returns the tokenizer of `--init`, or the one that `--tokenizer` names, which must have its tokens.
+
+        Args:
+            tokenizer: the value of `--tokenizer`.
+            load: reads a tokenizer from a file or a directory.
+
+        Raises:
+            InputError: there is no tokenizer, or it gives other ids to the same tokens.
+        """
+        assert self.init is not None
+        directory = resolve_directory(self.init)
+        if not tokenizer:
+            return load(directory)
+        given = load(tokenizer)
+        try:
+            own = load(directory).get_vocab()
+        except InputError:  # a checkpoint without one
+            return given
+        token = differing_token(given.get_vocab(), own)
+        if token is not None:
+            raise InputError(
+                f"--tokenizer {tokenizer}: does not belong to the model of {self.init}, whose tokenizer has other ids, "
+                f"of {short(token)} for instance; leave it out, --init brings its own"
+            )
+        return given
 
     def make_model(self, model_class: Any, shape: Any, **settings: Any) -> Any:
         """Returns a model from the checkpoint, or a new one.

@@ -1,5 +1,7 @@
 """Pairs of texts: files, filters, and batches in which each pair is there once an epoch."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -123,6 +125,14 @@ def test_files(tmp_path):
     assert read_parallel([str(source), str(target)], keep_empty=True).sources == ["one", "two", ""]
     table.write_text("one\teins\ntwo\tzwei\n", encoding="utf-8")
     assert read_parallel([str(table)], "1,0").sources == ["eins", "zwei"]
+    (tmp_path / "hub").mkdir()
+    for split, count in (("train", 3), ("validation", 2), ("test", 1)):
+        rows = "".join(json.dumps({"en": f"{split} {i}", "de": "x"}) + "\n" for i in range(count))
+        (tmp_path / "hub" / f"{split}.jsonl").write_text(rows)
+    for split, count in (("train", 3), ("validation", 2)):
+        assert read_parallel([f"hub:{tmp_path / 'hub'}"], "en,de", split=split).sources == [
+            f"{split} {i}" for i in range(count)
+        ]
     tagged = ParallelTexts(
         [">>de<< one", ">>zh_Hans<< two", ">> <<three", "four >>fr<< x", ">>it<<x"], [""] * 5, ""
     )

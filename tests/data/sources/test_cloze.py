@@ -3,9 +3,13 @@
 import gzip
 import json
 import re
+import shutil
+import unicodedata
 from collections import Counter
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from kerasllm.data.sources.cloze import PASSAGE_WORDS, cloze_questions, read_cloze_questions
@@ -85,6 +89,33 @@ def test_the_seed_alone_decides(questions, text, tmp_path):
     (tmp_path / "asked.json").write_text(json.dumps([asked, asked]))
     made = read_cloze_questions(str(tmp_path / "asked.json"), 3)
     assert made.contexts == questions.contexts[:1] and "Who?" not in made.questions
+
+
+def test_tables_of_texts_and_a_data_set(questions, tmp_path):
+    """A column of contexts that occur again, or of texts, in JSON Lines, Parquet or on the hub."""
+    rows = [{"context": context, "question": "Who?"} for context in questions.contexts for _ in range(2)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pyarrow.parquet.write_table(pyarrow.table({"text": list(questions.contexts)}), tmp_path / "texts.parquet")
+    (tmp_path / "hub").mkdir()
+    shutil.copy(tmp_path / "rows.jsonl", tmp_path / "hub" / "train.jsonl")
+    for source in (tmp_path / "rows.jsonl", tmp_path / "texts.parquet", f"hub:{tmp_path / 'hub'}"):
+        assert read_cloze_questions(str(source), 3).contexts == questions.contexts
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
+    with pytest.raises(InputError, match=r"bad\.jsonl:2: the text is 3"):
+        read_cloze_questions(str(tmp_path / "bad.jsonl"), 3)
+
+
+def test_words_keep_their_marks():
+    """Python's pattern of a letter leaves out the marks that follow one in Hindi, or in text of decomposed letters."""
+    for sentence in (
+        "भारत की राजधानी नई दिल्ली है और यह बहुत बड़ा शहर है।",
+        unicodedata.normalize("NFD", "À midi précis, Zoé a quitté l'hôtel près du théâtre."),
+    ):
+        questions = cloze_questions([[sentence]], "made", 0)
+        known = set(sentence.replace(",", "").replace("।", "").replace(".", "").split())
+        assert len(questions) == 3
+        for question, (answer,) in zip(questions.questions, questions.answers, strict=True):
+            assert {*question.split(), *answer.text.split()} <= known | {"[MASK]"}
 
 
 def test_a_reader_learns_them_and_is_judged_by_the_questions_of_people(questions, tmp_path):

@@ -75,6 +75,15 @@ def test_a_directory_of_text_files(tmp_path):
     assert set(fingerprint(tmp_path)) == {"b.md", "sub/a.txt"}
 
 
+def test_names_of_files_with_spaces_make_ids_that_a_run_can_hold(tmp_path):
+    write(tmp_path, "my file.txt", "Text.")
+    (passage,) = read_documents(tmp_path)
+    assert (passage.id, passage.file) == ("my%20file.txt#1", "my file.txt")
+    path = tmp_path / "run"
+    path.write_text(run_lines({"q": [(passage.id, 1.0)]}))
+    assert read_run(str(path)) == {"q": {passage.id: 1.0}}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -106,6 +115,8 @@ def test_judgements_of_each_form(tmp_path):
     assert trec.gains == {"1": {"a": 2, "b": 0, "c": 0}} and "irrelevant" in trec.notes[0]
     beir = read_judgements(write(tmp_path, "test.tsv", "query-id\tcorpus-id\tscore\nq\td\t2\n"))
     assert beir.gains == {"q": {"d": 2}} and not beir.notes
+    bare = read_judgements(write(tmp_path, "grades", "q\td1\t1\nq\td2\t0\n"))
+    assert bare.gains == {"q": {"d1": 1, "d2": 0}} and "read as grades" in bare.notes[0]
 
 
 def test_runs_go_out_and_in(tmp_path):

@@ -51,6 +51,26 @@ def test_four_columns_with_spaces_documents_and_comments(tmp_path):
     assert parts.label_names == ("NN", "NNP", "VBZ") and parts.scheme == "none"
 
 
+@pytest.mark.parametrize("comment", ["# id 5239 domain=en", "# id 5239d808\tdomain=en", "# id = 1"])
+def test_comments_with_as_many_columns_as_words(tmp_path, comment):
+    """Such as MultiCoNER's; a `#` within a sentence, or with a tag that other words have, is a word."""
+    content = f"{comment}\nann _ _ B-PER\nsings _ _ O\n# _ _ X\n\n{comment}\n# _ _ O\nrome _ _ B-LOC\n"
+    found = read_tagged(written(tmp_path, content), scheme="none")
+    assert found.words == [("ann", "sings", "#"), ("#", "rome")]
+    assert tags_of(found) == ["B-PER", "O", "X", "O", "B-LOC"]
+    document = "-DOCSTART- -X- -X- O\n\nann\tB-PER\nsings\tO\n"
+    assert read_tagged(written(tmp_path, document)).words == [("ann", "sings")]
+
+
+def test_a_stray_tag_that_costs_the_entities_is_named(tmp_path):
+    found = read_tagged(written(tmp_path, "a\tB-ORG\nb\to\nc\tO\nd\tO\n"))
+    assert found.scheme == "none"
+    assert found.notes == (
+        "the tags are judged one by one, without entities: 'o' is neither O nor a prefix and a type, as 'B-ORG' is",
+    )
+    assert not read_tagged(written(tmp_path, "a\tNN\nb\tV-B\nc\tO\n")).notes
+
+
 def test_conll_u_leaves_out_ranges_and_empty_nodes(tmp_path):
     def line(number, word, tag):
         return "\t".join([number, word, word, tag, "_", "_", "0", "_", "_", "_"])
