@@ -141,7 +141,11 @@ def all_scores(model, source):
 
 
 def test_greedy_and_beams_against_all_targets(model):
-    sources = [[3, 1, 4, 0], [5, 2, 1, 0], [2, 0]]  # of two lengths, for each of which operations are compiled
+    sources = [
+        [3, 1, 4, 0],
+        [5, 2, 1, 0],
+        [2, 0],
+    ]  # of two lengths, for each of which operations are compiled
     scores = [all_scores(model, source) for source in sources]
     settings = {"max_new_tokens": 3}
     greedy = generate_targets(model, sources, TargetSettings(Settings(**settings)))
