@@ -246,12 +246,7 @@ def test_per_step_metrics_are_those_of_the_batch():
 
     x, y, w = inputs(), labels(), weights()
     seen = {}
-    ways = [(False, False), (True, False), (True, True)]
-    if (
-        keras.backend.backend() == "jax"
-    ):  # whose step is never run but traced; eagerly, each operation is a program
-        ways.pop()
-    for per_step, eagerly in ways:
+    for per_step, eagerly in ((False, False), (True, False), (True, True)):
         # SGD has few operations, of which each is a program where a step is not compiled.
         model = compiled(BertPretraining(CONFIG, seed=0), keras.optimizers.SGD(0.1))
         model.per_step_metrics, model.run_eagerly = per_step, eagerly
@@ -260,8 +255,7 @@ def test_per_step_metrics_are_those_of_the_batch():
         names = sorted(recorder.seen[0])
         seen[per_step, eagerly] = np.array([[logs[name] for name in names] for logs in recorder.seen])
     assert {"loss", "masked_lm_accuracy", "masked_lm_loss", "next_sentence_loss"} <= set(names)
-    if (True, True) in seen:  # a graph's, too, step by step
-        np.testing.assert_allclose(seen[True, False], seen[True, True], rtol=1e-4)
+    np.testing.assert_allclose(seen[True, False], seen[True, True], rtol=1e-4)  # a graph's, too, step by step
     losses = seen[True, False][:, names.index("loss")]
     running = np.cumsum(losses) / np.arange(1, 5)
     np.testing.assert_allclose(seen[False, False][:, names.index("loss")], running, rtol=1e-5)

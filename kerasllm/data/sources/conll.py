@@ -54,15 +54,14 @@ def read_conll(source: str, token_column: int = 0, label_column: int | None = -1
     sure = [line for _, line in lines if line.strip() and not line.startswith(("#", _DOCUMENT))]
     separator = "\t" if any("\t" in line for line in sure) else None
     rows = [(number, _fields(line, separator)) for number, line in lines]
-    widths = Counter(len(_fields(line, separator)) for line in sure)
+    words = [_fields(line, separator) for line in sure]
+    widths = Counter(map(len, words))
     if not widths:
         raise InputError(f"{source}: holds no words")
     width = widths.most_common(1)[0][0]
     _check_columns(source, width, token_column, label_column)
-    tags = set()
-    if label_column is not None:
-        columns = (_fields(line, separator) for line in sure)
-        tags = {fields[label_column].strip() for fields in columns if len(fields) == width}
+    tag_column = -1 if label_column is None else label_column
+    tags = {fields[tag_column].strip() for fields in words if len(fields) == width > 1}
     sentence: list[WordLine] = []
     for number, fields in rows:
         if not fields or fields[0].split()[:1] == [_DOCUMENT]:
@@ -73,8 +72,8 @@ def read_conll(source: str, token_column: int = 0, label_column: int | None = -1
         is_word = len(fields) == width
         if fields[0].startswith("#") and not is_word:
             continue
-        may_be_comment = is_word and not sentence and label_column is not None and _COMMENT.match(fields[0])
-        if may_be_comment and fields[label_column or 0].strip() not in tags:
+        may_be_comment = is_word and width > 1 and not sentence and _COMMENT.match(fields[0])
+        if may_be_comment and fields[tag_column].strip() not in tags:
             continue
         if width == _CONLL_U_COLUMNS and _RANGE.fullmatch(fields[0]):
             continue

@@ -58,6 +58,9 @@ def test_comments_with_as_many_columns_as_words(tmp_path, comment):
     found = read_tagged(written(tmp_path, content), scheme="none")
     assert found.words == [("ann", "sings", "#"), ("#", "rome")]
     assert tags_of(found) == ["B-PER", "O", "X", "O", "B-LOC"]
+    path = written(tmp_path, content)
+    unlabelled = [[line.word for line in own] for own in read_conll(str(path), label_column=None)]
+    assert unlabelled == [["ann", "sings", "#"], ["#", "rome"]]
     document = "-DOCSTART- -X- -X- O\n\nann\tB-PER\nsings\tO\n"
     assert read_tagged(written(tmp_path, document)).words == [("ann", "sings")]
 
